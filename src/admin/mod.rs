@@ -1,0 +1,39 @@
+//! The admin interface: what orchestrators and people ask. Runs on a thread and runtime of its own, so that it
+//! answers under any load of the data interface.
+//!
+//! Place for more: `/metrics`, `/status`, `GET /v1/explain`, `DELETE /v1/link`.
+
+pub(crate) mod probes;
+mod readiness;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, routing::get};
+use tokio::sync::Semaphore;
+
+pub use self::readiness::Readiness;
+use crate::{
+    clock::Clock,
+    http::{self, edge::Edge},
+    key::LogHash,
+};
+
+/// Probes and people are few; whoever floods them is refused.
+const IN_FLIGHT: usize = 256;
+
+pub(crate) fn router(readiness: Readiness, clock: &Clock, log_hash: &LogHash, allowed_hosts: &[String]) -> Router {
+    let routes = Router::new()
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/healthz", get(probes::readyz))
+        .route("/startupz", get(probes::startupz))
+        .with_state(readiness);
+    let edge = Edge {
+        clock: clock.clone(),
+        log_hash: log_hash.clone(),
+        allowed_hosts: allowed_hosts.to_vec(),
+        in_flight: Semaphore::new(IN_FLIGHT),
+        request_timeout: Duration::from_secs(5),
+    };
+    http::layered(routes, Arc::new(edge))
+}

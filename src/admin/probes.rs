@@ -1,0 +1,80 @@
+//! `/livez`, `/readyz` (= `/healthz`), `/startupz`.
+
+use std::fmt::Write as _;
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{Readiness, readiness::Check};
+
+/// As long as the process serves, also while it drains.
+pub(crate) async fn livez(uri: Uri) -> Response {
+    answer(
+        &uri,
+        "livez",
+        true,
+        &[Check {
+            name: "process",
+            ok: true,
+        }],
+    )
+}
+
+pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks())
+}
+
+/// Once ready for the first time, for ever.
+pub(crate) async fn startupz(State(readiness): State<Readiness>, uri: Uri) -> Response {
+    let started = readiness.has_started();
+    let checks = readiness.checks();
+    // Draining does not undo a start.
+    answer(
+        &uri,
+        "startupz",
+        started,
+        if started {
+            &[Check {
+                name: "started",
+                ok: true,
+            }]
+        } else {
+            &checks
+        },
+    )
+}
+
+fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check]) -> Response {
+    let verbose = uri
+        .query()
+        .is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
+    let mut text = String::new();
+    if verbose || !ok {
+        for check in checks {
+            let (sign, word) = if check.ok { ("+", "ok") } else { ("-", "failed") };
+            writeln!(text, "[{sign}]{} {word}", check.name).expect("a String takes everything");
+        }
+        writeln!(text, "{probe} check {}", if ok { "passed" } else { "failed" }).expect("a String takes everything");
+    } else {
+        text.push_str("ok\n");
+    }
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let plain = (
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    let mut response = (status, [plain], text).into_response();
+    if !ok {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

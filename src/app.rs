@@ -1,0 +1,213 @@
+//! The composition root: builds the parts, runs them, ends them in order.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::dispatcher;
+
+use crate::{
+    admin::{self, Readiness},
+    clock::Clock,
+    config::{self, Address},
+    http,
+    links::Links,
+    server::{Bound, Server},
+    upstream::{Chain, Kie},
+};
+
+/// Where to listen and how to end.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Vec<Address>,
+    pub admin_listen: Vec<Address>,
+    pub drain_delay: Duration,
+    pub shutdown_grace: Duration,
+    pub connections: usize,
+    pub header_timeout: Duration,
+}
+
+/// Bound listeners: nothing is served yet, but every address is taken or has failed.
+#[derive(Debug)]
+pub struct Listeners {
+    data: Vec<Bound>,
+    admin: Vec<Bound>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything accepted was answered.
+    Drained,
+    /// `shutdown_grace` ran out first.
+    CutShort,
+}
+
+/// Why it could not start to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot set up the client for kie.ai (are there root certificates? SSL_CERT_FILE names a bundle)")]
+    Client(#[source] reqwest::Error),
+    #[error("cannot use a listener")]
+    Listener(#[source] io::Error),
+    #[error("the admin interface failed to start; its log line says why")]
+    AdminThread,
+}
+
+/// Connections to the admin interface at once.
+const ADMIN_CONNECTIONS: usize = 256;
+
+impl Listeners {
+    /// # Errors
+    /// With the first address that cannot be had.
+    pub fn bind(config: &Config) -> io::Result<Listeners> {
+        let bind = |addresses: &[Address]| addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
+        Ok(Listeners {
+            data: bind(&config.listen)?,
+            admin: bind(&config.admin_listen)?,
+        })
+    }
+
+    /// The addresses for callers, with the ports that the system chose.
+    pub fn data_addresses(&self) -> Vec<Address> {
+        self.data.iter().map(Bound::address).collect()
+    }
+
+    pub fn admin_addresses(&self) -> Vec<Address> {
+        self.admin.iter().map(Bound::address).collect()
+    }
+}
+
+/// Serves on `listeners` until `stop` resolves, then ends in order: not ready, `drain_delay`, no new connections,
+/// accepted requests finish, all within `shutdown_grace`.
+///
+/// # Errors
+/// When the client for kie.ai or the admin thread cannot be set up.
+pub async fn serve(
+    listeners: Listeners,
+    config: config::Config,
+    clock: Clock,
+    stop: impl Future<Output = ()>,
+) -> Result<Ended, Error> {
+    let readiness = Readiness::default();
+    let log_hash = config.key.log_hash();
+    let kie = Kie::new(config.upstream, config.key, clock.clone()).map_err(Error::Client)?;
+    readiness.key_loaded();
+
+    let (flights, connections) = (TaskTracker::new(), TaskTracker::new());
+    let (drain, kill, cut) = (
+        CancellationToken::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
+    let links = Links::new(
+        config.links,
+        Arc::new(kie),
+        clock.clone(),
+        log_hash.clone(),
+        flights.clone(),
+        cut.clone(),
+    );
+
+    let addresses = (listeners.data_addresses(), listeners.admin_addresses());
+    let admin_router = admin::router(readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);
+    let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
+
+    let server = Server {
+        service: http::router(&config.http, links, readiness.clone(), &clock, &log_hash),
+        places: Arc::new(Semaphore::new(config.app.connections.min(Semaphore::MAX_PERMITS))),
+        header_timeout: config.app.header_timeout,
+        tasks: connections.clone(),
+        drain: drain.clone(),
+        kill: kill.clone(),
+    };
+    for bound in listeners.data {
+        let listener = bound.register().map_err(Error::Listener)?;
+        connections.spawn(server.clone().run(listener));
+    }
+    readiness.listeners_bound();
+    for address in &addresses.0 {
+        tracing::info!(%address, "listening");
+    }
+    for address in &addresses.1 {
+        tracing::info!(%address, "listening (admin)");
+    }
+
+    stop.await;
+
+    readiness.draining();
+    tracing::info!(drain_delay = ?config.app.drain_delay, "not ready any more, still serving");
+    tokio::time::sleep(config.app.drain_delay).await;
+    drain.cancel();
+    connections.close();
+    let ended = match tokio::time::timeout(config.app.shutdown_grace, connections.wait()).await {
+        Ok(()) => Ended::Drained,
+        Err(_elapsed) => Ended::CutShort,
+    };
+    let left = connections.len();
+    kill.cancel();
+    // Nobody waits for what is still in the air: refreshes, and mints whose callers have gone.
+    cut.cancel();
+    flights.close();
+    flights.wait().await;
+    match ended {
+        Ended::Drained => tracing::info!("every accepted request was answered"),
+        Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
+    }
+    admin.stop();
+    Ok(ended)
+}
+
+/// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.
+struct AdminThread {
+    drain: CancellationToken,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl AdminThread {
+    fn start(bound: Vec<Bound>, service: axum::Router, header_timeout: Duration) -> Result<AdminThread, Error> {
+        let drain = CancellationToken::new();
+        let server = Server {
+            service,
+            places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
+            header_timeout,
+            tasks: TaskTracker::new(),
+            drain: drain.clone(),
+            kill: drain.clone(),
+        };
+        // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
+        let logs = dispatcher::get_default(Clone::clone);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let run = move || -> io::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                for bound in bound {
+                    server.tasks.spawn(server.clone().run(bound.register()?));
+                }
+                let _ = sender.send(());
+                server.drain.cancelled().await;
+                server.tasks.close();
+                server.tasks.wait().await;
+                Ok(())
+            })
+        };
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                if let Err(error) = dispatcher::with_default(&logs, run) {
+                    tracing::error!(error = %Chain(&error), "the admin interface failed to start");
+                }
+            })
+            .map_err(Error::Listener)?;
+        match receiver.recv() {
+            Ok(()) => Ok(AdminThread { drain, thread }),
+            Err(_) => Err(Error::AdminThread),
+        }
+    }
+
+    fn stop(self) {
+        self.drain.cancel();
+        // Its tasks end at once, since `kill` is `drain`.
+        let _ = self.thread.join();
+    }
+}

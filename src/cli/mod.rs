@@ -1,0 +1,134 @@
+//! The command line: what people type, as data. `main` carries it out.
+
+pub mod probe;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// A sidecar that holds one kie.ai API key and serves signed download links from a cache.
+///
+/// Exit codes: 0 done; 1 failure; 2 usage; 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "kielink", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that set settings; they win over the environment and the file.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Settings file (TOML; every key is in config/default.toml) [env: KIELINK_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where callers ask: host:port or unix:/path.sock, comma-separated (server.listen)
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Where probes and people ask (admin.listen)
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+    /// error, warn, info, debug or trace (log.level)
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text, json or auto (log.format)
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Any setting, e.g. --set cache.ttl=15m; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve links (the default)
+    Serve,
+    /// Try it without a key and without a network: a simulated kie.ai inside, kielink in front
+    Sandbox(Sandbox),
+    /// Ask the running kielink whether it is ready: exit 0 or 1 within a second
+    Healthcheck,
+    /// Wait until the running kielink is ready
+    Wait {
+        /// Give up after this long
+        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+        max: Duration,
+    },
+    /// Check the settings and print them as they take effect; all problems at once
+    CheckConfig,
+}
+
+/// How the simulated kie.ai behaves. It can be changed while it runs; the sandbox prints how.
+#[derive(Debug, Clone, Args)]
+pub struct Sandbox {
+    /// How long the simulated kie.ai takes for a link
+    #[arg(long, default_value = "325ms", value_parser = humantime::parse_duration)]
+    pub latency: Duration,
+    /// Share of requests that fail, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub failure_rate: f64,
+    /// How long links live; below 20m, the cache settings shrink in proportion
+    #[arg(long, default_value = "20m", value_parser = humantime::parse_duration)]
+    pub link_life: Duration,
+    /// Requests a second that the simulated kie.ai takes before it answers 429
+    #[arg(long, default_value_t = 30)]
+    pub quota: u32,
+    /// Where the simulated kie.ai listens
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub kie_listen: SocketAddr,
+    /// Where the simulated file host listens
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub files_listen: SocketAddr,
+    /// The file host's address as callers reach it, e.g. http://sidecar:8081 [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    pub files_url: Option<url::Url>,
+}
+
+impl Settings {
+    /// The flags as settings.
+    pub fn flags(&self) -> Vec<(String, String)> {
+        let named = [
+            ("server.listen", &self.listen),
+            ("admin.listen", &self.admin_listen),
+            ("log.level", &self.log_level),
+            ("log.format", &self.log_format),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        named.chain(self.set.iter().cloned()).collect()
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected KEY=VALUE, e.g. cache.ttl=15m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_coherent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings_wherever_they_stand() {
+        let cli = Cli::parse_from(["kielink", "--listen", "127.0.0.1:1", "serve", "--set", "cache.ttl=15m"]);
+        assert_eq!(
+            cli.settings.flags(),
+            [
+                ("server.listen".into(), "127.0.0.1:1".into()),
+                ("cache.ttl".into(), "15m".into())
+            ]
+        );
+        assert!(Cli::try_parse_from(["kielink", "--set", "nonsense"]).is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! The one place that reads clocks.
+//!
+//! Life is measured on a clock that goes on counting while the machine sleeps (`CLOCK_BOOTTIME`):
+//! a link dies on kie.ai's side whether or not this host is awake, and `std::time::Instant` stands
+//! still in between. Wall time is read for what people see (`expires_at`, logs) and never decides
+//! about life, except for a link whose answer carried no `Date` header.
+//!
+//! Nothing else in the crate asks what time it is: `now` is an argument.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+/// A point on the suspend-proof clock. Only meaningful within one boot of one machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(Duration);
+
+impl Instant {
+    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The time from `self` to `later`, zero if it has passed.
+    pub fn until(self, later: Instant) -> Duration {
+        later.since(self)
+    }
+
+    /// For tests and simulations, which start at an origin of their own.
+    pub fn from_origin(elapsed: Duration) -> Instant {
+        Instant(elapsed)
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+
+    fn add(self, by: Duration) -> Instant {
+        Instant(self.0.saturating_add(by))
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Instant;
+
+    /// Saturates at the origin: a point before boot is not needed by any caller.
+    fn sub(self, by: Duration) -> Instant {
+        Instant(self.0.saturating_sub(by))
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "boot+{:?}", self.0)
+    }
+}
+
+/// Reads both clocks. Cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Virtual(Arc<dyn Virtual>),
+}
+
+/// What a test or simulation puts in the place of the machine's clocks.
+pub trait Virtual: Send + Sync {
+    fn now(&self) -> Instant;
+    fn wall(&self) -> Timestamp;
+}
+
+impl Clock {
+    pub fn system() -> Clock {
+        Clock(Source::System)
+    }
+
+    pub fn of(source: Arc<dyn Virtual>) -> Clock {
+        Clock(Source::Virtual(source))
+    }
+
+    pub fn now(&self) -> Instant {
+        match &self.0 {
+            Source::System => Instant(since_boot()),
+            Source::Virtual(source) => source.now(),
+        }
+    }
+
+    /// Wall time, UTC. May step in either direction at any moment.
+    pub fn wall(&self) -> Timestamp {
+        match &self.0 {
+            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+            Source::System => Timestamp::now(),
+            Source::Virtual(source) => source.wall(),
+        }
+    }
+
+    /// The wall time of `at`, given that it is `now`.
+    pub fn wall_at(&self, at: Instant, now: Instant) -> Timestamp {
+        let wall = self.wall();
+        wall.checked_add(now.until(at))
+            .and_then(|later| later.checked_sub(at.until(now)))
+            .unwrap_or(wall)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Source::System => "Clock::system",
+            Source::Virtual(_) => "Clock::virtual",
+        })
+    }
+}
+
+/// Time since boot, counting sleep. On Linux that is `CLOCK_BOOTTIME`; elsewhere `CLOCK_MONOTONIC`,
+/// which counts sleep on macOS.
+fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    let id = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let id = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(id);
+    Duration::new(
+        u64::try_from(time.tv_sec).expect("time since boot is positive"),
+        u32::try_from(time.tv_nsec).expect("nanoseconds fit"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_saturate_instead_of_wrapping() {
+        let early = Instant::from_origin(Duration::from_secs(1));
+        let late = early + Duration::from_secs(5);
+        assert_eq!(late.since(early), Duration::from_secs(5));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.until(late), Duration::from_secs(5));
+        assert_eq!(early - Duration::from_secs(9), Instant::from_origin(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_wall_time_of_a_point_follows_its_distance_from_now() {
+        let clock = Clock::system();
+        let now = clock.now();
+        let ahead = clock.wall_at(now + Duration::from_secs(60), now);
+        let behind = clock.wall_at(now - Duration::from_secs(1), now);
+        let apart = ahead.duration_since(behind).as_secs();
+        assert!((60..=62).contains(&apart), "{apart}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Where to listen: TCP or a Unix socket.
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+/// `host:port` or `unix:/path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The address as a client on this machine reaches it: a wildcard listens on loopback, too.
+    pub fn local(&self) -> Address {
+        match self {
+            Address::Tcp { host, port } => {
+                let host = match host.parse::<IpAddr>() {
+                    Ok(IpAddr::V4(ip)) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+                    Ok(IpAddr::V6(ip)) if ip.is_unspecified() => "::1".to_owned(),
+                    Ok(_) | Err(_) => host.clone(),
+                };
+                Address::Tcp { host, port: *port }
+            }
+            Address::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Address, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // `sockaddr_un` holds 108 bytes, one of them a NUL.
+            return match path {
+                _ if !path.starts_with('/') => Err("a Unix socket needs an absolute path (unix:/path.sock)".to_owned()),
+                _ if path.len() > 107 => Err("a Unix socket's path has at most 107 bytes".to_owned()),
+                _ => Ok(Address::Unix(PathBuf::from(path))),
+            };
+        }
+        let expected = || "expected host:port, [IPv6]:port or unix:/path.sock".to_owned();
+        let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+        let port = port.parse().map_err(|_| expected())?;
+        let host = match host.strip_prefix('[') {
+            Some(literal) => literal.strip_suffix(']').ok_or_else(expected)?,
+            None if host.contains(':') => return Err(expected()),
+            None => host,
+        };
+        if host.is_empty() || host.contains(['/', ' ']) {
+            return Err(expected());
+        }
+        Ok(Address::Tcp {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_a_round_trip() {
+        for text in [
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "localhost:0",
+            "unix:/run/kielink/kielink.sock",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "8080",
+            ":8080",
+            "::1:8080",
+            "host:port",
+            "host:70000",
+            "unix:relative.sock",
+            "http://h:1",
+            "[::1:80",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text:?}");
+        }
+        assert!(format!("unix:/{}", "a".repeat(107)).parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn a_wildcard_is_reached_over_loopback() {
+        for (listen, reach) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+        ] {
+            assert_eq!(listen.parse::<Address>().unwrap().local().to_string(), reach);
+        }
+    }
+}

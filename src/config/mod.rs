@@ -1,0 +1,122 @@
+//! Settings: read in layers, checked once, handed out in parts.
+//!
+//! `Config` is valid by construction. All problems are found in one go, and none shows a secret.
+
+mod address;
+mod raw;
+mod reader;
+
+use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
+
+pub use self::address::Address;
+use crate::{app, http, key::ApiKey, links, telemetry, upstream};
+
+/// The process's settings: the sum of what its parts want to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub key: ApiKey,
+    pub key_source: KeySource,
+    pub app: app::Config,
+    pub http: http::Config,
+    pub links: links::Config,
+    pub upstream: upstream::Config,
+    pub log: telemetry::Config,
+    /// Legal but risky; said once at start.
+    pub warnings: Vec<String>,
+    /// Every setting as it took effect, in the order of `config/default.toml`.
+    pub effective: Vec<(String, String)>,
+}
+
+/// Where the key came from; its label in logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    Environment,
+    File(PathBuf),
+    Sandbox,
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeySource::Environment => f.write_str("KIE_API_KEY"),
+            KeySource::File(path) => write!(f, "{}", path.display()),
+            KeySource::Sandbox => f.write_str("sandbox"),
+        }
+    }
+}
+
+/// What the command line and the process bring.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config` or `KIELINK_CONFIG`.
+    pub file: Option<PathBuf>,
+    /// The environment, handed in so that tests need not change their own.
+    pub environment: HashMap<String, String>,
+    /// `section.key` = value, from flags.
+    pub flags: Vec<(String, String)>,
+    /// A key and links policy that replace the configured ones; for the sandbox.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// What the sandbox puts in the place of kie.ai's.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub key: ApiKey,
+    /// `http://host:port` of its file host.
+    pub files: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problems = if self.0.len() == 1 { "problem" } else { "problems" };
+        write!(f, "{} {problems} in the configuration:", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Only the addresses of the admin listener: what `healthcheck` and `wait` need, key or no key.
+///
+/// # Errors
+/// All problems with reading the settings at all; a wrong setting elsewhere does not matter here.
+pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
+    raw::read(sources).map(|(raw, _)| raw.admin_listen)
+}
+
+impl Config {
+    /// # Errors
+    /// All problems at once.
+    pub fn load(sources: &Sources) -> Result<Config, Problems> {
+        raw::load(sources)
+    }
+
+    /// The effective settings as TOML with one comment line about the key.
+    pub fn render(&self) -> String {
+        let mut text = format!(
+            "# API key: fingerprint {}, from {}\n",
+            self.key.fingerprint(),
+            self.key_source
+        );
+        let mut section = "";
+        for (key, value) in &self.effective {
+            let (this, name) = key.split_once('.').unwrap_or(("", key));
+            if this != section {
+                text.push_str(&format!("\n[{this}]\n"));
+                section = this;
+            }
+            text.push_str(&format!("{name} = {value}\n"));
+        }
+        text
+    }
+}
+
+/// kie.ai's links live 20 minutes; nothing here may add up to more.
+const LINK_LIFE: Duration = crate::link::LIFE;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! From layers to a valid `Config`: what was written, then what it must obey.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use config::{Environment, File, FileFormat};
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, reader::Reader};
+use crate::{
+    app, http,
+    key::ApiKey,
+    link, links,
+    source::AllowList,
+    telemetry::{self, Format, Level},
+    upstream,
+};
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+const PREFIX: &str = "KIELINK";
+
+/// A key file larger than this is not a key file.
+const MAX_KEY_FILE_BYTES: u64 = 8 * 1024;
+
+/// The settings as written, each parsed for itself; rules that span several come in `load`.
+pub(super) struct Raw {
+    listen: Vec<Address>,
+    pub(super) admin_listen: Vec<Address>,
+    request_timeout: Duration,
+    allowed_hosts: Vec<String>,
+    drain_delay: Duration,
+    shutdown_grace: Duration,
+    base_url: Option<Url>,
+    allow_plain_http: bool,
+    api_key_file: Option<String>,
+    connect_timeout: Duration,
+    attempt_timeout: Duration,
+    attempts: u32,
+    rate: u32,
+    burst: u32,
+    upstream_in_flight: u32,
+    ttl: Duration,
+    margin: Duration,
+    refresh_after: Duration,
+    negative_ttl: Duration,
+    force_interval: Duration,
+    max_bytes: u64,
+    allow: Vec<String>,
+    in_flight: u32,
+    connections: u32,
+    body: u64,
+    batch_body: u64,
+    batch: u32,
+    header_timeout: Duration,
+    log_format: Option<Format>,
+    log_level: Option<Level>,
+}
+
+/// Merges the layers and parses every setting. Problems with single settings stay in the reader.
+///
+/// # Errors
+/// When a layer cannot be read at all.
+pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
+    let layers = layers(sources).map_err(|why| Problems(vec![why]))?;
+    let mut r = Reader::new(layers);
+    let raw = Raw {
+        listen: r.list("server.listen", |text| text.parse::<Address>()),
+        request_timeout: r.duration("server.request_timeout"),
+        allowed_hosts: r.list("server.allowed_hosts", |text| Ok(text.to_ascii_lowercase())),
+        drain_delay: r.duration("server.drain_delay"),
+        shutdown_grace: r.duration("server.shutdown_grace"),
+        admin_listen: r.list("admin.listen", |text| text.parse::<Address>()),
+        base_url: r.text("upstream.base_url", |text| {
+            Url::parse(text).map_err(|_| "expected a URL".to_owned())
+        }),
+        allow_plain_http: r.flag("upstream.allow_plain_http"),
+        api_key_file: r.optional("upstream.api_key_file"),
+        connect_timeout: r.duration("upstream.connect_timeout"),
+        attempt_timeout: r.duration("upstream.attempt_timeout"),
+        attempts: r.number("upstream.attempts").unwrap_or(1),
+        rate: r.number("upstream.rate").unwrap_or(1),
+        burst: r.number("upstream.burst").unwrap_or(1),
+        upstream_in_flight: r.number("upstream.in_flight").unwrap_or(1),
+        ttl: r.duration("cache.ttl"),
+        margin: r.duration("cache.margin"),
+        refresh_after: r.duration("cache.refresh_after"),
+        negative_ttl: r.duration("cache.negative_ttl"),
+        force_interval: r.duration("cache.force_interval"),
+        max_bytes: r.size("cache.max_bytes"),
+        allow: r.list("sources.allow", |text| {
+            AllowList::new(&[text])
+                .map(|_| text.to_owned())
+                .map_err(|why| why.to_string())
+        }),
+        in_flight: r.number("limits.in_flight").unwrap_or(1),
+        connections: r.number("limits.connections").unwrap_or(1),
+        body: r.size("limits.body"),
+        batch_body: r.size("limits.batch_body"),
+        batch: r.number("limits.batch").unwrap_or(1),
+        header_timeout: r.duration("limits.header_timeout"),
+        log_format: r.text("log.format", str::parse::<Format>),
+        log_level: r.text("log.level", str::parse::<Level>),
+    };
+    r.refuse_unknown();
+    Ok((raw, r))
+}
+
+fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> {
+    let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(path) = &sources.file {
+        // Read here: the crate would go looking for other endings, and its messages quote the line, which may hold a secret.
+        let text = std::fs::read_to_string(path)
+            .map_err(|why| format!("cannot read the configuration file {}: {why}", path.display()))?;
+        if let Err(why) = config::Config::builder()
+            .add_source(File::from_str(&text, FileFormat::Toml))
+            .build()
+        {
+            let place = toml_place(&why.to_string()).unwrap_or_default();
+            return Err(format!("{} is not valid TOML{place}", path.display()));
+        }
+        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+    }
+    // No `try_parsing` and no global `list_separator`: both mangle values.
+    let environment = Environment::with_prefix(PREFIX)
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(sources.environment.clone()));
+    builder = builder.add_source(environment);
+    for (key, value) in &sources.flags {
+        builder = builder
+            .set_override(key, value.as_str())
+            .map_err(|_| format!("{key}: not a setting"))?;
+    }
+    let merged = builder
+        .build()
+        .map_err(|why| format!("cannot merge the configuration: {why}"))?;
+    let root = merged
+        .cache
+        .into_table()
+        .map_err(|_| "the configuration is not a table".to_owned())?;
+    Ok(root.into_iter().collect())
+}
+
+/// `TOML parse error at line 3, column 7` without the quoted line that follows.
+fn toml_place(message: &str) -> Option<String> {
+    let at = message.find("at line ")?;
+    let place = message[at..].lines().next()?;
+    Some(format!(" ({place})"))
+}
+
+pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
+    let (raw, mut reader) = read(sources)?;
+    let key = match &sources.sandbox {
+        Some(sandbox) => Some((sandbox.key.clone(), KeySource::Sandbox)),
+        None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
+    };
+    check(&raw, &mut reader);
+    let warnings = warnings(&raw);
+    let allow = AllowList::new(&raw.allow).ok();
+    let (Some((key, key_source)), Some(base_url), Some(sources_allowed), Some(format), Some(level), true) = (
+        key,
+        raw.base_url,
+        allow,
+        raw.log_format,
+        raw.log_level,
+        reader.problems.is_empty(),
+    ) else {
+        return Err(Problems(reader.problems));
+    };
+    Ok(Config {
+        key,
+        key_source,
+        app: app::Config {
+            listen: raw.listen,
+            admin_listen: raw.admin_listen,
+            drain_delay: raw.drain_delay,
+            shutdown_grace: raw.shutdown_grace,
+            connections: raw.connections as usize,
+            header_timeout: raw.header_timeout,
+        },
+        http: http::Config {
+            request_timeout: raw.request_timeout,
+            allowed_hosts: raw.allowed_hosts,
+            sources: sources_allowed,
+            in_flight: raw.in_flight as usize,
+            body: usize::try_from(raw.body).unwrap_or(usize::MAX),
+            body_timeout: raw.header_timeout,
+        },
+        links: links::Config {
+            ttl: raw.ttl,
+            margin: raw.margin,
+            refresh_after: raw.refresh_after,
+            negative_ttl: raw.negative_ttl,
+            force_interval: raw.force_interval,
+            max_bytes: raw.max_bytes,
+            flight_timeout: raw.request_timeout,
+        },
+        upstream: upstream::Config {
+            base_url,
+            connect_timeout: raw.connect_timeout,
+            attempt_timeout: raw.attempt_timeout,
+            attempts: raw.attempts,
+            links: link::Policy {
+                sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()),
+            },
+        },
+        log: telemetry::Config { format, level },
+        warnings,
+        effective: reader.effective,
+    })
+}
+
+/// The rules that span several settings, and the bounds of single ones.
+fn check(raw: &Raw, r: &mut Reader) {
+    for (key, empty) in [
+        ("server.listen", raw.listen.is_empty()),
+        ("admin.listen", raw.admin_listen.is_empty()),
+    ] {
+        // An entry that does not parse has been named already.
+        if empty && !r.problems.iter().any(|problem| problem.starts_with(key)) {
+            r.problem(key, "it needs at least one address");
+        }
+    }
+    for (key, value) in [
+        ("server.request_timeout", raw.request_timeout),
+        ("server.shutdown_grace", raw.shutdown_grace),
+        ("upstream.connect_timeout", raw.connect_timeout),
+        ("upstream.attempt_timeout", raw.attempt_timeout),
+        ("cache.ttl", raw.ttl),
+        ("cache.refresh_after", raw.refresh_after),
+        ("limits.header_timeout", raw.header_timeout),
+    ] {
+        if value.is_zero() && !r.problems.iter().any(|problem| problem.starts_with(key)) {
+            r.problem(key, "it must be more than zero");
+        }
+    }
+    for (key, value) in [
+        ("upstream.attempts", raw.attempts),
+        ("upstream.rate", raw.rate),
+        ("upstream.burst", raw.burst),
+        ("upstream.in_flight", raw.upstream_in_flight),
+        ("limits.in_flight", raw.in_flight),
+        ("limits.connections", raw.connections),
+        ("limits.batch", raw.batch),
+    ] {
+        if value == 0 {
+            r.problem(key, "it must be at least 1");
+        }
+    }
+    for (key, value) in [
+        ("limits.body", raw.body),
+        ("limits.batch_body", raw.batch_body),
+        ("cache.max_bytes", raw.max_bytes),
+    ] {
+        if value < 1024 && !r.problems.iter().any(|problem| problem.starts_with(key)) {
+            r.problem(key, "it must be at least 1KiB");
+        }
+    }
+    if raw.refresh_after >= raw.ttl && !raw.ttl.is_zero() {
+        r.problem(
+            "cache.refresh_after",
+            "it must be less than cache.ttl, or nothing is ever renewed in time",
+        );
+    }
+    if raw.ttl + raw.margin > LINK_LIFE {
+        let limit = humantime::format_duration(LINK_LIFE);
+        r.problem(
+            "cache.ttl",
+            format!("cache.ttl + cache.margin must be at most {limit}: kie.ai's links live no longer"),
+        );
+    }
+    if let Some(url) = &raw.base_url {
+        check_base_url(url, raw.allow_plain_http, r);
+    }
+}
+
+fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
+    let key = "upstream.base_url";
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        r.problem(key, "it must not carry a user name or password");
+        // Nor may the effective settings show it.
+        r.effective.retain(|(name, _)| name != key);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        r.problem(key, "it must not carry a query or fragment");
+    }
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback || allow_plain_http => {}
+        "http" => r.problem(
+            key,
+            "plain http would send the API key unencrypted; use https, or set upstream.allow_plain_http = true",
+        ),
+        _ => r.problem(key, "expected an https URL"),
+    }
+}
+
+/// Exactly one of three sources, so that nobody wonders which key is in use.
+fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<String>) -> Option<(ApiKey, KeySource)> {
+    let variable = |name: &str| sources.environment.get(name).map(String::as_str);
+    let given: Vec<&str> = [
+        ("KIE_API_KEY", variable("KIE_API_KEY").is_some()),
+        ("KIE_API_KEY_FILE", variable("KIE_API_KEY_FILE").is_some()),
+        ("upstream.api_key_file", file_setting.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect();
+    match given.as_slice() {
+        [] => {
+            problems.push(
+                "no API key: set KIE_API_KEY_FILE (or upstream.api_key_file) to a file that holds it, or KIE_API_KEY; \
+                 to try kielink without a key, run `kielink sandbox`"
+                    .to_owned(),
+            );
+            return None;
+        }
+        [_] => {}
+        several => {
+            problems.push(format!(
+                "more than one API key: {} are set; keep exactly one",
+                several.join(" and ")
+            ));
+            return None;
+        }
+    }
+    let name = given[0];
+    let read = match (variable("KIE_API_KEY"), variable("KIE_API_KEY_FILE").or(file_setting)) {
+        (Some(text), _) => Ok((SecretString::from(text), KeySource::Environment)),
+        (None, Some(path)) => read_key_file(path).map(|text| (text, KeySource::File(PathBuf::from(path)))),
+        (None, None) => return None,
+    };
+    match read.and_then(|(text, source)| {
+        ApiKey::new(text.expose_secret())
+            .map(|key| (key, source))
+            .map_err(|why| why.to_string())
+    }) {
+        Ok(found) => Some(found),
+        Err(why) => {
+            problems.push(format!("{name}: {why}"));
+            None
+        }
+    }
+}
+
+fn read_key_file(path: &str) -> Result<SecretString, String> {
+    let metadata = std::fs::metadata(path).map_err(|why| format!("cannot read {path}: {why}"))?;
+    if metadata.is_dir() {
+        return Err(format!("{path} is a directory"));
+    }
+    if metadata.len() > MAX_KEY_FILE_BYTES {
+        return Err(format!("{path} is larger than {MAX_KEY_FILE_BYTES} bytes"));
+    }
+    std::fs::read_to_string(path)
+        .map(SecretString::from)
+        .map_err(|why| format!("cannot read {path}: {why}"))
+}
+
+/// Pairs that work but bite later.
+fn warnings(raw: &Raw) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if raw.connect_timeout > raw.attempt_timeout {
+        warnings.push("upstream.connect_timeout is longer than upstream.attempt_timeout and never takes effect".into());
+    }
+    if raw.attempt_timeout > raw.request_timeout {
+        warnings.push("upstream.attempt_timeout is longer than server.request_timeout: callers give up first".into());
+    }
+    if raw.margin < Duration::from_secs(10) {
+        warnings.push("cache.margin is under 10s: a link may die while its download is being prepared".into());
+    }
+    if raw.ttl.saturating_sub(raw.refresh_after) < Duration::from_secs(60) {
+        warnings
+            .push("cache.ttl - cache.refresh_after is under a minute: a short outage of kie.ai will be noticed".into());
+    }
+    if raw.allow.iter().any(|pattern| pattern == "*") {
+        warnings.push("sources.allow is \"*\": any URL a caller sends goes to kie.ai with your key".into());
+    }
+    if raw.allow_plain_http && raw.base_url.as_ref().is_some_and(|url| url.scheme() == "http") {
+        warnings.push("upstream.base_url is plain http: the API key travels unencrypted".into());
+    }
+    warnings
+}

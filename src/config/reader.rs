@@ -1,0 +1,192 @@
+//! Reads one setting after the other out of the merged layers and keeps a list of what is wrong.
+//!
+//! A struct with serde would stop at the first problem, and would print a rejected value, which may be a secret
+//! in the wrong place.
+
+use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+use config::{Value, ValueKind};
+
+pub(super) struct Reader {
+    /// `section.key` to value; what is left at the end was never asked for.
+    left: BTreeMap<String, Value>,
+    pub(super) problems: Vec<String>,
+    pub(super) effective: Vec<(String, String)>,
+    known: Vec<&'static str>,
+}
+
+impl Reader {
+    pub(super) fn new(root: BTreeMap<String, Value>) -> Reader {
+        let mut left = BTreeMap::new();
+        for (section, value) in root {
+            match value.kind {
+                ValueKind::Table(table) => {
+                    left.extend(
+                        table
+                            .into_iter()
+                            .map(|(key, value)| (format!("{section}.{key}"), value)),
+                    );
+                }
+                _ => drop(left.insert(section, value)),
+            }
+        }
+        Reader {
+            left,
+            problems: Vec::new(),
+            effective: Vec::new(),
+            known: Vec::new(),
+        }
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str) -> Duration {
+        let parse = |text: &str| humantime::parse_duration(text).map_err(|_| "expected a duration like \"19m\"");
+        self.scalar(key, parse, |value| {
+            format!("\"{}\"", humantime::format_duration(*value))
+        })
+        .unwrap_or_default()
+    }
+
+    /// In bytes.
+    pub(super) fn size(&mut self, key: &'static str) -> u64 {
+        let parse = |text: &str| text.parse::<ByteSize>().map_err(|_| "expected a size like \"64MiB\"");
+        self.scalar(key, parse, |value| format!("\"{value}\""))
+            .map_or(0, |size| size.as_u64())
+    }
+
+    pub(super) fn number<T: FromStr + Display>(&mut self, key: &'static str) -> Option<T> {
+        let parse = |text: &str| text.parse::<T>().map_err(|_| "expected a whole number");
+        self.scalar(key, parse, T::to_string)
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        let parse = |text: &str| text.parse::<bool>().map_err(|_| "expected true or false");
+        self.scalar(key, parse, bool::to_string).unwrap_or_default()
+    }
+
+    pub(super) fn text<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T>
+    where
+        T: Display,
+    {
+        self.scalar(key, parse, |value| format!("{:?}", value.to_string()))
+    }
+
+    /// A setting that may be absent; its value is for the caller to render.
+    pub(super) fn optional(&mut self, key: &'static str) -> Option<String> {
+        self.known.push(key);
+        let value = self.left.remove(key)?;
+        let text = value.into_string().ok();
+        match &text {
+            Some(text) => self.effective.push((key.to_owned(), format!("{text:?}"))),
+            None => self.problem(key, "expected a text"),
+        }
+        text
+    }
+
+    /// A list, or one text that is split at commas (as the environment has no lists).
+    pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.known.push(key);
+        let Some(value) = self.left.remove(key) else {
+            self.problem(key, "it is missing");
+            return Vec::new();
+        };
+        let origin = origin(&value);
+        let texts: Option<Vec<String>> = match value.kind {
+            ValueKind::Array(items) => items.into_iter().map(|item| item.into_string().ok()).collect(),
+            ValueKind::String(text) => Some(
+                text.split(',')
+                    .map(|item| item.trim().to_owned())
+                    .filter(|item| !item.is_empty())
+                    .collect(),
+            ),
+            _ => None,
+        };
+        let Some(texts) = texts else {
+            self.problem(key, "expected a list of texts");
+            return Vec::new();
+        };
+        self.effective.push((key.to_owned(), format!("{texts:?}")));
+        let mut parsed = Vec::new();
+        for text in &texts {
+            match parse(text) {
+                Ok(item) => parsed.push(item),
+                Err(why) => self.problem(key, format!("{why} (from {origin})")),
+            }
+        }
+        parsed
+    }
+
+    pub(super) fn problem(&mut self, key: &str, what: impl Display) {
+        self.problems.push(format!("{key}: {what}"));
+    }
+
+    /// What nobody asked for is a slip of the pen, and a slip is a refusal to start.
+    pub(super) fn refuse_unknown(&mut self) {
+        for (key, value) in std::mem::take(&mut self.left) {
+            let near = self
+                .known
+                .iter()
+                .map(|known| (distance(known, &key), known))
+                .min()
+                .filter(|(distance, _)| *distance <= 4)
+                .map(|(_, known)| format!("; did you mean {known}?"))
+                .unwrap_or_default();
+            self.problems
+                .push(format!("{key}: unknown setting (from {}){near}", origin(&value)));
+        }
+    }
+
+    fn scalar<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+        render: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        self.known.push(key);
+        let Some(value) = self.left.remove(key) else {
+            self.problem(key, "it is missing");
+            return None;
+        };
+        let origin = origin(&value);
+        let parsed = value
+            .into_string()
+            .map_err(|_| "expected one value".to_owned())
+            .and_then(|text| {
+                // SECURITY: the text itself is not repeated; it may be a secret in the wrong place.
+                parse(text.trim()).map_err(|why| why.to_string())
+            });
+        match parsed {
+            Ok(value) => {
+                self.effective.push((key.to_owned(), render(&value)));
+                Some(value)
+            }
+            Err(why) => {
+                self.problem(key, format!("{why} (from {origin})"));
+                None
+            }
+        }
+    }
+}
+
+fn origin(value: &Value) -> String {
+    match value.origin() {
+        Some("the environment") => "the environment".to_owned(),
+        Some(file) => file.to_owned(),
+        None => "the command line".to_owned(),
+    }
+}
+
+/// Levenshtein's, between two short names.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[other.len()]
+}

@@ -1,0 +1,220 @@
+use std::time::Duration;
+
+use super::*;
+
+const KEY: &str = "canary-key-0123456789";
+
+fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
+    let mut sources = Sources::default();
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    sources.environment.extend(
+        environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
+    Config::load(&sources)
+}
+
+fn problems(environment: &[(&str, &str)]) -> String {
+    load(environment)
+        .map(|_| ())
+        .expect_err("the configuration is wrong")
+        .to_string()
+}
+
+#[test]
+fn the_defaults_are_what_is_promised() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.app.listen[0].to_string(), "127.0.0.1:8080");
+    assert_eq!(config.app.admin_listen[0].to_string(), "127.0.0.1:9090");
+    assert_eq!(config.http.request_timeout, Duration::from_secs(20));
+    assert_eq!(config.upstream.base_url.as_str(), "https://api.kie.ai/");
+    assert_eq!(config.links.ttl, Duration::from_secs(19 * 60));
+    assert_eq!(config.links.margin, Duration::from_secs(60));
+    assert_eq!(config.links.refresh_after, Duration::from_secs(12 * 60));
+    assert_eq!(config.links.max_bytes, 64 << 20);
+    assert_eq!(config.http.body, 16 << 10);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_environment_overrides_and_splits_lists_at_commas() {
+    let config = load(&[
+        ("KIELINK__CACHE__TTL", "10m"),
+        ("KIELINK__CACHE__REFRESH_AFTER", "90s"),
+        ("KIELINK__SERVER__LISTEN", "127.0.0.1:0, unix:/tmp/k.sock"),
+        ("KIELINK__SOURCES__ALLOW", "*"),
+        ("KIELINK__UPSTREAM__RATE", "3"),
+    ])
+    .unwrap();
+    assert_eq!(config.links.ttl, Duration::from_secs(600));
+    assert_eq!(config.app.listen.len(), 2);
+    assert!(config.warnings.iter().any(|warning| warning.contains("sources.allow")));
+}
+
+#[test]
+fn every_problem_is_named_in_one_go() {
+    let all = problems(&[
+        ("KIELINK__CACHE__TTL", "forever"),
+        ("KIELINK__CACHE__MARGINE", "60s"),
+        ("KIELINK__SERVER__LISTEN", "nowhere"),
+        ("KIELINK__UPSTREAM__BASE_URL", "http://kie.example"),
+        ("KIELINK__UPSTREAM__ATTEMPTS", "0"),
+        ("KIELINK__NONSENSE", "1"),
+        ("KIE_API_KEY", ""),
+    ]);
+    for part in [
+        "7 problems",
+        "cache.ttl: expected a duration",
+        "cache.margine: unknown setting (from the environment); did you mean cache.margin?",
+        "server.listen: expected host:port",
+        "upstream.base_url: plain http",
+        "upstream.attempts: it must be at least 1",
+        "nonsense: unknown setting",
+        "KIE_API_KEY: the API key is empty",
+    ] {
+        assert!(all.contains(part), "{part:?} is missing in: {all}");
+    }
+}
+
+#[test]
+fn incoherent_pairs_refuse_to_start() {
+    for (environment, part) in [
+        (vec![("KIELINK__CACHE__REFRESH_AFTER", "19m")], "cache.refresh_after"),
+        (vec![("KIELINK__CACHE__TTL", "20m")], "cache.ttl + cache.margin"),
+        (vec![("KIELINK__CACHE__MARGIN", "61s")], "cache.ttl + cache.margin"),
+        (
+            vec![("KIELINK__CACHE__TTL", "0s")],
+            "cache.ttl: it must be more than zero",
+        ),
+        (
+            vec![("KIELINK__SERVER__LISTEN", "")],
+            "server.listen: it needs at least one address",
+        ),
+        (vec![("KIELINK__LIMITS__BODY", "10")], "limits.body"),
+        (
+            vec![("KIELINK__LIMITS__IN_FLIGHT", "-1")],
+            "limits.in_flight: expected a whole number",
+        ),
+        (
+            vec![("KIELINK__UPSTREAM__BASE_URL", "ftp://h")],
+            "upstream.base_url: expected an https URL",
+        ),
+        (vec![("KIELINK__SOURCES__ALLOW", "https://h/")], "sources.allow"),
+    ] {
+        let all = problems(&environment);
+        assert!(all.contains(part) && all.starts_with("1 problem "), "{part:?}: {all}");
+    }
+    assert!(load(&[("KIELINK__CACHE__TTL", "19m"), ("KIELINK__CACHE__MARGIN", "60s")]).is_ok());
+}
+
+#[test]
+fn plain_http_is_for_loopback_or_on_request() {
+    for url in ["http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"] {
+        assert!(load(&[("KIELINK__UPSTREAM__BASE_URL", url)]).is_ok(), "{url}");
+    }
+    let url = ("KIELINK__UPSTREAM__BASE_URL", "http://kie.internal");
+    assert!(load(&[url]).is_err());
+    let config = load(&[url, ("KIELINK__UPSTREAM__ALLOW_PLAIN_HTTP", "true")]).unwrap();
+    assert!(config.warnings.iter().any(|warning| warning.contains("plain http")));
+}
+
+#[test]
+fn exactly_one_key_is_taken() {
+    let none = Config::load(&Sources::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        none.contains("no API key") && none.contains("kielink sandbox"),
+        "{none}"
+    );
+    let two = problems(&[("KIE_API_KEY_FILE", "/nowhere")]);
+    assert!(two.contains("KIE_API_KEY and KIE_API_KEY_FILE are set"), "{two}");
+}
+
+#[test]
+fn a_key_file_is_read_and_trimmed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    let from = |content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        let mut sources = Sources::default();
+        sources
+            .environment
+            .insert("KIE_API_KEY_FILE".into(), path.display().to_string());
+        Config::load(&sources).map_err(|problems| problems.to_string())
+    };
+    let config = from(format!("{KEY}\n").as_bytes()).unwrap();
+    assert_eq!(config.key.fingerprint(), load(&[]).unwrap().key.fingerprint());
+    assert_eq!(config.key_source, KeySource::File(path.clone()));
+    assert!(from(b"").unwrap_err().contains("empty"));
+    assert!(from(format!("{KEY}\n\n").as_bytes()).is_err());
+    assert!(from(&vec![b'k'; 10 << 20]).unwrap_err().contains("larger than"));
+    assert!(from(b"\xff\xfe").unwrap_err().contains("cannot read"));
+}
+
+#[test]
+fn a_file_lies_between_defaults_and_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kielink.toml");
+    std::fs::write(
+        &path,
+        "[cache]\nttl = \"15m\"\nmargin = \"90s\"\n[sources]\nallow = [\"a.example\"]\n",
+    )
+    .unwrap();
+    let mut sources = Sources {
+        file: Some(path.clone()),
+        ..Sources::default()
+    };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    sources.environment.insert("KIELINK__CACHE__TTL".into(), "14m".into());
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.links.ttl, Duration::from_secs(14 * 60));
+    assert_eq!(config.links.margin, Duration::from_secs(90));
+    sources.flags.push(("cache.ttl".into(), "13m".into()));
+    assert_eq!(Config::load(&sources).unwrap().links.ttl, Duration::from_secs(13 * 60));
+
+    std::fs::write(&path, "key = \"very-secret\n").unwrap();
+    let broken = Config::load(&sources).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        broken.contains("is not valid TOML (at line 1") && !broken.contains("secret"),
+        "{broken}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert!(
+        Config::load(&sources)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+            .contains("cannot read the configuration file")
+    );
+}
+
+#[test]
+fn a_rejected_value_is_not_repeated() {
+    let all = problems(&[
+        ("KIELINK__CACHE__TTL", "sk-secret"),
+        ("KIELINK__UPSTREAM__BASE_URL", "https://user:sk-secret@h/"),
+        ("KIELINK__UPSTREAM__RATE", "sk-secret"),
+        ("KIE_API_KEY", "sk-secret with a space"),
+    ]);
+    assert!(!all.contains("sk-secret"), "{all}");
+}
+
+#[test]
+fn what_check_config_prints_can_be_loaded_again() {
+    let text = load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")])
+        .unwrap()
+        .render();
+    assert!(
+        !text.contains(KEY) && text.contains("# API key: fingerprint "),
+        "{text}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("again.toml");
+    std::fs::write(&path, &text).unwrap();
+    let mut sources = Sources {
+        file: Some(path),
+        ..Sources::default()
+    };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    assert_eq!(Config::load(&sources).unwrap().render(), text);
+}

@@ -1,0 +1,78 @@
+//! Answers that carry a link: what every one of them says besides the link itself.
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde::Serialize;
+
+use super::edge::{CACHE_STATUS, Served};
+use crate::{
+    clock::Clock,
+    links::{Lookup, Outcome},
+    source::SourceUrl,
+};
+
+/// A link as `/v1/` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct LinkView<'a> {
+    source_url: &'a str,
+    url: &'a str,
+    /// RFC 3339, UTC, whole seconds, rounded down.
+    expires_at: String,
+}
+
+impl<'a> LinkView<'a> {
+    pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, clock: &Clock) -> LinkView<'a> {
+        let end = clock.wall_at(lookup.entry.ends_at, lookup.now);
+        let seconds = jiff::Timestamp::from_second(end.as_second()).unwrap_or(end);
+        LinkView {
+            source_url: source.as_str(),
+            url: lookup.entry.link.as_str(),
+            expires_at: seconds.to_string(),
+        }
+    }
+}
+
+/// `body` with the headers that tell how old the link is and how long it may be used.
+///
+/// No `stale-*` directive: a link is alive or dead.
+pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
+    let times = &lookup.entry.times;
+    let to_deadline = lookup.now.until(times.deadline).as_secs();
+    let age = lookup.now.since(times.minted_at).as_secs();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let mut set = |name: HeaderName, value: String| {
+        headers.insert(
+            name,
+            HeaderValue::try_from(value).expect("numbers and fixed words fit into a header"),
+        );
+    };
+    set(header::AGE, age.to_string());
+    set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
+    set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
+    response.extensions_mut().insert(Served {
+        source,
+        outcome: lookup.outcome,
+    });
+    response
+}
+
+/// RFC 9211; `ttl` is whole seconds to the deadline.
+fn cache_status(lookup: &Lookup, ttl: u64) -> String {
+    match lookup.outcome {
+        Outcome::Hit => format!("kielink; hit; ttl={ttl}"),
+        Outcome::HitRefresh => format!("kielink; hit; ttl={ttl}; detail=refresh"),
+        Outcome::Miss => {
+            let why = if lookup.forced { "request" } else { "miss" };
+            format!("kielink; fwd={why}; stored; ttl={ttl}")
+        }
+        Outcome::Joined => format!("kielink; fwd=miss; collapsed; ttl={ttl}"),
+        Outcome::Negative | Outcome::Refused | Outcome::Error => {
+            unreachable!("a lookup that found a link has none of these outcomes")
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The outermost layer: what every request and every answer goes through, in order.
+//!
+//! In: request id, guard, a place among the requests in flight. Out: problems rendered, headers that every answer
+//! has, one log line.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    guard,
+    problem::{Kind, Problem},
+};
+use crate::{
+    clock::{Clock, Instant},
+    key::LogHash,
+    links::Outcome,
+    source::SourceUrl,
+    upstream::Chain,
+};
+
+/// What the layer needs to know; one for each interface.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) clock: Clock,
+    pub(crate) log_hash: LogHash,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) request_timeout: Duration,
+}
+
+/// What is known of a request before its handler runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// No caller waits beyond this.
+    pub(crate) deadline: Instant,
+}
+
+/// Attached to an answer that is about one source URL, for the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) source: SourceUrl,
+    pub(crate) outcome: Outcome,
+}
+
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
+    let began = edge.clock.now();
+    let request_id: Arc<str> = match guard::sane_request_id(request.headers()) {
+        Some(id) => Arc::from(id),
+        None => Arc::from(format!("{:032x}", fastrand::u128(..))),
+    };
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(Call {
+        deadline: began + edge.request_timeout,
+    });
+
+    let (parts, body) = request.into_parts();
+    let admitted = guard::check(&parts, &edge.allowed_hosts).and_then(|()| {
+        edge.in_flight.try_acquire().map_err(|_| {
+            Problem::refused(
+                Kind::Overloaded,
+                "Too many requests are under way. Try again after Retry-After seconds.",
+            )
+        })
+    });
+    let mut response = match admitted {
+        Ok(_place) => next.run(Request::from_parts(parts, body)).await,
+        Err(problem) => problem.into_response(),
+    };
+    finish(&mut response, &path, &request_id);
+    log(&edge, &response, &method, &request_id, began);
+    response
+}
+
+/// Attaches the matched route, which the outermost layer cannot see, to the answer.
+pub(crate) async fn note_endpoint(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(path) = path {
+        response.extensions_mut().insert(path);
+    }
+    response
+}
+
+/// The one body for a panic: the payload may hold anything.
+pub(crate) fn panicked(_payload: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    Problem::refused(Kind::Internal, "kielink failed on this request. Its log tells more.").into_response()
+}
+
+pub(crate) async fn not_found() -> Problem {
+    Problem::refused(Kind::NotFound, "There is nothing at this path.")
+}
+
+pub(crate) async fn method_not_allowed() -> Problem {
+    Problem::refused(
+        Kind::MethodNotAllowed,
+        "This path does not take this method; Allow names those that it takes.",
+    )
+}
+
+fn finish(response: &mut Response, path: &str, request_id: &str) {
+    let problem = response.extensions().get::<Arc<Problem>>().cloned();
+    if let Some(problem) = &problem {
+        problem.render(path, request_id, response);
+    }
+    let headers = response.headers_mut();
+    let bypass = HeaderValue::from_static("kielink; fwd=bypass");
+    match &problem {
+        Some(problem) => {
+            let status = HeaderValue::try_from(problem.cache_status()).unwrap_or(bypass);
+            headers.insert(CACHE_STATUS.clone(), status);
+        }
+        None => drop(headers.entry(CACHE_STATUS.clone()).or_insert(bypass)),
+    }
+    let id = HeaderValue::try_from(request_id).expect("a sane request id fits into a header");
+    headers.insert(X_REQUEST_ID.clone(), id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A browser would otherwise guess a freshness.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
+fn log(edge: &Edge, response: &Response, method: &Method, request_id: &str, began: Instant) {
+    let extensions = response.extensions();
+    let problem = extensions.get::<Arc<Problem>>();
+    let served = extensions.get::<Served>();
+    let source = served
+        .map(|served| &served.source)
+        .or(problem.and_then(|problem| problem.source.as_ref()));
+    let outcome = served
+        .map(|served| served.outcome)
+        .or(problem.map(|problem| problem.outcome));
+    let endpoint = extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let status = response.status().as_u16();
+    let duration_ms = edge.clock.now().since(began).as_secs_f64() * 1000.0;
+    let source_host = source.map(SourceUrl::host);
+    // The hash is worked out only where the line is written.
+    let source_hash = || source.map(|source| edge.log_hash.of(source.as_str()));
+    let outcome_name = outcome.map(Outcome::as_str);
+    let kind = problem.map(|problem| problem.kind.slug());
+    let cause = problem
+        .and_then(|problem| problem.cause.as_ref())
+        .map(|cause| Chain(&**cause).to_string());
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                request_id, %method, endpoint, source_host, source_hash = source_hash(), outcome = outcome_name, status,
+                problem = kind, cause, duration_ms, "request",
+            )
+        };
+    }
+    match outcome {
+        Some(Outcome::Error) => line!(warn),
+        Some(Outcome::Miss) => line!(info),
+        Some(Outcome::Refused | Outcome::Negative) if response.status() != StatusCode::NOT_FOUND => line!(info),
+        Some(Outcome::Hit | Outcome::HitRefresh | Outcome::Joined | Outcome::Negative | Outcome::Refused) | None => {
+            line!(debug);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The endpoints for callers: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
+//!
+//! Place for more: batch (`POST /v1/links`), request directives (each handler's `Wish`), `/openapi.json`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::json;
+
+use super::{
+    answer::{self, LinkView},
+    edge::Call,
+    problem::{Kind, Problem},
+    query,
+};
+use crate::{
+    clock::Clock,
+    links::{Links, Lookup, Wish},
+    source::{AllowList, SourceUrl},
+};
+
+/// What the endpoints work with.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    pub(crate) links: Links,
+    pub(crate) clock: Clock,
+    pub(crate) sources: AllowList,
+    pub(crate) body: usize,
+    pub(crate) body_timeout: Duration,
+}
+
+/// `POST /api/v1/common/download-url`
+pub(crate) async fn download_url(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = read_body(request, endpoints.body, endpoints.body_timeout).await?;
+    let text = query::source_field(&body)?;
+    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let body = json!({ "code": 200, "msg": "success", "data": lookup.entry.link.as_str() });
+    let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body.to_string()));
+    Ok(json_type(response))
+}
+
+/// `GET /v1/link?url=`
+pub(crate) async fn link(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let text = query::source_parameter(uri.query())?;
+    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let view = LinkView::new(&source, &lookup, &endpoints.clock);
+    let body = serde_json::to_string(&view).expect("texts serialise");
+    Ok(json_type(answer::with_link(
+        source,
+        &lookup,
+        StatusCode::OK,
+        Body::from(body),
+    )))
+}
+
+/// `GET /v1/redirect?url=`
+pub(crate) async fn redirect(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let text = query::source_parameter(uri.query())?;
+    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
+    let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+impl Endpoints {
+    async fn find(&self, text: &str, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
+        let source = query::allowed_source(text, &self.sources)?;
+        match self.links.get(&source, &Wish::default(), call.deadline).await {
+            Ok(lookup) => Ok((source, lookup)),
+            Err(error) => Err(Problem::of(error, &source)),
+        }
+    }
+}
+
+fn json_type(response: Response) -> Response {
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        response,
+    )
+        .into_response()
+}
+
+/// The whole body, bounded in bytes and in time.
+async fn read_body(request: Request, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("The body is longer than {limit} bytes.");
+        Problem::refused(Kind::BodyTooLarge, detail)
+    };
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(patience, Limited::new(request.into_body(), limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::refused(Kind::MalformedRequest, "The body broke off.")),
+        Err(_elapsed) => {
+            let detail = format!(
+                "The body did not arrive within {}.",
+                humantime::format_duration(patience)
+            );
+            Err(Problem::refused(Kind::MalformedRequest, detail))
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The data interface: every route and every layer, each with its reason.
+
+mod answer;
+pub(crate) mod edge;
+mod guard;
+mod handlers;
+pub(crate) mod problem;
+mod query;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::{edge::Edge, handlers::Endpoints};
+use crate::{
+    admin::{Readiness, probes},
+    clock::Clock,
+    key::LogHash,
+    links::Links,
+    source::AllowList,
+    upstream,
+};
+
+/// What callers may do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub request_timeout: Duration,
+    /// Lower-case names that `Host` may carry besides the internal ones.
+    pub allowed_hosts: Vec<String>,
+    pub sources: AllowList,
+    pub in_flight: usize,
+    /// Bytes.
+    pub body: usize,
+    pub body_timeout: Duration,
+}
+
+/// Everything that callers can reach.
+pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock: &Clock, log_hash: &LogHash) -> Router {
+    let endpoints = Arc::new(Endpoints {
+        links,
+        clock: clock.clone(),
+        sources: config.sources.clone(),
+        body: config.body,
+        body_timeout: config.body_timeout,
+    });
+    let edge = Arc::new(Edge {
+        clock: clock.clone(),
+        log_hash: log_hash.clone(),
+        allowed_hosts: config.allowed_hosts.clone(),
+        in_flight: Semaphore::new(config.in_flight.min(Semaphore::MAX_PERMITS)),
+        request_timeout: config.request_timeout,
+    });
+    let routes = Router::new()
+        .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
+        .route("/v1/link", get(handlers::link))
+        .route("/v1/redirect", get(handlers::redirect))
+        .with_state(endpoints)
+        // For load balancers that cannot reach the admin interface.
+        .route("/healthz", get(probes::readyz).with_state(readiness));
+    layered(routes, edge)
+}
+
+/// Puts the layers that both interfaces share around `routes`. Read from the bottom: outermost last.
+pub(crate) fn layered(routes: Router, edge: Arc<Edge>) -> Router {
+    routes
+        // Innermost, where the matched route is known.
+        .route_layer(middleware::from_fn(edge::note_endpoint))
+        .fallback(edge::not_found)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        // A panic is one caller's 500; inside the edge, so that it is rendered and logged like any other problem.
+        .layer(CatchPanicLayer::custom(edge::panicked))
+        // Everything passes here, coming and going.
+        .layer(middleware::from_fn_with_state(edge, edge::layer))
+}

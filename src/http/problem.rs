@@ -1,0 +1,333 @@
+//! What goes wrong, in the words of the interface: the one place that decides statuses.
+//!
+//! A `Problem` travels as a response extension; `edge` renders it in the form of the path that was asked
+//! (RFC 9457 under `/v1/`, kie.ai's envelope under `/api/`) and logs the cause, which callers never see.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::{
+    links::{self, Outcome},
+    source::SourceUrl,
+    upstream::{self, Answer},
+};
+
+/// The problem types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    MalformedRequest,
+    InvalidSourceUrl,
+    SourceNotAllowed,
+    SourceRefused,
+    SourceNotFound,
+    KeyRefused,
+    CreditsExhausted,
+    RateLimited,
+    UpstreamUnavailable,
+    UpstreamError,
+    UpstreamUnreachable,
+    Timeout,
+    NotCached,
+    BodyTooLarge,
+    UriTooLong,
+    Misdirected,
+    CrossSite,
+    Overloaded,
+    NotFound,
+    MethodNotAllowed,
+    /// A defect of kielink's own; not in the published table because it should not be.
+    Internal,
+}
+
+impl Kind {
+    /// Slug, status, title. The slug is part of the interface.
+    fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Kind::MalformedRequest => ("malformed-request", StatusCode::BAD_REQUEST, "Malformed request"),
+            Kind::InvalidSourceUrl => (
+                "invalid-source-url",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid source URL",
+            ),
+            Kind::SourceNotAllowed => (
+                "source-not-allowed",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Source not allowed",
+            ),
+            Kind::SourceRefused => (
+                "source-refused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "kie.ai refuses the source URL",
+            ),
+            Kind::SourceNotFound => (
+                "source-not-found",
+                StatusCode::NOT_FOUND,
+                "kie.ai does not know the file",
+            ),
+            Kind::KeyRefused => ("key-refused", StatusCode::BAD_GATEWAY, "kie.ai refuses the API key"),
+            Kind::CreditsExhausted => (
+                "credits-exhausted",
+                StatusCode::BAD_GATEWAY,
+                "The kie.ai account has no credits left",
+            ),
+            Kind::RateLimited => ("rate-limited", StatusCode::TOO_MANY_REQUESTS, "Rate limited"),
+            Kind::UpstreamUnavailable => (
+                "upstream-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "kie.ai is unavailable",
+            ),
+            Kind::UpstreamError => (
+                "upstream-error",
+                StatusCode::BAD_GATEWAY,
+                "kie.ai gave no usable answer",
+            ),
+            Kind::UpstreamUnreachable => (
+                "upstream-unreachable",
+                StatusCode::BAD_GATEWAY,
+                "kie.ai cannot be reached",
+            ),
+            Kind::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "No link in time"),
+            Kind::NotCached => ("not-cached", StatusCode::GATEWAY_TIMEOUT, "Not cached"),
+            Kind::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large"),
+            Kind::UriTooLong => ("uri-too-long", StatusCode::URI_TOO_LONG, "URI too long"),
+            Kind::Misdirected => ("misdirected", StatusCode::MISDIRECTED_REQUEST, "Misdirected request"),
+            Kind::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "Cross-site request"),
+            Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Overloaded"),
+            Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
+            Kind::MethodNotAllowed => (
+                "method-not-allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+            ),
+            Kind::Internal => ("internal-error", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+        }
+    }
+
+    pub(crate) fn slug(self) -> &'static str {
+        self.parts().0
+    }
+
+    pub(crate) fn status(self) -> StatusCode {
+        self.parts().1
+    }
+}
+
+/// One thing gone wrong, for one caller.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    pub(crate) kind: Kind,
+    /// What happened and what to do, for the caller.
+    pub(crate) detail: Cow<'static, str>,
+    pub(crate) outcome: Outcome,
+    pub(crate) source: Option<SourceUrl>,
+    retry_after: Option<Duration>,
+    /// For the log; its answer, if kie.ai gave one, also for the caller.
+    pub(crate) cause: Option<Arc<upstream::Error>>,
+}
+
+impl Problem {
+    /// A problem of the request itself or of kielink's limits: kie.ai was not asked.
+    pub(crate) fn refused(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
+        let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+        Problem {
+            kind,
+            detail: detail.into(),
+            outcome: Outcome::Refused,
+            source: None,
+            retry_after,
+            cause: None,
+        }
+    }
+
+    /// Why there is no link for `source`.
+    pub(crate) fn of(error: links::Error, source: &SourceUrl) -> Problem {
+        let problem = match error {
+            links::Error::Upstream(cause) => Problem::upstream(cause, Outcome::Error),
+            links::Error::Refused(cause) => Problem::upstream(cause, Outcome::Negative),
+            links::Error::NotCached => Problem::refused(
+                Kind::NotCached,
+                "No link is cached for this file and the request says only-if-cached. Ask without it to have one minted.",
+            ),
+            links::Error::TimedOut => Problem {
+                outcome: Outcome::Error,
+                ..Problem::refused(
+                    Kind::Timeout,
+                    "kie.ai did not answer in time. The mint goes on; the same request may find its link in a moment.",
+                )
+            },
+            links::Error::Lost => Problem {
+                outcome: Outcome::Error,
+                ..Problem::refused(Kind::Internal, "The mint failed inside kielink. Its log tells more.")
+            },
+        };
+        Problem {
+            source: Some(source.clone()),
+            ..problem
+        }
+    }
+
+    fn upstream(cause: Arc<upstream::Error>, outcome: Outcome) -> Problem {
+        use upstream::Error;
+        let (kind, detail) = match &*cause {
+            Error::SourceRefused(_) => (
+                Kind::SourceRefused,
+                "kie.ai makes links only for files that it generated. Check the source URL; asking again does not help.",
+            ),
+            Error::SourceNotFound(_) => (
+                Kind::SourceNotFound,
+                "kie.ai does not know this file, or no longer: files are kept for 14 days, uploads for 3.",
+            ),
+            Error::KeyRefused(_) => (
+                Kind::KeyRefused,
+                "kie.ai refuses the API key that kielink holds. Nothing is wrong with the request; its operator must act.",
+            ),
+            Error::CreditsExhausted(_) => (
+                Kind::CreditsExhausted,
+                "The kie.ai account behind kielink has no credits left. Nothing is wrong with the request.",
+            ),
+            Error::RateLimited { .. } => (
+                Kind::RateLimited,
+                "kie.ai limits the rate of requests. Try again after Retry-After seconds.",
+            ),
+            Error::Maintenance(_) => (
+                Kind::UpstreamUnavailable,
+                "kie.ai is under maintenance. Try again after Retry-After seconds.",
+            ),
+            Error::Failed(_) => (
+                Kind::UpstreamError,
+                "kie.ai failed to make a link. Trying again later may help.",
+            ),
+            Error::Unusable { .. } => (
+                Kind::UpstreamError,
+                "kie.ai's answer cannot be used. Trying again later may help.",
+            ),
+            Error::ShortLived => (
+                Kind::UpstreamError,
+                "kie.ai's links have too little life left to be handed out. Try again later.",
+            ),
+            Error::Unreachable(_) => (
+                Kind::UpstreamUnreachable,
+                "kie.ai cannot be reached from here. Trying again later may help.",
+            ),
+            Error::Timeout => (
+                Kind::Timeout,
+                "kie.ai did not answer in time. Trying again later may help.",
+            ),
+            Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
+        };
+        let retry_after = match &*cause {
+            Error::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(Duration::from_secs(2))),
+            Error::Maintenance(_) => Some(Duration::from_secs(30)),
+            Error::ShuttingDown => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        Problem {
+            kind,
+            detail: Cow::Borrowed(detail),
+            outcome,
+            source: None,
+            retry_after,
+            cause: Some(cause),
+        }
+    }
+
+    pub(crate) fn about(self, source: &SourceUrl) -> Problem {
+        Problem {
+            source: Some(source.clone()),
+            ..self
+        }
+    }
+
+    fn answer(&self) -> Option<&Answer> {
+        self.cause.as_ref()?.answer()
+    }
+
+    /// `Cache-Status` (RFC 9211). `fwd-status` is kie.ai's HTTP status, where it answered.
+    pub(crate) fn cache_status(&self) -> String {
+        let slug = self.kind.slug();
+        match self.outcome {
+            Outcome::Negative => "kielink; hit; detail=negative".to_owned(),
+            Outcome::Error => {
+                let fwd_status = self
+                    .answer
+                    .as_ref()
+                    .map(|answer| format!("; fwd-status={}", answer.http_status));
+                format!("kielink; fwd=miss{}; detail={slug}", fwd_status.unwrap_or_default())
+            }
+            Outcome::Refused | Outcome::Hit | Outcome::HitRefresh | Outcome::Miss | Outcome::Joined => {
+                format!("kielink; fwd=bypass; detail={slug}")
+            }
+        }
+    }
+
+    /// The problem document (RFC 9457), for `/v1/` and the admin interface.
+    pub(crate) fn document(&self, request_id: &str) -> serde_json::Value {
+        let (slug, status, title) = self.kind.parts();
+        let mut document = json!({
+            "type": format!("urn:kielink:problem:{slug}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "request_id": request_id,
+        });
+        if let Some(code) = self.answer().and_then(|answer| answer.code) {
+            document["upstream_code"] = code.into();
+        }
+        document
+    }
+
+    /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
+    fn envelope(&self) -> serde_json::Value {
+        let (_, status, title) = self.kind.parts();
+        let code = self
+            .answer
+            .as_ref()
+            .and_then(|answer| answer.code)
+            .filter(|code| *code != 200);
+        let message = self
+            .answer
+            .as_ref()
+            .and_then(|answer| answer.message.as_deref())
+            .filter(|_| code.is_some());
+        json!({
+            "code": code.unwrap_or_else(|| i64::from(status.as_u16())),
+            "msg": message.unwrap_or(title),
+            "data": null,
+        })
+    }
+
+    /// Fills in the body and the headers that belong to the form of `path`.
+    pub(crate) fn render(&self, path: &str, request_id: &str, response: &mut Response) {
+        let is_compat = path == "/api" || path.starts_with("/api/");
+        let (content_type, body) = if is_compat {
+            ("application/json", self.envelope())
+        } else {
+            ("application/problem+json", self.document(request_id))
+        };
+        *response.status_mut() = self.kind.status();
+        *response.body_mut() = Body::from(body.to_string());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.remove(header::CONTENT_LENGTH);
+        if let Some(pause) = self.retry_after {
+            // Rounded up: a caller who comes back at that second must not be early.
+            let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}

@@ -1,0 +1,131 @@
+//! The caller's query and body: exactly one source URL, or a sentence that says what is wrong. Pure.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use super::problem::{Kind, Problem};
+use crate::source::{AllowList, SourceUrl};
+
+const HINT: &str = "Percent-encode the source URL: ?url=https%3A%2F%2Fhost%2Fpath%3Fa%3D1%26b%3D2";
+
+/// The one parameter `url` of a query. A `+` is a plus: URLs have no spaces that it could stand for.
+pub(crate) fn source_parameter(query: Option<&str>) -> Result<String, Problem> {
+    let mut source = None;
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if decode(name)? != "url" {
+            // `?url=https://h/p?a=1&b=2` must not silently lose `b`.
+            return Err(malformed(format!("The query has a parameter besides `url`. {HINT}")));
+        }
+        if source.replace(decode(value)?.into_owned()).is_some() {
+            return Err(malformed(format!("The query has `url` more than once. {HINT}")));
+        }
+    }
+    source.ok_or_else(|| malformed(format!("The query lacks the parameter `url`. {HINT}")))
+}
+
+/// The field `url` of kie.ai's own request body. Other fields are ignored, as kie.ai does.
+pub(crate) fn source_field(body: &[u8]) -> Result<String, Problem> {
+    #[derive(Deserialize)]
+    struct Request {
+        url: Option<String>,
+    }
+    if body.is_empty() {
+        return Err(malformed("The body is empty. Send {\"url\": \"https://…\"}."));
+    }
+    let request: Request = serde_json::from_slice(body).map_err(|why| {
+        let what = match why.classify() {
+            serde_json::error::Category::Data => "has another shape",
+            _ => "is not valid JSON",
+        };
+        malformed(format!(
+            "The body {what} (line {}, column {}). Send {{\"url\": \"https://…\"}}.",
+            why.line(),
+            why.column()
+        ))
+    })?;
+    request
+        .url
+        .ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
+}
+
+/// A source URL that links may be asked for.
+pub(crate) fn allowed_source(text: &str, allow: &AllowList) -> Result<SourceUrl, Problem> {
+    let source = SourceUrl::parse(text)
+        .map_err(|why| Problem::refused(Kind::InvalidSourceUrl, format!("The source URL cannot be used: {why}.")))?;
+    if allow.allows(&source) {
+        return Ok(source);
+    }
+    let detail = format!("The host {} is not among sources.allow of this kielink.", source.host());
+    Err(Problem::refused(Kind::SourceNotAllowed, detail).about(&source))
+}
+
+fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
+    percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
+}
+
+fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::refused(Kind::MalformedRequest, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_url_is_taken_as_it_was_meant() {
+        for (query, source) in [
+            ("url=https%3A%2F%2Fh%2Fp%3Fa%3D1%26b%3D2", "https://h/p?a=1&b=2"),
+            ("url=https://h/p?a=1", "https://h/p?a=1"),
+            ("url=https://h/a+b", "https://h/a+b"),
+            ("&url=https://h/&", "https://h/"),
+            ("%75rl=https://h/", "https://h/"),
+            ("url=", ""),
+        ] {
+            assert_eq!(source_parameter(Some(query)).unwrap(), source, "{query}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_a_hint() {
+        for query in [
+            None,
+            Some(""),
+            Some("a=1"),
+            Some("url=https://h/p?a=1&b=2"),
+            Some("url=a&url=b"),
+            Some("url=%ff"),
+        ] {
+            let problem = source_parameter(query).unwrap_err();
+            assert_eq!(problem.kind, Kind::MalformedRequest, "{query:?}");
+            assert!(problem.detail.contains("ercent-"), "{query:?}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn bodies_of_any_other_shape_are_refused() {
+        assert_eq!(source_field(br#"{"url":"https://h/","x":1}"#).unwrap(), "https://h/");
+        for body in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "\"https://h/\"",
+            "{}",
+            r#"{"url":1}"#,
+            r#"{"url":null}"#,
+            r#"{"musicId":"m"}"#,
+            r#"{"imageUrl":"https://h/"}"#,
+            r#"{"url":"a","url":"b"}"#,
+            "{\"url\":\"a\"} x",
+        ] {
+            let problem = source_field(body.as_bytes()).unwrap_err();
+            assert_eq!(problem.kind, Kind::MalformedRequest, "{body}");
+        }
+        assert!(source_field(b"{\"url\":\"\xff\"}").is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! The API key: kept so that showing it takes effort.
+//!
+//! Knows how a key looks and how to blot it out of other people's text. Does not know where keys
+//! come from (`config`) or where they go (`upstream`).
+
+use std::fmt;
+
+use ring::{digest, hmac};
+use secrecy::{ExposeSecret, SecretString};
+
+/// kie.ai's API key. No `Debug`, `Display` or `Serialize` shows it; the memory is zeroed on drop.
+#[derive(Clone)]
+pub struct ApiKey {
+    secret: SecretString,
+    fingerprint: String,
+}
+
+/// Makes the hash by which logs name a source URL. Derived from the key, so that replicas agree and
+/// nobody without the key can test a guess.
+#[derive(Clone)]
+pub struct LogHash(hmac::Key);
+
+/// Why a text is no API key. Never says what the text was.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("the API key is empty")]
+    Empty,
+    #[error("the API key is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    #[error("the API key has a character that no HTTP header can carry (space, control or non-ASCII)")]
+    Character,
+}
+
+/// kie.ai's keys have 32 characters; this leaves room for any bearer token in use.
+const MAX_BYTES: usize = 4096;
+
+impl ApiKey {
+    /// Takes a key as read; one trailing newline is trimmed, since files and secrets tend to end in one.
+    pub fn new(text: &str) -> Result<ApiKey, Invalid> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        if text.len() > MAX_BYTES {
+            return Err(Invalid::TooLong);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Invalid::Character);
+        }
+        let digest = digest::digest(&digest::SHA256, format!("kielink key fingerprint {text}").as_bytes());
+        Ok(ApiKey {
+            secret: SecretString::from(text),
+            fingerprint: hex(&digest.as_ref()[..6]),
+        })
+    }
+
+    /// SECURITY: the only way to the key. It has one caller, which writes one header marked sensitive.
+    pub(crate) fn expose(&self) -> &str {
+        self.secret.expose_secret()
+    }
+
+    /// Twelve hex digits that tell two keys apart and nothing else.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    pub fn log_hash(&self) -> LogHash {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, self.expose().as_bytes());
+        let derived = hmac::sign(&root, b"kielink source hash");
+        LogHash(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+
+    /// Replaces the key wherever it stands in `text`, as kie.ai may echo it.
+    pub fn scrub(&self, text: &str) -> String {
+        text.replace(self.expose(), "[key]")
+    }
+
+    /// Whether `text` carries the key, plainly or percent-encoded.
+    pub fn is_in(&self, text: &str) -> bool {
+        text.contains(self.expose())
+            || percent_encoding::percent_decode_str(text)
+                .decode_utf8_lossy()
+                .contains(self.expose())
+    }
+}
+
+impl LogHash {
+    /// The first 12 hex digits of a keyed hash: tells two source URLs apart in logs, names neither.
+    pub fn of(&self, text: &str) -> String {
+        hex(&hmac::sign(&self.0, text.as_bytes()).as_ref()[..6])
+    }
+}
+
+impl fmt::Debug for LogHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogHash")
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({})", self.fingerprint)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_trailing_newline_is_trimmed_and_no_more() {
+        assert_eq!(ApiKey::new("abc\n").unwrap().expose(), "abc");
+        assert_eq!(ApiKey::new("abc\r\n").unwrap().expose(), "abc");
+        assert_eq!(ApiKey::new("abc\n\n").unwrap_err(), Invalid::Character);
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_refused() {
+        for (text, why) in [
+            ("", Invalid::Empty),
+            ("\n", Invalid::Empty),
+            ("a b", Invalid::Character),
+            ("a\u{0}b", Invalid::Character),
+            ("schlüssel", Invalid::Character),
+        ] {
+            assert_eq!(ApiKey::new(text).unwrap_err(), why, "{text:?}");
+        }
+        assert_eq!(ApiKey::new(&"k".repeat(MAX_BYTES + 1)).unwrap_err(), Invalid::TooLong);
+        assert!(ApiKey::new(&"k".repeat(MAX_BYTES)).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_the_fingerprint_and_not_the_key() {
+        let key = ApiKey::new("very-secret-key").unwrap();
+        let shown = format!("{key:?}");
+        assert!(
+            shown.contains(key.fingerprint()) && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn an_echoed_key_is_blotted_out() {
+        let key = ApiKey::new("very-secret-key").unwrap();
+        assert_eq!(key.scrub("Bearer very-secret-key is wrong"), "Bearer [key] is wrong");
+        assert!(key.is_in("https://h/?k=very-secret-key"));
+        assert!(key.is_in("https://h/?k=very%2Dsecret%2dkey"));
+        assert!(!key.is_in("https://h/?k=other"));
+    }
+
+    #[test]
+    fn hashes_agree_for_one_key_and_differ_between_keys() {
+        let hash = |key: &str| ApiKey::new(key).unwrap().log_hash().of("https://h/a");
+        assert_eq!(hash("k1"), hash("k1"));
+        assert_ne!(hash("k1"), hash("k2"));
+        assert_eq!(hash("k1").len(), 12);
+    }
+}

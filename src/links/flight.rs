@@ -1,0 +1,105 @@
+//! The flight table: one mint under way per file, any number of callers waiting for it.
+//!
+//! Knows neither links nor kie.ai: it is generic over the key and the result. Whoever boards first leads;
+//! everyone after joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
+//! table entry goes and the waiters wake.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::sync::Mutex;
+
+/// All flights under way. Cheap to clone.
+pub(super) struct Flights<K, V> {
+    table: Arc<Mutex<HashMap<K, Flight<V>>>>,
+}
+
+/// Ends a flight when it is dropped; `land` gives it a result first.
+pub(super) struct Lead<K: Eq + Hash, V> {
+    key: K,
+    flights: Flights<K, V>,
+    result: watch::Sender<Option<V>>,
+}
+
+/// One caller's seat. Dropping it disturbs nobody.
+pub(super) struct Seat<V>(watch::Receiver<Option<V>>);
+
+pub(super) enum Boarding<K: Eq + Hash, V> {
+    /// No flight was under way: fly this one.
+    Lead(Lead<K, V>),
+    /// One was.
+    Join(Seat<V>),
+}
+
+struct Flight<V>(watch::Receiver<Option<V>>);
+
+impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
+    pub(super) fn new() -> Flights<K, V> {
+        Flights {
+            table: Arc::new(Mutex::new(HashMap::new())),
+        }
+    }
+
+    /// Joins the flight for `key` or begins it.
+    pub(super) fn board(&self, key: &K) -> Boarding<K, V> {
+        let mut table = self.table.lock().expect("no code panics while holding the table");
+        if let Some(Flight(result)) = table.get(key) {
+            return Boarding::Join(Seat(result.clone()));
+        }
+        let (sender, receiver) = watch::channel(None);
+        table.insert(key.clone(), Flight(receiver));
+        Boarding::Lead(Lead {
+            key: key.clone(),
+            flights: self.clone(),
+            result: sender,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.lock().expect("no code panics while holding the table").len()
+    }
+}
+
+impl<K, V> Clone for Flights<K, V> {
+    fn clone(&self) -> Flights<K, V> {
+        Flights {
+            table: Arc::clone(&self.table),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V> Lead<K, V> {
+    pub(super) fn seat(&self) -> Seat<V> {
+        Seat(self.result.subscribe())
+    }
+
+    /// Ends the flight with a result. What the result describes must be visible to a newcomer before this,
+    /// since the next to board for this key leads a flight of its own.
+    pub(super) fn land(self, result: V) {
+        // The result first, the table entry second (`drop`): who boards in between finds the result.
+        self.result.send_replace(Some(result));
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for Lead<K, V> {
+    fn drop(&mut self) {
+        // A poisoned table would strand every later caller; removal is safe in any state.
+        let mut table = self
+            .flights
+            .table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        table.remove(&self.key);
+    }
+}
+
+impl<V: Clone> Seat<V> {
+    /// The result of the flight, or `None` when it was lost (its task panicked or was cancelled).
+    /// Cancel safe: a dropped wait changes nothing.
+    pub(super) async fn wait(mut self) -> Option<V> {
+        // `Err` means that the lead is gone; it may have landed just before.
+        let _ = self.0.wait_for(Option::is_some).await;
+        self.0.borrow().clone()
+    }
+}

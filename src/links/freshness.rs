@@ -1,0 +1,101 @@
+//! What an entry is good for, given a wish and the time. Pure.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+
+/// The points of an entry's life. `minted_at` is the moment before the mint was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    pub minted_at: Instant,
+    pub refresh_at: Instant,
+    pub deadline: Instant,
+}
+
+/// What a caller wants of a link beyond being alive (RFC 9111 section 5.2.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// No older than this; `no-cache` is zero.
+    pub max_age: Option<Duration>,
+    /// At least this much time to the deadline.
+    pub min_fresh: Option<Duration>,
+    /// Never ask kie.ai.
+    pub only_if_cached: bool,
+}
+
+/// The verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Serve it.
+    Fresh,
+    /// Serve it and refresh it behind.
+    Due,
+    /// Alive, but not what this caller wants.
+    TooOld,
+    /// Never serve it.
+    Dead,
+}
+
+impl Times {
+    pub fn judge(&self, wish: &Wish, now: Instant) -> Freshness {
+        if now >= self.deadline {
+            return Freshness::Dead;
+        }
+        let too_old = wish.max_age.is_some_and(|max_age| now.since(self.minted_at) > max_age);
+        let too_short = wish
+            .min_fresh
+            .is_some_and(|min_fresh| now.until(self.deadline) < min_fresh);
+        if too_old || too_short {
+            return Freshness::TooOld;
+        }
+        if now >= self.refresh_at {
+            Freshness::Due
+        } else {
+            Freshness::Fresh
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_boundary_belongs_to_the_later_side() {
+        let at = |seconds: f64| Instant::from_origin(Duration::from_secs_f64(seconds));
+        let times = Times {
+            minted_at: at(100.0),
+            refresh_at: at(820.0),
+            deadline: at(1240.0),
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let any = Wish::default();
+        let max_age = |age| Wish {
+            max_age: seconds(age),
+            ..any
+        };
+        let min_fresh = |left| Wish {
+            min_fresh: seconds(left),
+            ..any
+        };
+        for (wish, now, verdict) in [
+            (any, 100.0, Freshness::Fresh),
+            (any, 819.999, Freshness::Fresh),
+            (any, 820.0, Freshness::Due),
+            (any, 1239.999, Freshness::Due),
+            (any, 1240.0, Freshness::Dead),
+            (any, 9999.0, Freshness::Dead),
+            (max_age(0), 100.0, Freshness::Fresh),
+            (max_age(0), 100.001, Freshness::TooOld),
+            (max_age(10), 110.0, Freshness::Fresh),
+            (max_age(10), 110.001, Freshness::TooOld),
+            (max_age(10), 1240.0, Freshness::Dead),
+            (min_fresh(1140), 100.0, Freshness::Fresh),
+            (min_fresh(1140), 100.001, Freshness::TooOld),
+            (min_fresh(60), 1180.0, Freshness::Due),
+            (min_fresh(60), 1180.001, Freshness::TooOld),
+        ] {
+            assert_eq!(times.judge(&wish, at(now)), verdict, "{wish:?} at {now}");
+        }
+    }
+}

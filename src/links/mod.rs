@@ -1,0 +1,366 @@
+//! The heart: a link for a source URL, from memory when it can be, from kie.ai when it must be.
+//!
+//! Every call of `Links::get` ends in exactly one `Outcome`. Misses, refreshes and forced refreshes of one file
+//! share one flight. Does not know HTTP: callers bring a `Wish` and a deadline.
+
+mod entry;
+mod flight;
+mod freshness;
+mod outcome;
+mod refusals;
+mod sync;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    entry::{Entry, Renewal},
+    freshness::{Times, Wish},
+    outcome::{Error, Lookup, Outcome},
+};
+use self::{
+    flight::{Boarding, Flights, Lead, Seat},
+    freshness::Freshness,
+    refusals::Refusals,
+};
+use crate::{
+    clock::{Clock, Instant},
+    key::LogHash,
+    link,
+    source::SourceUrl,
+    upstream::{self, Ask, Chain, Mint, Reason},
+};
+
+/// How long links are kept and when they are renewed.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub ttl: Duration,
+    /// Life that a link must have left whenever it is handed out.
+    pub margin: Duration,
+    pub refresh_after: Duration,
+    pub negative_ttl: Duration,
+    pub force_interval: Duration,
+    pub max_bytes: u64,
+    /// How long one flight may take, retries included.
+    pub flight_timeout: Duration,
+}
+
+#[cfg(test)]
+impl Config {
+    fn for_tests() -> Config {
+        Config {
+            ttl: Duration::from_secs(19 * 60),
+            margin: Duration::from_secs(60),
+            refresh_after: Duration::from_secs(12 * 60),
+            negative_ttl: Duration::from_secs(30),
+            force_interval: Duration::from_secs(10),
+            max_bytes: 1 << 20,
+            flight_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The cache and the flights that fill it. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Inner>);
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links")
+            .field("entries", &self.0.entries.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    config: Config,
+    clock: Clock,
+    log_hash: LogHash,
+    mint: Arc<dyn Mint>,
+    entries: moka::sync::Cache<SourceUrl, Arc<Entry>>,
+    refusals: Refusals,
+    flights: Flights<SourceUrl, Landed>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What a flight brings home. A caller who joined a refresh is not served by its failure: nobody waited when it
+/// set out, so it was allowed to give up early.
+#[derive(Clone)]
+struct Landed {
+    result: Result<Arc<Entry>, Arc<upstream::Error>>,
+    reason: Reason,
+}
+
+/// What memory says.
+enum Look {
+    Serve { entry: Arc<Entry>, due: bool },
+    Refused(Arc<upstream::Error>),
+    Mint { reason: Reason, old: Option<Arc<Entry>> },
+}
+
+/// How often one call goes round after a flight that did not serve it (lost, a failed refresh, dead on arrival).
+const ROUNDS: u32 = 4;
+
+/// A failed refresh is tried again after this, doubled each time, bounded by a share of the life left.
+const FIRST_REFRESH_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_REFRESH_BACKOFF: Duration = Duration::from_secs(60);
+
+impl Links {
+    /// Flights run as tasks on `tasks` and end when `stop` is cancelled.
+    pub fn new(
+        config: Config,
+        mint: Arc<dyn Mint>,
+        clock: Clock,
+        log_hash: LogHash,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Links {
+        let entries = moka::sync::Cache::builder()
+            .max_capacity(config.max_bytes)
+            .weigher(|source: &SourceUrl, entry: &Arc<Entry>| entry.weight(source.as_str()))
+            // Memory only: moka's clock stands still during suspend. Freshness is decided by `Times::judge`.
+            .time_to_live(link::LIFE)
+            .build();
+        let refusals = Refusals::new(config.negative_ttl, config.max_bytes / 8);
+        let flights = Flights::new();
+        Links(Arc::new(Inner {
+            config,
+            clock,
+            log_hash,
+            mint,
+            entries,
+            refusals,
+            flights,
+            tasks,
+            stop,
+        }))
+    }
+
+    /// A live link for `source`, or the reason why there is none. Waits no longer than until `deadline`.
+    ///
+    /// Cancel safe: a caller that goes away leaves the flight it began to those who joined, and to the cache.
+    pub async fn get(&self, source: &SourceUrl, wish: &Wish, deadline: Instant) -> Result<Lookup, Error> {
+        let inner = &self.0;
+        for _ in 0..ROUNDS {
+            let now = inner.clock.now();
+            let (reason, old) = match inner.look(source, wish, now) {
+                Look::Serve { entry, due } => return Ok(inner.serve(source, entry, due, now)),
+                Look::Refused(error) => return Err(Error::Refused(error)),
+                Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
+                Look::Mint { reason, old } => (reason, old),
+            };
+            let (seat, outcome) = match inner.flights.board(source) {
+                Boarding::Join(seat) => (seat, Outcome::Joined),
+                Boarding::Lead(lead) => match inner.look(source, wish, now) {
+                    // Between the look and the boarding a flight landed: do not mint twice.
+                    Look::Serve { entry, due } => {
+                        drop(lead);
+                        return Ok(inner.serve(source, entry, due, now));
+                    }
+                    Look::Refused(error) => return Err(Error::Refused(error)),
+                    Look::Mint { .. } => (inner.take_off(lead, source, reason, old, deadline), Outcome::Miss),
+                },
+            };
+            let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
+                Err(_elapsed) => return Err(Error::TimedOut),
+                Ok(None) => continue,
+                Ok(Some(landed)) => landed,
+            };
+            // The clock again: the wait may have been long, and the machine may have slept in it.
+            let now = inner.clock.now();
+            match landed.result {
+                Ok(entry) if now < entry.times.deadline => {
+                    return Ok(Lookup {
+                        entry,
+                        outcome,
+                        forced: reason == Reason::Forced,
+                        now,
+                    });
+                }
+                Err(error) if outcome == Outcome::Miss || landed.reason != Reason::Refresh => {
+                    return Err(Error::Upstream(error));
+                }
+                Ok(_) | Err(_) if now >= deadline => return Err(Error::TimedOut),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Err(Error::Lost)
+    }
+
+    /// Entries in memory, for people.
+    pub fn entry_count(&self) -> u64 {
+        self.0.entries.run_pending_tasks();
+        self.0.entries.entry_count()
+    }
+
+    /// Flights under way.
+    pub fn flights_under_way(&self) -> usize {
+        self.0.flights.len()
+    }
+}
+
+impl Inner {
+    fn look(&self, source: &SourceUrl, wish: &Wish, now: Instant) -> Look {
+        if let Some(entry) = self.entries.get(source) {
+            match entry.times.judge(wish, now) {
+                Freshness::Fresh => return Look::Serve { entry, due: false },
+                Freshness::Due => return Look::Serve { entry, due: true },
+                Freshness::TooOld => {
+                    let forced = entry
+                        .forced_at()
+                        .is_some_and(|at| now.since(at) < self.config.force_interval);
+                    // Its wish was granted a moment ago, or is beyond any link: it gets the newest there is.
+                    if forced {
+                        let due = now >= entry.times.refresh_at;
+                        return Look::Serve { entry, due };
+                    }
+                    return Look::Mint {
+                        reason: Reason::Forced,
+                        old: Some(entry),
+                    };
+                }
+                Freshness::Dead => {}
+            }
+        }
+        match self.refusals.recall(source, now) {
+            // `no-cache` asks whether a refusal still stands, as seldom as it may force a mint.
+            Some(refusal) if wish.max_age.is_none() || now.since(refusal.since) < self.config.force_interval => {
+                Look::Refused(refusal.error)
+            }
+            Some(_) | None => Look::Mint {
+                reason: Reason::Miss,
+                old: None,
+            },
+        }
+    }
+
+    fn serve(self: &Arc<Inner>, source: &SourceUrl, entry: Arc<Entry>, due: bool, now: Instant) -> Lookup {
+        if due && entry.claim_refresh(now, self.config.flight_timeout) {
+            // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
+            if let Boarding::Lead(lead) = self.flights.board(source) {
+                let deadline = now + self.config.flight_timeout;
+                self.take_off(lead, source, Reason::Refresh, Some(Arc::clone(&entry)), deadline);
+            }
+        }
+        let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
+        Lookup {
+            entry,
+            outcome,
+            forced: false,
+            now,
+        }
+    }
+
+    /// Sends a flight on its way, as a task of its own.
+    fn take_off(
+        self: &Arc<Inner>,
+        lead: Lead<SourceUrl, Landed>,
+        source: &SourceUrl,
+        reason: Reason,
+        old: Option<Arc<Entry>>,
+        deadline: Instant,
+    ) -> Seat<Landed> {
+        let seat = lead.seat();
+        let inner = Arc::clone(self);
+        let source = source.clone();
+        self.tasks.spawn(async move {
+            let result = tokio::select! {
+                result = inner.fly(&source, reason, old.as_deref(), deadline) => result,
+                () = inner.stop.cancelled() => Err(Arc::new(upstream::Error::ShuttingDown)),
+            };
+            // In the cache first, landed second: who boards next must find it.
+            lead.land(Landed { result, reason });
+        });
+        seat
+    }
+
+    async fn fly(
+        &self,
+        source: &SourceUrl,
+        reason: Reason,
+        old: Option<&Entry>,
+        deadline: Instant,
+    ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
+        let began = self.clock.now();
+        let forced_at = if reason == Reason::Forced {
+            Some(began)
+        } else {
+            old.and_then(Entry::forced_at)
+        };
+        if let (Reason::Forced, Some(old)) = (reason, old) {
+            // Also if it fails: a caller that keeps forcing must not become a load on kie.ai.
+            old.forced(began);
+        }
+        let minted = self.mint_alive(source, Ask { reason, deadline }, forced_at).await;
+        let now = self.clock.now();
+        let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
+        let (source_host, source_hash) = (source.host(), self.log_hash.of(source.as_str()));
+        match minted {
+            Ok(entry) => {
+                let entry = Arc::new(entry);
+                self.entries.insert(source.clone(), Arc::clone(&entry));
+                self.refusals.forget(source);
+                let life_left_s = now.until(entry.ends_at).as_secs();
+                tracing::info!(
+                    source_host,
+                    source_hash,
+                    reason = reason.as_str(),
+                    duration_ms,
+                    life_left_s,
+                    "minted"
+                );
+                Ok(entry)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    source_host, source_hash, reason = reason.as_str(), duration_ms, error = %Chain(&error),
+                    "mint failed",
+                );
+                let error = Arc::new(error);
+                if error.is_refusal() {
+                    self.refusals.remember(source, Arc::clone(&error), now);
+                }
+                if let Some(old) = old {
+                    let left = now.until(old.times.deadline);
+                    old.refresh_failed(Arc::clone(&error), now, |failures| {
+                        refresh_backoff(failures, left, fastrand::f64())
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Mints a link that can be handed out. One that arrives with less than the margin is minted once more.
+    async fn mint_alive(
+        &self,
+        source: &SourceUrl,
+        ask: Ask,
+        forced_at: Option<Instant>,
+    ) -> Result<Entry, upstream::Error> {
+        for _ in 0..2 {
+            let minted = self.mint.mint(source, ask).await?;
+            let entry = Entry::new(minted, &self.config, fastrand::f64(), forced_at);
+            if self.clock.now() < entry.times.deadline {
+                return Ok(entry);
+            }
+        }
+        Err(upstream::Error::ShortLived)
+    }
+}
+
+/// The pause after the `failures`-th failed refresh in a row, for an entry with `left` to its deadline.
+/// The nearer the deadline, the sooner: at least three more tries fit in, down to one every half second.
+fn refresh_backoff(failures: u32, left: Duration, jitter: f64) -> Duration {
+    let doubled = FIRST_REFRESH_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    let backoff = doubled
+        .min(LONGEST_REFRESH_BACKOFF)
+        .min(left / 4)
+        .max(FIRST_REFRESH_BACKOFF);
+    backoff.mul_f64(1.0 + jitter / 4.0)
+}
+
+#[cfg(test)]
+mod tests;

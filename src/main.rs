@@ -1,0 +1,169 @@
+//! The process: command line, logs, settings, listeners, signals, exit code.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use kielink::{
+    app::{self, Ended, Listeners},
+    cli::{Cli, Command, Settings, probe},
+    clock::Clock,
+    config::{self, Config, Sources},
+    sandbox,
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+/// `EX_CONFIG` of sysexits.h.
+const BAD_CONFIGURATION: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kielink: {error:#}");
+            match error.downcast_ref::<config::Problems>() {
+                Some(_) => ExitCode::from(BAD_CONFIGURATION),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let sources = sources(&cli.settings);
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let config = Config::load(&sources)?;
+            let _logs = start_logs(&config);
+            let listeners = Listeners::bind(&config.app)?;
+            runtime()?.block_on(until_ended(app::serve, listeners, config))
+        }
+        Command::Sandbox(flags) => {
+            let runtime = runtime()?;
+            let sandbox = sandbox::run::Sandbox::bind(&flags, sources, &Clock::system())?;
+            let _logs = start_logs(&sandbox.config);
+            let listeners = Listeners::bind(&sandbox.config.app)
+                .context("another address can be given with --listen and --admin-listen")?;
+            // The commands to try are what the sandbox is for: they go to standard output.
+            #[expect(clippy::print_stdout, reason = "asked for on the command line")]
+            {
+                println!("{}", sandbox.welcome(&listeners));
+            }
+            let config = sandbox.config.clone();
+            runtime.block_on(async {
+                let _simulation = sandbox.start()?;
+                until_ended(app::serve, listeners, config).await
+            })
+        }
+        Command::Healthcheck => {
+            let addresses = config::admin_addresses(&sources)?;
+            runtime()?.block_on(probe::ready(&addresses[0], Duration::from_millis(900)))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Wait { max } => {
+            let addresses = config::admin_addresses(&sources)?;
+            let waited = runtime()?.block_on(probe::wait(&addresses[0], max));
+            waited.with_context(|| format!("not ready within {}", humantime::format_duration(max)))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CheckConfig => {
+            let config = Config::load(&sources)?;
+            #[expect(clippy::print_stdout, reason = "asked for on the command line")]
+            {
+                print!("{}", config.render());
+            }
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
+async fn until_ended<F, S>(serve: F, listeners: Listeners, config: Config) -> anyhow::Result<ExitCode>
+where
+    F: FnOnce(Listeners, Config, Clock, Stop) -> S,
+    S: Future<Output = Result<Ended, app::Error>>,
+{
+    let (stop, stopped) = oneshot::channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = async move {
+        let mut stop = Some(stop);
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            match stop.take() {
+                Some(stop) => {
+                    tracing::info!(signal = name, "stopping");
+                    let _ = stop.send(());
+                }
+                None => return name,
+            }
+        }
+    };
+    let stopped: Stop = Box::pin(async move {
+        // An error means that the sender is gone, and with it everything that could ask us to go on.
+        let _ = stopped.await;
+    });
+    tokio::select! {
+        ended = serve(listeners, config, Clock::system(), stopped) => match ended? {
+            Ended::Drained => Ok(ExitCode::SUCCESS),
+            // What it was told to do, and within the time it was given.
+            Ended::CutShort => Ok(ExitCode::SUCCESS),
+        },
+        name = signals => {
+            tracing::warn!(signal = name, "a second signal: ending at once");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn sources(settings: &Settings) -> Sources {
+    let environment = std::env::vars().collect::<std::collections::HashMap<_, _>>();
+    let file = settings
+        .config
+        .clone()
+        .or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
+    Sources {
+        file,
+        environment,
+        flags: settings.flags(),
+        sandbox: None,
+    }
+}
+
+/// Logs of every thread of this process.
+fn start_logs(config: &Config) -> anyhow::Result<()> {
+    let dispatch = config.log.dispatch(std::io::stderr);
+    tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        key_fingerprint = config.key.fingerprint(),
+        key_source = %config.key_source,
+        base_url = %config.upstream.base_url,
+        "kielink starts",
+    );
+    for warning in &config.warnings {
+        tracing::warn!(warning, "risky configuration");
+    }
+    Ok(())
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}

@@ -1,0 +1,213 @@
+//! Puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
+
+use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+use super::{Config as Behaviour, Sample, World, files, kie};
+use crate::{
+    app::Listeners,
+    cli,
+    clock::Clock,
+    config::{self, Address, Config, Problems, Sources},
+    key::ApiKey,
+    link,
+    server::{Bound, Server},
+};
+
+/// A sandbox with its addresses taken, not yet serving.
+pub struct Sandbox {
+    /// kielink's own settings, turned towards the simulation.
+    pub config: Config,
+    world: Arc<World>,
+    kie: Bound,
+    files: Bound,
+}
+
+/// The simulation under way; it ends when this is dropped.
+pub struct Simulation {
+    drain: CancellationToken,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    #[error(transparent)]
+    Behaviour(#[from] super::Error),
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+const CONNECTIONS: usize = 1024;
+
+impl Sandbox {
+    /// Takes the simulation's addresses and works out kielink's settings for it. Settings that the user gave win.
+    ///
+    /// # Errors
+    /// When an address is taken, a flag makes no sense, or the user's settings are wrong.
+    pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
+        let bind = |address: SocketAddr| {
+            Bound::bind(&Address::Tcp {
+                host: address.ip().to_string(),
+                port: address.port(),
+            })
+        };
+        let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
+        let files_url = match &flags.files_url {
+            Some(url) => url.clone(),
+            None => url_of(&files),
+        };
+        // Nobody else's: a key of this run's, so that the simulation can tell it from all others.
+        let secret = format!("sandbox-{:032x}", fastrand::u128(..));
+        let behaviour = Behaviour {
+            latency: flags.latency,
+            failure_rate: flags.failure_rate,
+            link_life: flags.link_life,
+            quota: flags.quota,
+        };
+        let wall = clock.clone();
+        let world = World::new(
+            behaviour,
+            SecretString::from(secret.as_str()),
+            files_url.clone(),
+            Arc::new(move || wall.wall()),
+            fastrand::u64(..),
+        )?;
+        let sandbox = config::Sandbox {
+            key: ApiKey::new(&secret).expect("made of header characters"),
+            files: files_url.origin().ascii_serialization(),
+        };
+        let mut flags_first = short_lives(flags.link_life);
+        flags_first.push(("upstream.base_url".to_owned(), url_of(&kie).to_string()));
+        flags_first.push(("upstream.allow_plain_http".to_owned(), "true".to_owned()));
+        flags_first.extend(sources.flags);
+        let config = Config::load(&Sources {
+            flags: flags_first,
+            sandbox: Some(sandbox),
+            ..sources
+        })?;
+        Ok(Sandbox {
+            config,
+            world: Arc::new(world),
+            kie,
+            files,
+        })
+    }
+
+    /// Must be called on a runtime. The simulation serves until the returned value is dropped.
+    ///
+    /// # Errors
+    /// When a listener cannot be used.
+    pub fn start(self) -> io::Result<Simulation> {
+        let drain = CancellationToken::new();
+        let routers = [
+            (self.kie, kie::router(Arc::clone(&self.world))),
+            (self.files, files::router(Arc::clone(&self.world))),
+        ];
+        let tasks = TaskTracker::new();
+        for (bound, service) in routers {
+            let server = Server {
+                service,
+                places: Arc::new(Semaphore::new(CONNECTIONS)),
+                header_timeout: Duration::from_secs(10),
+                tasks: tasks.clone(),
+                drain: drain.clone(),
+                kill: drain.clone(),
+            };
+            tasks.spawn(server.run(bound.register()?));
+        }
+        Ok(Simulation { drain })
+    }
+
+    /// What to type next.
+    pub fn welcome(&self, listeners: &Listeners) -> String {
+        let data = base(&listeners.data_addresses());
+        let admin = base(&listeners.admin_addresses());
+        let kie = url_of(&self.kie).to_string();
+        let kie = kie.trim_end_matches('/');
+        let samples = self.world.sources();
+        let first = samples[0].source_url;
+        let mut text = String::new();
+        let mut say = |line: &str| writeln!(text, "{line}").expect("a String takes everything");
+        say("kielink sandbox: a simulated kie.ai and its file host, kielink in front. No key, no network.\n");
+        say("Files that the simulated kie.ai generated:");
+        for Sample { source_url, about, .. } in &samples {
+            say(&format!("  {source_url}  ({about})"));
+        }
+        say("\nDownload one through a redirect to its signed link:");
+        say(&format!(
+            "  curl -sSfL '{data}/v1/redirect?url={}' -o {}",
+            encode(first),
+            file_name(first)
+        ));
+        say("\nA link, as JSON, with the headers that tell where it came from:");
+        say(&format!("  curl -i '{data}/v1/link?url={}'", encode(first)));
+        say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
+        say(&format!(
+            "  curl -i {data}{} -d '{{\"url\":\"{first}\"}}'",
+            crate::upstream::DOWNLOAD_URL
+        ));
+        say("\nIs it ready?");
+        say(&format!("  curl '{admin}/readyz?verbose'"));
+        say("\nTake the simulated kie.ai down for 30 s, make it slow, let it fail, limit it; see what it has seen:");
+        say(&format!("  curl -X POST '{kie}/sandbox?outage=30s'"));
+        say(&format!(
+            "  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"
+        ));
+        say(&format!("  curl {kie}/sandbox"));
+        say("\nCtrl-C ends it.");
+        text
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        self.drain.cancel();
+    }
+}
+
+/// Cache settings for links that live shorter than kie.ai's, in the proportions of the defaults.
+fn short_lives(link_life: Duration) -> Vec<(String, String)> {
+    if link_life >= link::LIFE {
+        return Vec::new();
+    }
+    let part = |key: &str, twentieths: u32| {
+        let duration =
+            Duration::from_millis(u64::try_from((link_life * twentieths / 20).as_millis()).unwrap_or(u64::MAX));
+        (key.to_owned(), humantime::format_duration(duration).to_string())
+    };
+    vec![
+        part("cache.ttl", 19),
+        part("cache.refresh_after", 12),
+        part("cache.margin", 1),
+    ]
+}
+
+fn url_of(bound: &Bound) -> Url {
+    Url::parse(&format!("http://{}", bound.address().local())).expect("a bound TCP address makes a URL")
+}
+
+fn base(addresses: &[Address]) -> String {
+    let tcp = addresses.iter().find(|address| matches!(address, Address::Tcp { .. }));
+    tcp.or(addresses.first())
+        .map_or_else(String::new, |address| format!("http://{}", address.local()))
+}
+
+/// Everything but unreserved characters, as a query parameter wants it.
+fn encode(text: &str) -> String {
+    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    percent_encoding::utf8_percent_encode(text, KEEP).to_string()
+}
+
+fn file_name(source: &str) -> &str {
+    source.rsplit('/').next().unwrap_or("file")
+}

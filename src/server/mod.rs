@@ -1,0 +1,127 @@
+//! Listeners and connections: bounded in number, in time and in header bytes, and ended in order.
+//!
+//! Does not know what is served. `axum::serve` has neither a header timeout nor a connection limit, and its
+//! graceful shutdown waits for idle peers; hence hyper-util.
+
+mod listener;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::listener::{Bound, Listener};
+
+/// A head larger than this is refused; one of 100 KiB still gets a proper 414.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+/// HTTP/2: streams a connection may have open, and what may wait in its buffers.
+const MAX_STREAMS: u32 = 256;
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+/// Said to a connection beyond the limit, before it is closed.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\n\
+    cache-control: no-store\r\n\
+    cache-status: kielink; fwd=bypass; detail=overloaded\r\n\
+    retry-after: 1\r\n\
+    connection: close\r\n\
+    content-length: 147\r\n\r\n\
+    {\"type\":\"urn:kielink:problem:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
+    \"detail\":\"Too many connections are open. Close some and try again.\"}";
+
+/// What all connections of one interface share.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) service: Router,
+    /// One permit a connection.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) header_timeout: Duration,
+    pub(crate) tasks: TaskTracker,
+    /// Stop accepting; let every connection finish the request it is at.
+    pub(crate) drain: CancellationToken,
+    /// Drop what is still there.
+    pub(crate) kill: CancellationToken,
+}
+
+impl Server {
+    /// Accepts until `drain`. Every connection is a task on `tasks`.
+    pub(crate) async fn run(self, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.drain.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(stream) => self.admit(stream),
+                Err(error) => {
+                    // Most likely out of file descriptors: wait for some to be closed instead of spinning.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: listener::Stream) {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => {
+                let server = self.clone();
+                self.tasks.spawn(async move {
+                    server.connection(stream).await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                // Not a task of its own: what fits into the socket's buffer is said, the rest is not waited for.
+                let _ = stream.try_write(TOO_MANY);
+            }
+        }
+    }
+
+    async fn connection<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(MAX_HEAD_BYTES);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("a constant that fits"))
+            .keep_alive_interval(Some(Duration::from_secs(20)))
+            .keep_alive_timeout(self.header_timeout);
+        let service = TowerToHyperService::new(self.service.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = self.kill.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            // The peer's doing, and frequent: hung up, timed out, spoke nonsense.
+            tracing::trace!(%error, "connection ended early");
+        }
+    }
+}

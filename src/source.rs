@@ -1,0 +1,385 @@
+//! Source URLs: parsed, normalised, checked against the allow-list. Pure.
+
+use std::{fmt, sync::Arc};
+
+use url::Url;
+
+/// The longest source URL taken, in bytes, as asked and as normalised.
+pub const MAX_BYTES: usize = 4096;
+
+/// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
+///
+/// `Debug` shows the host only: a full source URL is never logged.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SourceUrl {
+    text: Arc<str>,
+    host: HostRange,
+}
+
+/// Where the host stands in the text, so that logging it costs no second parse.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct HostRange {
+    start: u16,
+    end: u16,
+}
+
+/// Why a text is no source URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("it is empty")]
+    Empty,
+    #[error("it is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    #[error("it has control characters")]
+    ControlCharacter,
+    #[error("it is not an absolute http or https URL")]
+    NotHttp,
+    #[error("it carries a user name or password")]
+    UserInfo,
+    #[error("it is not a valid URL")]
+    Syntax,
+}
+
+impl SourceUrl {
+    /// Parses and normalises: scheme and host case, default port, empty path, dot segments, the
+    /// percent-encoding of unreserved characters in the path (RFC 3986 section 6.2.2), the fragment.
+    /// The path's case and the query stay as they are, for they may mean something to kie.ai.
+    pub fn parse(text: &str) -> Result<SourceUrl, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        if text.len() > MAX_BYTES {
+            return Err(Invalid::TooLong);
+        }
+        // SECURITY: the URL standard drops tabs and newlines silently; two readers of one text must not
+        // see two URLs.
+        if text.chars().any(char::is_control) {
+            return Err(Invalid::ControlCharacter);
+        }
+        // The URL standard also takes `https:host` and `https:/host`; no caller means that.
+        let authority = strip_scheme(text).ok_or(Invalid::NotHttp)?;
+        let authority = &authority[..authority.find(['/', '\\', '?', '#']).unwrap_or(authority.len())];
+        if authority.is_empty() {
+            return Err(Invalid::Syntax);
+        }
+        if authority.contains('@') {
+            return Err(Invalid::UserInfo);
+        }
+        let mut url = Url::parse(text).map_err(|_| Invalid::Syntax)?;
+        url.set_fragment(None);
+        let path = decode_unreserved(url.path());
+        if has_encoded_control(&path) || url.query().is_some_and(has_encoded_control) {
+            return Err(Invalid::ControlCharacter);
+        }
+        if path != url.path() {
+            url.set_path(&path);
+        }
+        let text = url.as_str();
+        if text.len() > MAX_BYTES {
+            return Err(Invalid::TooLong);
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(Invalid::Syntax)?;
+        let start = url.scheme().len() + "://".len();
+        let host = HostRange {
+            start: u16::try_from(start).expect("bounded by MAX_BYTES"),
+            end: u16::try_from(start + host.len()).expect("bounded by MAX_BYTES"),
+        };
+        Ok(SourceUrl {
+            text: Arc::from(text),
+            host,
+        })
+    }
+
+    /// The normalised text, which is also what kie.ai is asked.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The host, without the port; an IPv6 address stands in brackets.
+    pub fn host(&self) -> &str {
+        &self.text[usize::from(self.host.start)..usize::from(self.host.end)]
+    }
+}
+
+impl fmt::Debug for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceUrl({})", self.host())
+    }
+}
+
+fn strip_scheme(text: &str) -> Option<&str> {
+    ["https://", "http://"].iter().find_map(|scheme| {
+        let head = text.get(..scheme.len())?;
+        head.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
+    })
+}
+
+/// Decodes `%41` to `A` and the like: letters, digits, `-`, `.`, `_`, `~` (RFC 3986 section 2.3).
+/// Every other triplet stays to the letter.
+fn decode_unreserved(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        match triplet(&rest[at..]) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                decoded.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            Some(_) | None => {
+                decoded.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
+fn has_encoded_control(text: &str) -> bool {
+    text.match_indices('%')
+        .any(|(at, _)| triplet(&text[at..]).is_some_and(|byte| byte.is_ascii_control()))
+}
+
+fn triplet(text: &str) -> Option<u8> {
+    let digits = text.as_bytes().get(1..3)?;
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()
+}
+
+/// The hosts that links may be asked for (`sources.allow`).
+#[derive(Debug, Clone)]
+pub struct AllowList(Vec<Pattern>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Any,
+    /// `.example.com`: every name below it, not the name itself.
+    Below(String),
+    Host(String),
+}
+
+/// Why a text is no pattern for `sources.allow`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a host name, nor `*.` and a host name, nor `*`")]
+pub struct BadPattern(String);
+
+impl AllowList {
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<AllowList, BadPattern> {
+        patterns
+            .iter()
+            .map(|pattern| Pattern::parse(pattern.as_ref()))
+            .collect::<Result<_, _>>()
+            .map(AllowList)
+    }
+
+    pub fn allows(&self, source: &SourceUrl) -> bool {
+        let host = source.host();
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Any => true,
+            Pattern::Below(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+            Pattern::Host(name) => host == name,
+        })
+    }
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Pattern, BadPattern> {
+        if text == "*" {
+            return Ok(Pattern::Any);
+        }
+        let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        // Through the same parser as source URLs, so that case, IDN and IPv6 compare alike.
+        let url = Url::parse(&format!("https://{name}/")).map_err(|_| BadPattern(text.to_owned()))?;
+        let host = url.host_str().unwrap_or_default();
+        let plain =
+            url.path() == "/" && url.port().is_none() && url.username().is_empty() && !name.contains(['*', ':']);
+        let literal = name.starts_with('[') && url.path() == "/" && url.port().is_none();
+        if host.is_empty() || !(plain || literal) {
+            return Err(BadPattern(text.to_owned()));
+        }
+        Ok(if below {
+            Pattern::Below(format!(".{host}"))
+        } else {
+            Pattern::Host(host.to_owned())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn normal(text: &str) -> String {
+        SourceUrl::parse(text)
+            .unwrap_or_else(|why| panic!("{text}: {why}"))
+            .as_str()
+            .to_owned()
+    }
+
+    #[test]
+    fn equal_source_urls_become_one() {
+        let expected = "https://tempfile.aiquickdraw.com/s/a.png";
+        for text in [
+            "https://tempfile.aiquickdraw.com/s/a.png",
+            "HTTPS://TempFile.AiQuickDraw.com/s/a.png",
+            "https://tempfile.aiquickdraw.com:443/s/a.png",
+            "https://tempfile.aiquickdraw.com/x/../s/./a.png",
+            "https://tempfile.aiquickdraw.com/x/%2e%2e/s/a.png",
+            "https://tempfile.aiquickdraw.com/%73/%61.png",
+            "https://tempfile.aiquickdraw.com/s/a%2Epng#top",
+        ] {
+            assert_eq!(normal(text), expected, "{text}");
+        }
+        assert_eq!(normal("http://h.kie.ai:80"), "http://h.kie.ai/");
+        assert_eq!(normal("https://h.kie.ai?q"), "https://h.kie.ai/?q");
+    }
+
+    #[test]
+    fn what_may_mean_something_else_to_kie_ai_stays_apart() {
+        for (one, other) in [
+            ("https://h/A", "https://h/a"),
+            ("https://h/a?x=%61", "https://h/a?x=a"),
+            ("https://h/a?", "https://h/a"),
+            ("https://h/a%2Fb", "https://h/a/b"),
+            ("https://h/a%2541", "https://h/a%41"),
+            ("http://h/a", "https://h/a"),
+            ("https://h:8443/a", "https://h/a"),
+        ] {
+            assert_ne!(normal(one), normal(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_source_url_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", Invalid::Empty),
+            ("/s/a.png", Invalid::NotHttp),
+            ("//h/a", Invalid::NotHttp),
+            ("h/a", Invalid::NotHttp),
+            ("ftp://h/a", Invalid::NotHttp),
+            ("javascript:alert(1)", Invalid::NotHttp),
+            ("https:h/a", Invalid::NotHttp),
+            ("https:/h/a", Invalid::NotHttp),
+            (" https://h/a", Invalid::NotHttp),
+            ("https://", Invalid::Syntax),
+            ("https:///a", Invalid::Syntax),
+            ("https://h:99999/a", Invalid::Syntax),
+            ("https://u:p@h/a", Invalid::UserInfo),
+            ("https://@h/a", Invalid::UserInfo),
+            ("https://u@h\\a", Invalid::UserInfo),
+            ("https://h/a\nb", Invalid::ControlCharacter),
+            ("https://h/a\u{0}", Invalid::ControlCharacter),
+            ("https://h/a%00", Invalid::ControlCharacter),
+            ("https://h/a?b=%0d%0a", Invalid::ControlCharacter),
+        ] {
+            assert_eq!(
+                SourceUrl::parse(text).map(|url| url.as_str().to_owned()),
+                Err(why),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_length_limit_holds_as_asked_and_as_normalised() {
+        let fits = format!("https://h/{}", "a".repeat(MAX_BYTES - 10));
+        assert_eq!(normal(&fits).len(), MAX_BYTES);
+        assert_eq!(SourceUrl::parse(&format!("{fits}a")).unwrap_err(), Invalid::TooLong);
+        // Each ü becomes six bytes on the wire.
+        let grows = format!("https://h/{}", "ü".repeat(1000));
+        assert_eq!(SourceUrl::parse(&grows).unwrap_err(), Invalid::TooLong);
+    }
+
+    #[test]
+    fn hosts_are_found_whatever_their_form() {
+        for (text, host) in [
+            ("https://a.kie.ai:8443/x", "a.kie.ai"),
+            ("https://[::1]:8443/x", "[::1]"),
+            ("https://127.1/x", "127.0.0.1"),
+            ("https://bücher.example/x", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(SourceUrl::parse(text).unwrap().host(), host);
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_host_only() {
+        let source = SourceUrl::parse("https://a.kie.ai/private/name.png?t=1").unwrap();
+        assert_eq!(format!("{source:?}"), "SourceUrl(a.kie.ai)");
+    }
+
+    #[test]
+    fn the_allow_list_matches_names_below_and_exact_names() {
+        let list = AllowList::new(&["*.aiquickdraw.com", "Files.Example.com", "[::1]"]).unwrap();
+        for (text, allowed) in [
+            ("https://tempfile.aiquickdraw.com/a", true),
+            ("https://a.b.aiquickdraw.com/a", true),
+            ("https://TEMPFILE.AIQUICKDRAW.COM/a", true),
+            ("https://aiquickdraw.com/a", false),
+            ("https://evilaiquickdraw.com/a", false),
+            ("https://tempfile.aiquickdraw.com.evil.example/a", false),
+            ("https://files.example.com:8443/a", true),
+            ("https://x.files.example.com/a", false),
+            ("https://[::1]/a", true),
+        ] {
+            assert_eq!(list.allows(&SourceUrl::parse(text).unwrap()), allowed, "{text}");
+        }
+        let any = AllowList::new(&["*"]).unwrap();
+        assert!(any.allows(&SourceUrl::parse("https://anything.example/").unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for text in [
+            "",
+            "*.",
+            "a.*.com",
+            "https://a.com",
+            "a.com/x",
+            "a.com:443",
+            "u@a.com",
+            "**",
+        ] {
+            assert!(AllowList::new(&[text]).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_is_idempotent(path in "[a-zA-Z0-9%./_~?&=#\\\\ü -]{0,60}") {
+            if let Ok(once) = SourceUrl::parse(&format!("https://Tempfile.Kie.ai/{path}")) {
+                let twice = SourceUrl::parse(once.as_str());
+                prop_assert_eq!(twice.as_ref().map(SourceUrl::as_str), Ok(once.as_str()));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,80}") {
+            let _ = SourceUrl::parse(&text);
+            let _ = SourceUrl::parse(&format!("https://{text}"));
+        }
+
+        /// The part that names the object (path decoded, query as it stands) is what kie.ai resolves.
+        #[test]
+        fn what_is_equal_here_is_equal_for_kie_ai(
+            one in "/[aAbB%/.?x]{0,6}(%61|%41|%2e|%2F)?[ab]{0,2}",
+            other in "/[aAbB%/.?x]{0,6}(%61|%41|%2e|%2F)?[ab]{0,2}",
+        ) {
+            let parse = |path: &str| SourceUrl::parse(&format!("https://h.kie.ai{path}"));
+            if let (Ok(left), Ok(right)) = (parse(&one), parse(&other)) && left == right {
+                let meaning = |text: &str| {
+                    let url = Url::parse(text).unwrap();
+                    let path = percent_encoding::percent_decode_str(url.path()).collect::<Vec<u8>>();
+                    (path, url.query().map(str::to_owned))
+                };
+                prop_assert_eq!(
+                    meaning(&format!("https://h.kie.ai{one}")),
+                    meaning(&format!("https://h.kie.ai{other}"))
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the process says about itself. For now: logs.
+//!
+//! One line an event, on standard error. The libraries underneath never log below `warn`: at `debug` and `trace`
+//! some print addresses, and an address may be a link.
+
+use std::{fmt, io::IsTerminal, str::FromStr};
+
+use tracing::{Dispatch, level_filters::LevelFilter};
+use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt};
+
+/// How and how much is logged.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    pub format: Format,
+    pub level: Level,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, else JSON.
+    Auto,
+    Text,
+    Json,
+}
+
+/// The least severe level that is still logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level(LevelFilter);
+
+impl Config {
+    /// The subscriber that writes to `writer`; the caller decides for which threads.
+    pub fn dispatch<W>(&self, writer: W) -> Dispatch
+    where
+        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
+        let Level(level) = self.level;
+        let filter = Targets::new()
+            .with_default(level.min(LevelFilter::WARN))
+            .with_target(env!("CARGO_PKG_NAME"), level);
+        let text = match self.format {
+            Format::Text => true,
+            Format::Json => false,
+            Format::Auto => std::io::stderr().is_terminal(),
+        };
+        if text {
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(writer)
+                .with_ansi(false)
+                .with_target(false);
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer))
+        } else {
+            let layer = tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .with_target(false)
+                .with_writer(writer);
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer))
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Format, String> {
+        match text {
+            "auto" => Ok(Format::Auto),
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err("expected \"auto\", \"text\" or \"json\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Auto => "auto",
+            Format::Text => "text",
+            Format::Json => "json",
+        })
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    /// A plain level, not a filter expression: see the head of this module.
+    fn from_str(text: &str) -> Result<Level, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "error" => Ok(Level(LevelFilter::ERROR)),
+            "warn" => Ok(Level(LevelFilter::WARN)),
+            "info" => Ok(Level(LevelFilter::INFO)),
+            "debug" => Ok(Level(LevelFilter::DEBUG)),
+            "trace" => Ok(Level(LevelFilter::TRACE)),
+            _ => Err("expected error, warn, info, debug or trace".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_string())
+    }
+}

@@ -1,0 +1,154 @@
+//! Why there is no link.
+
+use std::time::Duration;
+
+use crate::link::Unusable;
+
+/// Why a mint gave no link. Messages are for operators; callers see a `http::Problem`.
+///
+/// No variant holds a source URL, a link or the key: `reqwest` errors lose their URL before they get here,
+/// and kie.ai's messages are scrubbed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("kie.ai refuses the source URL: {0}")]
+    SourceRefused(Answer),
+    #[error("kie.ai does not know the file: {0}")]
+    SourceNotFound(Answer),
+    #[error("kie.ai refuses the API key: {0}")]
+    KeyRefused(Answer),
+    #[error("the kie.ai account has no credits left: {0}")]
+    CreditsExhausted(Answer),
+    #[error("kie.ai limits the rate: {answer}")]
+    RateLimited {
+        answer: Answer,
+        retry_after: Option<Duration>,
+    },
+    #[error("kie.ai is under maintenance: {0}")]
+    Maintenance(Answer),
+    #[error("kie.ai failed: {0}")]
+    Failed(Answer),
+    #[error("kie.ai's answer cannot be used ({reason}): {answer}")]
+    Unusable { reason: BadAnswer, answer: Answer },
+    #[error("kie.ai's link has too little life left, twice in a row")]
+    ShortLived,
+    #[error("kie.ai cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("kie.ai did not answer in time")]
+    Timeout,
+    #[error("the mint was cut short by shutdown")]
+    ShuttingDown,
+}
+
+/// What is wrong with an answer that claims to be good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnswer {
+    #[error("it is empty")]
+    Empty,
+    #[error("it is not JSON")]
+    NotJson,
+    #[error("it is JSON of another shape")]
+    OtherShape,
+    #[error("it is longer than {} bytes", super::MAX_ANSWER_BYTES)]
+    TooLong,
+    #[error("its `data` is no string")]
+    NoLink,
+    #[error(transparent)]
+    BadLink(#[from] Unusable),
+    #[error("its link carries the API key")]
+    LinkWithKey,
+    #[error("it redirects elsewhere")]
+    Redirect,
+    #[error("it ended or turned to nonsense half-way")]
+    Broken,
+}
+
+/// What kie.ai answered, as far as it may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub http_status: u16,
+    /// The envelope's own code, where there was an envelope.
+    pub code: Option<i64>,
+    /// The envelope's message, scrubbed of the key, without control characters, bounded.
+    pub message: Option<String>,
+}
+
+impl std::fmt::Display for Answer {
+    /// For logs: addresses in the message are left out, since they may be links or source URLs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HTTP {}", self.http_status)?;
+        if let Some(code) = self.code {
+            write!(f, ", code {code}")?;
+        }
+        if let Some(message) = &self.message {
+            let words: Vec<&str> = message
+                .split(' ')
+                .map(|word| if word.contains("://") { "[url]" } else { word })
+                .collect();
+            write!(f, ", {:?}", words.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// kie.ai's answer, where there was one.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Error::SourceRefused(answer)
+            | Error::SourceNotFound(answer)
+            | Error::KeyRefused(answer)
+            | Error::CreditsExhausted(answer)
+            | Error::RateLimited { answer, .. }
+            | Error::Maintenance(answer)
+            | Error::Failed(answer)
+            | Error::Unusable { answer, .. } => Some(answer),
+            Error::ShortLived | Error::Unreachable(_) | Error::Timeout | Error::ShuttingDown => None,
+        }
+    }
+
+    /// Whether kie.ai has decided about the file itself, so that asking again soon is of no use.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::SourceRefused(_) | Error::SourceNotFound(_))
+    }
+
+    /// Whether the same request may well succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Failed(_) | Error::Unreachable(_) | Error::Timeout => true,
+            Error::Unusable { reason, answer } => match reason {
+                BadAnswer::Empty | BadAnswer::Broken => true,
+                // A gateway's page in place of an answer; with HTTP 200 it is a wrong base_url.
+                BadAnswer::NotJson | BadAnswer::OtherShape => answer.http_status >= 500,
+                BadAnswer::TooLong
+                | BadAnswer::NoLink
+                | BadAnswer::BadLink(_)
+                | BadAnswer::LinkWithKey
+                | BadAnswer::Redirect => false,
+            },
+            Error::SourceRefused(_)
+            | Error::SourceNotFound(_)
+            | Error::KeyRefused(_)
+            | Error::CreditsExhausted(_)
+            | Error::RateLimited { .. }
+            | Error::Maintenance(_)
+            | Error::ShortLived
+            | Error::ShuttingDown => false,
+        }
+    }
+
+    /// Whether a kept-alive connection turned out to be closed: kie.ai has not seen the request, most likely.
+    pub fn is_dead_connection(&self) -> bool {
+        let Error::Unreachable(error) = self else { return false };
+        if error.is_connect() || error.is_timeout() {
+            return false;
+        }
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
+                return hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
+            }
+            cause = error.source();
+        }
+        false
+    }
+}

@@ -1,0 +1,112 @@
+//! When to ask kie.ai again. Pure.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use super::error::Error;
+use crate::clock::Instant;
+
+/// The first pause between two attempts; it doubles, jittered, up to `LONGEST_PAUSE`.
+/// A gateway's hiccup is over in a few hundred milliseconds, and a caller waits meanwhile.
+const FIRST_PAUSE: Duration = Duration::from_millis(150);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The attempts of one mint.
+pub(super) struct Retries {
+    left: u32,
+    pauses: ExponentialBackoff,
+    revived: bool,
+}
+
+impl Retries {
+    /// `attempts` in all, the first included.
+    pub(super) fn new(attempts: u32, seed: u64) -> Retries {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
+            .without_max_times()
+            .with_jitter()
+            .with_jitter_seed(seed)
+            .build();
+        Retries {
+            left: attempts.saturating_sub(1),
+            pauses,
+            revived: false,
+        }
+    }
+
+    /// How long to wait before the next attempt, or `None` when `error` is final: not transient, the attempts used
+    /// up, or no time left before `deadline`.
+    pub(super) fn after(&mut self, error: &Error, now: Instant, deadline: Instant) -> Option<Duration> {
+        if !error.is_transient() {
+            return None;
+        }
+        // A kept-alive connection that was closed in the meantime says nothing about kie.ai: once, at once, for free.
+        if error.is_dead_connection() && !self.revived {
+            self.revived = true;
+            return (now < deadline).then_some(Duration::ZERO);
+        }
+        self.left = self.left.checked_sub(1)?;
+        let pause = self.pauses.next()?;
+        (now + pause < deadline).then_some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::error::Answer;
+
+    fn failed() -> Error {
+        Error::Failed(Answer {
+            http_status: 502,
+            code: None,
+            message: None,
+        })
+    }
+
+    #[test]
+    fn attempts_are_counted_with_the_first() {
+        let now = Instant::from_origin(Duration::ZERO);
+        let later = now + Duration::from_secs(20);
+        for (attempts, retries) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
+            let mut plan = Retries::new(attempts, 7);
+            let granted = (0..9).filter(|_| plan.after(&failed(), now, later).is_some()).count();
+            assert_eq!(granted, retries, "{attempts} attempts");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let now = Instant::from_origin(Duration::ZERO);
+        let mut plan = Retries::new(50, 7);
+        let pauses: Vec<_> = (0..49)
+            .map_while(|_| plan.after(&failed(), now, now + Duration::from_secs(3600)))
+            .collect();
+        assert_eq!(pauses.len(), 49);
+        assert!(pauses[0] >= FIRST_PAUSE && pauses[0] <= 2 * FIRST_PAUSE, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= 2 * LONGEST_PAUSE), "{pauses:?}");
+    }
+
+    #[test]
+    fn no_retry_begins_at_or_after_the_deadline() {
+        let now = Instant::from_origin(Duration::ZERO);
+        assert_eq!(Retries::new(3, 7).after(&failed(), now, now + FIRST_PAUSE), None);
+        assert_eq!(Retries::new(3, 7).after(&failed(), now, now), None);
+    }
+
+    #[test]
+    fn final_errors_are_not_retried() {
+        let now = Instant::from_origin(Duration::ZERO);
+        let refused = Error::SourceRefused(Answer {
+            http_status: 200,
+            code: Some(422),
+            message: None,
+        });
+        assert_eq!(
+            Retries::new(3, 7).after(&refused, now, now + Duration::from_secs(20)),
+            None
+        );
+    }
+}
