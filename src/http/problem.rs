@@ -255,8 +255,7 @@ impl Problem {
             Outcome::Negative => "kielink; hit; detail=negative".to_owned(),
             Outcome::Error => {
                 let fwd_status = self
-                    .answer
-                    .as_ref()
+                    .answer()
                     .map(|answer| format!("; fwd-status={}", answer.http_status));
                 format!("kielink; fwd=miss{}; detail={slug}", fwd_status.unwrap_or_default())
             }
@@ -285,14 +284,9 @@ impl Problem {
     /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
     fn envelope(&self) -> serde_json::Value {
         let (_, status, title) = self.kind.parts();
-        let code = self
-            .answer
-            .as_ref()
-            .and_then(|answer| answer.code)
-            .filter(|code| *code != 200);
+        let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
         let message = self
-            .answer
-            .as_ref()
+            .answer()
             .and_then(|answer| answer.message.as_deref())
             .filter(|_| code.is_some());
         json!({
