@@ -13,12 +13,11 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::json;
 
 use super::{
     answer::{self, LinkView},
     edge::Call,
-    problem::{Kind, Problem},
+    problem::{Envelope, Kind, Problem},
     query,
 };
 use crate::{
@@ -46,8 +45,13 @@ pub(crate) async fn download_url(
     let body = read_body(request, endpoints.body, endpoints.body_timeout).await?;
     let text = query::source_field(&body)?;
     let (source, lookup) = endpoints.find(&text, &call).await?;
-    let body = json!({ "code": 200, "msg": "success", "data": lookup.entry.link.as_str() });
-    let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body.to_string()));
+    let envelope = Envelope {
+        code: 200,
+        msg: "success",
+        data: Some(lookup.entry.link.as_str()),
+    };
+    let body = serde_json::to_string(&envelope).expect("texts serialise");
+    let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     Ok(json_type(response))
 }
 

@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     links::{self, Outcome},
@@ -116,6 +116,26 @@ impl Kind {
     pub(crate) fn status(self) -> StatusCode {
         self.parts().1
     }
+}
+
+/// kie.ai's envelope, fields in its order.
+#[derive(Debug, Serialize)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) code: i64,
+    pub(crate) msg: &'a str,
+    pub(crate) data: Option<&'a str>,
+}
+
+/// A problem document (RFC 9457).
+#[derive(Debug, Serialize)]
+pub(crate) struct Document<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_code: Option<i64>,
 }
 
 /// One thing gone wrong, for one caller.
@@ -266,34 +286,32 @@ impl Problem {
     }
 
     /// The problem document (RFC 9457), for `/v1/` and the admin interface.
-    pub(crate) fn document(&self, request_id: &str) -> serde_json::Value {
+    pub(crate) fn document<'a>(&'a self, request_id: &'a str) -> Document<'a> {
         let (slug, status, title) = self.kind.parts();
-        let mut document = json!({
-            "type": format!("urn:kielink:problem:{slug}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "request_id": request_id,
-        });
-        if let Some(code) = self.answer().and_then(|answer| answer.code) {
-            document["upstream_code"] = code.into();
+        Document {
+            r#type: format!("urn:kielink:problem:{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            upstream_code: self.answer().and_then(|answer| answer.code),
         }
-        document
     }
 
     /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
-    fn envelope(&self) -> serde_json::Value {
+    fn envelope(&self) -> String {
         let (_, status, title) = self.kind.parts();
         let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
         let message = self
             .answer()
             .and_then(|answer| answer.message.as_deref())
             .filter(|_| code.is_some());
-        json!({
-            "code": code.unwrap_or_else(|| i64::from(status.as_u16())),
-            "msg": message.unwrap_or(title),
-            "data": null,
-        })
+        let envelope = Envelope {
+            code: code.unwrap_or_else(|| i64::from(status.as_u16())),
+            msg: message.unwrap_or(title),
+            data: None,
+        };
+        serde_json::to_string(&envelope).expect("texts serialise")
     }
 
     /// Fills in the body and the headers that belong to the form of `path`.
@@ -302,10 +320,13 @@ impl Problem {
         let (content_type, body) = if is_compat {
             ("application/json", self.envelope())
         } else {
-            ("application/problem+json", self.document(request_id))
+            {
+                let document = serde_json::to_string(&self.document(request_id)).expect("texts serialise");
+                ("application/problem+json", document)
+            }
         };
         *response.status_mut() = self.kind.status();
-        *response.body_mut() = Body::from(body.to_string());
+        *response.body_mut() = Body::from(body);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

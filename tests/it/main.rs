@@ -1,1 +1,10 @@
-fn main() {}
+//! The one integration binary. What belongs where is said at the head of each module.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, reason = "the support offers more than today's tests use")]
+
+mod cache;
+mod interface;
+mod kie_answers;
+mod process;
+mod support;

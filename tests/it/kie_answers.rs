@@ -1,0 +1,1 @@
+//! What kie.ai may answer, and what callers get for it.

@@ -1,0 +1,1 @@
+//! The binary itself: command line, exit codes, signals, probes, the sandbox.

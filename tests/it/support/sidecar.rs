@@ -1,0 +1,279 @@
+//! A real kielink on ports of its own, in a thread of its own, with its logs captured.
+//!
+//! When it is dropped it is stopped as SIGTERM would stop it, and every byte it let out is searched for the key and for
+//! signatures: the canary check at the end of every integration test.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+    thread::JoinHandle,
+};
+
+use kielink::{
+    app::{self, Ended, Listeners},
+    clock::Clock,
+    config::{Address, Config, Sources},
+};
+use tokio::sync::oneshot;
+
+use super::FakeKie;
+
+/// The canary: looks like nothing else, and has characters that change when percent-encoded.
+pub(crate) const KEY: &str = "canary/key+0123456789abcdef==";
+
+pub(crate) const SOURCE: &str = "https://tempfile.aiquickdraw.com/s/a.png";
+
+pub(crate) struct Sidecar {
+    data: String,
+    admin: String,
+    client: reqwest::Client,
+    seen: Arc<Seen>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Ended>>,
+}
+
+/// Everything it let out.
+#[derive(Default)]
+struct Seen {
+    logs: Mutex<Vec<u8>>,
+    answers: Mutex<Vec<Reply>>,
+}
+
+/// One answer, whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|why| panic!("{why}: {:?}", self.body))
+    }
+
+    /// The slug of a problem document.
+    pub(crate) fn slug(&self) -> String {
+        let kind = self.json()["type"].as_str().unwrap_or_default().to_owned();
+        kind.strip_prefix("urn:kielink:problem:").unwrap_or_default().to_owned()
+    }
+}
+
+impl Sidecar {
+    pub(crate) fn start(kie: &FakeKie) -> Sidecar {
+        Sidecar::with(kie, &[])
+    }
+
+    /// `settings` as `section.key` and value, over those that every test has.
+    pub(crate) fn with(kie: &FakeKie, settings: &[(&str, &str)]) -> Sidecar {
+        let mut flags = vec![
+            ("server.listen", "127.0.0.1:0"),
+            ("admin.listen", "127.0.0.1:0"),
+            ("log.level", "trace"),
+            ("log.format", "json"),
+        ];
+        let base_url = kie.base_url();
+        flags.push(("upstream.base_url", &base_url));
+        flags.extend_from_slice(settings);
+        let sources = Sources {
+            environment: HashMap::from([("KIE_API_KEY".to_owned(), KEY.to_owned())]),
+            flags: flags
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            ..Sources::default()
+        };
+        let config = Config::load(&sources).unwrap();
+        let listeners = Listeners::bind(&config.app).unwrap();
+        let base = |addresses: Vec<Address>| format!("http://{}", addresses[0]);
+        let (data, admin) = (base(listeners.data_addresses()), base(listeners.admin_addresses()));
+        let (stop, stopped) = oneshot::channel();
+        let seen = Arc::new(Seen::default());
+        let writer = LogWriter(Arc::clone(&seen));
+        let thread = std::thread::spawn(move || {
+            // One thread for all its tasks, so that the subscriber of this thread sees everything.
+            let dispatch = config.log.dispatch(move || writer.clone());
+            let _guard = tracing::dispatcher::set_default(&dispatch);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let stop = async { drop(stopped.await) };
+            runtime
+                .block_on(app::serve(listeners, config, Clock::system(), stop))
+                .unwrap()
+        });
+        // The same provider that kielink installs; whoever comes first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        Sidecar {
+            data,
+            admin,
+            client,
+            seen,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// `http://host:port` for callers.
+    pub(crate) fn base_url(&self) -> &str {
+        &self.data
+    }
+
+    pub(crate) fn admin_url(&self) -> &str {
+        &self.admin
+    }
+
+    /// `GET` of a path on the data interface.
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send(self.client.get(format!("{}{path}", self.data))).await
+    }
+
+    pub(crate) async fn get_admin(&self, path: &str) -> Reply {
+        self.send(self.client.get(format!("{}{path}", self.admin))).await
+    }
+
+    /// `GET /v1/link` for a source URL.
+    pub(crate) async fn link(&self, source: &str) -> Reply {
+        self.get(&format!("/v1/link?url={}", encode(source))).await
+    }
+
+    /// kie.ai's own contract.
+    pub(crate) async fn download_url(&self, source: &str) -> Reply {
+        self.post(serde_json::json!({ "url": source }).to_string()).await
+    }
+
+    /// Any body to kie.ai's own endpoint.
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Reply {
+        self.send(
+            self.client
+                .post(format!("{}/api/v1/common/download-url", self.data))
+                .body(body),
+        )
+        .await
+    }
+
+    /// For requests of any shape: build with `client()`, send with this, so that the answer is captured.
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let reply = Reply {
+            status,
+            headers,
+            body: response.text().await.unwrap(),
+        };
+        lock(&self.seen.answers).push(reply.clone());
+        reply
+    }
+
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        String::from_utf8(lock(&self.seen.logs).clone()).unwrap()
+    }
+
+    /// The log lines with this message, as JSON.
+    pub(crate) fn log_lines(&self, message: &str) -> Vec<serde_json::Value> {
+        let lines = self.logs();
+        let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines
+            .filter(|line: &serde_json::Value| line["message"] == message)
+            .collect()
+    }
+
+    /// Begins to stop, as SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Stops and tells how it ended.
+    pub(crate) async fn stopped(&mut self) -> Ended {
+        self.stop();
+        let thread = self.thread.take().expect("stopped once");
+        tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap()
+    }
+
+    fn check_canary(&self) {
+        let encoded = encode(KEY);
+        let logs = self.logs();
+        for secret in [KEY, encoded.as_str()] {
+            assert!(!logs.contains(secret), "a log has the key");
+            for reply in lock(&self.seen.answers).iter() {
+                assert!(
+                    !format!("{reply:?}").contains(secret),
+                    "an answer has the key: {reply:?}"
+                );
+            }
+        }
+        for mark in ["X-Amz-Signature", "X-Amz-Credential", "Bearer"] {
+            assert!(!logs.contains(mark), "a log has {mark}");
+        }
+        for line in logs.lines() {
+            assert!(!line.contains("/s/a.png"), "a log has a full source URL: {line}");
+        }
+        for reply in lock(&self.seen.answers).iter().filter(|reply| reply.status >= 400) {
+            assert!(
+                !format!("{reply:?}").contains("X-Amz-Signature"),
+                "an error has a signature: {reply:?}"
+            );
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.expect("kielink does not panic");
+            }
+        }
+        if !std::thread::panicking() {
+            self.check_canary();
+        }
+    }
+}
+
+/// Everything but unreserved characters, as a query parameter wants it.
+pub(crate) fn encode(text: &str) -> String {
+    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    percent_encoding::utf8_percent_encode(text, KEEP).to_string()
+}
+
+#[derive(Clone)]
+struct LogWriter(Arc<Seen>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0.logs).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
