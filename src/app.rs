@@ -13,7 +13,7 @@ use crate::{
     http,
     links::Links,
     server::{Bound, Server},
-    upstream::{Chain, Kie},
+    upstream::{Chain, Kie, Wire},
 };
 
 /// Where to listen and how to end.
@@ -62,10 +62,7 @@ impl Listeners {
     /// With the first address that cannot be had.
     pub fn bind(config: &Config) -> io::Result<Listeners> {
         let bind = |addresses: &[Address]| addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
-        Ok(Listeners {
-            data: bind(&config.listen)?,
-            admin: bind(&config.admin_listen)?,
-        })
+        Ok(Listeners { data: bind(&config.listen)?, admin: bind(&config.admin_listen)? })
     }
 
     /// The addresses for callers, with the ports that the system chose.
@@ -91,23 +88,13 @@ pub async fn serve(
 ) -> Result<Ended, Error> {
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
-    let kie = Kie::new(config.upstream, config.key, clock.clone()).map_err(Error::Client)?;
+    let wire = Wire::new(config.upstream.wire.clone(), config.key, clock.clone()).map_err(Error::Client)?;
     readiness.key_loaded();
 
     let (flights, connections) = (TaskTracker::new(), TaskTracker::new());
-    let (drain, kill, cut) = (
-        CancellationToken::new(),
-        CancellationToken::new(),
-        CancellationToken::new(),
-    );
-    let links = Links::new(
-        config.links,
-        Arc::new(kie),
-        clock.clone(),
-        log_hash.clone(),
-        flights.clone(),
-        cut.clone(),
-    );
+    let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let kie = Kie::new(&config.upstream, wire, clock.clone(), &flights, cut.clone());
+    let links = Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), flights.clone(), cut.clone());
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());
     let admin_router = admin::router(readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);

@@ -31,6 +31,11 @@ impl Instant {
         later.since(self)
     }
 
+    /// The time from the clock's origin (boot), for whoever calculates in durations.
+    pub fn since_origin(self) -> Duration {
+        self.0
+    }
+
     /// For tests and simulations, which start at an origin of their own.
     pub fn from_origin(elapsed: Duration) -> Instant {
         Instant(elapsed)
@@ -104,9 +109,7 @@ impl Clock {
     /// The wall time of `at`, given that it is `now`.
     pub fn wall_at(&self, at: Instant, now: Instant) -> Timestamp {
         let wall = self.wall();
-        wall.checked_add(now.until(at))
-            .and_then(|later| later.checked_sub(at.until(now)))
-            .unwrap_or(wall)
+        wall.checked_add(now.until(at)).and_then(|later| later.checked_sub(at.until(now))).unwrap_or(wall)
     }
 }
 
@@ -131,6 +134,59 @@ fn since_boot() -> Duration {
         u64::try_from(time.tv_sec).expect("time since boot is positive"),
         u32::try_from(time.tv_nsec).expect("nanoseconds fit"),
     )
+}
+
+/// A virtual clock for tests and simulations: follows tokio's paused time, and can be made to sleep or step.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Must be made and read on a tokio runtime.
+    pub(crate) struct VirtualTime {
+        began: tokio::time::Instant,
+        state: Mutex<Steps>,
+    }
+
+    struct Steps {
+        slept: Duration,
+        wall: Timestamp,
+    }
+
+    impl VirtualTime {
+        pub(crate) fn new() -> Arc<VirtualTime> {
+            let wall = "2026-11-23T10:00:00Z".parse().expect("a fixed date");
+            let state = Mutex::new(Steps { slept: Duration::from_secs(1000), wall });
+            Arc::new(VirtualTime { began: tokio::time::Instant::now(), state })
+        }
+
+        pub(crate) fn clock(self: &Arc<Self>) -> Clock {
+            Clock::of(Arc::clone(self) as Arc<dyn Virtual>)
+        }
+
+        /// The machine sleeps: timers stand still, the suspend-proof clock and the wall clock go on.
+        pub(crate) fn suspend(&self, for_how_long: Duration) {
+            self.state.lock().unwrap().slept += for_how_long;
+        }
+
+        /// Somebody sets the wall clock.
+        pub(crate) fn step_wall(&self, seconds: i64) {
+            let mut state = self.state.lock().unwrap();
+            state.wall = state.wall.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+        }
+    }
+
+    impl Virtual for VirtualTime {
+        fn now(&self) -> Instant {
+            Instant(self.began.elapsed() + self.state.lock().unwrap().slept)
+        }
+
+        fn wall(&self) -> Timestamp {
+            let state = self.state.lock().unwrap();
+            state.wall.checked_add(self.began.elapsed() + state.slept).unwrap()
+        }
+    }
 }
 
 #[cfg(test)]

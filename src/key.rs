@@ -49,10 +49,7 @@ impl ApiKey {
             return Err(Invalid::Character);
         }
         let digest = digest::digest(&digest::SHA256, format!("kielink key fingerprint {text}").as_bytes());
-        Ok(ApiKey {
-            secret: SecretString::from(text),
-            fingerprint: hex(&digest.as_ref()[..6]),
-        })
+        Ok(ApiKey { secret: SecretString::from(text), fingerprint: hex(&digest.as_ref()[..6]) })
     }
 
     /// SECURITY: the only way to the key. It has one caller, which writes one header marked sensitive.
@@ -79,9 +76,7 @@ impl ApiKey {
     /// Whether `text` carries the key, plainly or percent-encoded.
     pub fn is_in(&self, text: &str) -> bool {
         text.contains(self.expose())
-            || percent_encoding::percent_decode_str(text)
-                .decode_utf8_lossy()
-                .contains(self.expose())
+            || percent_encoding::percent_decode_str(text).decode_utf8_lossy().contains(self.expose())
     }
 }
 
@@ -138,10 +133,7 @@ mod tests {
     fn debug_shows_the_fingerprint_and_not_the_key() {
         let key = ApiKey::new("very-secret-key").unwrap();
         let shown = format!("{key:?}");
-        assert!(
-            shown.contains(key.fingerprint()) && !shown.contains("secret"),
-            "{shown}"
-        );
+        assert!(shown.contains(key.fingerprint()) && !shown.contains("secret"), "{shown}");
     }
 
     #[test]

@@ -75,11 +75,7 @@ impl Link {
             }
         }
         // To the letter where possible, since a signature covers it; the rest must fit into a header.
-        let text = if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            text
-        } else {
-            url.as_str()
-        };
+        let text = if text.bytes().all(|byte| byte.is_ascii_graphic()) { text } else { url.as_str() };
         if text.len() > MAX_BYTES {
             return Err(Unusable::TooLong);
         }
@@ -108,10 +104,7 @@ impl Link {
         if signed_at.is_none() && expires.is_none() {
             return None;
         }
-        let end = signed_at
-            .unwrap_or(date)
-            .checked_add(expires.unwrap_or(LIFE))
-            .unwrap_or(Timestamp::MAX);
+        let end = signed_at.unwrap_or(date).checked_add(expires.unwrap_or(LIFE)).unwrap_or(Timestamp::MAX);
         Some(Duration::try_from(end.duration_since(date)).unwrap_or(Duration::ZERO))
     }
 }
@@ -143,10 +136,7 @@ fn is_private(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => is_private_v6(address),
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
-            name == "localhost"
-                || [".localhost", ".local", ".internal"]
-                    .iter()
-                    .any(|suffix| name.ends_with(suffix))
+            name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
         }
     }
 }
@@ -202,10 +192,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().as_str(), text);
         }
-        assert_eq!(
-            parse("https://h.example/ü b").unwrap().as_str(),
-            "https://h.example/%C3%BC%20b"
-        );
+        assert_eq!(parse("https://h.example/ü b").unwrap().as_str(), "https://h.example/%C3%BC%20b");
     }
 
     #[test]
@@ -250,9 +237,7 @@ mod tests {
 
     #[test]
     fn only_the_sandbox_s_own_file_host_may_be_plain() {
-        let policy = Policy {
-            sandbox_files: Some("http://127.0.0.1:4000".into()),
-        };
+        let policy = Policy { sandbox_files: Some("http://127.0.0.1:4000".into()) };
         assert!(Link::parse("http://127.0.0.1:4000/a?b", &policy).is_ok());
         assert!(Link::parse("http://127.0.0.1:4001/a?b", &policy).is_err());
         assert!(Link::parse("http://h.example/a", &policy).is_err());
@@ -266,10 +251,7 @@ mod tests {
             link.life_left(date).map(|left| left.as_secs())
         };
         assert_eq!(seconds("X-Amz-Date=20250415T101007Z&X-Amz-Expires=1200"), Some(1200));
-        assert_eq!(
-            seconds("X-Amz-Expires=1200&a=b&X-Amz-Date=20250415T101007Z"),
-            Some(1200)
-        );
+        assert_eq!(seconds("X-Amz-Expires=1200&a=b&X-Amz-Date=20250415T101007Z"), Some(1200));
         assert_eq!(seconds("x-amz-expires=1200&x-amz-date=20250415T101006Z"), Some(1199));
         assert_eq!(seconds("X-Amz-Date=20250415T095007Z&X-Amz-Expires=1200"), Some(0));
         assert_eq!(seconds("X-Amz-Date=20250415T085007Z&X-Amz-Expires=1200"), Some(0));
@@ -288,10 +270,7 @@ mod tests {
 
     #[test]
     fn debug_does_not_show_the_link() {
-        assert_eq!(
-            format!("{:?}", parse("https://h.example/a?X-Amz-Signature=s").unwrap()),
-            "Link(..)"
-        );
+        assert_eq!(format!("{:?}", parse("https://h.example/a?X-Amz-Signature=s").unwrap()), "Link(..)");
     }
 
     proptest! {

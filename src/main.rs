@@ -132,16 +132,8 @@ type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn sources(settings: &Settings) -> Sources {
     let environment = std::env::vars().collect::<std::collections::HashMap<_, _>>();
-    let file = settings
-        .config
-        .clone()
-        .or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
-    Sources {
-        file,
-        environment,
-        flags: settings.flags(),
-        sandbox: None,
-    }
+    let file = settings.config.clone().or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
+    Sources { file, environment, flags: settings.flags(), sandbox: None }
 }
 
 /// Logs of every thread of this process.
@@ -152,7 +144,7 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         key_fingerprint = config.key.fingerprint(),
         key_source = %config.key_source,
-        base_url = %config.upstream.base_url,
+        base_url = %config.upstream.wire.base_url,
         "kielink starts",
     );
     for warning in &config.warnings {
@@ -162,8 +154,5 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }

@@ -84,10 +84,7 @@ impl SourceUrl {
             start: u16::try_from(start).expect("bounded by MAX_BYTES"),
             end: u16::try_from(start + host.len()).expect("bounded by MAX_BYTES"),
         };
-        Ok(SourceUrl {
-            text: Arc::from(text),
-            host,
-        })
+        Ok(SourceUrl { text: Arc::from(text), host })
     }
 
     /// The normalised text, which is also what kie.ai is asked.
@@ -137,8 +134,7 @@ fn decode_unreserved(path: &str) -> String {
 }
 
 fn has_encoded_control(text: &str) -> bool {
-    text.match_indices('%')
-        .any(|(at, _)| triplet(&text[at..]).is_some_and(|byte| byte.is_ascii_control()))
+    text.match_indices('%').any(|(at, _)| triplet(&text[at..]).is_some_and(|byte| byte.is_ascii_control()))
 }
 
 fn triplet(text: &str) -> Option<u8> {
@@ -166,11 +162,7 @@ pub struct BadPattern(String);
 
 impl AllowList {
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<AllowList, BadPattern> {
-        patterns
-            .iter()
-            .map(|pattern| Pattern::parse(pattern.as_ref()))
-            .collect::<Result<_, _>>()
-            .map(AllowList)
+        patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<_, _>>().map(AllowList)
     }
 
     pub fn allows(&self, source: &SourceUrl) -> bool {
@@ -198,11 +190,7 @@ impl Pattern {
         if host.is_empty() || !(plain || literal) {
             return Err(BadPattern(text.to_owned()));
         }
-        Ok(if below {
-            Pattern::Below(format!(".{host}"))
-        } else {
-            Pattern::Host(host.to_owned())
-        })
+        Ok(if below { Pattern::Below(format!(".{host}")) } else { Pattern::Host(host.to_owned()) })
     }
 }
 
@@ -213,10 +201,7 @@ mod tests {
     use super::*;
 
     fn normal(text: &str) -> String {
-        SourceUrl::parse(text)
-            .unwrap_or_else(|why| panic!("{text}: {why}"))
-            .as_str()
-            .to_owned()
+        SourceUrl::parse(text).unwrap_or_else(|why| panic!("{text}: {why}")).as_str().to_owned()
     }
 
     #[test]
@@ -275,11 +260,7 @@ mod tests {
             ("https://h/a%00", Invalid::ControlCharacter),
             ("https://h/a?b=%0d%0a", Invalid::ControlCharacter),
         ] {
-            assert_eq!(
-                SourceUrl::parse(text).map(|url| url.as_str().to_owned()),
-                Err(why),
-                "{text:?}"
-            );
+            assert_eq!(SourceUrl::parse(text).map(|url| url.as_str().to_owned()), Err(why), "{text:?}");
         }
     }
 
@@ -333,16 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for text in [
-            "",
-            "*.",
-            "a.*.com",
-            "https://a.com",
-            "a.com/x",
-            "a.com:443",
-            "u@a.com",
-            "**",
-        ] {
+        for text in ["", "*.", "a.*.com", "https://a.com", "a.com/x", "a.com:443", "u@a.com", "**"] {
             assert!(AllowList::new(&[text]).is_err(), "{text:?}");
         }
     }

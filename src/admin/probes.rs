@@ -12,15 +12,7 @@ use super::{Readiness, readiness::Check};
 
 /// As long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
-    answer(
-        &uri,
-        "livez",
-        true,
-        &[Check {
-            name: "process",
-            ok: true,
-        }],
-    )
+    answer(&uri, "livez", true, &[Check { name: "process", ok: true }])
 }
 
 pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
@@ -32,25 +24,12 @@ pub(crate) async fn startupz(State(readiness): State<Readiness>, uri: Uri) -> Re
     let started = readiness.has_started();
     let checks = readiness.checks();
     // Draining does not undo a start.
-    answer(
-        &uri,
-        "startupz",
-        started,
-        if started {
-            &[Check {
-                name: "started",
-                ok: true,
-            }]
-        } else {
-            &checks
-        },
-    )
+    answer(&uri, "startupz", started, if started { &[Check { name: "started", ok: true }] } else { &checks })
 }
 
 fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check]) -> Response {
-    let verbose = uri
-        .query()
-        .is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
+    let verbose =
+        uri.query().is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
     let mut text = String::new();
     if verbose || !ok {
         for check in checks {
@@ -61,20 +40,11 @@ fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check]) -> Response {
     } else {
         text.push_str("ok\n");
     }
-    let status = if ok {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let plain = (
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let plain = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     let mut response = (status, [plain], text).into_response();
     if !ok {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }

@@ -51,18 +51,9 @@ impl Readiness {
 
     pub fn checks(&self) -> [Check; 3] {
         [
-            Check {
-                name: "key",
-                ok: self.0.key.load(Ordering::Acquire),
-            },
-            Check {
-                name: "listeners",
-                ok: self.0.listening.load(Ordering::Acquire),
-            },
-            Check {
-                name: "not-draining",
-                ok: !self.0.draining.load(Ordering::Acquire),
-            },
+            Check { name: "key", ok: self.0.key.load(Ordering::Acquire) },
+            Check { name: "listeners", ok: self.0.listening.load(Ordering::Acquire) },
+            Check { name: "not-draining", ok: !self.0.draining.load(Ordering::Acquire) },
         ]
     }
 

@@ -94,9 +94,7 @@ impl Settings {
             ("log.level", &self.log_level),
             ("log.format", &self.log_format),
         ];
-        let named = named
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
         named.chain(self.set.iter().cloned()).collect()
     }
 }
@@ -124,10 +122,7 @@ mod tests {
         let cli = Cli::parse_from(["kielink", "--listen", "127.0.0.1:1", "serve", "--set", "cache.ttl=15m"]);
         assert_eq!(
             cli.settings.flags(),
-            [
-                ("server.listen".into(), "127.0.0.1:1".into()),
-                ("cache.ttl".into(), "15m".into())
-            ]
+            [("server.listen".into(), "127.0.0.1:1".into()), ("cache.ttl".into(), "15m".into())]
         );
         assert!(Cli::try_parse_from(["kielink", "--set", "nonsense"]).is_err());
     }

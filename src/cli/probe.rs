@@ -38,11 +38,7 @@ pub async fn ready(address: &Address, timeout: Duration) -> Result<(), NotReady>
         let connect = |error| NotReady::Connect(address.clone(), error);
         match &address {
             Address::Tcp { host, port } => {
-                ask(
-                    TcpStream::connect((host.as_str(), *port)).await.map_err(connect)?,
-                    &address,
-                )
-                .await
+                ask(TcpStream::connect((host.as_str(), *port)).await.map_err(connect)?, &address).await
             }
             Address::Unix(path) => ask(UnixStream::connect(path).await.map_err(connect)?, &address).await,
         }
@@ -58,9 +54,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let protocol = |error| NotReady::Protocol(address.clone(), error);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(protocol)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     let request = Request::get("/readyz?verbose")
         .header(header::HOST, "localhost")
         .header(header::CONNECTION, "close")
@@ -74,11 +69,7 @@ where
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().replace('\n', ", "));
-        Err(NotReady::Says(
-            address.clone(),
-            status.as_u16(),
-            text.unwrap_or_default(),
-        ))
+        Err(NotReady::Says(address.clone(), status.as_u16(), text.unwrap_or_default()))
     };
     tokio::pin!(exchange);
     // The connection is driven here, not in a task: nothing outlives the probe.

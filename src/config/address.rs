@@ -49,10 +49,7 @@ impl std::str::FromStr for Address {
         if host.is_empty() || host.contains(['/', ' ']) {
             return Err(expected());
         }
-        Ok(Address::Tcp {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Address::Tcp { host: host.to_owned(), port })
     }
 }
 
@@ -72,29 +69,16 @@ mod tests {
 
     #[test]
     fn addresses_survive_a_round_trip() {
-        for text in [
-            "127.0.0.1:8080",
-            "[::1]:8080",
-            "localhost:0",
-            "unix:/run/kielink/kielink.sock",
-        ] {
+        for text in ["127.0.0.1:8080", "[::1]:8080", "localhost:0", "unix:/run/kielink/kielink.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in [
-            "",
-            "8080",
-            ":8080",
-            "::1:8080",
-            "host:port",
-            "host:70000",
-            "unix:relative.sock",
-            "http://h:1",
-            "[::1:80",
-        ] {
+        for text in
+            ["", "8080", ":8080", "::1:8080", "host:port", "host:70000", "unix:relative.sock", "http://h:1", "[::1:80"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
         assert!(format!("unix:/{}", "a".repeat(107)).parse::<Address>().is_err());
@@ -102,11 +86,7 @@ mod tests {
 
     #[test]
     fn a_wildcard_is_reached_over_loopback() {
-        for (listen, reach) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:1", "[::1]:1"),
-            ("10.0.0.1:1", "10.0.0.1:1"),
-        ] {
+        for (listen, reach) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
             assert_eq!(listen.parse::<Address>().unwrap().local().to_string(), reach);
         }
     }

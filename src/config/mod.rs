@@ -97,11 +97,7 @@ impl Config {
 
     /// The effective settings as TOML with one comment line about the key.
     pub fn render(&self) -> String {
-        let mut text = format!(
-            "# API key: fingerprint {}, from {}\n",
-            self.key.fingerprint(),
-            self.key_source
-        );
+        let mut text = format!("# API key: fingerprint {}, from {}\n", self.key.fingerprint(), self.key_source);
         let mut section = "";
         for (key, value) in &self.effective {
             let (this, name) = key.split_once('.').unwrap_or(("", key));

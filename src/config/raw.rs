@@ -1,6 +1,6 @@
 //! From layers to a valid `Config`: what was written, then what it must obey.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use config::{Environment, File, FileFormat};
 use secrecy::{ExposeSecret, SecretString};
@@ -70,9 +70,7 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
         drain_delay: r.duration("server.drain_delay"),
         shutdown_grace: r.duration("server.shutdown_grace"),
         admin_listen: r.list("admin.listen", |text| text.parse::<Address>()),
-        base_url: r.text("upstream.base_url", |text| {
-            Url::parse(text).map_err(|_| "expected a URL".to_owned())
-        }),
+        base_url: r.text("upstream.base_url", |text| Url::parse(text).map_err(|_| "expected a URL".to_owned())),
         allow_plain_http: r.flag("upstream.allow_plain_http"),
         api_key_file: r.optional("upstream.api_key_file"),
         connect_timeout: r.duration("upstream.connect_timeout"),
@@ -88,9 +86,7 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
         force_interval: r.duration("cache.force_interval"),
         max_bytes: r.size("cache.max_bytes"),
         allow: r.list("sources.allow", |text| {
-            AllowList::new(&[text])
-                .map(|_| text.to_owned())
-                .map_err(|why| why.to_string())
+            AllowList::new(&[text]).map(|_| text.to_owned()).map_err(|why| why.to_string())
         }),
         in_flight: r.number("limits.in_flight").unwrap_or(1),
         connections: r.number("limits.connections").unwrap_or(1),
@@ -111,10 +107,7 @@ fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> 
         // Read here: the crate would go looking for other endings, and its messages quote the line, which may hold a secret.
         let text = std::fs::read_to_string(path)
             .map_err(|why| format!("cannot read the configuration file {}: {why}", path.display()))?;
-        if let Err(why) = config::Config::builder()
-            .add_source(File::from_str(&text, FileFormat::Toml))
-            .build()
-        {
+        if let Err(why) = config::Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build() {
             let place = toml_place(&why.to_string()).unwrap_or_default();
             return Err(format!("{} is not valid TOML{place}", path.display()));
         }
@@ -127,17 +120,10 @@ fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> 
         .source(Some(sources.environment.clone()));
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
-        builder = builder
-            .set_override(key, value.as_str())
-            .map_err(|_| format!("{key}: not a setting"))?;
+        builder = builder.set_override(key, value.as_str()).map_err(|_| format!("{key}: not a setting"))?;
     }
-    let merged = builder
-        .build()
-        .map_err(|why| format!("cannot merge the configuration: {why}"))?;
-    let root = merged
-        .cache
-        .into_table()
-        .map_err(|_| "the configuration is not a table".to_owned())?;
+    let merged = builder.build().map_err(|why| format!("cannot merge the configuration: {why}"))?;
+    let root = merged.cache.into_table().map_err(|_| "the configuration is not a table".to_owned())?;
     Ok(root.into_iter().collect())
 }
 
@@ -157,14 +143,17 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
     check(&raw, &mut reader);
     let warnings = warnings(&raw);
     let allow = AllowList::new(&raw.allow).ok();
-    let (Some((key, key_source)), Some(base_url), Some(sources_allowed), Some(format), Some(level), true) = (
-        key,
-        raw.base_url,
-        allow,
-        raw.log_format,
-        raw.log_level,
-        reader.problems.is_empty(),
-    ) else {
+    let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
+    let (
+        Some((key, key_source)),
+        Some(base_url),
+        Some(sources_allowed),
+        Some(format),
+        Some(level),
+        (Some(rate), Some(burst), Some(in_flight)),
+        true,
+    ) = (key, raw.base_url, allow, raw.log_format, raw.log_level, gate, reader.problems.is_empty())
+    else {
         return Err(Problems(reader.problems));
     };
     Ok(Config {
@@ -196,13 +185,20 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
             flight_timeout: raw.request_timeout,
         },
         upstream: upstream::Config {
-            base_url,
-            connect_timeout: raw.connect_timeout,
+            wire: upstream::WireConfig {
+                base_url,
+                connect_timeout: raw.connect_timeout,
+                links: link::Policy { sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()) },
+            },
+            gate: upstream::GateConfig {
+                rate,
+                burst,
+                in_flight,
+                // A request takes some time; a tenth of what callers wait is more than kie.ai usually needs.
+                reserve: raw.request_timeout / 10,
+            },
             attempt_timeout: raw.attempt_timeout,
             attempts: raw.attempts,
-            links: link::Policy {
-                sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()),
-            },
         },
         log: telemetry::Config { format, level },
         warnings,
@@ -212,10 +208,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
 
 /// The rules that span several settings, and the bounds of single ones.
 fn check(raw: &Raw, r: &mut Reader) {
-    for (key, empty) in [
-        ("server.listen", raw.listen.is_empty()),
-        ("admin.listen", raw.admin_listen.is_empty()),
-    ] {
+    for (key, empty) in [("server.listen", raw.listen.is_empty()), ("admin.listen", raw.admin_listen.is_empty())] {
         // An entry that does not parse has been named already.
         if empty && !r.problems.iter().any(|problem| problem.starts_with(key)) {
             r.problem(key, "it needs at least one address");
@@ -247,20 +240,15 @@ fn check(raw: &Raw, r: &mut Reader) {
             r.problem(key, "it must be at least 1");
         }
     }
-    for (key, value) in [
-        ("limits.body", raw.body),
-        ("limits.batch_body", raw.batch_body),
-        ("cache.max_bytes", raw.max_bytes),
-    ] {
+    for (key, value) in
+        [("limits.body", raw.body), ("limits.batch_body", raw.batch_body), ("cache.max_bytes", raw.max_bytes)]
+    {
         if value < 1024 && !r.problems.iter().any(|problem| problem.starts_with(key)) {
             r.problem(key, "it must be at least 1KiB");
         }
     }
     if raw.refresh_after >= raw.ttl && !raw.ttl.is_zero() {
-        r.problem(
-            "cache.refresh_after",
-            "it must be less than cache.ttl, or nothing is ever renewed in time",
-        );
+        r.problem("cache.refresh_after", "it must be less than cache.ttl, or nothing is ever renewed in time");
     }
     if raw.ttl + raw.margin > LINK_LIFE {
         let limit = humantime::format_duration(LINK_LIFE);
@@ -323,10 +311,7 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
         }
         [_] => {}
         several => {
-            problems.push(format!(
-                "more than one API key: {} are set; keep exactly one",
-                several.join(" and ")
-            ));
+            problems.push(format!("more than one API key: {} are set; keep exactly one", several.join(" and ")));
             return None;
         }
     }
@@ -337,9 +322,7 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
         (None, None) => return None,
     };
     match read.and_then(|(text, source)| {
-        ApiKey::new(text.expose_secret())
-            .map(|key| (key, source))
-            .map_err(|why| why.to_string())
+        ApiKey::new(text.expose_secret()).map(|key| (key, source)).map_err(|why| why.to_string())
     }) {
         Ok(found) => Some(found),
         Err(why) => {
@@ -357,9 +340,7 @@ fn read_key_file(path: &str) -> Result<SecretString, String> {
     if metadata.len() > MAX_KEY_FILE_BYTES {
         return Err(format!("{path} is larger than {MAX_KEY_FILE_BYTES} bytes"));
     }
-    std::fs::read_to_string(path)
-        .map(SecretString::from)
-        .map_err(|why| format!("cannot read {path}: {why}"))
+    std::fs::read_to_string(path).map(SecretString::from).map_err(|why| format!("cannot read {path}: {why}"))
 }
 
 /// Pairs that work but bite later.

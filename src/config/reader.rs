@@ -22,36 +22,23 @@ impl Reader {
         for (section, value) in root {
             match value.kind {
                 ValueKind::Table(table) => {
-                    left.extend(
-                        table
-                            .into_iter()
-                            .map(|(key, value)| (format!("{section}.{key}"), value)),
-                    );
+                    left.extend(table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
                 }
                 _ => drop(left.insert(section, value)),
             }
         }
-        Reader {
-            left,
-            problems: Vec::new(),
-            effective: Vec::new(),
-            known: Vec::new(),
-        }
+        Reader { left, problems: Vec::new(), effective: Vec::new(), known: Vec::new() }
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Duration {
         let parse = |text: &str| humantime::parse_duration(text).map_err(|_| "expected a duration like \"19m\"");
-        self.scalar(key, parse, |value| {
-            format!("\"{}\"", humantime::format_duration(*value))
-        })
-        .unwrap_or_default()
+        self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value))).unwrap_or_default()
     }
 
     /// In bytes.
     pub(super) fn size(&mut self, key: &'static str) -> u64 {
         let parse = |text: &str| text.parse::<ByteSize>().map_err(|_| "expected a size like \"64MiB\"");
-        self.scalar(key, parse, |value| format!("\"{value}\""))
-            .map_or(0, |size| size.as_u64())
+        self.scalar(key, parse, |value| format!("\"{value}\"")).map_or(0, |size| size.as_u64())
     }
 
     pub(super) fn number<T: FromStr + Display>(&mut self, key: &'static str) -> Option<T> {
@@ -93,12 +80,9 @@ impl Reader {
         let origin = origin(&value);
         let texts: Option<Vec<String>> = match value.kind {
             ValueKind::Array(items) => items.into_iter().map(|item| item.into_string().ok()).collect(),
-            ValueKind::String(text) => Some(
-                text.split(',')
-                    .map(|item| item.trim().to_owned())
-                    .filter(|item| !item.is_empty())
-                    .collect(),
-            ),
+            ValueKind::String(text) => {
+                Some(text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect())
+            }
             _ => None,
         };
         let Some(texts) = texts else {
@@ -131,8 +115,7 @@ impl Reader {
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
                 .unwrap_or_default();
-            self.problems
-                .push(format!("{key}: unknown setting (from {}){near}", origin(&value)));
+            self.problems.push(format!("{key}: unknown setting (from {}){near}", origin(&value)));
         }
     }
 
@@ -148,13 +131,10 @@ impl Reader {
             return None;
         };
         let origin = origin(&value);
-        let parsed = value
-            .into_string()
-            .map_err(|_| "expected one value".to_owned())
-            .and_then(|text| {
-                // SECURITY: the text itself is not repeated; it may be a secret in the wrong place.
-                parse(text.trim()).map_err(|why| why.to_string())
-            });
+        let parsed = value.into_string().map_err(|_| "expected one value".to_owned()).and_then(|text| {
+            // SECURITY: the text itself is not repeated; it may be a secret in the wrong place.
+            parse(text.trim()).map_err(|why| why.to_string())
+        });
         match parsed {
             Ok(value) => {
                 self.effective.push((key.to_owned(), render(&value)));

@@ -7,19 +7,12 @@ const KEY: &str = "canary-key-0123456789";
 fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
     let mut sources = Sources::default();
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    sources.environment.extend(
-        environment
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    );
+    sources.environment.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     Config::load(&sources)
 }
 
 fn problems(environment: &[(&str, &str)]) -> String {
-    load(environment)
-        .map(|_| ())
-        .expect_err("the configuration is wrong")
-        .to_string()
+    load(environment).map(|_| ()).expect_err("the configuration is wrong").to_string()
 }
 
 #[test]
@@ -28,7 +21,7 @@ fn the_defaults_are_what_is_promised() {
     assert_eq!(config.app.listen[0].to_string(), "127.0.0.1:8080");
     assert_eq!(config.app.admin_listen[0].to_string(), "127.0.0.1:9090");
     assert_eq!(config.http.request_timeout, Duration::from_secs(20));
-    assert_eq!(config.upstream.base_url.as_str(), "https://api.kie.ai/");
+    assert_eq!(config.upstream.wire.base_url.as_str(), "https://api.kie.ai/");
     assert_eq!(config.links.ttl, Duration::from_secs(19 * 60));
     assert_eq!(config.links.margin, Duration::from_secs(60));
     assert_eq!(config.links.refresh_after, Duration::from_secs(12 * 60));
@@ -83,23 +76,11 @@ fn incoherent_pairs_refuse_to_start() {
         (vec![("KIELINK__CACHE__REFRESH_AFTER", "19m")], "cache.refresh_after"),
         (vec![("KIELINK__CACHE__TTL", "20m")], "cache.ttl + cache.margin"),
         (vec![("KIELINK__CACHE__MARGIN", "61s")], "cache.ttl + cache.margin"),
-        (
-            vec![("KIELINK__CACHE__TTL", "0s")],
-            "cache.ttl: it must be more than zero",
-        ),
-        (
-            vec![("KIELINK__SERVER__LISTEN", "")],
-            "server.listen: it needs at least one address",
-        ),
+        (vec![("KIELINK__CACHE__TTL", "0s")], "cache.ttl: it must be more than zero"),
+        (vec![("KIELINK__SERVER__LISTEN", "")], "server.listen: it needs at least one address"),
         (vec![("KIELINK__LIMITS__BODY", "10")], "limits.body"),
-        (
-            vec![("KIELINK__LIMITS__IN_FLIGHT", "-1")],
-            "limits.in_flight: expected a whole number",
-        ),
-        (
-            vec![("KIELINK__UPSTREAM__BASE_URL", "ftp://h")],
-            "upstream.base_url: expected an https URL",
-        ),
+        (vec![("KIELINK__LIMITS__IN_FLIGHT", "-1")], "limits.in_flight: expected a whole number"),
+        (vec![("KIELINK__UPSTREAM__BASE_URL", "ftp://h")], "upstream.base_url: expected an https URL"),
         (vec![("KIELINK__SOURCES__ALLOW", "https://h/")], "sources.allow"),
     ] {
         let all = problems(&environment);
@@ -122,10 +103,7 @@ fn plain_http_is_for_loopback_or_on_request() {
 #[test]
 fn exactly_one_key_is_taken() {
     let none = Config::load(&Sources::default()).map(|_| ()).unwrap_err().to_string();
-    assert!(
-        none.contains("no API key") && none.contains("kielink sandbox"),
-        "{none}"
-    );
+    assert!(none.contains("no API key") && none.contains("kielink sandbox"), "{none}");
     let two = problems(&[("KIE_API_KEY_FILE", "/nowhere")]);
     assert!(two.contains("KIE_API_KEY and KIE_API_KEY_FILE are set"), "{two}");
 }
@@ -137,9 +115,7 @@ fn a_key_file_is_read_and_trimmed_once() {
     let from = |content: &[u8]| {
         std::fs::write(&path, content).unwrap();
         let mut sources = Sources::default();
-        sources
-            .environment
-            .insert("KIE_API_KEY_FILE".into(), path.display().to_string());
+        sources.environment.insert("KIE_API_KEY_FILE".into(), path.display().to_string());
         Config::load(&sources).map_err(|problems| problems.to_string())
     };
     let config = from(format!("{KEY}\n").as_bytes()).unwrap();
@@ -155,15 +131,8 @@ fn a_key_file_is_read_and_trimmed_once() {
 fn a_file_lies_between_defaults_and_environment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kielink.toml");
-    std::fs::write(
-        &path,
-        "[cache]\nttl = \"15m\"\nmargin = \"90s\"\n[sources]\nallow = [\"a.example\"]\n",
-    )
-    .unwrap();
-    let mut sources = Sources {
-        file: Some(path.clone()),
-        ..Sources::default()
-    };
+    std::fs::write(&path, "[cache]\nttl = \"15m\"\nmargin = \"90s\"\n[sources]\nallow = [\"a.example\"]\n").unwrap();
+    let mut sources = Sources { file: Some(path.clone()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     sources.environment.insert("KIELINK__CACHE__TTL".into(), "14m".into());
     let config = Config::load(&sources).unwrap();
@@ -174,18 +143,9 @@ fn a_file_lies_between_defaults_and_environment() {
 
     std::fs::write(&path, "key = \"very-secret\n").unwrap();
     let broken = Config::load(&sources).map(|_| ()).unwrap_err().to_string();
-    assert!(
-        broken.contains("is not valid TOML (at line 1") && !broken.contains("secret"),
-        "{broken}"
-    );
+    assert!(broken.contains("is not valid TOML (at line 1") && !broken.contains("secret"), "{broken}");
     std::fs::remove_file(&path).unwrap();
-    assert!(
-        Config::load(&sources)
-            .map(|_| ())
-            .unwrap_err()
-            .to_string()
-            .contains("cannot read the configuration file")
-    );
+    assert!(Config::load(&sources).map(|_| ()).unwrap_err().to_string().contains("cannot read the configuration file"));
 }
 
 #[test]
@@ -201,20 +161,12 @@ fn a_rejected_value_is_not_repeated() {
 
 #[test]
 fn what_check_config_prints_can_be_loaded_again() {
-    let text = load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")])
-        .unwrap()
-        .render();
-    assert!(
-        !text.contains(KEY) && text.contains("# API key: fingerprint "),
-        "{text}"
-    );
+    let text = load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")]).unwrap().render();
+    assert!(!text.contains(KEY) && text.contains("# API key: fingerprint "), "{text}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("again.toml");
     std::fs::write(&path, &text).unwrap();
-    let mut sources = Sources {
-        file: Some(path),
-        ..Sources::default()
-    };
+    let mut sources = Sources { file: Some(path), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     assert_eq!(Config::load(&sources).unwrap().render(), text);
 }

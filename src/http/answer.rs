@@ -27,11 +27,7 @@ impl<'a> LinkView<'a> {
     pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, clock: &Clock) -> LinkView<'a> {
         let end = clock.wall_at(lookup.entry.ends_at, lookup.now);
         let seconds = jiff::Timestamp::from_second(end.as_second()).unwrap_or(end);
-        LinkView {
-            source_url: source.as_str(),
-            url: lookup.entry.link.as_str(),
-            expires_at: seconds.to_string(),
-        }
+        LinkView { source_url: source.as_str(), url: lookup.entry.link.as_str(), expires_at: seconds.to_string() }
     }
 }
 
@@ -46,18 +42,12 @@ pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let mut set = |name: HeaderName, value: String| {
-        headers.insert(
-            name,
-            HeaderValue::try_from(value).expect("numbers and fixed words fit into a header"),
-        );
+        headers.insert(name, HeaderValue::try_from(value).expect("numbers and fixed words fit into a header"));
     };
     set(header::AGE, age.to_string());
     set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
     set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
-    response.extensions_mut().insert(Served {
-        source,
-        outcome: lookup.outcome,
-    });
+    response.extensions_mut().insert(Served { source, outcome: lookup.outcome });
     response
 }
 

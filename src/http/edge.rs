@@ -60,17 +60,12 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     };
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    request.extensions_mut().insert(Call {
-        deadline: began + edge.request_timeout,
-    });
+    request.extensions_mut().insert(Call { deadline: began + edge.request_timeout });
 
     let (parts, body) = request.into_parts();
     let admitted = guard::check(&parts, &edge.allowed_hosts).and_then(|()| {
         edge.in_flight.try_acquire().map_err(|_| {
-            Problem::refused(
-                Kind::Overloaded,
-                "Too many requests are under way. Try again after Retry-After seconds.",
-            )
+            Problem::refused(Kind::Overloaded, "Too many requests are under way. Try again after Retry-After seconds.")
         })
     });
     let mut response = match admitted {
@@ -101,10 +96,7 @@ pub(crate) async fn not_found() -> Problem {
 }
 
 pub(crate) async fn method_not_allowed() -> Problem {
-    Problem::refused(
-        Kind::MethodNotAllowed,
-        "This path does not take this method; Allow names those that it takes.",
-    )
+    Problem::refused(Kind::MethodNotAllowed, "This path does not take this method; Allow names those that it takes.")
 }
 
 fn finish(response: &mut Response, path: &str, request_id: &str) {
@@ -125,9 +117,7 @@ fn finish(response: &mut Response, path: &str, request_id: &str) {
     headers.insert(X_REQUEST_ID.clone(), id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A browser would otherwise guess a freshness.
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
@@ -135,12 +125,8 @@ fn log(edge: &Edge, response: &Response, method: &Method, request_id: &str, bega
     let extensions = response.extensions();
     let problem = extensions.get::<Arc<Problem>>();
     let served = extensions.get::<Served>();
-    let source = served
-        .map(|served| &served.source)
-        .or(problem.and_then(|problem| problem.source.as_ref()));
-    let outcome = served
-        .map(|served| served.outcome)
-        .or(problem.map(|problem| problem.outcome));
+    let source = served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref()));
+    let outcome = served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome));
     let endpoint = extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let status = response.status().as_u16();
     let duration_ms = edge.clock.now().since(began).as_secs_f64() * 1000.0;
@@ -149,9 +135,7 @@ fn log(edge: &Edge, response: &Response, method: &Method, request_id: &str, bega
     let source_hash = || source.map(|source| edge.log_hash.of(source.as_str()));
     let outcome_name = outcome.map(Outcome::as_str);
     let kind = problem.map(|problem| problem.kind.slug());
-    let cause = problem
-        .and_then(|problem| problem.cause.as_ref())
-        .map(|cause| Chain(&**cause).to_string());
+    let cause = problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(

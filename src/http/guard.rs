@@ -15,15 +15,8 @@ pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Probl
     }
     check_host(parts, allowed_hosts)?;
     // SECURITY: a page of another site must not make its visitor's browser fetch links from inside the network.
-    if parts
-        .headers
-        .get("sec-fetch-site")
-        .is_some_and(|site| site == "cross-site")
-    {
-        return Err(Problem::refused(
-            Kind::CrossSite,
-            "Pages of other sites may not use this service.",
-        ));
+    if parts.headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err(Problem::refused(Kind::CrossSite, "Pages of other sites may not use this service."));
     }
     Ok(())
 }
@@ -38,17 +31,11 @@ fn check_host(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {
             // HTTP/1.0 knows no Host; RFC 9112 section 3.2 has everything else send exactly one.
             None if parts.version <= Version::HTTP_10 => return Ok(()),
             None => {
-                return Err(Problem::refused(
-                    Kind::MalformedRequest,
-                    "The request has no Host header.",
-                ));
+                return Err(Problem::refused(Kind::MalformedRequest, "The request has no Host header."));
             }
         },
         (_, Some(_)) => {
-            return Err(Problem::refused(
-                Kind::MalformedRequest,
-                "The request has more than one Host header.",
-            ));
+            return Err(Problem::refused(Kind::MalformedRequest, "The request has more than one Host header."));
         }
     };
     // An absolute-form target overrides Host (RFC 9112 section 3.2.2): both must be ours.
@@ -76,17 +63,12 @@ fn is_internal(host: &str, allowed_hosts: &[String]) -> bool {
     let name = name.strip_suffix('.').unwrap_or(&name);
     let sane = !name.is_empty()
         && name.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         });
     // A last label of digits only would be read as an address by some.
     let single_label = !name.contains('.') && !name.bytes().all(|byte| byte.is_ascii_digit());
     sane && (single_label
-        || [".local", ".internal", ".svc", ".cluster.local"]
-            .iter()
-            .any(|suffix| name.ends_with(suffix)))
+        || [".local", ".internal", ".svc", ".cluster.local"].iter().any(|suffix| name.ends_with(suffix)))
 }
 
 /// The host without its port, or `None` where what follows the colon is no port.
@@ -102,10 +84,7 @@ fn without_port(host: &str) -> Option<&str> {
 }
 
 fn is_port(text: &str) -> bool {
-    text.is_empty()
-        || text
-            .strip_prefix(':')
-            .is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
 }
 
 fn length(uri: &Uri) -> usize {
@@ -116,9 +95,7 @@ fn length(uri: &Uri) -> usize {
 pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     let sane = (1..=128).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte));
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte));
     sane.then_some(id)
 }
 
@@ -130,9 +107,7 @@ mod tests {
 
     fn verdict(build: impl FnOnce(axum::http::request::Builder) -> axum::http::request::Builder) -> Option<Kind> {
         let (parts, ()) = build(Request::builder()).body(()).unwrap().into_parts();
-        check(&parts, &["links.example.com".to_owned()])
-            .err()
-            .map(|problem| problem.kind)
+        check(&parts, &["links.example.com".to_owned()]).err().map(|problem| problem.kind)
     }
 
     #[test]
@@ -177,11 +152,7 @@ mod tests {
             "a.svc.",
         ] {
             // `local` is a single label, and `a.svc.` a rooted name: both are internal.
-            let expected = if ["local", "a.svc."].contains(&host) {
-                None
-            } else {
-                Some(Kind::Misdirected)
-            };
+            let expected = if ["local", "a.svc."].contains(&host) { None } else { Some(Kind::Misdirected) };
             assert_eq!(verdict(|r| r.uri("/v1/link").header("host", host)), expected, "{host}");
         }
     }
@@ -190,22 +161,10 @@ mod tests {
     fn host_must_stand_there_once() {
         assert_eq!(verdict(|r| r.uri("/")), Some(Kind::MalformedRequest));
         assert_eq!(verdict(|r| r.uri("/").version(Version::HTTP_10)), None);
-        assert_eq!(
-            verdict(|r| r.uri("/").header("host", "a").header("host", "b")),
-            Some(Kind::MalformedRequest)
-        );
-        assert_eq!(
-            verdict(|r| r.uri("http://kielink:8080/").version(Version::HTTP_2)),
-            None
-        );
-        assert_eq!(
-            verdict(|r| r.uri("http://evil.example/").version(Version::HTTP_2)),
-            Some(Kind::Misdirected)
-        );
-        assert_eq!(
-            verdict(|r| r.uri("http://evil.example/").header("host", "localhost")),
-            Some(Kind::Misdirected)
-        );
+        assert_eq!(verdict(|r| r.uri("/").header("host", "a").header("host", "b")), Some(Kind::MalformedRequest));
+        assert_eq!(verdict(|r| r.uri("http://kielink:8080/").version(Version::HTTP_2)), None);
+        assert_eq!(verdict(|r| r.uri("http://evil.example/").version(Version::HTTP_2)), Some(Kind::Misdirected));
+        assert_eq!(verdict(|r| r.uri("http://evil.example/").header("host", "localhost")), Some(Kind::Misdirected));
     }
 
     #[test]
@@ -234,14 +193,7 @@ mod tests {
         };
         assert_eq!(id(b"a-B_1.2:3/4+5=6@7").as_deref(), Some("a-B_1.2:3/4+5=6@7"));
         assert_eq!(id("x".repeat(128).as_bytes()).map(|id| id.len()), Some(128));
-        for insane in [
-            b"".as_slice(),
-            b"a b",
-            b"a\"b",
-            b"<script>",
-            b"\xff",
-            "x".repeat(129).as_bytes(),
-        ] {
+        for insane in [b"".as_slice(), b"a b", b"a\"b", b"<script>", b"\xff", "x".repeat(129).as_bytes()] {
             assert_eq!(id(insane), None);
         }
     }

@@ -45,11 +45,7 @@ pub(crate) async fn download_url(
     let body = read_body(request, endpoints.body, endpoints.body_timeout).await?;
     let text = query::source_field(&body)?;
     let (source, lookup) = endpoints.find(&text, &call).await?;
-    let envelope = Envelope {
-        code: 200,
-        msg: "success",
-        data: Some(lookup.entry.link.as_str()),
-    };
+    let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
     let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     Ok(json_type(response))
@@ -65,12 +61,7 @@ pub(crate) async fn link(
     let (source, lookup) = endpoints.find(&text, &call).await?;
     let view = LinkView::new(&source, &lookup, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
-    Ok(json_type(answer::with_link(
-        source,
-        &lookup,
-        StatusCode::OK,
-        Body::from(body),
-    )))
+    Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
 }
 
 /// `GET /v1/redirect?url=`
@@ -98,11 +89,7 @@ impl Endpoints {
 }
 
 fn json_type(response: Response) -> Response {
-    (
-        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
-        response,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
 }
 
 /// The whole body, bounded in bytes and in time.
@@ -111,10 +98,7 @@ async fn read_body(request: Request, limit: usize, patience: Duration) -> Result
         let detail = format!("The body is longer than {limit} bytes.");
         Problem::refused(Kind::BodyTooLarge, detail)
     };
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
@@ -123,10 +107,7 @@ async fn read_body(request: Request, limit: usize, patience: Duration) -> Result
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Problem::refused(Kind::MalformedRequest, "The body broke off.")),
         Err(_elapsed) => {
-            let detail = format!(
-                "The body did not arrive within {}.",
-                humantime::format_duration(patience)
-            );
+            let detail = format!("The body did not arrive within {}.", humantime::format_duration(patience));
             Err(Problem::refused(Kind::MalformedRequest, detail))
         }
     }

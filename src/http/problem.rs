@@ -50,48 +50,22 @@ impl Kind {
     fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Kind::MalformedRequest => ("malformed-request", StatusCode::BAD_REQUEST, "Malformed request"),
-            Kind::InvalidSourceUrl => (
-                "invalid-source-url",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Invalid source URL",
-            ),
-            Kind::SourceNotAllowed => (
-                "source-not-allowed",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Source not allowed",
-            ),
-            Kind::SourceRefused => (
-                "source-refused",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "kie.ai refuses the source URL",
-            ),
-            Kind::SourceNotFound => (
-                "source-not-found",
-                StatusCode::NOT_FOUND,
-                "kie.ai does not know the file",
-            ),
+            Kind::InvalidSourceUrl => ("invalid-source-url", StatusCode::UNPROCESSABLE_ENTITY, "Invalid source URL"),
+            Kind::SourceNotAllowed => ("source-not-allowed", StatusCode::UNPROCESSABLE_ENTITY, "Source not allowed"),
+            Kind::SourceRefused => {
+                ("source-refused", StatusCode::UNPROCESSABLE_ENTITY, "kie.ai refuses the source URL")
+            }
+            Kind::SourceNotFound => ("source-not-found", StatusCode::NOT_FOUND, "kie.ai does not know the file"),
             Kind::KeyRefused => ("key-refused", StatusCode::BAD_GATEWAY, "kie.ai refuses the API key"),
-            Kind::CreditsExhausted => (
-                "credits-exhausted",
-                StatusCode::BAD_GATEWAY,
-                "The kie.ai account has no credits left",
-            ),
+            Kind::CreditsExhausted => {
+                ("credits-exhausted", StatusCode::BAD_GATEWAY, "The kie.ai account has no credits left")
+            }
             Kind::RateLimited => ("rate-limited", StatusCode::TOO_MANY_REQUESTS, "Rate limited"),
-            Kind::UpstreamUnavailable => (
-                "upstream-unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "kie.ai is unavailable",
-            ),
-            Kind::UpstreamError => (
-                "upstream-error",
-                StatusCode::BAD_GATEWAY,
-                "kie.ai gave no usable answer",
-            ),
-            Kind::UpstreamUnreachable => (
-                "upstream-unreachable",
-                StatusCode::BAD_GATEWAY,
-                "kie.ai cannot be reached",
-            ),
+            Kind::UpstreamUnavailable => {
+                ("upstream-unavailable", StatusCode::SERVICE_UNAVAILABLE, "kie.ai is unavailable")
+            }
+            Kind::UpstreamError => ("upstream-error", StatusCode::BAD_GATEWAY, "kie.ai gave no usable answer"),
+            Kind::UpstreamUnreachable => ("upstream-unreachable", StatusCode::BAD_GATEWAY, "kie.ai cannot be reached"),
             Kind::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "No link in time"),
             Kind::NotCached => ("not-cached", StatusCode::GATEWAY_TIMEOUT, "Not cached"),
             Kind::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large"),
@@ -100,11 +74,7 @@ impl Kind {
             Kind::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "Cross-site request"),
             Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Overloaded"),
             Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
-            Kind::MethodNotAllowed => (
-                "method-not-allowed",
-                StatusCode::METHOD_NOT_ALLOWED,
-                "Method not allowed",
-            ),
+            Kind::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Kind::Internal => ("internal-error", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
     }
@@ -155,14 +125,7 @@ impl Problem {
     /// A problem of the request itself or of kielink's limits: kie.ai was not asked.
     pub(crate) fn refused(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
         let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
-        Problem {
-            kind,
-            detail: detail.into(),
-            outcome: Outcome::Refused,
-            source: None,
-            retry_after,
-            cause: None,
-        }
+        Problem { kind, detail: detail.into(), outcome: Outcome::Refused, source: None, retry_after, cause: None }
     }
 
     /// Why there is no link for `source`.
@@ -186,10 +149,7 @@ impl Problem {
                 ..Problem::refused(Kind::Internal, "The mint failed inside kielink. Its log tells more.")
             },
         };
-        Problem {
-            source: Some(source.clone()),
-            ..problem
-        }
+        Problem { source: Some(source.clone()), ..problem }
     }
 
     fn upstream(cause: Arc<upstream::Error>, outcome: Outcome) -> Problem {
@@ -211,57 +171,52 @@ impl Problem {
                 Kind::CreditsExhausted,
                 "The kie.ai account behind kielink has no credits left. Nothing is wrong with the request.",
             ),
-            Error::RateLimited { .. } => (
+            Error::RateLimited { .. } => {
+                (Kind::RateLimited, "kie.ai limits the rate of requests. Try again after Retry-After seconds.")
+            }
+            Error::Maintenance(_) => {
+                (Kind::UpstreamUnavailable, "kie.ai is under maintenance. Try again after Retry-After seconds.")
+            }
+            Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed to make a link. Trying again later may help."),
+            Error::Unusable { .. } => {
+                (Kind::UpstreamError, "kie.ai's answer cannot be used. Trying again later may help.")
+            }
+            Error::ShortLived => {
+                (Kind::UpstreamError, "kie.ai's links have too little life left to be handed out. Try again later.")
+            }
+            Error::Unreachable(_) => {
+                (Kind::UpstreamUnreachable, "kie.ai cannot be reached from here. Trying again later may help.")
+            }
+            Error::NoBudget { .. } => (
                 Kind::RateLimited,
-                "kie.ai limits the rate of requests. Try again after Retry-After seconds.",
+                "More links are wanted than kielink may ask kie.ai for. Try again after Retry-After seconds.",
             ),
-            Error::Maintenance(_) => (
+            Error::Paused { .. } => (
+                Kind::RateLimited,
+                "kie.ai has limited the rate of requests a moment ago. Try again after Retry-After seconds.",
+            ),
+            Error::Unwell { .. } => (
                 Kind::UpstreamUnavailable,
-                "kie.ai is under maintenance. Try again after Retry-After seconds.",
+                "kie.ai has been failing, so it is not asked for now. Try again after Retry-After seconds.",
             ),
-            Error::Failed(_) => (
-                Kind::UpstreamError,
-                "kie.ai failed to make a link. Trying again later may help.",
-            ),
-            Error::Unusable { .. } => (
-                Kind::UpstreamError,
-                "kie.ai's answer cannot be used. Trying again later may help.",
-            ),
-            Error::ShortLived => (
-                Kind::UpstreamError,
-                "kie.ai's links have too little life left to be handed out. Try again later.",
-            ),
-            Error::Unreachable(_) => (
-                Kind::UpstreamUnreachable,
-                "kie.ai cannot be reached from here. Trying again later may help.",
-            ),
-            Error::Timeout => (
-                Kind::Timeout,
-                "kie.ai did not answer in time. Trying again later may help.",
-            ),
+            Error::Timeout => (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help."),
             Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
         };
         let retry_after = match &*cause {
             Error::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(Duration::from_secs(2))),
             Error::Maintenance(_) => Some(Duration::from_secs(30)),
+            Error::NoBudget { retry_after } | Error::Paused { retry_after } | Error::Unwell { retry_after } => {
+                Some(*retry_after)
+            }
             Error::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         };
-        Problem {
-            kind,
-            detail: Cow::Borrowed(detail),
-            outcome,
-            source: None,
-            retry_after,
-            cause: Some(cause),
-        }
+        let outcome = if cause.is_our_own() { Outcome::Refused } else { outcome };
+        Problem { kind, detail: Cow::Borrowed(detail), outcome, source: None, retry_after, cause: Some(cause) }
     }
 
     pub(crate) fn about(self, source: &SourceUrl) -> Problem {
-        Problem {
-            source: Some(source.clone()),
-            ..self
-        }
+        Problem { source: Some(source.clone()), ..self }
     }
 
     fn answer(&self) -> Option<&Answer> {
@@ -274,9 +229,7 @@ impl Problem {
         match self.outcome {
             Outcome::Negative => "kielink; hit; detail=negative".to_owned(),
             Outcome::Error => {
-                let fwd_status = self
-                    .answer()
-                    .map(|answer| format!("; fwd-status={}", answer.http_status));
+                let fwd_status = self.answer().map(|answer| format!("; fwd-status={}", answer.http_status));
                 format!("kielink; fwd=miss{}; detail={slug}", fwd_status.unwrap_or_default())
             }
             Outcome::Refused | Outcome::Hit | Outcome::HitRefresh | Outcome::Miss | Outcome::Joined => {
@@ -302,10 +255,7 @@ impl Problem {
     fn envelope(&self) -> String {
         let (_, status, title) = self.kind.parts();
         let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
-        let message = self
-            .answer()
-            .and_then(|answer| answer.message.as_deref())
-            .filter(|_| code.is_some());
+        let message = self.answer().and_then(|answer| answer.message.as_deref()).filter(|_| code.is_some());
         let envelope = Envelope {
             code: code.unwrap_or_else(|| i64::from(status.as_u16())),
             msg: message.unwrap_or(title),

@@ -46,9 +46,7 @@ pub(crate) fn source_field(body: &[u8]) -> Result<String, Problem> {
             why.column()
         ))
     })?;
-    request
-        .url
-        .ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
+    request.url.ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
 }
 
 /// A source URL that links may be asked for.
@@ -63,9 +61,7 @@ pub(crate) fn allowed_source(text: &str, allow: &AllowList) -> Result<SourceUrl,
 }
 
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
+    percent_decode_str(text).decode_utf8().map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
 }
 
 fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {
@@ -92,14 +88,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_a_hint() {
-        for query in [
-            None,
-            Some(""),
-            Some("a=1"),
-            Some("url=https://h/p?a=1&b=2"),
-            Some("url=a&url=b"),
-            Some("url=%ff"),
-        ] {
+        for query in
+            [None, Some(""), Some("a=1"), Some("url=https://h/p?a=1&b=2"), Some("url=a&url=b"), Some("url=%ff")]
+        {
             let problem = source_parameter(query).unwrap_err();
             assert_eq!(problem.kind, Kind::MalformedRequest, "{query:?}");
             assert!(problem.detail.contains("ercent-"), "{query:?}: {}", problem.detail);

@@ -43,22 +43,12 @@ impl Entry {
         let life = sent_at.until(ends_at).saturating_sub(config.margin).min(config.ttl);
         // A link that arrives with little life is refreshed in proportion.
         let share = config.refresh_after.as_secs_f64() / config.ttl.as_secs_f64();
-        let refresh_after = config
-            .refresh_after
-            .min(life.mul_f64(share))
-            .mul_f64(1.0 - JITTER * jitter);
+        let refresh_after = config.refresh_after.min(life.mul_f64(share)).mul_f64(1.0 - JITTER * jitter);
         Entry {
             link,
-            times: Times {
-                minted_at: sent_at,
-                refresh_at: sent_at + refresh_after,
-                deadline: sent_at + life,
-            },
+            times: Times { minted_at: sent_at, refresh_at: sent_at + refresh_after, deadline: sent_at + life },
             ends_at,
-            renewal: Mutex::new(Renewal {
-                forced_at,
-                ..Renewal::default()
-            }),
+            renewal: Mutex::new(Renewal { forced_at, ..Renewal::default() }),
         }
     }
 
@@ -126,16 +116,7 @@ mod tests {
     fn entry(life: Duration, jitter: f64) -> Entry {
         let sent_at = Instant::from_origin(100 * SECOND);
         let link = Link::parse("https://h.example/a", &Policy::default()).unwrap();
-        Entry::new(
-            Minted {
-                link,
-                sent_at,
-                ends_at: sent_at + life,
-            },
-            &Config::for_tests(),
-            jitter,
-            None,
-        )
+        Entry::new(Minted { link, sent_at, ends_at: sent_at + life }, &Config::for_tests(), jitter, None)
     }
 
     fn after(entry: &Entry, point: Instant) -> u64 {
@@ -171,14 +152,9 @@ mod tests {
         let now = entry.times.refresh_at;
         assert!(entry.claim_refresh(now, 20 * SECOND));
         assert!(!entry.claim_refresh(now + 19 * SECOND, 20 * SECOND));
-        entry.refresh_failed(Arc::new(upstream::Error::Timeout), now + SECOND, |failures| {
-            SECOND * failures
-        });
+        entry.refresh_failed(Arc::new(upstream::Error::Timeout), now + SECOND, |failures| SECOND * failures);
         assert!(!entry.claim_refresh(now + SECOND, SECOND));
         assert!(entry.claim_refresh(now + 2 * SECOND, SECOND));
-        assert!(
-            entry.claim_refresh(now + 3 * SECOND, SECOND),
-            "a lost flight's claim lapses"
-        );
+        assert!(entry.claim_refresh(now + 3 * SECOND, SECOND), "a lost flight's claim lapses");
     }
 }

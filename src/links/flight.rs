@@ -36,9 +36,7 @@ struct Flight<V>(watch::Receiver<Option<V>>);
 
 impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
     pub(super) fn new() -> Flights<K, V> {
-        Flights {
-            table: Arc::new(Mutex::new(HashMap::new())),
-        }
+        Flights { table: Arc::new(Mutex::new(HashMap::new())) }
     }
 
     /// Joins the flight for `key` or begins it.
@@ -49,11 +47,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
         }
         let (sender, receiver) = watch::channel(None);
         table.insert(key.clone(), Flight(receiver));
-        Boarding::Lead(Lead {
-            key: key.clone(),
-            flights: self.clone(),
-            result: sender,
-        })
+        Boarding::Lead(Lead { key: key.clone(), flights: self.clone(), result: sender })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,9 +57,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
 
 impl<K, V> Clone for Flights<K, V> {
     fn clone(&self) -> Flights<K, V> {
-        Flights {
-            table: Arc::clone(&self.table),
-        }
+        Flights { table: Arc::clone(&self.table) }
     }
 }
 
@@ -85,11 +77,7 @@ impl<K: Eq + Hash, V> Lead<K, V> {
 impl<K: Eq + Hash, V> Drop for Lead<K, V> {
     fn drop(&mut self) {
         // A poisoned table would strand every later caller; removal is safe in any state.
-        let mut table = self
-            .flights
-            .table
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut table = self.flights.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         table.remove(&self.key);
     }
 }

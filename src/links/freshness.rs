@@ -42,17 +42,11 @@ impl Times {
             return Freshness::Dead;
         }
         let too_old = wish.max_age.is_some_and(|max_age| now.since(self.minted_at) > max_age);
-        let too_short = wish
-            .min_fresh
-            .is_some_and(|min_fresh| now.until(self.deadline) < min_fresh);
+        let too_short = wish.min_fresh.is_some_and(|min_fresh| now.until(self.deadline) < min_fresh);
         if too_old || too_short {
             return Freshness::TooOld;
         }
-        if now >= self.refresh_at {
-            Freshness::Due
-        } else {
-            Freshness::Fresh
-        }
+        if now >= self.refresh_at { Freshness::Due } else { Freshness::Fresh }
     }
 }
 
@@ -63,21 +57,11 @@ mod tests {
     #[test]
     fn every_boundary_belongs_to_the_later_side() {
         let at = |seconds: f64| Instant::from_origin(Duration::from_secs_f64(seconds));
-        let times = Times {
-            minted_at: at(100.0),
-            refresh_at: at(820.0),
-            deadline: at(1240.0),
-        };
+        let times = Times { minted_at: at(100.0), refresh_at: at(820.0), deadline: at(1240.0) };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let any = Wish::default();
-        let max_age = |age| Wish {
-            max_age: seconds(age),
-            ..any
-        };
-        let min_fresh = |left| Wish {
-            min_fresh: seconds(left),
-            ..any
-        };
+        let max_age = |age| Wish { max_age: seconds(age), ..any };
+        let min_fresh = |left| Wish { min_fresh: seconds(left), ..any };
         for (wish, now, verdict) in [
             (any, 100.0, Freshness::Fresh),
             (any, 819.999, Freshness::Fresh),

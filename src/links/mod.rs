@@ -67,9 +67,7 @@ pub struct Links(Arc<Inner>);
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links")
-            .field("entries", &self.0.entries.entry_count())
-            .finish_non_exhaustive()
+        f.debug_struct("Links").field("entries", &self.0.entries.entry_count()).finish_non_exhaustive()
     }
 }
 
@@ -125,17 +123,7 @@ impl Links {
             .build();
         let refusals = Refusals::new(config.negative_ttl, config.max_bytes / 8);
         let flights = Flights::new();
-        Links(Arc::new(Inner {
-            config,
-            clock,
-            log_hash,
-            mint,
-            entries,
-            refusals,
-            flights,
-            tasks,
-            stop,
-        }))
+        Links(Arc::new(Inner { config, clock, log_hash, mint, entries, refusals, flights, tasks, stop }))
     }
 
     /// A live link for `source`, or the reason why there is none. Waits no longer than until `deadline`.
@@ -146,7 +134,7 @@ impl Links {
         for _ in 0..ROUNDS {
             let now = inner.clock.now();
             let (reason, old) = match inner.look(source, wish, now) {
-                Look::Serve { entry, due } => return Ok(inner.serve(source, entry, due, now)),
+                Look::Serve { entry, due } => return Ok(inner.serve(source, entry, due, wish, now)),
                 Look::Refused(error) => return Err(Error::Refused(error)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
                 Look::Mint { reason, old } => (reason, old),
@@ -157,7 +145,7 @@ impl Links {
                     // Between the look and the boarding a flight landed: do not mint twice.
                     Look::Serve { entry, due } => {
                         drop(lead);
-                        return Ok(inner.serve(source, entry, due, now));
+                        return Ok(inner.serve(source, entry, due, wish, now));
                     }
                     Look::Refused(error) => return Err(Error::Refused(error)),
                     Look::Mint { .. } => (inner.take_off(lead, source, reason, old, deadline), Outcome::Miss),
@@ -172,12 +160,7 @@ impl Links {
             let now = inner.clock.now();
             match landed.result {
                 Ok(entry) if now < entry.times.deadline => {
-                    return Ok(Lookup {
-                        entry,
-                        outcome,
-                        forced: reason == Reason::Forced,
-                        now,
-                    });
+                    return Ok(Lookup { entry, outcome, forced: reason == Reason::Forced, now });
                 }
                 Err(error) if outcome == Outcome::Miss || landed.reason != Reason::Refresh => {
                     return Err(Error::Upstream(error));
@@ -208,18 +191,13 @@ impl Inner {
                 Freshness::Fresh => return Look::Serve { entry, due: false },
                 Freshness::Due => return Look::Serve { entry, due: true },
                 Freshness::TooOld => {
-                    let forced = entry
-                        .forced_at()
-                        .is_some_and(|at| now.since(at) < self.config.force_interval);
+                    let forced = entry.forced_at().is_some_and(|at| now.since(at) < self.config.force_interval);
                     // Its wish was granted a moment ago, or is beyond any link: it gets the newest there is.
                     if forced {
                         let due = now >= entry.times.refresh_at;
                         return Look::Serve { entry, due };
                     }
-                    return Look::Mint {
-                        reason: Reason::Forced,
-                        old: Some(entry),
-                    };
+                    return Look::Mint { reason: Reason::Forced, old: Some(entry) };
                 }
                 Freshness::Dead => {}
             }
@@ -229,15 +207,12 @@ impl Inner {
             Some(refusal) if wish.max_age.is_none() || now.since(refusal.since) < self.config.force_interval => {
                 Look::Refused(refusal.error)
             }
-            Some(_) | None => Look::Mint {
-                reason: Reason::Miss,
-                old: None,
-            },
+            Some(_) | None => Look::Mint { reason: Reason::Miss, old: None },
         }
     }
 
-    fn serve(self: &Arc<Inner>, source: &SourceUrl, entry: Arc<Entry>, due: bool, now: Instant) -> Lookup {
-        if due && entry.claim_refresh(now, self.config.flight_timeout) {
+    fn serve(self: &Arc<Inner>, source: &SourceUrl, entry: Arc<Entry>, due: bool, wish: &Wish, now: Instant) -> Lookup {
+        if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
             if let Boarding::Lead(lead) = self.flights.board(source) {
                 let deadline = now + self.config.flight_timeout;
@@ -245,12 +220,7 @@ impl Inner {
             }
         }
         let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
-        Lookup {
-            entry,
-            outcome,
-            forced: false,
-            now,
-        }
+        Lookup { entry, outcome, forced: false, now }
     }
 
     /// Sends a flight on its way, as a task of its own.
@@ -284,15 +254,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
         let began = self.clock.now();
-        let forced_at = if reason == Reason::Forced {
-            Some(began)
-        } else {
-            old.and_then(Entry::forced_at)
-        };
-        if let (Reason::Forced, Some(old)) = (reason, old) {
-            // Also if it fails: a caller that keeps forcing must not become a load on kie.ai.
-            old.forced(began);
-        }
+        let forced_at = if reason == Reason::Forced { Some(began) } else { old.and_then(Entry::forced_at) };
         let minted = self.mint_alive(source, Ask { reason, deadline }, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
@@ -303,14 +265,7 @@ impl Inner {
                 self.entries.insert(source.clone(), Arc::clone(&entry));
                 self.refusals.forget(source);
                 let life_left_s = now.until(entry.ends_at).as_secs();
-                tracing::info!(
-                    source_host,
-                    source_hash,
-                    reason = reason.as_str(),
-                    duration_ms,
-                    life_left_s,
-                    "minted"
-                );
+                tracing::info!(source_host, source_hash, reason = reason.as_str(), duration_ms, life_left_s, "minted");
                 Ok(entry)
             }
             Err(error) => {
@@ -323,6 +278,10 @@ impl Inner {
                     self.refusals.remember(source, Arc::clone(&error), now);
                 }
                 if let Some(old) = old {
+                    if reason == Reason::Forced {
+                        // Failed or not: a caller that keeps forcing must not become a load on kie.ai.
+                        old.forced(began);
+                    }
                     let left = now.until(old.times.deadline);
                     old.refresh_failed(Arc::clone(&error), now, |failures| {
                         refresh_backoff(failures, left, fastrand::f64())
@@ -355,10 +314,7 @@ impl Inner {
 /// The nearer the deadline, the sooner: at least three more tries fit in, down to one every half second.
 fn refresh_backoff(failures: u32, left: Duration, jitter: f64) -> Duration {
     let doubled = FIRST_REFRESH_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    let backoff = doubled
-        .min(LONGEST_REFRESH_BACKOFF)
-        .min(left / 4)
-        .max(FIRST_REFRESH_BACKOFF);
+    let backoff = doubled.min(LONGEST_REFRESH_BACKOFF).min(left / 4).max(FIRST_REFRESH_BACKOFF);
     backoff.mul_f64(1.0 + jitter / 4.0)
 }
 

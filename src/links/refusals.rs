@@ -36,9 +36,7 @@ impl Refusals {
     }
 
     pub(super) fn recall(&self, source: &SourceUrl, now: Instant) -> Option<Refusal> {
-        self.memory
-            .get(source)
-            .filter(|refusal| now.since(refusal.since) < self.ttl)
+        self.memory.get(source).filter(|refusal| now.since(refusal.since) < self.ttl)
     }
 
     /// A link was had after all.
@@ -57,11 +55,7 @@ mod tests {
         let refusals = Refusals::new(Duration::from_secs(30), 1 << 20);
         let source = SourceUrl::parse("https://h.kie.ai/a").unwrap();
         let now = Instant::from_origin(Duration::from_secs(100));
-        let answer = Answer {
-            http_status: 200,
-            code: Some(422),
-            message: None,
-        };
+        let answer = Answer { http_status: 200, code: Some(422), message: None };
         refusals.remember(&source, Arc::new(Error::SourceRefused(answer)), now);
         assert!(refusals.recall(&source, now + Duration::from_millis(29_999)).is_some());
         assert!(refusals.recall(&source, now + Duration::from_secs(30)).is_none());

@@ -1,1 +1,375 @@
+//! Lookups and flights on paused time, with a mint that the test holds in its hands.
 
+use std::sync::Mutex;
+
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::*;
+use crate::{
+    clock::testing::VirtualTime,
+    key::ApiKey,
+    link::{Link, Policy},
+    upstream::{Answer, MintFuture, Minted},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+type Result1 = Result<Minted, upstream::Error>;
+
+/// Mints that have set out and wait for the test's word.
+#[derive(Default)]
+struct Script {
+    under_way: Mutex<Vec<(SourceUrl, Reason, oneshot::Sender<Result1>)>>,
+    begun: Mutex<u32>,
+}
+
+impl Mint for Script {
+    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
+        let (sender, receiver) = oneshot::channel();
+        *self.begun.lock().unwrap() += 1;
+        self.under_way.lock().unwrap().push((source.clone(), ask.reason, sender));
+        Box::pin(async move { receiver.await.expect("the test decides about every mint") })
+    }
+}
+
+struct Bench {
+    links: Links,
+    script: Arc<Script>,
+    time: Arc<VirtualTime>,
+    clock: Clock,
+    tasks: TaskTracker,
+}
+
+fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let script = Arc::new(Script::default());
+    let tasks = TaskTracker::new();
+    let mut config = Config::for_tests();
+    change(&mut config);
+    let links = Links::new(
+        config,
+        Arc::clone(&script) as Arc<dyn Mint>,
+        clock.clone(),
+        ApiKey::new("key").unwrap().log_hash(),
+        tasks.clone(),
+        CancellationToken::new(),
+    );
+    fastrand::seed(1);
+    Bench { links, script, time, clock, tasks }
+}
+
+fn bench() -> Bench {
+    bench_with(|_| {})
+}
+
+fn source() -> SourceUrl {
+    SourceUrl::parse("https://file.kie.ai/a.png").unwrap()
+}
+
+fn refused() -> upstream::Error {
+    upstream::Error::SourceRefused(Answer { http_status: 200, code: Some(422), message: None })
+}
+
+impl Bench {
+    /// A caller in a task of its own, waiting by the time this returns.
+    async fn caller(&self, wish: Wish) -> JoinHandle<Result<Lookup, Error>> {
+        let (links, deadline) = (self.links.clone(), self.clock.now() + 20 * SECOND);
+        let task = self.tasks.spawn(async move { links.get(&source(), &wish, deadline).await });
+        settle().await;
+        task
+    }
+
+    async fn get(&self, wish: Wish) -> Result<Lookup, Error> {
+        self.links.get(&source(), &wish, self.clock.now() + 20 * SECOND).await
+    }
+
+    /// Ends the oldest mint under way.
+    async fn land(&self, result: Result1) {
+        let (_, _, sender) = self.script.under_way.lock().unwrap().remove(0);
+        let _ = sender.send(result);
+        settle().await;
+    }
+
+    fn link(&self, name: &str) -> Minted {
+        let sent_at = self.clock.now();
+        let link = Link::parse(&format!("https://h.example/{name}"), &Policy::default()).unwrap();
+        Minted { link, sent_at, ends_at: sent_at + link::LIFE }
+    }
+
+    fn mints(&self) -> u32 {
+        *self.script.begun.lock().unwrap()
+    }
+
+    fn reasons(&self) -> Vec<Reason> {
+        self.script.under_way.lock().unwrap().iter().map(|(_, reason, _)| *reason).collect()
+    }
+
+    /// An entry in the cache, just minted.
+    async fn warm(&self) {
+        let caller = self.caller(Wish::default()).await;
+        self.land(Ok(self.link("first"))).await;
+        caller.await.unwrap().unwrap();
+    }
+}
+
+/// Lets every task run until it waits for something.
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn name(lookup: &Lookup) -> &str {
+    lookup.entry.link.as_str().rsplit('/').next().unwrap()
+}
+
+fn forced(max_age: u64) -> Wish {
+    Wish { max_age: Some(Duration::from_secs(max_age)), ..Wish::default() }
+}
+
+fn fresher(min_fresh: u64) -> Wish {
+    Wish { min_fresh: Some(Duration::from_secs(min_fresh)), ..Wish::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_leads_and_the_others_join() {
+    let bench = bench();
+    let callers = [bench.caller(Wish::default()).await, bench.caller(forced(0)).await, bench.caller(fresher(9)).await];
+    assert_eq!(bench.mints(), 1);
+    bench.land(Ok(bench.link("a"))).await;
+    let mut outcomes = Vec::new();
+    for caller in callers {
+        outcomes.push(caller.await.unwrap().unwrap().outcome);
+    }
+    assert_eq!(outcomes, [Outcome::Miss, Outcome::Joined, Outcome::Joined]);
+    assert_eq!(bench.get(Wish::default()).await.unwrap().outcome, Outcome::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_outlives_the_caller_that_began_it() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    caller.abort();
+    settle().await;
+    let joined = bench.caller(Wish::default()).await;
+    bench.land(Ok(bench.link("a"))).await;
+    assert_eq!(joined.await.unwrap().unwrap().outcome, Outcome::Joined);
+    assert_eq!(bench.mints(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_is_shared_and_not_repeated_but_the_next_caller_asks_again() {
+    let bench = bench();
+    let callers = [bench.caller(Wish::default()).await, bench.caller(Wish::default()).await];
+    bench.land(Err(upstream::Error::Timeout)).await;
+    for caller in callers {
+        assert!(matches!(caller.await.unwrap(), Err(Error::Upstream(_))));
+    }
+    assert_eq!(bench.mints(), 1);
+    let _next = bench.caller(Wish::default()).await;
+    assert_eq!(bench.mints(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_refresh_point_it_serves_at_once_and_renews_behind() {
+    let bench = bench();
+    bench.warm().await;
+    bench.time.suspend(12 * 60 * SECOND);
+    let lookup = bench.get(Wish::default()).await.unwrap();
+    assert_eq!((lookup.outcome, name(&lookup)), (Outcome::HitRefresh, "first"));
+    bench.get(Wish::default()).await.unwrap();
+    settle().await;
+    assert_eq!(bench.reasons(), [Reason::Refresh], "one refresh for any number of hits");
+    bench.land(Ok(bench.link("second"))).await;
+    let lookup = bench.get(Wish::default()).await.unwrap();
+    assert_eq!((lookup.outcome, name(&lookup)), (Outcome::Hit, "second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_is_tried_again_with_back_off_until_the_deadline_and_not_served_beyond() {
+    let bench = bench();
+    bench.warm().await;
+    bench.time.suspend(12 * 60 * SECOND);
+    let mut tries = 0;
+    for _ in 0..7 * 60 {
+        let lookup = bench.get(Wish::default()).await;
+        if lookup.as_ref().is_ok_and(|lookup| lookup.outcome == Outcome::HitRefresh) {
+            settle().await;
+            if !bench.reasons().is_empty() {
+                tries += 1;
+                bench.land(Err(upstream::Error::Timeout)).await;
+            }
+        }
+        tokio::time::sleep(SECOND).await;
+        if bench.mints() == 0 {
+            break;
+        }
+        if bench.clock.now().since(lookup.unwrap().entry.times.minted_at) >= 19 * 60 * SECOND {
+            break;
+        }
+    }
+    assert!((10..60).contains(&tries), "{tries}");
+    let _miss = bench.caller(Wish::default()).await;
+    assert_eq!(bench.reasons(), [Reason::Miss]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_joined_a_refresh_is_not_served_by_its_failure() {
+    let bench = bench();
+    bench.warm().await;
+    bench.time.suspend(18 * 60 * SECOND);
+    bench.get(Wish::default()).await.unwrap();
+    settle().await;
+    bench.time.suspend(60 * SECOND);
+    let caller = bench.caller(Wish::default()).await;
+    assert_eq!(bench.reasons(), [Reason::Refresh]);
+    bench.land(Err(upstream::Error::Timeout)).await;
+    assert_eq!(bench.reasons(), [Reason::Miss], "it leads a flight of its own");
+    bench.land(Ok(bench.link("b"))).await;
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_served_at_the_deadline_though_the_machine_slept() {
+    let bench = bench();
+    bench.warm().await;
+    bench.time.suspend(19 * 60 * SECOND);
+    let caller = bench.caller(Wish::default()).await;
+    assert!(!caller.is_finished());
+    assert_eq!(bench.reasons(), [Reason::Miss]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_died_on_its_way_to_the_caller_is_minted_again() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    let old = bench.link("a");
+    bench.time.suspend(3600 * SECOND);
+    bench.land(Ok(old)).await;
+    assert_eq!(bench.mints(), 2);
+    bench.land(Ok(bench.link("b"))).await;
+    // Its own deadline passed in its sleep, but the answer is there and alive.
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_with_too_little_life_is_minted_once_more_and_then_given_up() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    for _ in 0..2 {
+        let short = Minted { ends_at: bench.clock.now() + 30 * SECOND, ..bench.link("short") };
+        bench.land(Ok(short)).await;
+    }
+    let Err(Error::Upstream(error)) = caller.await.unwrap() else { panic!("it was emitted") };
+    assert!(matches!(*error, upstream::Error::ShortLived));
+    assert_eq!(bench.mints(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_flight_lets_its_callers_lead_their_own() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    // The mint panics: its task ends, the guard clears the table.
+    drop(bench.script.under_way.lock().unwrap().remove(0));
+    settle().await;
+    assert_eq!(bench.mints(), 2);
+    bench.land(Ok(bench.link("b"))).await;
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_mint_happens_once_per_interval_for_any_number_of_callers() {
+    let bench = bench();
+    bench.warm().await;
+    tokio::time::sleep(2 * SECOND).await;
+    let callers = [bench.caller(forced(0)).await, bench.caller(forced(0)).await, bench.caller(fresher(1139)).await];
+    assert_eq!(bench.reasons(), [Reason::Forced]);
+    bench.land(Ok(bench.link("second"))).await;
+    for caller in callers {
+        assert_eq!(name(&caller.await.unwrap().unwrap()), "second");
+    }
+    tokio::time::sleep(9 * SECOND).await;
+    let lookup = bench.get(forced(0)).await.unwrap();
+    assert_eq!((lookup.outcome, name(&lookup)), (Outcome::Hit, "second"), "within the interval");
+    tokio::time::sleep(SECOND).await;
+    let _caller = bench.caller(forced(0)).await;
+    assert_eq!(bench.reasons(), [Reason::Forced]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_life_than_a_fresh_link_has_gets_the_freshest_there_is() {
+    let bench = bench();
+    let caller = bench.caller(fresher(9999)).await;
+    bench.land(Ok(bench.link("a"))).await;
+    assert!(caller.await.unwrap().is_ok());
+    let caller = bench.caller(fresher(9999)).await;
+    bench.land(Ok(bench.link("b"))).await;
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "b");
+    assert_eq!(name(&bench.get(fresher(9999)).await.unwrap()), "b", "once per interval");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_forced_mint_leaves_the_link_and_counts_for_the_interval() {
+    let bench = bench();
+    bench.warm().await;
+    tokio::time::sleep(SECOND).await;
+    let caller = bench.caller(forced(0)).await;
+    bench.land(Err(upstream::Error::Timeout)).await;
+    assert!(caller.await.unwrap().is_err());
+    assert_eq!(name(&bench.get(Wish::default()).await.unwrap()), "first");
+    assert_eq!(name(&bench.get(forced(0)).await.unwrap()), "first");
+    assert_eq!(bench.mints(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_if_cached_never_asks() {
+    let bench = bench();
+    let wish = Wish { only_if_cached: true, ..Wish::default() };
+    assert!(matches!(bench.get(wish).await, Err(Error::NotCached)));
+    bench.warm().await;
+    assert_eq!(bench.get(wish).await.unwrap().outcome, Outcome::Hit);
+    let picky = Wish { max_age: Some(Duration::ZERO), ..wish };
+    tokio::time::sleep(SECOND).await;
+    assert!(matches!(bench.get(picky).await, Err(Error::NotCached)));
+    bench.time.suspend(12 * 60 * SECOND);
+    assert_eq!(bench.get(wish).await.unwrap().outcome, Outcome::HitRefresh);
+    settle().await;
+    assert_eq!(bench.mints(), 1, "not even to refresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_and_forgotten() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    bench.land(Err(refused())).await;
+    assert!(matches!(caller.await.unwrap(), Err(Error::Upstream(_))));
+    assert!(matches!(bench.get(Wish::default()).await, Err(Error::Refused(_))));
+    assert!(matches!(bench.get(forced(0)).await, Err(Error::Refused(_))), "no-cache, but a moment ago");
+    bench.time.suspend(11 * SECOND);
+    let caller = bench.caller(forced(0)).await;
+    assert_eq!(bench.mints(), 2, "no-cache asks whether it still stands");
+    bench.land(Ok(bench.link("a"))).await;
+    assert!(caller.await.unwrap().is_ok());
+    assert_eq!(bench.get(Wish::default()).await.unwrap().outcome, Outcome::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_beyond_the_deadline() {
+    let bench = bench();
+    let before = bench.clock.now();
+    assert!(matches!(bench.get(Wish::default()).await, Err(Error::TimedOut)));
+    assert_eq!(bench.clock.now().since(before).as_secs(), 20);
+}
+
+#[test]
+fn refreshes_are_tried_more_often_towards_the_deadline() {
+    let millis = |failures, left| refresh_backoff(failures, left, 0.0).as_millis();
+    assert_eq!(millis(1, 420 * SECOND), 500);
+    assert_eq!(millis(2, 420 * SECOND), 1000);
+    assert_eq!(millis(4, 420 * SECOND), 4000);
+    assert_eq!(millis(40, 420 * SECOND), 60_000);
+    assert_eq!(millis(40, 40 * SECOND), 10_000);
+    assert_eq!(millis(40, SECOND), 500);
+    assert_eq!(refresh_backoff(1, 420 * SECOND, 1.0).as_millis(), 625);
+}

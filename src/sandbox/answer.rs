@@ -40,11 +40,7 @@ struct Envelope {
 
 impl Envelope {
     fn success(data: Value) -> Self {
-        Self {
-            code: 200,
-            msg: "success",
-            data: Some(data),
-        }
+        Self { code: 200, msg: "success", data: Some(data) }
     }
 }
 
@@ -74,14 +70,7 @@ impl Answer {
             }
             Self::Unauthorized => {
                 let msg = "Unauthorized – Authentication failed. Please check your API key.";
-                application(
-                    world,
-                    &Envelope {
-                        code: 401,
-                        msg,
-                        data: None,
-                    },
-                )
+                application(world, &Envelope { code: 401, msg, data: None })
             }
             // Nor has it a Content-Type.
             Self::Empty => Response::new(Body::empty()),

@@ -135,11 +135,7 @@ fn report(world: &World) -> Response {
 }
 
 fn refuse(refusal: &Refusal) -> Response {
-    typed(
-        StatusCode::BAD_REQUEST,
-        "text/plain; charset=utf-8",
-        format!("{refusal}\n"),
-    )
+    typed(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", format!("{refusal}\n"))
 }
 
 #[cfg(test)]
@@ -222,33 +218,13 @@ mod tests {
         let bench = Bench::new();
         let before = bench.world.config();
         let table = [
-            (
-                "POST",
-                "/sandbox",
-                "There is nothing to change: the sandbox knows outage=30s,",
-            ),
-            (
-                "POST",
-                "/sandbox?quota=1&speed=2",
-                "There is no parameter `speed`: the sandbox knows outage=30s,",
-            ),
-            (
-                "POST",
-                "/sandbox?quota=1&quota=2",
-                "The parameter `quota` is there twice.",
-            ),
+            ("POST", "/sandbox", "There is nothing to change: the sandbox knows outage=30s,"),
+            ("POST", "/sandbox?quota=1&speed=2", "There is no parameter `speed`: the sandbox knows outage=30s,"),
+            ("POST", "/sandbox?quota=1&quota=2", "The parameter `quota` is there twice."),
             ("POST", "/sandbox?quota=many", "`many` is no value for `quota`:"),
             ("POST", "/sandbox?latency=fast", "`fast` is no value for `latency`:"),
-            (
-                "POST",
-                "/sandbox?quota=1&failure_rate=30",
-                "That cannot be: failure_rate is a share from 0 to 1",
-            ),
-            (
-                "POST",
-                "/sandbox?quota=1&link_life=0s",
-                "That cannot be: link_life is 1s to 7d",
-            ),
+            ("POST", "/sandbox?quota=1&failure_rate=30", "That cannot be: failure_rate is a share from 0 to 1"),
+            ("POST", "/sandbox?quota=1&link_life=0s", "That cannot be: link_life is 1s to 7d"),
             ("POST", "/sandbox?quota=1&outage=25h", "An outage is at most 24h."),
             ("GET", "/sandbox?outage=30s", "GET only shows the settings: use POST"),
         ];

@@ -39,9 +39,7 @@ fn answer(world: &World, method: &Method, uri: &Uri, headers: &HeaderMap, now: T
         return response;
     }
     let query = uri.query().unwrap_or_default();
-    let verdict = world
-        .credential()
-        .verify(method.as_str(), host(uri, headers), uri.path(), query, now);
+    let verdict = world.credential().verify(method.as_str(), host(uri, headers), uri.path(), query, now);
     if let Err(refusal) = verdict {
         return refuse(refusal, now);
     }
@@ -61,9 +59,7 @@ fn answer(world: &World, method: &Method, uri: &Uri, headers: &HeaderMap, now: T
 /// HTTP/1 has it in a header, HTTP/2 in the URI.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
     let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    header
-        .or_else(|| uri.authority().map(|authority| authority.as_str()))
-        .unwrap_or_default()
+    header.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
 }
 
 fn refuse(refusal: Refusal, now: Timestamp) -> Response {
@@ -84,10 +80,9 @@ fn refuse(refusal: Refusal, now: Timestamp) -> Response {
              method.",
             "",
         ),
-        Refusal::Expired { end } => denied(
-            "Request has expired",
-            &format!("<Expires>{end}</Expires><ServerTime>{now}</ServerTime>"),
-        ),
+        Refusal::Expired { end } => {
+            denied("Request has expired", &format!("<Expires>{end}</Expires><ServerTime>{now}</ServerTime>"))
+        }
         Refusal::NotYetValid { start: _ } => {
             denied("Request is not valid yet", &format!("<ServerTime>{now}</ServerTime>"))
         }

@@ -261,11 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn over_the_quota_it_is_429_in_the_body_until_a_moment_has_passed() {
-        let bench = Bench::with(Config {
-            latency: Duration::ZERO,
-            quota: 2,
-            ..Config::GOOD_DAY
-        });
+        let bench = Bench::with(Config { latency: Duration::ZERO, quota: 2, ..Config::GOOD_DAY });
         let refused = r#"{"code":429,"msg":"Your call frequency is too high. Please try again later.","data":null}"#;
         for good in [true, true, false] {
             let (status, body) = mint(&bench, SUNRISE).await;
@@ -279,11 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn failures_for_no_reason_are_html_an_error_code_or_nothing_at_all() {
-        let bench = Bench::with(Config {
-            latency: Duration::ZERO,
-            failure_rate: 1.0,
-            ..Config::GOOD_DAY
-        });
+        let bench = Bench::with(Config { latency: Duration::ZERO, failure_rate: 1.0, ..Config::GOOD_DAY });
         for _ in 0..50 {
             let (status, headers, body) = send(&bench, request("POST", DOWNLOAD_URL, SUNRISE)).await;
             if status == StatusCode::BAD_GATEWAY {

@@ -99,18 +99,9 @@ mod tests {
     fn settings_that_no_sandbox_can_have_are_refused_by_name() {
         let good = Config::GOOD_DAY;
         let seconds = Duration::from_secs;
-        let with_life = |link_life| Config {
-            link_life,
-            ..good.clone()
-        };
-        let with_rate = |failure_rate| Config {
-            failure_rate,
-            ..good.clone()
-        };
-        let with_latency = |latency| Config {
-            latency,
-            ..good.clone()
-        };
+        let with_life = |link_life| Config { link_life, ..good.clone() };
+        let with_rate = |failure_rate| Config { failure_rate, ..good.clone() };
+        let with_latency = |latency| Config { latency, ..good.clone() };
         let table = [
             (good.clone(), Ok(())),
             (with_life(Duration::from_millis(999)), Err(Error::LinkLife)),

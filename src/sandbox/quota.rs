@@ -14,11 +14,7 @@ pub(crate) struct Quota {
 impl Quota {
     /// Full from the beginning. With `per_second` 0 every call is over the quota.
     pub(crate) fn new(per_second: u32, now: Timestamp) -> Self {
-        Self {
-            per_second,
-            tokens: f64::from(per_second),
-            counted_at: now,
-        }
+        Self { per_second, tokens: f64::from(per_second), counted_at: now }
     }
 
     /// Whether one more call is within the quota; if so, it is counted.

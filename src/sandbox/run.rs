@@ -51,12 +51,8 @@ impl Sandbox {
     /// # Errors
     /// When an address is taken, a flag makes no sense, or the user's settings are wrong.
     pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
-        let bind = |address: SocketAddr| {
-            Bound::bind(&Address::Tcp {
-                host: address.ip().to_string(),
-                port: address.port(),
-            })
-        };
+        let bind =
+            |address: SocketAddr| Bound::bind(&Address::Tcp { host: address.ip().to_string(), port: address.port() });
         let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
         let files_url = match &flags.files_url {
             Some(url) => url.clone(),
@@ -86,17 +82,8 @@ impl Sandbox {
         flags_first.push(("upstream.base_url".to_owned(), url_of(&kie).to_string()));
         flags_first.push(("upstream.allow_plain_http".to_owned(), "true".to_owned()));
         flags_first.extend(sources.flags);
-        let config = Config::load(&Sources {
-            flags: flags_first,
-            sandbox: Some(sandbox),
-            ..sources
-        })?;
-        Ok(Sandbox {
-            config,
-            world: Arc::new(world),
-            kie,
-            files,
-        })
+        let config = Config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
+        Ok(Sandbox { config, world: Arc::new(world), kie, files })
     }
 
     /// Must be called on a runtime. The simulation serves until the returned value is dropped.
@@ -105,10 +92,8 @@ impl Sandbox {
     /// When a listener cannot be used.
     pub fn start(self) -> io::Result<Simulation> {
         let drain = CancellationToken::new();
-        let routers = [
-            (self.kie, kie::router(Arc::clone(&self.world))),
-            (self.files, files::router(Arc::clone(&self.world))),
-        ];
+        let routers =
+            [(self.kie, kie::router(Arc::clone(&self.world))), (self.files, files::router(Arc::clone(&self.world)))];
         let tasks = TaskTracker::new();
         for (bound, service) in routers {
             let server = Server {
@@ -140,25 +125,16 @@ impl Sandbox {
             say(&format!("  {source_url}  ({about})"));
         }
         say("\nDownload one through a redirect to its signed link:");
-        say(&format!(
-            "  curl -sSfL '{data}/v1/redirect?url={}' -o {}",
-            encode(first),
-            file_name(first)
-        ));
+        say(&format!("  curl -sSfL '{data}/v1/redirect?url={}' -o {}", encode(first), file_name(first)));
         say("\nA link, as JSON, with the headers that tell where it came from:");
         say(&format!("  curl -i '{data}/v1/link?url={}'", encode(first)));
         say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
-        say(&format!(
-            "  curl -i {data}{} -d '{{\"url\":\"{first}\"}}'",
-            crate::upstream::DOWNLOAD_URL
-        ));
+        say(&format!("  curl -i {data}{} -d '{{\"url\":\"{first}\"}}'", crate::upstream::DOWNLOAD_URL));
         say("\nIs it ready?");
         say(&format!("  curl '{admin}/readyz?verbose'"));
         say("\nTake the simulated kie.ai down for 30 s, make it slow, let it fail, limit it; see what it has seen:");
         say(&format!("  curl -X POST '{kie}/sandbox?outage=30s'"));
-        say(&format!(
-            "  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"
-        ));
+        say(&format!("  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"));
         say(&format!("  curl {kie}/sandbox"));
         say("\nCtrl-C ends it.");
         text
@@ -181,11 +157,7 @@ fn short_lives(link_life: Duration) -> Vec<(String, String)> {
             Duration::from_millis(u64::try_from((link_life * twentieths / 20).as_millis()).unwrap_or(u64::MAX));
         (key.to_owned(), humantime::format_duration(duration).to_string())
     };
-    vec![
-        part("cache.ttl", 19),
-        part("cache.refresh_after", 12),
-        part("cache.margin", 1),
-    ]
+    vec![part("cache.ttl", 19), part("cache.refresh_after", 12), part("cache.margin", 1)]
 }
 
 fn url_of(bound: &Bound) -> Url {
@@ -194,17 +166,13 @@ fn url_of(bound: &Bound) -> Url {
 
 fn base(addresses: &[Address]) -> String {
     let tcp = addresses.iter().find(|address| matches!(address, Address::Tcp { .. }));
-    tcp.or(addresses.first())
-        .map_or_else(String::new, |address| format!("http://{}", address.local()))
+    tcp.or(addresses.first()).map_or_else(String::new, |address| format!("http://{}", address.local()))
 }
 
 /// Everything but unreserved characters, as a query parameter wants it.
 fn encode(text: &str) -> String {
-    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const KEEP: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     percent_encoding::utf8_percent_encode(text, KEEP).to_string()
 }
 

@@ -158,10 +158,7 @@ fn chord() -> Vec<u8> {
     file.extend(length.to_le_bytes());
     for index in 0..RATE {
         let at = f64::from(index) / f64::from(RATE);
-        let notes: f64 = [261.63, 329.63, 392.0]
-            .iter()
-            .map(|hertz| (TAU * hertz * at).sin())
-            .sum();
+        let notes: f64 = [261.63, 329.63, 392.0].iter().map(|hertz| (TAU * hertz * at).sin()).sum();
         let loudness = 0.25 * (1.0 - at); // three notes at a quarter each cannot clip
         file.extend(((notes * loudness * f64::from(i16::MAX)) as i16).to_le_bytes());
     }
@@ -198,9 +195,7 @@ mod tests {
         let kinds: Vec<&str> = chunks.iter().map(|(kind, _)| kind.as_str()).collect();
         assert_eq!(kinds, ["IHDR", "IDAT", "IEND"]);
         let mut pixels = Vec::new();
-        flate2::read::ZlibDecoder::new(&*chunks[1].1)
-            .read_to_end(&mut pixels)
-            .unwrap();
+        flate2::read::ZlibDecoder::new(&*chunks[1].1).read_to_end(&mut pixels).unwrap();
         assert_eq!(pixels.len(), (HEIGHT * (1 + 3 * WIDTH)) as usize);
     }
 
@@ -210,9 +205,7 @@ mod tests {
         let file = png(1, 1, &scanlines);
         let start = file.windows(4).position(|four| four == b"IDAT").unwrap() + 4;
         let mut unpacked = Vec::new();
-        flate2::read::ZlibDecoder::new(&file[start..])
-            .read_to_end(&mut unpacked)
-            .unwrap();
+        flate2::read::ZlibDecoder::new(&file[start..]).read_to_end(&mut unpacked).unwrap();
         assert_eq!(unpacked, scanlines);
     }
 

@@ -61,10 +61,8 @@ impl Credential {
         .collect();
         let path = encode_path(path);
         let host = &files[Position::BeforeHost..Position::AfterPort];
-        let tag = hmac::sign(
-            &self.signing_key(&date),
-            self.string_to_sign(method, host, &path, &pairs, &date).as_bytes(),
-        );
+        let tag =
+            hmac::sign(&self.signing_key(&date), self.string_to_sign(method, host, &path, &pairs, &date).as_bytes());
         pairs.push(("X-Amz-Signature".to_owned(), hex(tag.as_ref())));
         vary_order(&mut pairs, tag.as_ref());
         let scheme = files.scheme();
@@ -134,9 +132,7 @@ impl Credential {
         let first = hmac::Key::new(hmac::HMAC_SHA256, format!("AWS4{}", self.secret).as_bytes());
         [day_of(date), self.region, self.service, "aws4_request"]
             .into_iter()
-            .fold(first, |key, part| {
-                hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref())
-            })
+            .fold(first, |key, part| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref()))
     }
 }
 
@@ -159,19 +155,12 @@ fn value_of(pairs: &[(String, String)], name: &str) -> Result<String, Refusal> {
     let (Some((_, value)), None) = (values.next(), values.next()) else {
         return Err(Refusal::Malformed);
     };
-    percent_decode_str(value)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Refusal::Malformed)
+    percent_decode_str(value).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| Refusal::Malformed)
 }
 
 fn parse_life(text: &str) -> Result<Duration, Refusal> {
     let life = Duration::from_secs(text.parse().map_err(|_| Refusal::Malformed)?);
-    if (SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) {
-        Ok(life)
-    } else {
-        Err(Refusal::Malformed)
-    }
+    if (SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) { Ok(life) } else { Err(Refusal::Malformed) }
 }
 
 fn parse_date(text: &str) -> Result<Timestamp, Refusal> {
@@ -179,11 +168,7 @@ fn parse_date(text: &str) -> Result<Timestamp, Refusal> {
         .and_then(|date| TimeZone::UTC.to_timestamp(date))
         .map_err(|_| Refusal::Malformed)?;
     // strptime forgives missing zeros, S3 does not.
-    if date.strftime(DATE_FORMAT).to_string() == text {
-        Ok(date)
-    } else {
-        Err(Refusal::Malformed)
-    }
+    if date.strftime(DATE_FORMAT).to_string() == text { Ok(date) } else { Err(Refusal::Malformed) }
 }
 
 #[cfg(test)]
@@ -195,12 +180,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(1200);
 
     fn credential() -> Credential {
-        Credential {
-            id: "0123456789abcdef".to_owned(),
-            secret: "between us".to_owned(),
-            region: "auto",
-            service: "s3",
-        }
+        Credential { id: "0123456789abcdef".to_owned(), secret: "between us".to_owned(), region: "auto", service: "s3" }
     }
 
     fn at(text: &str) -> Timestamp {
@@ -272,12 +252,7 @@ mod tests {
     #[test]
     fn lives_outside_of_one_second_to_seven_days_are_malformed() {
         let now = at("2025-04-15T10:10:07Z");
-        let table = [
-            (0, Err(Refusal::Malformed)),
-            (1, Ok(())),
-            (604_800, Ok(())),
-            (604_801, Err(Refusal::Malformed)),
-        ];
+        let table = [(0, Err(Refusal::Malformed)), (1, Ok(())), (604_800, Ok(())), (604_801, Err(Refusal::Malformed))];
         for (life_secs, expected) in table {
             let link = signed("/v/x.png", now, Duration::from_secs(life_secs));
             assert_eq!(check(&link, "GET", now), expected, "{life_secs} s");
@@ -304,11 +279,7 @@ mod tests {
             let altered = link.as_str().replacen(from, to, 1);
             assert_ne!(altered, link.as_str(), "{from} is not in the link");
             let altered = Url::parse(&altered).unwrap();
-            assert_eq!(
-                check(&altered, "GET", now),
-                Err(Refusal::WrongSignature),
-                "{from} -> {to}"
-            );
+            assert_eq!(check(&altered, "GET", now), Err(Refusal::WrongSignature), "{from} -> {to}");
         }
     }
 

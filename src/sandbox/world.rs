@@ -85,13 +85,7 @@ impl World {
             wall,
             credential,
             contents: contents(),
-            state: Mutex::new(State {
-                config,
-                outage_end: None,
-                quota,
-                random,
-                counts: Counts::default(),
-            }),
+            state: Mutex::new(State { config, outage_end: None, quota, random, counts: Counts::default() }),
         })
     }
 
@@ -147,9 +141,7 @@ impl World {
         if state.random.f64() >= state.config.failure_rate {
             return None;
         }
-        state
-            .random
-            .choice([Failure::BadGateway, Failure::ServerError, Failure::EmptyBody])
+        state.random.choice([Failure::BadGateway, Failure::ServerError, Failure::EmptyBody])
     }
 
     pub(crate) fn take_from_quota(&self) -> bool {
@@ -204,10 +196,7 @@ fn contents() -> BTreeMap<String, Content> {
         .iter()
         .map(|sample| {
             let path = sample.source_url.trim_start_matches("https:/").to_owned();
-            let content = Content {
-                content_type: sample.content_type,
-                body: Bytes::from((sample.make)()),
-            };
+            let content = Content { content_type: sample.content_type, body: Bytes::from((sample.make)()) };
             (path, content)
         })
         .collect()
@@ -229,10 +218,7 @@ pub(crate) mod tests {
 
     impl Bench {
         pub(crate) fn new() -> Self {
-            Self::with(Config {
-                latency: Duration::ZERO,
-                ..Config::GOOD_DAY
-            })
+            Self::with(Config { latency: Duration::ZERO, ..Config::GOOD_DAY })
         }
 
         pub(crate) fn with(config: Config) -> Self {
@@ -241,10 +227,7 @@ pub(crate) mod tests {
             let wall: Wall = Arc::new(move || *hand.lock().unwrap());
             let files = Url::parse("http://127.0.0.1:40001").unwrap();
             let world = World::new(config, KEY.into(), files, wall, 7).unwrap();
-            Self {
-                world: Arc::new(world),
-                clock,
-            }
+            Self { world: Arc::new(world), clock }
         }
 
         pub(crate) fn pass(&self, time: Duration) {
@@ -267,10 +250,7 @@ pub(crate) mod tests {
         let bench = Bench::new();
         let table = [(0.0, 0..=0), (0.3, 240..=360), (1.0, 1000..=1000)];
         for (failure_rate, expected) in table {
-            let config = Config {
-                failure_rate,
-                ..bench.world.config()
-            };
+            let config = Config { failure_rate, ..bench.world.config() };
             bench.world.reconfigure(config).unwrap();
             let failures: Vec<_> = (0..1000).filter_map(|_| bench.world.failure()).collect();
             assert!(expected.contains(&failures.len()), "{}", failures.len());

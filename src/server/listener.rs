@@ -65,10 +65,7 @@ impl Bound {
         match self {
             Bound::Tcp(listener) => {
                 let address = listener.local_addr().expect("a bound listener has an address");
-                Address::Tcp {
-                    host: address.ip().to_string(),
-                    port: address.port(),
-                }
+                Address::Tcp { host: address.ip().to_string(), port: address.port() }
             }
             Bound::Unix(_, SocketFile(path)) => Address::Unix(path.clone()),
         }
@@ -86,17 +83,11 @@ impl Bound {
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(io::Error::new(
-                ErrorKind::AlreadyExists,
-                "a file that is no socket is in the way",
-            ));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
         }
         match StdUnixStream::connect(path) {
             Ok(_) => {
-                return Err(io::Error::new(
-                    ErrorKind::AddrInUse,
-                    "another process is listening there",
-                ));
+                return Err(io::Error::new(ErrorKind::AddrInUse, "another process is listening there"));
             }
             // Left behind by a process that was killed.
             Err(_) => std::fs::remove_file(path)?,

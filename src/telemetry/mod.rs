@@ -34,19 +34,15 @@ impl Config {
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
         let Level(level) = self.level;
-        let filter = Targets::new()
-            .with_default(level.min(LevelFilter::WARN))
-            .with_target(env!("CARGO_PKG_NAME"), level);
+        let filter =
+            Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_PKG_NAME"), level);
         let text = match self.format {
             Format::Text => true,
             Format::Json => false,
             Format::Auto => std::io::stderr().is_terminal(),
         };
         if text {
-            let layer = tracing_subscriber::fmt::layer()
-                .with_writer(writer)
-                .with_ansi(false)
-                .with_target(false);
+            let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
             Dispatch::new(tracing_subscriber::registry().with(filter).with(layer))
         } else {
             let layer = tracing_subscriber::fmt::layer()

@@ -23,52 +23,31 @@ pub(super) struct Raw<'a> {
 pub(super) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
     let parsed = parse(raw.body);
     let (code, message) = match &parsed {
-        Ok(envelope) => (
-            envelope.code,
-            envelope.message.as_deref().map(|text| tidy(&scrub(text))),
-        ),
+        Ok(envelope) => (envelope.code, envelope.message.as_deref().map(|text| tidy(&scrub(text)))),
         Err(_) => (None, None),
     };
-    let answer = Answer {
-        http_status: raw.http_status,
-        code,
-        message,
-    };
+    let answer = Answer { http_status: raw.http_status, code, message };
     let success = (200..300).contains(&raw.http_status);
 
     // A redirect is refused before its body is believed: no key and no trust goes elsewhere.
     if (300..400).contains(&raw.http_status) {
-        return Err(Error::Unusable {
-            reason: BadAnswer::Redirect,
-            answer,
-        });
+        return Err(Error::Unusable { reason: BadAnswer::Redirect, answer });
     }
     match parsed {
-        Ok(Envelope {
-            code: Some(200), data, ..
-        }) if success => match data {
+        Ok(Envelope { code: Some(200), data, .. }) if success => match data {
             Value::String(link) => Ok(link),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                Err(Error::Unusable {
-                    reason: BadAnswer::NoLink,
-                    answer,
-                })
+                Err(Error::Unusable { reason: BadAnswer::NoLink, answer })
             }
         },
         Ok(Envelope { code: Some(code), .. }) if code != 200 => Err(refusal(code, answer, raw.retry_after)),
         // No envelope, or one that says 200 under an HTTP error: the HTTP status speaks. Its 404 and 422 are not
         // about the file (an unknown path is a wrong base_url), so they are no reason to remember a refusal.
         Ok(_) | Err(_) if !success => Err(match raw.http_status {
-            404 | 422 => Error::Unusable {
-                reason: BadAnswer::OtherShape,
-                answer,
-            },
+            404 | 422 => Error::Unusable { reason: BadAnswer::OtherShape, answer },
             status => refusal(i64::from(status), answer, raw.retry_after),
         }),
-        Ok(_) => Err(Error::Unusable {
-            reason: BadAnswer::OtherShape,
-            answer,
-        }),
+        Ok(_) => Err(Error::Unusable { reason: BadAnswer::OtherShape, answer }),
         Err(reason) => Err(Error::Unusable { reason, answer }),
     }
 }
@@ -114,20 +93,13 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
     let message = object.get("msg").and_then(Value::as_str).map(str::to_owned);
-    Ok(Envelope {
-        code,
-        message,
-        data: object.remove("data").unwrap_or(Value::Null),
-    })
+    Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
 }
 
 /// One line, printable, bounded.
 fn tidy(message: &str) -> String {
-    let mut tidy: String = message
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_MESSAGE_CHARS)
-        .collect();
+    let mut tidy: String =
+        message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE_CHARS).collect();
     tidy.truncate(tidy.trim_end().len());
     tidy
 }
@@ -139,11 +111,7 @@ mod tests {
     use super::*;
 
     fn answer(http_status: u16, body: &str) -> Result<String, Error> {
-        let raw = Raw {
-            http_status,
-            retry_after: Some(Duration::from_secs(3)),
-            body: body.as_bytes(),
-        };
+        let raw = Raw { http_status, retry_after: Some(Duration::from_secs(3)), body: body.as_bytes() };
         read(&raw, |text| text.replace("KEY", "[key]"))
     }
 
@@ -152,11 +120,7 @@ mod tests {
         match result {
             Ok(link) => link,
             Err(Error::Unusable { reason, .. }) => format!("{reason:?}"),
-            Err(error) => format!("{error:?}")
-                .split(['(', ' ', '{'])
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            Err(error) => format!("{error:?}").split(['(', ' ', '{']).next().unwrap_or_default().to_owned(),
         }
     }
 
@@ -212,9 +176,7 @@ mod tests {
 
     #[test]
     fn a_rate_limit_carries_its_retry_after() {
-        let Err(Error::RateLimited { retry_after, .. }) = answer(429, "") else {
-            panic!("not rate limited")
-        };
+        let Err(Error::RateLimited { retry_after, .. }) = answer(429, "") else { panic!("not rate limited") };
         assert_eq!(retry_after, Some(Duration::from_secs(3)));
     }
 
@@ -222,9 +184,7 @@ mod tests {
     fn messages_are_scrubbed_and_tidied() {
         let long = "x".repeat(1000);
         let body = format!(r#"{{"code":500,"msg":"Bearer KEY\r\nis wrong {long}"}}"#);
-        let Err(Error::Failed(answer)) = answer(200, &body) else {
-            panic!("not failed")
-        };
+        let Err(Error::Failed(answer)) = answer(200, &body) else { panic!("not failed") };
         let message = answer.message.unwrap();
         assert!(message.starts_with("Bearer [key]  is wrong xxx"), "{message}");
         assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS);
@@ -232,17 +192,12 @@ mod tests {
 
     #[test]
     fn a_logged_answer_names_no_address() {
-        let Err(error) = answer(
-            200,
-            r#"{"code":500,"msg":"cannot sign https://h/private?X-Amz-Signature=s now"}"#,
-        ) else {
+        let Err(error) = answer(200, r#"{"code":500,"msg":"cannot sign https://h/private?X-Amz-Signature=s now"}"#)
+        else {
             panic!("an error is no link")
         };
         let shown = error.to_string();
-        assert!(
-            shown.contains("cannot sign [url] now") && !shown.contains("Signature"),
-            "{shown}"
-        );
+        assert!(shown.contains("cannot sign [url] now") && !shown.contains("Signature"), "{shown}");
     }
 
     proptest! {

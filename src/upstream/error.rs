@@ -19,10 +19,7 @@ pub enum Error {
     #[error("the kie.ai account has no credits left: {0}")]
     CreditsExhausted(Answer),
     #[error("kie.ai limits the rate: {answer}")]
-    RateLimited {
-        answer: Answer,
-        retry_after: Option<Duration>,
-    },
+    RateLimited { answer: Answer, retry_after: Option<Duration> },
     #[error("kie.ai is under maintenance: {0}")]
     Maintenance(Answer),
     #[error("kie.ai failed: {0}")]
@@ -35,6 +32,15 @@ pub enum Error {
     Unreachable(#[source] reqwest::Error),
     #[error("kie.ai did not answer in time")]
     Timeout,
+    /// Our own: `upstream.rate` leaves no room before the deadline.
+    #[error("the budget of requests to kie.ai has no room in time")]
+    NoBudget { retry_after: Duration },
+    /// Our own: kie.ai has said 429 to somebody else's request a moment ago.
+    #[error("requests to kie.ai pause after a 429")]
+    Paused { retry_after: Duration },
+    /// Our own: the breaker is open.
+    #[error("kie.ai is unwell, so it is not asked")]
+    Unwell { retry_after: Duration },
     #[error("the mint was cut short by shutdown")]
     ShuttingDown,
 }
@@ -72,6 +78,15 @@ pub struct Answer {
     pub message: Option<String>,
 }
 
+impl Answer {
+    /// Whether the code tells of a passing failure rather than of this request: 408, 5xx, kie.ai's 531 and 550; not
+    /// 501 and 505, which say that it will not be done.
+    fn is_hiccup(&self) -> bool {
+        let code = self.code.filter(|code| *code != 200).unwrap_or(i64::from(self.http_status));
+        code == 408 || (code >= 500 && code != 501 && code != 505)
+    }
+}
+
 impl std::fmt::Display for Answer {
     /// For logs: addresses in the message are left out, since they may be links or source URLs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,10 +95,8 @@ impl std::fmt::Display for Answer {
             write!(f, ", code {code}")?;
         }
         if let Some(message) = &self.message {
-            let words: Vec<&str> = message
-                .split(' ')
-                .map(|word| if word.contains("://") { "[url]" } else { word })
-                .collect();
+            let words: Vec<&str> =
+                message.split(' ').map(|word| if word.contains("://") { "[url]" } else { word }).collect();
             write!(f, ", {:?}", words.join(" "))?;
         }
         Ok(())
@@ -102,7 +115,13 @@ impl Error {
             | Error::Maintenance(answer)
             | Error::Failed(answer)
             | Error::Unusable { answer, .. } => Some(answer),
-            Error::ShortLived | Error::Unreachable(_) | Error::Timeout | Error::ShuttingDown => None,
+            Error::ShortLived
+            | Error::Unreachable(_)
+            | Error::Timeout
+            | Error::NoBudget { .. }
+            | Error::Paused { .. }
+            | Error::Unwell { .. }
+            | Error::ShuttingDown => None,
         }
     }
 
@@ -111,10 +130,17 @@ impl Error {
         matches!(self, Error::SourceRefused(_) | Error::SourceNotFound(_))
     }
 
+    /// Whether kie.ai was not asked at all.
+    pub fn is_our_own(&self) -> bool {
+        matches!(self, Error::NoBudget { .. } | Error::Paused { .. } | Error::Unwell { .. } | Error::ShuttingDown)
+    }
+
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Failed(_) | Error::Unreachable(_) | Error::Timeout => true,
+            // The pause that follows keeps it from being soon.
+            Error::RateLimited { .. } | Error::Unreachable(_) | Error::Timeout => true,
+            Error::Failed(answer) => answer.is_hiccup(),
             Error::Unusable { reason, answer } => match reason {
                 BadAnswer::Empty | BadAnswer::Broken => true,
                 // A gateway's page in place of an answer; with HTTP 200 it is a wrong base_url.
@@ -129,11 +155,18 @@ impl Error {
             | Error::SourceNotFound(_)
             | Error::KeyRefused(_)
             | Error::CreditsExhausted(_)
-            | Error::RateLimited { .. }
             | Error::Maintenance(_)
             | Error::ShortLived
+            | Error::NoBudget { .. }
+            | Error::Paused { .. }
+            | Error::Unwell { .. }
             | Error::ShuttingDown => false,
         }
+    }
+
+    /// Whether it tells that kie.ai is unwell, whichever file is asked for.
+    pub fn is_unwell(&self) -> bool {
+        matches!(self, Error::Maintenance(_)) || (self.is_transient() && !matches!(self, Error::RateLimited { .. }))
     }
 
     /// Whether a kept-alive connection turned out to be closed: kie.ai has not seen the request, most likely.

@@ -1,26 +1,30 @@
-//! The client of kie.ai: adds the key, asks, and believes only what it has checked.
+//! The client of kie.ai: asks within the quota, asks again where that helps, and believes only what it has checked.
 //!
-//! Does not know that there is a cache, nor who waits.
+//! Does not know that there is a cache, nor who waits. A mint goes through `Kie` (when, how often) to `Wire` (one
+//! request), and every request passes the `gate`.
 
 mod envelope;
 mod error;
+mod gate;
 mod retry;
+mod wire;
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use reqwest::{
-    StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    error::{Answer, BadAnswer, Error},
+    gate::Config as GateConfig,
+    wire::{Config as WireConfig, Wire},
 };
-use url::Url;
-
-pub use self::error::{Answer, BadAnswer, Error};
-use self::{envelope::Raw, retry::Retries};
+use self::{
+    gate::{Gate, Permit, Priority, Refusal, Verdict},
+    retry::{Retries, RetryBudget},
+};
 use crate::{
     clock::{Clock, Instant},
-    key::ApiKey,
-    link::{self, Link},
+    link::Link,
     source::SourceUrl,
 };
 
@@ -30,19 +34,15 @@ pub const DOWNLOAD_URL: &str = "/api/v1/common/download-url";
 /// A link takes at most 8 KiB; nothing that kie.ai says needs more than this, unpacked.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// A `Retry-After` beyond this is taken for this: kie.ai never sent one, so none can be trusted to be sane.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
-
-/// How to reach kie.ai.
+/// How to ask kie.ai.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub base_url: Url,
-    pub connect_timeout: Duration,
+    pub wire: WireConfig,
+    pub gate: GateConfig,
+    /// One request, from connect to the last byte.
     pub attempt_timeout: Duration,
-    /// Attempts a mint, the first included.
+    /// Requests a mint, the first included.
     pub attempts: u32,
-    /// Where links may point.
-    pub links: link::Policy,
 }
 
 /// A link as it came from kie.ai.
@@ -80,74 +80,87 @@ impl Reason {
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     pub reason: Reason,
-    /// No attempt begins after this.
+    /// No request begins after this, and none is waited for.
     pub deadline: Instant,
 }
 
-pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
+pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + std::marker::Send + 'a>>;
 
 /// Whatever makes links. `Kie` in earnest; a script in tests.
-pub trait Mint: Send + Sync + 'static {
+pub trait Mint: std::marker::Send + Sync + 'static {
     /// Makes one link, asking as often as it takes. Cancel safe: dropping the future drops the request.
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
 }
 
-/// kie.ai itself.
-pub struct Kie {
-    client: reqwest::Client,
-    endpoint: Url,
-    key: ApiKey,
+pub type SendFuture<'a> = MintFuture<'a>;
+
+/// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
+pub trait Send: std::marker::Send + Sync + 'static {
+    /// One request, one answer. Cancel safe: dropping the future closes the connection.
+    fn send<'a>(&'a self, source: &'a SourceUrl) -> SendFuture<'a>;
+}
+
+/// kie.ai, asked with restraint. Cheap to clone.
+#[derive(Clone)]
+pub struct Kie(Arc<Inner>);
+
+struct Inner {
+    wire: Box<dyn Send>,
+    gate: Gate,
+    retry_budget: RetryBudget,
     clock: Clock,
-    config: Config,
+    attempt_timeout: Duration,
+    attempts: u32,
 }
 
 impl Kie {
-    /// # Errors
-    /// When TLS cannot be set up: most likely the system has no root certificates.
-    pub fn new(config: Config, key: ApiKey, clock: Clock) -> Result<Kie, reqwest::Error> {
-        // Process-wide by rustls's design, and idempotent: an error means that a provider is there already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout)
-            // SECURITY: a redirect would carry the key to another host, or a caller's trust.
-            .redirect(reqwest::redirect::Policy::none())
-            // SECURITY: a proxy of the environment would see the key on a plain connection.
-            .no_proxy()
-            // Every request must pass the budget; the client must not repeat any on its own.
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(60));
-        if config.base_url.scheme() == "http" {
-            // No TLS will be spoken: a machine without root certificates must do.
-            client = client.tls_certs_only([]);
-        }
-        let mut endpoint = config.base_url.clone();
-        let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
-        endpoint.set_path(&path);
-        Ok(Kie {
-            client: client.build()?,
-            endpoint,
-            key,
+    /// The queue of the gate is driven by a task on `tasks` until `stop`.
+    pub fn new(config: &Config, wire: impl Send, clock: Clock, tasks: &TaskTracker, stop: CancellationToken) -> Kie {
+        let gate = Gate::new(&config.gate, clock.clone());
+        tasks.spawn(gate.clone().drive(stop));
+        Kie(Arc::new(Inner {
+            wire: Box::new(wire),
+            gate,
+            retry_budget: RetryBudget::new(),
             clock,
-            config,
-        })
+            attempt_timeout: config.attempt_timeout,
+            attempts: config.attempts,
+        }))
     }
+}
 
-    async fn attempts(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
-        let mut retries = Retries::new(self.config.attempts, fastrand::u64(..));
+impl Mint for Kie {
+    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
+        Box::pin(self.0.mint(source, ask))
+    }
+}
+
+impl fmt::Debug for Kie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kie").finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    async fn mint(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
+        let (priority, attempts) = match ask.reason {
+            Reason::Miss | Reason::Forced => (Priority::Caller, self.attempts),
+            // Nobody waits for it, and its next try comes by use.
+            Reason::Refresh => (Priority::Refresh, 1),
+        };
+        let mut retries = Retries::new(attempts, fastrand::u64(..));
+        self.retry_budget.deposit();
+        let mut last = None;
         loop {
-            let left = self.clock.now().until(ask.deadline);
-            if left.is_zero() {
-                return Err(Error::Timeout);
-            }
-            let error = match tokio::time::timeout(left.min(self.config.attempt_timeout), self.attempt(source)).await {
-                Ok(Ok(minted)) => return Ok(minted),
-                Ok(Err(error)) => error,
-                Err(_elapsed) => Error::Timeout,
+            let permit = match self.gate.pass(priority, ask.deadline).await {
+                Ok(permit) => permit,
+                Err(refusal) => return Err(last.unwrap_or_else(|| refused(refusal))),
             };
-            let Some(pause) = retries.after(&error, self.clock.now(), ask.deadline) else {
+            let error = match self.attempt(source, ask.deadline, permit).await {
+                Ok(minted) => return Ok(minted),
+                Err(error) => error,
+            };
+            let Some(pause) = retries.after(&error, &self.retry_budget, self.clock.now(), ask.deadline) else {
                 return Err(error);
             };
             tracing::debug!(
@@ -157,95 +170,39 @@ impl Kie {
                 pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "mint attempt failed, trying again",
             );
+            last = Some(error);
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// One request to kie.ai.
-    async fn attempt(&self, source: &SourceUrl) -> Result<Minted, Error> {
-        let sent_at = self.clock.now();
-        let unreachable = |error: reqwest::Error| {
-            if error.is_timeout() && !error.is_connect() {
-                Error::Timeout
-            } else {
-                Error::Unreachable(error.without_url())
-            }
+    /// One request, bounded in time, reported to the gate.
+    async fn attempt(&self, source: &SourceUrl, deadline: Instant, permit: Permit) -> Result<Minted, Error> {
+        let left = self.clock.now().until(deadline);
+        let (patience, cut_short) =
+            if left < self.attempt_timeout { (left, true) } else { (self.attempt_timeout, false) };
+        let result = match tokio::time::timeout(patience, self.wire.send(source)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(Error::Timeout),
         };
-        let mut response = self
-            .client
-            .post(self.endpoint.clone())
-            .header(AUTHORIZATION, self.authorization())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(serde_json::json!({ "url": source.as_str() }).to_string())
-            .send()
-            .await
-            .map_err(unreachable)?;
-        let status = response.status();
-        let date = http_date(response.headers());
-        let retry_after = retry_after(response.headers(), date);
-        let answer = || Answer {
-            http_status: status.as_u16(),
-            code: None,
-            message: None,
-        };
-        let body = match read_bounded(&mut response).await {
-            Ok(Some(body)) => body,
-            Ok(None) => {
-                return Err(Error::Unusable {
-                    reason: BadAnswer::TooLong,
-                    answer: answer(),
-                });
-            }
-            // The connection broke inside the body, or the body is no gzip though it says so.
-            Err(error) if error.is_timeout() => return Err(Error::Timeout),
-            Err(_) if status == StatusCode::OK => {
-                return Err(Error::Unusable {
-                    reason: BadAnswer::Broken,
-                    answer: answer(),
-                });
-            }
-            Err(error) => return Err(unreachable(error)),
-        };
-        let raw = Raw {
-            http_status: status.as_u16(),
-            retry_after,
-            body: &body,
-        };
-        let text = envelope::read(&raw, |message| self.key.scrub(message))?;
-        let unusable = |reason| Error::Unusable {
-            reason,
-            answer: Answer {
-                code: Some(200),
-                ..answer()
-            },
-        };
-        let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
-        // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if self.key.is_in(link.as_str()) {
-            return Err(unusable(BadAnswer::LinkWithKey));
-        }
-        let ends_at = sent_at + life(&link, date, self.clock.wall());
-        Ok(Minted { link, sent_at, ends_at })
-    }
-
-    /// SECURITY: the one place where the key leaves the process.
-    fn authorization(&self) -> HeaderValue {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.key.expose()))
-            .expect("ApiKey admits only what a header can carry");
-        value.set_sensitive(true);
-        value
+        permit.report(match &result {
+            Ok(_) => Verdict::Well,
+            Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),
+            // It was not given the time it may take: that tells nothing about kie.ai.
+            Err(Error::Timeout) if cut_short => Verdict::Unknown,
+            Err(error) if error.is_dead_connection() => Verdict::Unknown,
+            Err(error) if error.is_unwell() => Verdict::Unwell,
+            Err(_) => Verdict::Well,
+        });
+        result
     }
 }
 
-impl Mint for Kie {
-    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
-        Box::pin(self.attempts(source, ask))
-    }
-}
-
-impl fmt::Debug for Kie {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kie").field("key", &self.key).finish_non_exhaustive()
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Budget(retry_after) => Error::NoBudget { retry_after },
+        Refusal::Paused(retry_after) => Error::Paused { retry_after },
+        Refusal::Unwell(retry_after) => Error::Unwell { retry_after },
+        Refusal::ShuttingDown => Error::ShuttingDown,
     }
 }
 
@@ -261,107 +218,5 @@ impl fmt::Display for Chain<'_> {
             source = cause.source();
         }
         Ok(())
-    }
-}
-
-/// The life of a fresh link from the moment it was asked for: the documented 20 minutes, or what the link itself
-/// says, whichever is less.
-///
-/// The link is read against the `Date` of the answer that brought it, which is kie.ai's clock; ours may be wrong.
-/// `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`, our own clock
-/// is the only one left to ask.
-fn life(link: &Link, date: Option<Timestamp>, wall: Timestamp) -> Duration {
-    let own = match date {
-        Some(date) => link
-            .life_left(date)
-            .map(|left| left.saturating_sub(Duration::from_secs(1))),
-        None => link.life_left(wall),
-    };
-    own.map_or(link::LIFE, |own| own.min(link::LIFE))
-}
-
-fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
-    let text = headers.get(DATE)?.to_str().ok()?;
-    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
-}
-
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), the latter against the answer's own clock.
-fn retry_after(headers: &HeaderMap, date: Option<Timestamp>) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-            Duration::try_from(until.duration_since(date?)).unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(pause.min(LONGEST_RETRY_AFTER))
-}
-
-/// The body, unpacked, or `None` when it is longer than any answer of kie.ai's.
-async fn read_bounded(response: &mut reqwest::Response) -> Result<Option<Vec<u8>>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn link(query: &str) -> Link {
-        Link::parse(&format!("https://h.example/a?{query}"), &link::Policy::default()).unwrap()
-    }
-
-    #[test]
-    fn the_earlier_of_the_two_ends_counts() {
-        let seconds = |query: &str, date: Option<&str>, wall: &str| {
-            life(
-                &link(query),
-                date.map(|date| date.parse().unwrap()),
-                wall.parse().unwrap(),
-            )
-            .as_secs()
-        };
-        let signed = "X-Amz-Date=20261123T100000Z&X-Amz-Expires=1200";
-        let (on_time, off) = ("2026-11-23T10:00:00Z", "2026-11-23T11:00:00Z");
-        assert_eq!(seconds("a=b", Some(on_time), off), 1200, "no expiry of its own");
-        assert_eq!(
-            seconds(signed, Some(on_time), off),
-            1199,
-            "our clock an hour off changes nothing"
-        );
-        assert_eq!(seconds(signed, Some("2026-11-23T10:19:30Z"), off), 29);
-        assert_eq!(seconds(signed, Some(off), on_time), 0, "an old link");
-        assert_eq!(
-            seconds(signed, Some("2026-11-23T09:00:00Z"), off),
-            1200,
-            "never more than 20 minutes"
-        );
-        assert_eq!(
-            seconds(signed, None, "2026-11-23T10:10:00Z"),
-            600,
-            "without a Date our clock is all there is"
-        );
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let seconds = |value: &str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
-            retry_after(&headers, Some("2026-11-23T10:00:00Z".parse().unwrap())).map(|pause| pause.as_secs())
-        };
-        assert_eq!(seconds("7"), Some(7));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(300));
-        assert_eq!(seconds("Mon, 23 Nov 2026 10:00:05 GMT"), Some(5));
-        assert_eq!(seconds("Mon, 23 Nov 2026 09:00:00 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(seconds("-1"), None);
     }
 }

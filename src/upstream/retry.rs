@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tower::retry::budget::{Budget as _, TpsBudget};
 
 use super::error::Error;
 use crate::clock::Instant;
@@ -11,6 +12,21 @@ use crate::clock::Instant;
 /// A gateway's hiccup is over in a few hundred milliseconds, and a caller waits meanwhile.
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Retries of all mints together: at most a fifth on top of the mints of the last ten seconds, so that retries never
+/// multiply an outage; and one a second besides, so that a quiet kielink may retry, too.
+pub(super) struct RetryBudget(TpsBudget);
+
+impl RetryBudget {
+    pub(super) fn new() -> RetryBudget {
+        RetryBudget(TpsBudget::new(Duration::from_secs(10), 1, 0.2))
+    }
+
+    /// A mint begins.
+    pub(super) fn deposit(&self) {
+        self.0.deposit();
+    }
+}
 
 /// The attempts of one mint.
 pub(super) struct Retries {
@@ -29,16 +45,18 @@ impl Retries {
             .with_jitter()
             .with_jitter_seed(seed)
             .build();
-        Retries {
-            left: attempts.saturating_sub(1),
-            pauses,
-            revived: false,
-        }
+        Retries { left: attempts.saturating_sub(1), pauses, revived: false }
     }
 
     /// How long to wait before the next attempt, or `None` when `error` is final: not transient, the attempts used
     /// up, or no time left before `deadline`.
-    pub(super) fn after(&mut self, error: &Error, now: Instant, deadline: Instant) -> Option<Duration> {
+    pub(super) fn after(
+        &mut self,
+        error: &Error,
+        budget: &RetryBudget,
+        now: Instant,
+        deadline: Instant,
+    ) -> Option<Duration> {
         if !error.is_transient() {
             return None;
         }
@@ -48,8 +66,12 @@ impl Retries {
             return (now < deadline).then_some(Duration::ZERO);
         }
         self.left = self.left.checked_sub(1)?;
+        if matches!(error, Error::RateLimited { .. }) {
+            // The gate's pause is longer than any of ours, and lets one probe through: nothing is multiplied.
+            return (now < deadline).then_some(Duration::ZERO);
+        }
         let pause = self.pauses.next()?;
-        (now + pause < deadline).then_some(pause)
+        (now + pause < deadline && budget.0.withdraw()).then_some(pause)
     }
 }
 
@@ -59,11 +81,27 @@ mod tests {
     use crate::upstream::error::Answer;
 
     fn failed() -> Error {
-        Error::Failed(Answer {
-            http_status: 502,
-            code: None,
-            message: None,
-        })
+        Error::Failed(Answer { http_status: 502, code: None, message: None })
+    }
+
+    /// A budget that nothing has been taken from.
+    fn plenty() -> RetryBudget {
+        RetryBudget::new()
+    }
+
+    #[test]
+    fn retries_stay_within_a_fifth_of_the_mints_and_a_small_reserve() {
+        let budget = RetryBudget::new();
+        let now = Instant::from_origin(Duration::ZERO);
+        let granted = |mints: usize| {
+            (0..mints).for_each(|_| budget.deposit());
+            let retry =
+                |_: &usize| Retries::new(2, 7).after(&failed(), &budget, now, now + Duration::from_secs(20)).is_some();
+            (0..mints).filter(retry).count()
+        };
+        let first = granted(100);
+        assert!((20..=32).contains(&first), "{first}");
+        assert!(granted(100) <= 20);
     }
 
     #[test]
@@ -72,7 +110,7 @@ mod tests {
         let later = now + Duration::from_secs(20);
         for (attempts, retries) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
             let mut plan = Retries::new(attempts, 7);
-            let granted = (0..9).filter(|_| plan.after(&failed(), now, later).is_some()).count();
+            let granted = (0..9).filter(|_| plan.after(&failed(), &plenty(), now, later).is_some()).count();
             assert_eq!(granted, retries, "{attempts} attempts");
         }
     }
@@ -81,9 +119,8 @@ mod tests {
     fn pauses_grow_and_are_bounded() {
         let now = Instant::from_origin(Duration::ZERO);
         let mut plan = Retries::new(50, 7);
-        let pauses: Vec<_> = (0..49)
-            .map_while(|_| plan.after(&failed(), now, now + Duration::from_secs(3600)))
-            .collect();
+        let pauses: Vec<_> =
+            (0..49).map_while(|_| plan.after(&failed(), &plenty(), now, now + Duration::from_secs(3600))).collect();
         assert_eq!(pauses.len(), 49);
         assert!(pauses[0] >= FIRST_PAUSE && pauses[0] <= 2 * FIRST_PAUSE, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= 2 * LONGEST_PAUSE), "{pauses:?}");
@@ -92,21 +129,14 @@ mod tests {
     #[test]
     fn no_retry_begins_at_or_after_the_deadline() {
         let now = Instant::from_origin(Duration::ZERO);
-        assert_eq!(Retries::new(3, 7).after(&failed(), now, now + FIRST_PAUSE), None);
-        assert_eq!(Retries::new(3, 7).after(&failed(), now, now), None);
+        assert_eq!(Retries::new(3, 7).after(&failed(), &plenty(), now, now + FIRST_PAUSE), None);
+        assert_eq!(Retries::new(3, 7).after(&failed(), &plenty(), now, now), None);
     }
 
     #[test]
     fn final_errors_are_not_retried() {
         let now = Instant::from_origin(Duration::ZERO);
-        let refused = Error::SourceRefused(Answer {
-            http_status: 200,
-            code: Some(422),
-            message: None,
-        });
-        assert_eq!(
-            Retries::new(3, 7).after(&refused, now, now + Duration::from_secs(20)),
-            None
-        );
+        let refused = Error::SourceRefused(Answer { http_status: 200, code: Some(422), message: None });
+        assert_eq!(Retries::new(3, 7).after(&refused, &plenty(), now, now + Duration::from_secs(20)), None);
     }
 }

@@ -13,9 +13,7 @@ async fn four_hundred_callers_for_one_cold_file_cost_one_mint() {
     let sidecar = Sidecar::start(&kie);
     let mut callers = JoinSet::new();
     for _ in 0..400 {
-        let request = sidecar
-            .client()
-            .get(format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE)));
+        let request = sidecar.client().get(format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE)));
         callers.spawn(async move { request.send().await.unwrap() });
     }
     kie.wait_for_mints(1).await;
@@ -28,13 +26,7 @@ async fn four_hundred_callers_for_one_cold_file_cost_one_mint() {
     }
     assert_eq!(outcomes.len(), 400);
     assert_eq!(kie.mints(), 1);
-    assert_eq!(
-        outcomes
-            .iter()
-            .filter(|status| status.contains("fwd=miss; stored"))
-            .count(),
-        1
-    );
+    assert_eq!(outcomes.iter().filter(|status| status.contains("fwd=miss; stored")).count(), 1);
 }
 
 #[tokio::test]
@@ -44,9 +36,7 @@ async fn callers_that_hang_up_neither_cancel_nor_repeat_the_mint() {
     let sidecar = Sidecar::start(&kie);
     let mut callers = JoinSet::new();
     for _ in 0..20 {
-        let request = sidecar
-            .client()
-            .get(format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE)));
+        let request = sidecar.client().get(format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE)));
         callers.spawn(async move { request.send().await.map(|_| ()) });
     }
     kie.wait_for_mints(1).await;
@@ -54,10 +44,7 @@ async fn callers_that_hang_up_neither_cancel_nor_repeat_the_mint() {
     kie.release();
     eventually("the link is cached", async || sidecar.log_lines("minted").len() == 1).await;
     let reply = sidecar.link(SOURCE).await;
-    assert!(
-        reply.header("cache-status").starts_with("kielink; hit; ttl="),
-        "{reply:?}"
-    );
+    assert!(reply.header("cache-status").starts_with("kielink; hit; ttl="), "{reply:?}");
     assert_eq!(kie.mints(), 1);
 }
 
@@ -87,22 +74,11 @@ async fn one_file_asked_in_every_way_and_spelling_costs_one_mint() {
 #[tokio::test]
 async fn life_counts_from_before_the_mint_was_sent() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(
-        &kie,
-        &[
-            ("cache.ttl", "4s"),
-            ("cache.refresh_after", "3900ms"),
-            ("cache.margin", "1s"),
-        ],
-    );
+    let sidecar =
+        Sidecar::with(&kie, &[("cache.ttl", "4s"), ("cache.refresh_after", "3900ms"), ("cache.margin", "1s")]);
     kie.answer(Answer::link().after(Duration::from_secs(2)));
     let reply = sidecar.link(SOURCE).await;
-    let max_age: u64 = reply
-        .header("cache-control")
-        .strip_prefix("private, max-age=")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let max_age: u64 = reply.header("cache-control").strip_prefix("private, max-age=").unwrap().parse().unwrap();
     assert!(max_age <= 2, "{reply:?}");
     assert!(reply.header("age").parse::<u64>().unwrap() >= 2, "{reply:?}");
     kie.answer(Answer::link());
@@ -113,10 +89,7 @@ async fn life_counts_from_before_the_mint_was_sent() {
     .await;
     let times: Vec<_> = kie.requests().iter().map(|request| request.at).collect();
     let apart = times[1] - times[0];
-    assert!(
-        apart >= Duration::from_millis(3500) && apart < Duration::from_secs(6),
-        "{apart:?}"
-    );
+    assert!(apart >= Duration::from_millis(3500) && apart < Duration::from_secs(6), "{apart:?}");
 }
 
 #[tokio::test]
@@ -131,16 +104,7 @@ async fn an_outage_within_the_refresh_window_is_not_noticed() {
         sidecar.log_lines("mint failed").len() >= 2
     })
     .await;
-    assert!(
-        sidecar
-            .link(SOURCE)
-            .await
-            .header("cache-status")
-            .ends_with("; detail=refresh")
-    );
+    assert!(sidecar.link(SOURCE).await.header("cache-status").ends_with("; detail=refresh"));
     kie.listen_again();
-    eventually("the link is renewed", async || {
-        sidecar.link(SOURCE).await.json()["url"] != link
-    })
-    .await;
+    eventually("the link is renewed", async || sidecar.link(SOURCE).await.json()["url"] != link).await;
 }

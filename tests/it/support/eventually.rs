@@ -11,10 +11,7 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// Returns as soon as `condition` holds; panics with `what` where it does not within 10 s.
 ///
 /// `what` completes the sentence "it did not come true that …".
-#[expect(
-    clippy::disallowed_types,
-    reason = "patience is real time, whatever a test does to tokio's clock"
-)]
+#[expect(clippy::disallowed_types, reason = "patience is real time, whatever a test does to tokio's clock")]
 pub(crate) async fn eventually<F, Fut>(what: &str, mut condition: F)
 where
     F: FnMut() -> Fut,
@@ -22,10 +19,7 @@ where
 {
     let began = std::time::Instant::now();
     while !condition().await {
-        assert!(
-            began.elapsed() < PATIENCE,
-            "it did not come true that {what}, in {PATIENCE:?}"
-        );
+        assert!(began.elapsed() < PATIENCE, "it did not come true that {what}, in {PATIENCE:?}");
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -82,10 +82,7 @@ impl Sidecar {
         flags.extend_from_slice(settings);
         let sources = Sources {
             environment: HashMap::from([("KIE_API_KEY".to_owned(), KEY.to_owned())]),
-            flags: flags
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect(),
+            flags: flags.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             ..Sources::default()
         };
         let config = Config::load(&sources).unwrap();
@@ -99,14 +96,9 @@ impl Sidecar {
             // One thread for all its tasks, so that the subscriber of this thread sees everything.
             let dispatch = config.log.dispatch(move || writer.clone());
             let _guard = tracing::dispatcher::set_default(&dispatch);
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
-            runtime
-                .block_on(app::serve(listeners, config, Clock::system(), stop))
-                .unwrap()
+            runtime.block_on(app::serve(listeners, config, Clock::system(), stop)).unwrap()
         });
         // The same provider that kielink installs; whoever comes first.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -116,14 +108,7 @@ impl Sidecar {
             .tls_certs_only([])
             .build()
             .unwrap();
-        Sidecar {
-            data,
-            admin,
-            client,
-            seen,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Sidecar { data, admin, client, seen, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `http://host:port` for callers.
@@ -156,23 +141,14 @@ impl Sidecar {
 
     /// Any body to kie.ai's own endpoint.
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Reply {
-        self.send(
-            self.client
-                .post(format!("{}/api/v1/common/download-url", self.data))
-                .body(body),
-        )
-        .await
+        self.send(self.client.post(format!("{}/api/v1/common/download-url", self.data)).body(body)).await
     }
 
     /// For requests of any shape: build with `client()`, send with this, so that the answer is captured.
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let reply = Reply {
-            status,
-            headers,
-            body: response.text().await.unwrap(),
-        };
+        let reply = Reply { status, headers, body: response.text().await.unwrap() };
         lock(&self.seen.answers).push(reply.clone());
         reply
     }
@@ -189,9 +165,7 @@ impl Sidecar {
     pub(crate) fn log_lines(&self, message: &str) -> Vec<serde_json::Value> {
         let lines = self.logs();
         let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines
-            .filter(|line: &serde_json::Value| line["message"] == message)
-            .collect()
+        lines.filter(|line: &serde_json::Value| line["message"] == message).collect()
     }
 
     /// Begins to stop, as SIGTERM does.
@@ -214,10 +188,7 @@ impl Sidecar {
         for secret in [KEY, encoded.as_str()] {
             assert!(!logs.contains(secret), "a log has the key");
             for reply in lock(&self.seen.answers).iter() {
-                assert!(
-                    !format!("{reply:?}").contains(secret),
-                    "an answer has the key: {reply:?}"
-                );
+                assert!(!format!("{reply:?}").contains(secret), "an answer has the key: {reply:?}");
             }
         }
         for mark in ["X-Amz-Signature", "X-Amz-Credential", "Bearer"] {
@@ -227,10 +198,7 @@ impl Sidecar {
             assert!(!line.contains("/s/a.png"), "a log has a full source URL: {line}");
         }
         for reply in lock(&self.seen.answers).iter().filter(|reply| reply.status >= 400) {
-            assert!(
-                !format!("{reply:?}").contains("X-Amz-Signature"),
-                "an error has a signature: {reply:?}"
-            );
+            assert!(!format!("{reply:?}").contains("X-Amz-Signature"), "an error has a signature: {reply:?}");
         }
     }
 }
@@ -252,11 +220,8 @@ impl Drop for Sidecar {
 
 /// Everything but unreserved characters, as a query parameter wants it.
 pub(crate) fn encode(text: &str) -> String {
-    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const KEEP: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     percent_encoding::utf8_percent_encode(text, KEEP).to_string()
 }
 

@@ -51,16 +51,12 @@ impl Answer {
     /// A gateway's own page.
     pub(crate) fn html(status: u16) -> Self {
         let page = format!("<html>\r\n<head><title>{status}</title></head>\r\n<body>cloudflare</body>\r\n</html>\r\n");
-        Self::body(page)
-            .http_status(status)
-            .with_header("content-type", "text/html")
+        Self::body(page).http_status(status).with_header("content-type", "text/html")
     }
 
     /// What Cloudflare says to a client whose User-Agent is missing or banned.
     pub(crate) fn banned() -> Self {
-        Self::body("error code: 1010")
-            .http_status(403)
-            .with_header("content-type", "text/plain; charset=UTF-8")
+        Self::body("error code: 1010").http_status(403).with_header("content-type", "text/plain; charset=UTF-8")
     }
 
     /// HTTP 200 without a body.
@@ -95,9 +91,7 @@ impl Answer {
 
     /// A good link under 5,000 headers.
     pub(crate) fn thousands_of_headers() -> Self {
-        (0..5000).fold(Self::link(), |answer, n| {
-            answer.with_header(&format!("x-filler-{n}"), "filler")
-        })
+        (0..5000).fold(Self::link(), |answer, n| answer.with_header(&format!("x-filler-{n}"), "filler"))
     }
 
     /// These bytes on the wire, then the end of the connection.
@@ -107,41 +101,26 @@ impl Answer {
 
     /// A good head at once, then one byte of the body a second.
     pub(crate) fn drip() -> Self {
-        Self {
-            manner: Manner::Drip,
-            ..Self::link()
-        }
+        Self { manner: Manner::Drip, ..Self::link() }
     }
 
     /// A good head, then whitespace until the peer closes.
     pub(crate) fn endless() -> Self {
-        Self {
-            manner: Manner::Endless,
-            ..Self::empty()
-        }
+        Self { manner: Manner::Endless, ..Self::empty() }
     }
 
     /// Nothing, until the peer closes.
     pub(crate) fn hang() -> Self {
-        Self {
-            manner: Manner::Hang,
-            ..Self::empty()
-        }
+        Self { manner: Manner::Hang, ..Self::empty() }
     }
 
     /// A TCP reset instead of an answer.
     pub(crate) fn reset() -> Self {
-        Self {
-            manner: Manner::Reset,
-            ..Self::empty()
-        }
+        Self { manner: Manner::Reset, ..Self::empty() }
     }
 
     /// The end of the connection instead of an answer.
     pub(crate) fn close() -> Self {
-        Self {
-            manner: Manner::Close,
-            ..Self::empty()
-        }
+        Self { manner: Manner::Close, ..Self::empty() }
     }
 }

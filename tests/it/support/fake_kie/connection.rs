@@ -153,9 +153,7 @@ async fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>, record: &Rec
     };
     let known_length = request.header("transfer-encoding").is_none();
     assert!(known_length, "the fake reads only bodies of a known length");
-    let body_bytes = request
-        .header("content-length")
-        .map_or(0, |length| length.parse().expect("a length in bytes"));
+    let body_bytes = request.header("content-length").map_or(0, |length| length.parse().expect("a length in bytes"));
     while unread.len() < head_bytes + body_bytes {
         read_some(stream, unread).await?;
     }
@@ -168,10 +166,7 @@ async fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>, record: &Rec
 }
 
 async fn read_some(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<()> {
-    assert!(
-        unread.len() < MAX_REQUEST_BYTES,
-        "a request of more than {MAX_REQUEST_BYTES} bytes"
-    );
+    assert!(unread.len() < MAX_REQUEST_BYTES, "a request of more than {MAX_REQUEST_BYTES} bytes");
     match stream.read_buf(unread).await {
         Ok(0) | Err(_) => None,
         Ok(_) => Some(()),

@@ -64,13 +64,7 @@ impl FakeKie {
             })
         };
         let thread = Some(thread.expect("there are resources for a thread"));
-        Self {
-            port,
-            record,
-            runtime: handle,
-            orders: Some(orders),
-            thread,
-        }
+        Self { port, record, runtime: handle, orders: Some(orders), thread }
     }
 
     /// Without a slash at the end.
@@ -136,10 +130,7 @@ impl FakeKie {
 
     fn order(&self, order: impl FnOnce(mpsc::Sender<()>) -> Order) {
         let (done, obeyed) = mpsc::channel();
-        let sent = self
-            .orders
-            .as_ref()
-            .is_some_and(|orders| orders.send(order(done)).is_ok());
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order(done)).is_ok());
         let obeyed = sent && obeyed.recv_timeout(PATIENCE).is_ok();
         assert!(obeyed, "the fake kie.ai no longer runs: it panicked, see above");
     }
@@ -195,11 +186,7 @@ impl FakeKie {
         let Ok(arrived) = waiting.await else {
             panic!("the fake kie.ai no longer runs: it panicked, see above");
         };
-        assert!(
-            arrived,
-            "waited {PATIENCE:?} for {n} mints at kie.ai, and {} came",
-            self.mints()
-        );
+        assert!(arrived, "waited {PATIENCE:?} for {n} mints at kie.ai, and {} came", self.mints());
     }
 }
 
@@ -218,9 +205,7 @@ impl Drop for FakeKie {
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let formatted = panic.downcast_ref::<String>().map(String::as_str);
-    formatted
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without words")
+    formatted.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words")
 }
 
 #[cfg(test)]

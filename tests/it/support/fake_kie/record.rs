@@ -134,10 +134,7 @@ impl Record {
             if source.is_some() {
                 inner.max_in_flight_per_source = inner.max_in_flight_per_source.max(same);
             }
-            Flight {
-                record: Arc::clone(self),
-                source,
-            }
+            Flight { record: Arc::clone(self), source }
         });
         let ahead = inner.released_ahead > 0;
         let gate = (inner.holding && !ahead).then(|| {
@@ -166,10 +163,7 @@ impl Record {
         if !request.is_mint() {
             return Answer::spring_404_at(&request.path);
         }
-        if !request
-            .header("authorization")
-            .is_some_and(|value| value.starts_with("Bearer "))
-        {
+        if !request.header("authorization").is_some_and(|value| value.starts_with("Bearer ")) {
             return Answer::unauthorized();
         }
         let Some(source) = &request.source else {

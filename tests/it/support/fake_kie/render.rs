@@ -55,11 +55,7 @@ pub(super) fn render(answer: &Answer, request: &Recorded, seed: u64) -> Rendered
     }
 
     if answer.manner == Manner::Raw {
-        return Rendered {
-            head: Vec::new(),
-            body,
-            link,
-        };
+        return Rendered { head: Vec::new(), body, link };
     }
 
     let named = |headers: &[(String, String)], name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -71,10 +67,7 @@ pub(super) fn render(answer: &Answer, request: &Recorded, seed: u64) -> Rendered
         ("Connection", "keep-alive".to_owned()),
         ("Server", "cloudflare".to_owned()),
         ("cf-cache-status", "DYNAMIC".to_owned()),
-        (
-            "Set-Cookie",
-            format!("JSESSIONID={:016X}; Path=/; HttpOnly", digest(("cookie", seed))),
-        ),
+        ("Set-Cookie", format!("JSESSIONID={:016X}; Path=/; HttpOnly", digest(("cookie", seed)))),
     ];
     let usual = usual.into_iter().filter(|(name, _)| {
         let left_out = answer.left_out.iter().any(|n| n.eq_ignore_ascii_case(name));
@@ -83,11 +76,7 @@ pub(super) fn render(answer: &Answer, request: &Recorded, seed: u64) -> Rendered
     });
 
     // No reason phrase but for 200: it may be empty (RFC 9112, section 4), and often is.
-    let mut head = format!(
-        "HTTP/1.1 {} {}\r\n",
-        answer.status,
-        if answer.status == 200 { "OK" } else { "" }
-    );
+    let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, if answer.status == 200 { "OK" } else { "" });
     for (name, value) in usual {
         head += &format!("{name}: {value}\r\n");
     }
@@ -96,11 +85,7 @@ pub(super) fn render(answer: &Answer, request: &Recorded, seed: u64) -> Rendered
     }
     head += "\r\n";
     let body = if framed { body } else { chunked(&body) };
-    Rendered {
-        head: head.into_bytes(),
-        body,
-        link,
-    }
+    Rendered { head: head.into_bytes(), body, link }
 }
 
 /// kie's clock, in whole seconds: its `Date` header and its signatures know no finer ones.
@@ -134,9 +119,7 @@ fn fresh_link(answer: &Answer, request: &Recorded, seed: u64, now: Timestamp) ->
 }
 
 fn success(data: &str) -> Vec<u8> {
-    json!({"code": 200, "msg": "success", "data": data})
-        .to_string()
-        .into_bytes()
+    json!({"code": 200, "msg": "success", "data": data}).to_string().into_bytes()
 }
 
 fn padded(link: &str, bytes: usize) -> Vec<u8> {
@@ -146,9 +129,7 @@ fn padded(link: &str, bytes: usize) -> Vec<u8> {
         return plain;
     };
     let padding = "x".repeat(missing);
-    json!({"code": 200, "msg": "success", "data": link, "padding": padding})
-        .to_string()
-        .into_bytes()
+    json!({"code": 200, "msg": "success", "data": link, "padding": padding}).to_string().into_bytes()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -25,10 +25,7 @@ async fn the_usual_answer_is_a_new_link_on_a_kept_connection() {
     assert_eq!(first.json()["code"], 200);
     assert_eq!(first.link().end(), first.date() + 1200);
     assert_eq!(first.link().file(), second.link().file());
-    assert_ne!(
-        first.link().parameter("X-Amz-Signature"),
-        second.link().parameter("X-Amz-Signature")
-    );
+    assert_ne!(first.link().parameter("X-Amz-Signature"), second.link().parameter("X-Amz-Signature"));
     assert_eq!(kie.links_given(), [first.link().0, second.link().0]);
     assert_eq!((kie.mints(), kie.connections(), kie.in_flight()), (2, 1, 0));
     assert_eq!(kie.max_in_flight_per_source(), 1);
@@ -59,21 +56,10 @@ async fn links_end_when_they_are_told_to_by_kies_clock() {
         let machine = Timestamp::now().as_second();
         assert!((reply.date() - off - machine).abs() <= 2);
     }
-    kie.answer(
-        Answer::link()
-            .without_expiry()
-            .without_content_type()
-            .without_header("Date"),
-    );
+    kie.answer(Answer::link().without_expiry().without_content_type().without_header("Date"));
     let reply = client.mint(SOURCE).await;
     assert_eq!((reply.header("content-type"), reply.header("date")), (None, None));
-    assert_eq!(
-        (
-            reply.link().parameter("X-Amz-Date"),
-            reply.link().parameter("X-Amz-Expires")
-        ),
-        (None, None)
-    );
+    assert_eq!((reply.link().parameter("X-Amz-Date"), reply.link().parameter("X-Amz-Expires")), (None, None));
     assert!(reply.link().parameter("X-Amz-Signature").is_some());
 }
 
@@ -82,28 +68,15 @@ async fn answers_come_in_the_shapes_they_are_named_after() {
     let kie = FakeKie::start();
     let mut client = Client::new(&kie).await;
 
-    kie.answer(
-        Answer::html(502)
-            .with_header("x-a", "1")
-            .with_header("Server", "awselb"),
-    );
+    kie.answer(Answer::html(502).with_header("x-a", "1").with_header("Server", "awselb"));
     let reply = client.mint(SOURCE).await;
     assert!(reply.head.starts_with("HTTP/1.1 502 ") && reply.body.starts_with(b"<html>"));
-    assert_eq!(
-        (reply.header("content-type"), reply.header("x-a")),
-        (Some("text/html"), Some("1"))
-    );
-    assert_eq!(
-        (reply.header("server"), reply.head.matches("erver: ").count()),
-        (Some("awselb"), 1)
-    );
+    assert_eq!((reply.header("content-type"), reply.header("x-a")), (Some("text/html"), Some("1")));
+    assert_eq!((reply.header("server"), reply.head.matches("erver: ").count()), (Some("awselb"), 1));
 
     kie.answer(Answer::spring_404());
     let reply = client.mint(SOURCE).await;
-    assert_eq!(
-        (reply.json()["status"].clone(), reply.json()["path"].clone()),
-        (json!(404), json!(MINT_PATH))
-    );
+    assert_eq!((reply.json()["status"].clone(), reply.json()["path"].clone()), (json!(404), json!(MINT_PATH)));
 
     kie.answer(Answer::empty());
     assert!(client.mint(SOURCE).await.body.is_empty());
@@ -128,10 +101,7 @@ async fn answers_come_in_the_shapes_they_are_named_after() {
 
     kie.answer(Answer::big(5_000_000));
     let reply = client.mint(SOURCE).await;
-    assert_eq!(
-        (reply.body.len(), reply.json()["code"].clone()),
-        (5_000_000, json!(200))
-    );
+    assert_eq!((reply.body.len(), reply.json()["code"].clone()), (5_000_000, json!(200)));
 }
 
 #[tokio::test]
@@ -143,9 +113,7 @@ async fn gzip_is_good_and_the_bomb_is_valid_gzip_too() {
     let reply = client.mint(SOURCE).await;
     assert_eq!(reply.header("content-encoding"), Some("gzip"));
     let mut text = String::new();
-    flate2::read::GzDecoder::new(&*reply.body)
-        .read_to_string(&mut text)
-        .unwrap();
+    flate2::read::GzDecoder::new(&*reply.body).read_to_string(&mut text).unwrap();
     assert!(text.contains(&kie.links_given()[0]));
 
     let reply = client.mint(SOURCE).await;
@@ -153,9 +121,7 @@ async fn gzip_is_good_and_the_bomb_is_valid_gzip_too() {
     assert!(reply.body.len() < 1_000_000, "{}", reply.body.len());
     // Only the beginning: inflating all of it takes seconds in a debug build.
     let mut start = vec![0; 3_000_000];
-    flate2::read::GzDecoder::new(&*reply.body)
-        .read_exact(&mut start)
-        .unwrap();
+    flate2::read::GzDecoder::new(&*reply.body).read_exact(&mut start).unwrap();
     assert!(start.iter().all(|byte| *byte == b' '));
 }
 
@@ -165,9 +131,7 @@ async fn connections_end_as_badly_as_they_are_told_to() {
     kie.answer_next([
         Answer::link().then_close_silently(),
         Answer::raw("HTTP/1.1 2"),
-        Answer::link()
-            .with_header("content-length", "5000")
-            .then_close_silently(),
+        Answer::link().with_header("content-length", "5000").then_close_silently(),
         Answer::close(),
         Answer::reset(),
     ]);
@@ -190,10 +154,7 @@ async fn connections_end_as_badly_as_they_are_told_to() {
 
     let mut client = Client::new(&kie).await;
     client.send_mint(SOURCE).await;
-    assert_eq!(
-        client.rest().await.unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionReset
-    );
+    assert_eq!(client.rest().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(kie.in_flight(), 0);
 }
 
@@ -201,12 +162,7 @@ async fn connections_end_as_badly_as_they_are_told_to() {
 async fn slow_answers_are_slow_and_end_with_their_peer() {
     let kie = FakeKie::start();
     let soon = Duration::from_millis(200);
-    kie.answer_next([
-        Answer::hang(),
-        Answer::drip(),
-        Answer::endless(),
-        Answer::link().after(soon),
-    ]);
+    kie.answer_next([Answer::hang(), Answer::drip(), Answer::endless(), Answer::link().after(soon)]);
 
     let mut client = Client::new(&kie).await;
     client.send_mint(SOURCE).await;
@@ -218,10 +174,7 @@ async fn slow_answers_are_slow_and_end_with_their_peer() {
     client.send_mint(SOURCE).await;
     client.head().await;
     assert!(timeout(soon, client.0.read_u8()).await.is_err());
-    timeout(Duration::from_secs(5), client.0.read_u8())
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(5), client.0.read_u8()).await.unwrap().unwrap();
     drop(client);
 
     let mut client = Client::new(&kie).await;

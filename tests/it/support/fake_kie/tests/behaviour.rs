@@ -24,10 +24,7 @@ async fn the_script_is_the_queue_then_the_source_then_the_usual() {
     assert_eq!(second.json()["data"], "http://x");
     assert_eq!(client.mint(SOURCE).await.json()["code"], 455);
     assert_eq!(client.mint("other").await.json()["code"], 429);
-    assert_eq!(
-        (kie.mints_for(SOURCE), kie.mints_for("other"), kie.mints_for("none")),
-        (2, 2, 0)
-    );
+    assert_eq!((kie.mints_for(SOURCE), kie.mints_for("other"), kie.mints_for("none")), (2, 2, 0));
     assert_eq!(kie.links_given(), ["http://x"]);
 }
 
@@ -38,10 +35,7 @@ async fn requests_that_the_real_kie_refuses_are_refused() {
     let mint = format!("POST {MINT_PATH}");
     client.send(&mint, "", "{}").await;
     let reply = client.reply().await;
-    assert_eq!(
-        (reply.head.starts_with("HTTP/1.1 403 "), &*reply.body),
-        (true, &b"error code: 1010"[..])
-    );
+    assert_eq!((reply.head.starts_with("HTTP/1.1 403 "), &*reply.body), (true, &b"error code: 1010"[..]));
     client.send(&mint, "User-Agent: test\r\n", "{}").await;
     assert_eq!(client.reply().await.json()["code"], 401);
     client.send(&mint, AGENT, "{}").await;
@@ -102,10 +96,7 @@ async fn an_outage_resets_and_refuses_until_it_ends() {
         kie.listen_again();
     }
     for client in [&mut idle, &mut held] {
-        assert_eq!(
-            client.rest().await.unwrap_err().kind(),
-            std::io::ErrorKind::ConnectionReset
-        );
+        assert_eq!(client.rest().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     }
     assert_eq!(kie.in_flight(), 0);
     kie.release();
@@ -125,8 +116,6 @@ async fn waiting_for_mints_takes_real_time() {
 async fn a_panicking_fake_fails_its_test() {
     let kie = FakeKie::start();
     let mut client = Client::new(&kie).await;
-    client
-        .send(&format!("POST {MINT_PATH}"), "Transfer-Encoding: chunked\r\n", "")
-        .await;
+    client.send(&format!("POST {MINT_PATH}"), "Transfer-Encoding: chunked\r\n", "").await;
     let _ = client.rest().await;
 }

@@ -30,12 +30,7 @@ impl Client {
     }
 
     pub(super) async fn send_mint(&mut self, source: &str) {
-        self.send(
-            &format!("POST {MINT_PATH}"),
-            AGENT,
-            &json!({ "url": source }).to_string(),
-        )
-        .await;
+        self.send(&format!("POST {MINT_PATH}"), AGENT, &json!({ "url": source }).to_string()).await;
     }
 
     async fn line(&mut self) -> String {
@@ -91,9 +86,7 @@ impl Reply {
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     pub(super) fn date(&self) -> i64 {

@@ -1,0 +1,192 @@
+//! The queue at the gate, on paused time and without sockets.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::clock::testing::VirtualTime;
+
+struct Bench {
+    gate: Gate,
+    time: Arc<VirtualTime>,
+    clock: Clock,
+    stop: CancellationToken,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn bench(rate: u32, burst: u32, in_flight: u32) -> Bench {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let number = |number| NonZeroU32::new(number).unwrap();
+    let config = Config {
+        rate: number(rate),
+        burst: number(burst),
+        in_flight: number(in_flight),
+        reserve: Duration::from_millis(500),
+    };
+    let gate = Gate::new(&config, clock.clone());
+    let stop = CancellationToken::new();
+    #[expect(clippy::disallowed_methods, reason = "a test has no tracker")]
+    tokio::spawn(gate.clone().drive(stop.clone()));
+    Bench { gate, time, clock, stop }
+}
+
+impl Bench {
+    async fn caller(&self, patience: Duration) -> Result<Permit, Refusal> {
+        self.gate.pass(Priority::Caller, self.clock.now() + patience).await
+    }
+
+    async fn refresh(&self) -> Result<Permit, Refusal> {
+        self.gate.pass(Priority::Refresh, self.clock.now() + 20 * SECOND).await
+    }
+
+    /// A caller in a task of its own, standing in the queue by the time this returns.
+    async fn queued(&self, patience: Duration) -> JoinHandle<Result<Permit, Refusal>> {
+        let (gate, deadline) = (self.gate.clone(), self.clock.now() + patience);
+        #[expect(clippy::disallowed_methods, reason = "a test has no tracker")]
+        let task = tokio::spawn(async move { gate.pass(Priority::Caller, deadline).await });
+        tokio::task::yield_now().await;
+        task
+    }
+}
+
+fn refusal(result: Result<Permit, Refusal>) -> Refusal {
+    result.map(|_| ()).expect_err("a refusal")
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_pass_in_the_order_in_which_they_came() {
+    let bench = bench(10, 1, 1);
+    let first = bench.caller(20 * SECOND).await.unwrap();
+    let second = bench.queued(20 * SECOND).await;
+    let third = bench.queued(20 * SECOND).await;
+    first.report(Verdict::Well);
+    let second = second.await.unwrap().unwrap();
+    assert!(!third.is_finished());
+    second.report(Verdict::Well);
+    third.await.unwrap().unwrap().report(Verdict::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_turn_cannot_come_in_time_is_told_at_once_and_when_to_come_back() {
+    let bench = bench(1, 1, 32);
+    bench.caller(20 * SECOND).await.unwrap().report(Verdict::Well);
+    let before = bench.clock.now();
+    let waiting = bench.queued(3 * SECOND).await;
+    let Refusal::Budget(late) = refusal(bench.caller(2 * SECOND).await) else { panic!("another refusal") };
+    assert_eq!(bench.clock.now(), before, "at once");
+    // Two tokens at 1.03 s each, half a second of reserve, and two seconds that it has.
+    assert_eq!(late, Duration::from_millis(560));
+    assert!(waiting.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_takes_only_what_callers_leave() {
+    let bench = bench(10, 2, 32);
+    assert!(bench.refresh().await.is_ok());
+    bench.caller(SECOND).await.unwrap().report(Verdict::Well);
+    assert!(bench.refresh().await.is_err(), "the burst is used up");
+    let waiting = bench.queued(5 * SECOND).await;
+    tokio::time::sleep(Duration::from_millis(90)).await;
+    assert!(bench.refresh().await.is_err(), "a caller waits for the next token");
+    waiting.await.unwrap().unwrap().report(Verdict::Well);
+    tokio::time::sleep(SECOND).await;
+    assert!(bench.refresh().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_pauses_everybody_and_one_probe_ends_it() {
+    let bench = bench(100, 100, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Limited(None));
+    assert_eq!(refusal(bench.caller(SECOND).await), Refusal::Paused(2 * SECOND));
+    assert!(bench.refresh().await.is_err());
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(bench.queued(20 * SECOND).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1999)).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let finished: Vec<bool> = waiting.iter().map(JoinHandle::is_finished).collect();
+    assert_eq!(finished, [true, false, false, false, false], "one probe");
+    waiting.remove(0).await.unwrap().unwrap().report(Verdict::Well);
+    for task in waiting {
+        task.await.unwrap().unwrap().report(Verdict::Well);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_outlasts_a_waiting_caller_sends_it_away_at_once() {
+    let bench = bench(100, 100, 1);
+    let first = bench.caller(SECOND).await.unwrap();
+    let waiting = bench.queued(5 * SECOND).await;
+    first.report(Verdict::Limited(Some(60 * SECOND)));
+    assert_eq!(refusal(waiting.await.unwrap()), Refusal::Paused(60 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_sends_everybody_away_until_a_probe_succeeds() {
+    let bench = bench(1000, 1000, 1);
+    let first = bench.caller(SECOND).await.unwrap();
+    let waiting = bench.queued(20 * SECOND).await;
+    first.report(Verdict::Unwell);
+    waiting.await.unwrap().unwrap().report(Verdict::Unwell);
+    for _ in 0..7 {
+        bench.caller(SECOND).await.unwrap().report(Verdict::Unwell);
+    }
+    let last = bench.caller(SECOND).await.unwrap();
+    let waiting = bench.queued(20 * SECOND).await;
+    last.report(Verdict::Unwell);
+    assert!(matches!(refusal(waiting.await.unwrap()), Refusal::Unwell(_)), "the queue is sent away, too");
+    let Refusal::Unwell(delay) = refusal(bench.caller(20 * SECOND).await) else { panic!("another refusal") };
+    assert!(delay >= Duration::from_millis(800) && delay <= Duration::from_millis(1200), "{delay:?}");
+    tokio::time::sleep(delay).await;
+    let probe = bench.caller(SECOND).await.unwrap();
+    assert!(matches!(refusal(bench.caller(SECOND).await), Refusal::Unwell(_)), "one probe");
+    probe.report(Verdict::Well);
+    assert!(bench.caller(SECOND).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_dropped_lets_another_try() {
+    let bench = bench(100, 100, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Limited(Some(SECOND)));
+    let probe = bench.caller(20 * SECOND).await.unwrap();
+    let waiting = bench.queued(20 * SECOND).await;
+    assert!(!waiting.is_finished());
+    drop(probe);
+    waiting.await.unwrap().unwrap().report(Verdict::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_the_queue_holds_nobody_up() {
+    let bench = bench(1, 1, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Well);
+    let leaver = bench.queued(20 * SECOND).await;
+    let stayer = bench.queued(20 * SECOND).await;
+    let before = bench.clock.now();
+    leaver.abort();
+    stayer.await.unwrap().unwrap().report(Verdict::Well);
+    assert!(bench.clock.now().since(before) < 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_sends_everybody_away() {
+    let bench = bench(1, 1, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Well);
+    let waiting = bench.queued(20 * SECOND).await;
+    bench.stop.cancel();
+    assert_eq!(refusal(waiting.await.unwrap()), Refusal::ShuttingDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_machine_finds_its_budget_refilled_and_its_pause_over() {
+    let bench = bench(1, 3, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Limited(Some(60 * SECOND)));
+    bench.time.suspend(3600 * SECOND);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Well);
+    assert!(bench.caller(SECOND).await.is_ok());
+    assert!(bench.caller(SECOND).await.is_ok());
+}
