@@ -125,7 +125,7 @@ impl Gate {
         let state = State {
             breaker: Breaker::new(),
             pause: Pause::default(),
-            window: Window::new(config.in_flight.get()),
+            window: Window::new(config.in_flight.get(), clock.now()),
             budget: Budget::new(config.rate, config.burst, clock.now()),
             reserve: config.reserve,
             queue: VecDeque::new(),
@@ -246,8 +246,10 @@ impl State {
             pause::Admission::Wait(until) => return Admission::Wait(until),
             pause::Admission::WaitForProbe => return Admission::WaitForAnswer,
         };
-        if !self.window.has_room() {
-            return Admission::WaitForAnswer;
+        match self.window.admission(now) {
+            window::Admission::Go => {}
+            window::Admission::Wait(until) => return Admission::Wait(until),
+            window::Admission::WaitForAnswer => return Admission::WaitForAnswer,
         }
         // Last, since it is the only one that is used up.
         if let Err(until) = self.budget.take(now) {

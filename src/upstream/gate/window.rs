@@ -13,28 +13,55 @@ const START: u32 = 3;
 /// Knowledge older than this is none.
 const FORGET: Duration = Duration::from_secs(10);
 
+/// A refusal for haste comes quickly (a whole mint takes about 325 ms). When none has come for this long, twice as
+/// many may go, so that a slow kie.ai does not make callers wait in line; up to a limit, so that a dead one is not
+/// flooded.
+const SILENCE: Duration = Duration::from_millis(400);
+const SILENT_MAX: u32 = 20;
+
 #[derive(Debug)]
 pub(super) struct Window {
     in_flight: u32,
     size: u32,
     max: u32,
+    /// When the size last changed, or the first request set out.
+    since: Instant,
     last_answer: Option<Instant>,
 }
 
+/// Whether a request may go, as far as the window is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Go,
+    Wait(Instant),
+    WaitForAnswer,
+}
+
 impl Window {
-    pub(super) fn new(max: u32) -> Window {
-        Window { in_flight: 0, size: START.min(max), max, last_answer: None }
+    pub(super) fn new(max: u32, now: Instant) -> Window {
+        Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.size
+    pub(super) fn admission(&mut self, now: Instant) -> Admission {
+        if self.in_flight < self.size {
+            return Admission::Go;
+        }
+        let silent_max = SILENT_MAX.min(self.max);
+        if self.size >= silent_max {
+            return Admission::WaitForAnswer;
+        }
+        if now < self.since + SILENCE {
+            return Admission::Wait(self.since + SILENCE);
+        }
+        self.resize((self.size * 2).min(silent_max), now);
+        Admission::Go
     }
 
     /// A request sets out.
     pub(super) fn enter(&mut self, now: Instant) {
-        let quiet = self.last_answer.is_none_or(|last| now.since(last) >= FORGET);
-        if quiet && self.in_flight == 0 {
-            self.size = START.min(self.max);
+        if self.in_flight == 0 {
+            let quiet = self.last_answer.is_none_or(|last| now.since(last) >= FORGET);
+            self.resize(if quiet { START.min(self.max) } else { self.size }, now);
         }
         self.in_flight += 1;
     }
@@ -42,14 +69,14 @@ impl Window {
     /// kie.ai kept up. The window grows only where it was the limit, so that single requests prove nothing.
     pub(super) fn good(&mut self, now: Instant) {
         if self.in_flight >= self.size {
-            self.size = (self.size + 1).min(self.max);
+            self.resize((self.size + 1).min(self.max), now);
         }
         self.leave(now);
     }
 
     /// kie.ai limited or failed.
     pub(super) fn bad(&mut self, now: Instant) {
-        self.size = START.min(self.max);
+        self.resize(START.min(self.max), now);
         self.leave(now);
     }
 
@@ -61,6 +88,11 @@ impl Window {
     #[cfg(test)]
     fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    fn resize(&mut self, size: u32, now: Instant) {
+        self.size = size;
+        self.since = now;
     }
 
     fn leave(&mut self, now: Instant) {
@@ -79,7 +111,7 @@ mod tests {
 
     fn fill(window: &mut Window, now: Instant) -> u32 {
         let mut entered = 0;
-        while window.has_room() {
+        while window.admission(now) == Admission::Go {
             window.enter(now);
             entered += 1;
         }
@@ -96,7 +128,7 @@ mod tests {
 
     #[test]
     fn it_doubles_a_round_up_to_the_limit() {
-        let mut window = Window::new(32);
+        let mut window = Window::new(32, at(1));
         assert_eq!(fill(&mut window, at(1)), 3);
         let sizes: Vec<u32> = (0..5)
             .map(|_| {
@@ -108,8 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn silence_opens_it_by_and_by_up_to_a_limit() {
+        let mut window = Window::new(32, at(0));
+        let mut now = at(100);
+        assert_eq!(fill(&mut window, now), 3);
+        for entered in [3, 6, 8] {
+            assert_eq!(window.admission(now), Admission::Wait(now + SILENCE));
+            now = now + SILENCE;
+            assert_eq!(fill(&mut window, now), entered);
+        }
+        assert_eq!(window.admission(now + 60 * SILENCE), Admission::WaitForAnswer);
+        let mut small = Window::new(2, at(0));
+        fill(&mut small, now);
+        assert_eq!(small.admission(now + SILENCE), Admission::WaitForAnswer);
+    }
+
+    #[test]
     fn single_requests_prove_nothing() {
-        let mut window = Window::new(32);
+        let mut window = Window::new(32, at(1));
         for _ in 0..20 {
             window.enter(at(1));
             window.good(at(1));
@@ -119,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_failure_or_a_quiet_time_starts_over() {
-        let mut window = Window::new(32);
+        let mut window = Window::new(32, at(1));
         fill(&mut window, at(1));
         round(&mut window, at(1));
         window.bad(at(1));
@@ -137,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_small_limit_is_kept_from_the_start() {
-        let mut window = Window::new(1);
+        let mut window = Window::new(1, at(1));
         assert_eq!(fill(&mut window, at(1)), 1);
         round(&mut window, at(1));
         assert_eq!(window.in_flight(), 1);
