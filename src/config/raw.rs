@@ -173,6 +173,8 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
             sources: sources_allowed,
             in_flight: raw.in_flight as usize,
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
+            batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
+            batch: raw.batch as usize,
             body_timeout: raw.header_timeout,
         },
         links: links::Config {
@@ -183,6 +185,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
             force_interval: raw.force_interval,
             max_bytes: raw.max_bytes,
             flight_timeout: raw.request_timeout,
+            waiting: raw.in_flight as usize,
         },
         upstream: upstream::Config {
             wire: upstream::WireConfig {

@@ -38,6 +38,7 @@ pub(crate) struct Edge {
 /// What is known of a request before its handler runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) request_id: Arc<str>,
     /// No caller waits beyond this.
     pub(crate) deadline: Instant,
 }
@@ -60,7 +61,9 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     };
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    request.extensions_mut().insert(Call { deadline: began + edge.request_timeout });
+    request
+        .extensions_mut()
+        .insert(Call { request_id: Arc::clone(&request_id), deadline: began + edge.request_timeout });
 
     let (parts, body) = request.into_parts();
     let admitted = guard::check(&parts, &edge.allowed_hosts).and_then(|()| {

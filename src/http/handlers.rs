@@ -1,6 +1,4 @@
-//! The endpoints for callers: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
-//!
-//! Place for more: batch (`POST /v1/links`), request directives (each handler's `Wish`), `/openapi.json`.
+//! The endpoints for callers of one link: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +6,7 @@ use axum::{
     Extension,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -16,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{
     answer::{self, LinkView},
+    directives,
     edge::Call,
     problem::{Envelope, Kind, Problem},
     query,
@@ -33,6 +32,9 @@ pub(crate) struct Endpoints {
     pub(crate) clock: Clock,
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
+    pub(crate) batch_body: usize,
+    /// Source URLs in one batch.
+    pub(crate) batch: usize,
     pub(crate) body_timeout: Duration,
 }
 
@@ -42,9 +44,10 @@ pub(crate) async fn download_url(
     Extension(call): Extension<Call>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let wish = directives::wish(request.headers());
     let body = read_body(request, endpoints.body, endpoints.body_timeout).await?;
     let text = query::source_field(&body)?;
-    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
     let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
@@ -55,10 +58,12 @@ pub(crate) async fn download_url(
 pub(crate) async fn link(
     State(endpoints): State<Arc<Endpoints>>,
     Extension(call): Extension<Call>,
+    headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let wish = directives::wish(&headers);
     let text = query::source_parameter(uri.query())?;
-    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let view = LinkView::new(&source, &lookup, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
@@ -68,10 +73,12 @@ pub(crate) async fn link(
 pub(crate) async fn redirect(
     State(endpoints): State<Arc<Endpoints>>,
     Extension(call): Extension<Call>,
+    headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let wish = directives::wish(&headers);
     let text = query::source_parameter(uri.query())?;
-    let (source, lookup) = endpoints.find(&text, &call).await?;
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     response.headers_mut().insert(header::LOCATION, location);
@@ -79,9 +86,9 @@ pub(crate) async fn redirect(
 }
 
 impl Endpoints {
-    async fn find(&self, text: &str, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
+    pub(crate) async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        match self.links.get(&source, &Wish::default(), call.deadline).await {
+        match self.links.get(&source, wish, call.deadline).await {
             Ok(lookup) => Ok((source, lookup)),
             Err(error) => Err(Problem::of(error, &source)),
         }
@@ -93,7 +100,7 @@ fn json_type(response: Response) -> Response {
 }
 
 /// The whole body, bounded in bytes and in time.
-async fn read_body(request: Request, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+pub(crate) async fn read_body(request: Request, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("The body is longer than {limit} bytes.");
         Problem::refused(Kind::BodyTooLarge, detail)

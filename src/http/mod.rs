@@ -1,6 +1,8 @@
 //! The data interface: every route and every layer, each with its reason.
 
 mod answer;
+mod batch;
+mod directives;
 pub(crate) mod edge;
 mod guard;
 mod handlers;
@@ -36,6 +38,9 @@ pub struct Config {
     pub in_flight: usize,
     /// Bytes.
     pub body: usize,
+    pub batch_body: usize,
+    /// Source URLs in one batch.
+    pub batch: usize,
     pub body_timeout: Duration,
 }
 
@@ -46,19 +51,24 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         clock: clock.clone(),
         sources: config.sources.clone(),
         body: config.body,
+        batch_body: config.batch_body,
+        batch: config.batch,
         body_timeout: config.body_timeout,
     });
     let edge = Arc::new(Edge {
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
-        in_flight: Semaphore::new(config.in_flight.min(Semaphore::MAX_PERMITS)),
+        // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
+        // memory answers, so that a kie.ai that hangs does not shut them out.
+        in_flight: Semaphore::new((config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS)),
         request_timeout: config.request_timeout,
     });
     let routes = Router::new()
         .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
         .route("/v1/link", get(handlers::link))
         .route("/v1/redirect", get(handlers::redirect))
+        .route("/v1/links", post(batch::links))
         .with_state(endpoints)
         // For load balancers that cannot reach the admin interface.
         .route("/healthz", get(probes::readyz).with_state(readiness));

@@ -137,6 +137,10 @@ impl Problem {
                 Kind::NotCached,
                 "No link is cached for this file and the request says only-if-cached. Ask without it to have one minted.",
             ),
+            links::Error::Crowded => Problem::refused(
+                Kind::Overloaded,
+                "Too many requests wait for kie.ai. Try again after Retry-After seconds.",
+            ),
             links::Error::TimedOut => Problem {
                 outcome: Outcome::Error,
                 ..Problem::refused(

@@ -32,21 +32,23 @@ pub(crate) fn source_field(body: &[u8]) -> Result<String, Problem> {
     struct Request {
         url: Option<String>,
     }
+    let request: Request =
+        json(body).map_err(|what| malformed(format!("The body {what}. Send {{\"url\": \"https://…\"}}.")))?;
+    request.url.ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
+}
+
+/// A body of JSON, or what is wrong with it: "is empty", "is not valid JSON (line 1, column 7)".
+pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
     if body.is_empty() {
-        return Err(malformed("The body is empty. Send {\"url\": \"https://…\"}."));
+        return Err("is empty".to_owned());
     }
-    let request: Request = serde_json::from_slice(body).map_err(|why| {
+    serde_json::from_slice(body).map_err(|why| {
         let what = match why.classify() {
             serde_json::error::Category::Data => "has another shape",
             _ => "is not valid JSON",
         };
-        malformed(format!(
-            "The body {what} (line {}, column {}). Send {{\"url\": \"https://…\"}}.",
-            why.line(),
-            why.column()
-        ))
-    })?;
-    request.url.ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
+        format!("{what} (line {}, column {})", why.line(), why.column())
+    })
 }
 
 /// A source URL that links may be asked for.

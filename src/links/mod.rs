@@ -12,6 +12,7 @@ mod sync;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long one flight may take, retries included.
     pub flight_timeout: Duration,
+    /// Callers that may wait for flights at once; those whom memory answers are not counted.
+    pub waiting: usize,
 }
 
 #[cfg(test)]
@@ -57,6 +60,7 @@ impl Config {
             force_interval: Duration::from_secs(10),
             max_bytes: 1 << 20,
             flight_timeout: Duration::from_secs(20),
+            waiting: 64,
         }
     }
 }
@@ -79,6 +83,7 @@ struct Inner {
     entries: moka::sync::Cache<SourceUrl, Arc<Entry>>,
     refusals: Refusals,
     flights: Flights<SourceUrl, Landed>,
+    waiting: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -123,7 +128,8 @@ impl Links {
             .build();
         let refusals = Refusals::new(config.negative_ttl, config.max_bytes / 8);
         let flights = Flights::new();
-        Links(Arc::new(Inner { config, clock, log_hash, mint, entries, refusals, flights, tasks, stop }))
+        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        Links(Arc::new(Inner { config, clock, log_hash, mint, entries, refusals, flights, waiting, tasks, stop }))
     }
 
     /// A live link for `source`, or the reason why there is none. Waits no longer than until `deadline`.
@@ -139,6 +145,7 @@ impl Links {
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
                 Look::Mint { reason, old } => (reason, old),
             };
+            let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
             let (seat, outcome) = match inner.flights.board(source) {
                 Boarding::Join(seat) => (seat, Outcome::Joined),
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {

@@ -58,6 +58,8 @@ pub enum Error {
     Refused(#[source] Arc<upstream::Error>),
     #[error("nothing is cached and the caller wants nothing else")]
     NotCached,
+    #[error("as many callers wait as may")]
+    Crowded,
     #[error("the caller's deadline passed")]
     TimedOut,
     #[error("the flight was lost, several times over")]

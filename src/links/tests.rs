@@ -355,6 +355,21 @@ async fn a_refusal_is_remembered_and_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_that_wait_are_bounded_and_those_whom_memory_answers_are_not() {
+    let bench = bench_with(|config| config.waiting = 2);
+    bench.warm().await;
+    tokio::time::sleep(SECOND).await;
+    let waiting = [bench.caller(forced(0)).await, bench.caller(forced(0)).await];
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    assert!(matches!(bench.get(forced(0)).await, Err(Error::Crowded)));
+    assert_eq!(bench.get(Wish::default()).await.unwrap().outcome, Outcome::Hit);
+    bench.land(Ok(bench.link("b"))).await;
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_waits_beyond_the_deadline() {
     let bench = bench();
     let before = bench.clock.now();

@@ -1,0 +1,188 @@
+//! `POST /v1/links`: many links in one request; one bad item harms no other.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    stream::{FuturesUnordered, Stream},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    answer::LinkView,
+    directives,
+    edge::{CACHE_STATUS, Call},
+    handlers::{Endpoints, read_body},
+    problem::{Document, Kind, Problem},
+    query,
+};
+use crate::{
+    links::{Lookup, Wish},
+    source::SourceUrl,
+};
+
+const NDJSON: &str = "application/x-ndjson";
+
+/// Bounds one write, and with it what a slow reader keeps in memory.
+const LINES_AT_ONCE: usize = 64;
+
+#[derive(Deserialize)]
+struct Ask {
+    urls: Vec<String>,
+}
+
+/// One item's answer: `{"source_url","url","expires_at"}` or `{"source_url","error":PROBLEM}`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Link(LinkView<'a>),
+    Problem { source_url: &'a str, error: Document<'a> },
+}
+
+/// What became of one item.
+struct Found {
+    place: usize,
+    /// As asked, where it could not be parsed.
+    text: String,
+    result: Result<(SourceUrl, Lookup), Problem>,
+}
+
+pub(crate) async fn links(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let wish = directives::wish(request.headers());
+    let as_lines = wants_lines(request.headers());
+    let body = read_body(request, endpoints.batch_body, endpoints.body_timeout).await?;
+    let texts = parse(&body, endpoints.batch)?;
+    let (content_type, body) = if as_lines {
+        // What is known at once goes out in one piece.
+        let known = found(Arc::clone(&endpoints), call.clone(), wish, texts).ready_chunks(LINES_AT_ONCE);
+        let lines = known.map(move |known| {
+            let mut lines = Vec::new();
+            for found in known {
+                lines.extend(found.render(&endpoints, &call));
+                lines.push(b'\n');
+            }
+            Ok::<_, Infallible>(Bytes::from(lines))
+        });
+        (NDJSON, Body::from_stream(lines))
+    } else {
+        let mut all: Vec<Found> = found(Arc::clone(&endpoints), call.clone(), wish, texts).collect().await;
+        all.sort_unstable_by_key(|found| found.place);
+        let mut json = b"{\"links\":[".to_vec();
+        for found in all {
+            if found.place > 0 {
+                json.push(b',');
+            }
+            json.extend(found.render(&endpoints, &call));
+        }
+        json.extend(b"]}");
+        ("application/json", Body::from(json))
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // The links come from the cache or not, each for itself; the batch as a whole never does.
+    headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
+    Ok(response)
+}
+
+/// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
+fn found(
+    endpoints: Arc<Endpoints>,
+    call: Call,
+    wish: Wish,
+    texts: Vec<String>,
+) -> impl Stream<Item = Found> + Send + 'static {
+    texts
+        .into_iter()
+        .enumerate()
+        .map(|(place, text)| {
+            let (endpoints, call) = (Arc::clone(&endpoints), call.clone());
+            async move {
+                let result = endpoints.find(&text, &wish, &call).await;
+                Found { place, text, result }
+            }
+        })
+        .collect::<FuturesUnordered<_>>()
+}
+
+impl Found {
+    fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
+        let item = match &self.result {
+            Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
+            Err(problem) => Item::Problem {
+                source_url: problem.source.as_ref().map_or(self.text.as_str(), SourceUrl::as_str),
+                error: problem.document(&call.request_id),
+            },
+        };
+        serde_json::to_vec(&item).expect("texts serialise")
+    }
+}
+
+fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
+    let malformed = |what: String| {
+        Problem::refused(Kind::MalformedRequest, format!("The body {what}. Send {{\"urls\": [\"https://…\", …]}}."))
+    };
+    let ask: Ask = query::json(body).map_err(malformed)?;
+    if ask.urls.len() > most {
+        let detail = format!("The batch has {} source URLs; at most {most} are taken. Split it.", ask.urls.len());
+        return Err(Problem::refused(Kind::MalformedRequest, detail));
+    }
+    Ok(ask.urls)
+}
+
+/// Whether `Accept` names NDJSON and does not refuse it.
+fn wants_lines(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(NDJSON));
+            named && !parts.any(|parameter| ["q=0", "q=0.0", "q=0.00", "q=0.000"].contains(&parameter))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_for_those_who_ask_for_them() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_str(value).unwrap());
+            wants_lines(&headers)
+        };
+        assert!(of("application/x-ndjson"));
+        assert!(of("application/json;q=0.5, Application/X-NDJSON; q=0.9"));
+        assert!(!of("application/json"));
+        assert!(!of("*/*"));
+        assert!(!of("application/x-ndjson;q=0"));
+        assert!(!wants_lines(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_well_formed() {
+        assert_eq!(parse(br#"{"urls":["a","b"],"x":1}"#, 2).unwrap(), ["a", "b"]);
+        assert_eq!(parse(br#"{"urls":[]}"#, 2).unwrap(), Vec::<String>::new());
+        for body in
+            ["", "{}", "[]", r#"{"urls":"a"}"#, r#"{"urls":[1]}"#, r#"{"urls":["a","b","c"]}"#, r#"{"url":"a"}"#]
+        {
+            assert_eq!(parse(body.as_bytes(), 2).unwrap_err().kind, Kind::MalformedRequest, "{body}");
+        }
+    }
+}
