@@ -1,0 +1,55 @@
+# The image: one static binary and the roots it trusts, on nothing else.
+#   docker build -t kielink .
+# amd64 and arm64 by the same file; nothing here needs more than the builder that Docker brings.
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /build
+# Static, because nothing else is in the image that could be linked at run time. The flag reaches the
+# binary alone and not the build scripts and macros (which cannot be static), as --target is spelled out.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+
+# The dependencies, in a layer of their own: a change in src does not build them again.
+# Tests and benches stay outside, so their tables in the manifest go.
+COPY Cargo.toml Cargo.lock ./
+RUN sed -i '/^\[\[\(test\|bench\)\]\]/,/^$/d' Cargo.toml \
+    && mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+    && cargo build --locked --profile dist --target "$(rustc --print host-tuple)"
+
+COPY config config
+COPY src src
+# Copied files are as old as in the working tree; Cargo would take the empty ones above for newer.
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --locked --profile dist --target "$(rustc --print host-tuple)" \
+    && cp "target/$(rustc --print host-tuple)/dist/kielink" /kielink
+
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /kielink /usr/local/bin/kielink
+
+# Numeric: Kubernetes' runAsNonRoot takes no names, and there is no /etc/passwd to look one up in.
+USER 65532:65532
+
+# Every interface, where the program's own default is loopback: in a container, loopback is the container
+# itself, and apps reach it by its name on the network that Compose or Swarm makes for them. That network
+# is the boundary; publish these ports to nobody. Variables win over a settings file, so these two are
+# changed by setting them again (in a pod, whose containers share loopback, to 127.0.0.1:8080).
+ENV KIELINK__SERVER__LISTEN=0.0.0.0:8080 \
+    KIELINK__ADMIN__LISTEN=0.0.0.0:9090
+EXPOSE 8080 9090
+
+# Finds the admin listener by the variable above. It fails only while kielink cannot serve, never because of kie.ai.
+HEALTHCHECK --interval=5s --timeout=2s --start-period=5s --retries=3 \
+    CMD ["/usr/local/bin/kielink", "healthcheck"]
+
+# Finishes what it accepted. Give it more than server.shutdown_grace (20s): `docker run --stop-timeout 25`.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/kielink"]
+
+# Last, so that a new revision changes no layer.
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="kielink" \
+      org.opencontainers.image.description="A sidecar that holds one kie.ai API key and serves signed download links" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
