@@ -35,7 +35,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     cache-status: kielink; fwd=bypass; detail=overloaded\r\n\
     retry-after: 1\r\n\
     connection: close\r\n\
-    content-length: 147\r\n\r\n\
+    content-length: 143\r\n\r\n\
     {\"type\":\"urn:kielink:problem:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
     \"detail\":\"Too many connections are open. Close some and try again.\"}";
 
