@@ -52,14 +52,16 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
-        in_flight: Semaphore::new(config.in_flight.min(Semaphore::MAX_PERMITS)),
         request_timeout: config.request_timeout,
     });
+    let places = Arc::new(Semaphore::new(config.in_flight.min(Semaphore::MAX_PERMITS)));
     let routes = Router::new()
         .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
         .route("/v1/link", get(handlers::link))
         .route("/v1/redirect", get(handlers::redirect))
         .with_state(endpoints)
+        // Around the routes above only: `/healthz` answers under any load.
+        .route_layer(middleware::from_fn_with_state(places, edge::admit))
         // For load balancers that cannot reach the admin interface.
         .route("/healthz", get(probes::readyz).with_state(readiness));
     layered(routes, edge)
