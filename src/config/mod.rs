@@ -64,6 +64,8 @@ pub struct Sandbox {
     pub key: ApiKey,
     /// `http://host:port` of its file host.
     pub files: String,
+    /// `section.key` = value, in the place of some defaults: whatever the user sets wins.
+    pub defaults: Vec<(String, String)>,
 }
 
 /// Everything that is wrong with the settings.

@@ -108,6 +108,13 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
 
 fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> {
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(sandbox) = &sources.sandbox {
+        let lines = sandbox
+            .defaults
+            .iter()
+            .map(|(key, value)| format!("{key} = {value:?}\n"));
+        builder = builder.add_source(File::from_str(&lines.collect::<String>(), FileFormat::Toml));
+    }
     if let Some(path) = &sources.file {
         // Read here: the crate would go looking for other endings, and its messages quote the line, which may hold a secret.
         let text = std::fs::read_to_string(path)
