@@ -70,7 +70,12 @@ impl ApiKey {
 
     /// Replaces the key wherever it stands in `text`, as kie.ai may echo it.
     pub fn scrub(&self, text: &str) -> String {
-        text.replace(self.expose(), "[key]")
+        let scrubbed = text.replace(self.expose(), "[key]");
+        // SECURITY: percent-encoding has many spellings; a message that has the key in one of them says nothing else.
+        if self.is_in(&scrubbed) {
+            return "[key]".to_owned();
+        }
+        scrubbed
     }
 
     /// Whether `text` carries the key, plainly or percent-encoded.
@@ -140,6 +145,7 @@ mod tests {
     fn an_echoed_key_is_blotted_out() {
         let key = ApiKey::new("very-secret-key").unwrap();
         assert_eq!(key.scrub("Bearer very-secret-key is wrong"), "Bearer [key] is wrong");
+        assert_eq!(key.scrub("k=very%2Dsecret%2dkey is wrong"), "[key]");
         assert!(key.is_in("https://h/?k=very-secret-key"));
         assert!(key.is_in("https://h/?k=very%2Dsecret%2dkey"));
         assert!(!key.is_in("https://h/?k=other"));

@@ -1,9 +1,9 @@
 //! The process: command line, logs, settings, listeners, signals, exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::HashMap, ffi::OsString, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use kielink::{
     app::{self, Ended, Listeners},
     cli::{Cli, Command, Settings, probe},
@@ -45,7 +45,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Sandbox(flags) => {
             let runtime = runtime()?;
-            let sandbox = sandbox::run::Sandbox::bind(&flags, sources, &Clock::system())?;
+            let sandbox = match sandbox::run::Sandbox::bind(&flags, sources, &Clock::system()) {
+                Ok(sandbox) => sandbox,
+                Err(sandbox::run::Error::Behaviour(why)) => {
+                    Cli::command().error(ErrorKind::ValueValidation, why).exit()
+                }
+                // As itself, so that `main` finds it and the exit code is the configuration's.
+                Err(sandbox::run::Error::Problems(problems)) => return Err(problems.into()),
+                Err(error @ sandbox::run::Error::Listen(_)) => {
+                    let hint = "other addresses can be given with --kie-listen and --files-listen";
+                    return Err(error).context(hint);
+                }
+            };
             let _logs = start_logs(&sandbox.config);
             let listeners = Listeners::bind(&sandbox.config.app)
                 .context("another address can be given with --listen and --admin-listen")?;
@@ -131,7 +142,14 @@ type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn sources(settings: &Settings) -> Sources {
-    let environment = std::env::vars().collect::<std::collections::HashMap<_, _>>();
+    // `vars()` panics at a variable that is not UTF-8, whoever's it is. A setting or key that is none stays one that
+    // is refused: no replacement character is valid in any.
+    let environment = std::env::vars_os()
+        .map(|(name, value)| {
+            let text = |text: OsString| text.to_string_lossy().into_owned();
+            (text(name), text(value))
+        })
+        .collect::<HashMap<_, _>>();
     let file = settings.config.clone().or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
     Sources { file, environment, flags: settings.flags(), sandbox: None }
 }

@@ -9,7 +9,6 @@ mod readiness;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
-use tokio::sync::Semaphore;
 
 pub use self::readiness::Readiness;
 use crate::{
@@ -17,9 +16,6 @@ use crate::{
     http::{self, edge::Edge},
     key::LogHash,
 };
-
-/// Probes and people are few; whoever floods them is refused.
-const IN_FLIGHT: usize = 256;
 
 pub(crate) fn router(readiness: Readiness, clock: &Clock, log_hash: &LogHash, allowed_hosts: &[String]) -> Router {
     let routes = Router::new()
@@ -32,7 +28,6 @@ pub(crate) fn router(readiness: Readiness, clock: &Clock, log_hash: &LogHash, al
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: allowed_hosts.to_vec(),
-        in_flight: Semaphore::new(IN_FLIGHT),
         request_timeout: Duration::from_secs(5),
     };
     http::layered(routes, Arc::new(edge))

@@ -64,6 +64,8 @@ pub struct Sandbox {
     pub key: ApiKey,
     /// `http://host:port` of its file host.
     pub files: String,
+    /// `section.key` = value, in the place of some defaults: whatever the user sets wins.
+    pub defaults: Vec<(String, String)>,
 }
 
 /// Everything that is wrong with the settings.
@@ -80,12 +82,21 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Only the addresses of the admin listener: what `healthcheck` and `wait` need, key or no key.
+/// Only the addresses of the admin listener, at least one: what `healthcheck` and `wait` need, key or no key.
 ///
 /// # Errors
 /// All problems with reading the settings at all; a wrong setting elsewhere does not matter here.
 pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
-    raw::read(sources).map(|(raw, _)| raw.admin_listen)
+    let (raw, reader) = raw::read(sources)?;
+    if !raw.admin_listen.is_empty() {
+        return Ok(raw.admin_listen);
+    }
+    let mut problems = reader.problems;
+    problems.retain(|problem| problem.starts_with("admin.listen"));
+    if problems.is_empty() {
+        problems.push("admin.listen: it needs at least one address".to_owned());
+    }
+    Err(Problems(problems))
 }
 
 impl Config {

@@ -1,6 +1,6 @@
 //! From layers to a valid `Config`: what was written, then what it must obey.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io::Read as _, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use config::{Environment, File, FileFormat};
 use secrecy::{ExposeSecret, SecretString};
@@ -86,7 +86,10 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
         force_interval: r.duration("cache.force_interval"),
         max_bytes: r.size("cache.max_bytes"),
         allow: r.list("sources.allow", |text| {
-            AllowList::new(&[text]).map(|_| text.to_owned()).map_err(|why| why.to_string())
+            AllowList::new(&[text])
+                .map(|_| text.to_owned())
+                // SECURITY: without the text, as in `Reader`: it may be a secret in the wrong place.
+                .map_err(|_| "expected a host name, \"*.\" and a host name, or \"*\"".to_owned())
         }),
         in_flight: r.number("limits.in_flight").unwrap_or(1),
         connections: r.number("limits.connections").unwrap_or(1),
@@ -103,6 +106,10 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
 
 fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> {
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(sandbox) = &sources.sandbox {
+        let lines = sandbox.defaults.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
+        builder = builder.add_source(File::from_str(&lines.collect::<String>(), FileFormat::Toml));
+    }
     if let Some(path) = &sources.file {
         // Read here: the crate would go looking for other endings, and its messages quote the line, which may hold a secret.
         let text = std::fs::read_to_string(path)
@@ -340,10 +347,15 @@ fn read_key_file(path: &str) -> Result<SecretString, String> {
     if metadata.is_dir() {
         return Err(format!("{path} is a directory"));
     }
-    if metadata.len() > MAX_KEY_FILE_BYTES {
+    // A pipe or a device has no length before it is read, and perhaps no end.
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_KEY_FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(|why| format!("cannot read {path}: {why}"))?;
+    if text.len() as u64 > MAX_KEY_FILE_BYTES {
         return Err(format!("{path} is larger than {MAX_KEY_FILE_BYTES} bytes"));
     }
-    std::fs::read_to_string(path).map(SecretString::from).map_err(|why| format!("cannot read {path}: {why}"))
+    Ok(SecretString::from(text))
 }
 
 /// Pairs that work but bite later.

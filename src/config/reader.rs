@@ -38,7 +38,7 @@ impl Reader {
     /// In bytes.
     pub(super) fn size(&mut self, key: &'static str) -> u64 {
         let parse = |text: &str| text.parse::<ByteSize>().map_err(|_| "expected a size like \"64MiB\"");
-        self.scalar(key, parse, |value| format!("\"{value}\"")).map_or(0, |size| size.as_u64())
+        self.scalar(key, parse, |value| format!("\"{}\"", exact_size(value.as_u64()))).map_or(0, |size| size.as_u64())
     }
 
     pub(super) fn number<T: FromStr + Display>(&mut self, key: &'static str) -> Option<T> {
@@ -145,6 +145,16 @@ impl Reader {
                 None
             }
         }
+    }
+}
+
+/// In the largest unit that holds it exactly: a rounded one would load again as another size.
+fn exact_size(bytes: u64) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let exact = units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    match exact {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
     }
 }
 

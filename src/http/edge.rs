@@ -1,6 +1,6 @@
 //! The outermost layer: what every request and every answer goes through, in order.
 //!
-//! In: request id, guard, a place among the requests in flight. Out: problems rendered, headers that every answer
+//! In: request id, guard; further in, around the endpoints, a place among the requests in flight. Out: problems rendered, headers that every answer
 //! has, one log line.
 
 use std::{sync::Arc, time::Duration};
@@ -31,7 +31,6 @@ pub(crate) struct Edge {
     pub(crate) clock: Clock,
     pub(crate) log_hash: LogHash,
     pub(crate) allowed_hosts: Vec<String>,
-    pub(crate) in_flight: Semaphore,
     pub(crate) request_timeout: Duration,
 }
 
@@ -66,18 +65,28 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         .insert(Call { request_id: Arc::clone(&request_id), deadline: began + edge.request_timeout });
 
     let (parts, body) = request.into_parts();
-    let admitted = guard::check(&parts, &edge.allowed_hosts).and_then(|()| {
-        edge.in_flight.try_acquire().map_err(|_| {
-            Problem::refused(Kind::Overloaded, "Too many requests are under way. Try again after Retry-After seconds.")
-        })
-    });
-    let mut response = match admitted {
-        Ok(_place) => next.run(Request::from_parts(parts, body)).await,
+    let mut response = match guard::check(&parts, &edge.allowed_hosts) {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
     finish(&mut response, &path, &request_id);
     log(&edge, &response, &method, &request_id, began);
     response
+}
+
+/// A place among the requests in flight, or a refusal at once. Probes take none: a busy process is not an unhealthy one.
+pub(crate) async fn admit(
+    State(places): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let Ok(_place) = places.try_acquire() else {
+        return Err(Problem::refused(
+            Kind::Overloaded,
+            "Too many requests are under way. Try again after Retry-After seconds.",
+        ));
+    };
+    Ok(next.run(request).await)
 }
 
 /// Attaches the matched route, which the outermost layer cannot see, to the answer.

@@ -59,17 +59,20 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
-        // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
-        // memory answers, so that a kie.ai that hangs does not shut them out.
-        in_flight: Semaphore::new((config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS)),
         request_timeout: config.request_timeout,
     });
+    // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
+    // memory answers, so that a kie.ai that hangs does not shut them out.
+    let places = (config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(places));
     let routes = Router::new()
         .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
         .route("/v1/link", get(handlers::link))
         .route("/v1/redirect", get(handlers::redirect))
         .route("/v1/links", post(batch::links))
         .with_state(endpoints)
+        // Around the routes above only: `/healthz` answers under any load.
+        .route_layer(middleware::from_fn_with_state(places, edge::admit))
         // For load balancers that cannot reach the admin interface.
         .route("/healthz", get(probes::readyz).with_state(readiness));
     layered(routes, edge)

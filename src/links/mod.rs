@@ -276,10 +276,20 @@ impl Inner {
                 Ok(entry)
             }
             Err(error) => {
-                tracing::warn!(
-                    source_host, source_hash, reason = reason.as_str(), duration_ms, error = %Chain(&error),
-                    "mint failed",
-                );
+                macro_rules! line {
+                    ($level:ident) => {
+                        tracing::$level!(
+                            source_host, source_hash, reason = reason.as_str(), duration_ms, error = %Chain(&error),
+                            "mint failed",
+                        )
+                    };
+                }
+                // Only its operator can mend a refused key; everything else may mend itself.
+                if matches!(error, upstream::Error::KeyRefused(_)) {
+                    line!(error);
+                } else {
+                    line!(warn);
+                }
                 let error = Arc::new(error);
                 if error.is_refusal() {
                     self.refusals.remember(source, Arc::clone(&error), now);

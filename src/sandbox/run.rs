@@ -77,10 +77,13 @@ impl Sandbox {
         let sandbox = config::Sandbox {
             key: ApiKey::new(&secret).expect("made of header characters"),
             files: files_url.origin().ascii_serialization(),
+            defaults: short_lives(flags.link_life),
         };
-        let mut flags_first = short_lives(flags.link_life);
-        flags_first.push(("upstream.base_url".to_owned(), url_of(&kie).to_string()));
-        flags_first.push(("upstream.allow_plain_http".to_owned(), "true".to_owned()));
+        // Over the file and the environment, which may be those of a kielink in earnest.
+        let mut flags_first = vec![
+            ("upstream.base_url".to_owned(), url_of(&kie).to_string()),
+            ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
+        ];
         flags_first.extend(sources.flags);
         let config = Config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
         Ok(Sandbox { config, world: Arc::new(world), kie, files })
@@ -111,8 +114,8 @@ impl Sandbox {
 
     /// What to type next.
     pub fn welcome(&self, listeners: &Listeners) -> String {
-        let data = base(&listeners.data_addresses());
-        let admin = base(&listeners.admin_addresses());
+        let (to_data, data) = way(&listeners.data_addresses());
+        let (to_admin, admin) = way(&listeners.admin_addresses());
         let kie = url_of(&self.kie).to_string();
         let kie = kie.trim_end_matches('/');
         let samples = self.world.sources();
@@ -125,13 +128,13 @@ impl Sandbox {
             say(&format!("  {source_url}  ({about})"));
         }
         say("\nDownload one through a redirect to its signed link:");
-        say(&format!("  curl -sSfL '{data}/v1/redirect?url={}' -o {}", encode(first), file_name(first)));
+        say(&format!("  curl{to_data} -sSfL '{data}/v1/redirect?url={}' -o {}", encode(first), file_name(first)));
         say("\nA link, as JSON, with the headers that tell where it came from:");
-        say(&format!("  curl -i '{data}/v1/link?url={}'", encode(first)));
+        say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encode(first)));
         say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
-        say(&format!("  curl -i {data}{} -d '{{\"url\":\"{first}\"}}'", crate::upstream::DOWNLOAD_URL));
+        say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", crate::upstream::DOWNLOAD_URL));
         say("\nIs it ready?");
-        say(&format!("  curl '{admin}/readyz?verbose'"));
+        say(&format!("  curl{to_admin} '{admin}/readyz?verbose'"));
         say("\nTake the simulated kie.ai down for 30 s, make it slow, let it fail, limit it; see what it has seen:");
         say(&format!("  curl -X POST '{kie}/sandbox?outage=30s'"));
         say(&format!("  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"));
@@ -164,9 +167,14 @@ fn url_of(bound: &Bound) -> Url {
     Url::parse(&format!("http://{}", bound.address().local())).expect("a bound TCP address makes a URL")
 }
 
-fn base(addresses: &[Address]) -> String {
+/// How curl gets there: an option, if it needs one, and the base URL.
+fn way(addresses: &[Address]) -> (String, String) {
     let tcp = addresses.iter().find(|address| matches!(address, Address::Tcp { .. }));
-    tcp.or(addresses.first()).map_or_else(String::new, |address| format!("http://{}", address.local()))
+    match tcp.or(addresses.first()) {
+        Some(Address::Unix(path)) => (format!(" --unix-socket '{}'", path.display()), "http://localhost".to_owned()),
+        Some(address @ Address::Tcp { .. }) => (String::new(), format!("http://{}", address.local())),
+        None => (String::new(), String::new()),
+    }
 }
 
 /// Everything but unreserved characters, as a query parameter wants it.

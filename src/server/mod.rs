@@ -4,6 +4,7 @@
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
 mod listener;
+mod opening;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::listener::{Bound, Listener};
+use self::opening::Opening;
 
 /// A head larger than this is refused; one of 100 KiB still gets a proper 414.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -35,7 +37,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     cache-status: kielink; fwd=bypass; detail=overloaded\r\n\
     retry-after: 1\r\n\
     connection: close\r\n\
-    content-length: 147\r\n\r\n\
+    content-length: 143\r\n\r\n\
     {\"type\":\"urn:kielink:problem:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
     \"detail\":\"Too many connections are open. Close some and try again.\"}";
 
@@ -103,6 +105,7 @@ impl Server {
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.header_timeout);
         let service = TowerToHyperService::new(self.service.clone());
+        let stream = Opening::new(stream, self.header_timeout);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {

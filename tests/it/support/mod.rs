@@ -2,10 +2,13 @@
 
 pub(crate) mod eventually;
 pub(crate) mod fake_kie;
+pub(crate) mod problem;
 pub(crate) mod sidecar;
+mod wire;
 
 pub(crate) use self::{
     eventually::eventually,
     fake_kie::{Answer, FakeKie},
+    problem::Problem,
     sidecar::{KEY, Reply, SOURCE, Sidecar, encode},
 };

@@ -149,8 +149,13 @@ impl Sidecar {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let reply = Reply { status, headers, body: response.text().await.unwrap() };
-        lock(&self.seen.answers).push(reply.clone());
+        self.saw(&reply);
         reply
+    }
+
+    /// An answer that came another way, for the canary check.
+    pub(super) fn saw(&self, reply: &Reply) {
+        lock(&self.seen.answers).push(reply.clone());
     }
 
     pub(crate) fn client(&self) -> &reqwest::Client {
@@ -192,7 +197,8 @@ impl Sidecar {
             }
         }
         for mark in ["X-Amz-Signature", "X-Amz-Credential", "Bearer"] {
-            assert!(!logs.contains(mark), "a log has {mark}");
+            // "[key]" is what a scrubbed message has in the key's place.
+            assert!(!logs.replace("Bearer [key]", "").contains(mark), "a log has {mark}");
         }
         for line in logs.lines() {
             assert!(!line.contains("/s/a.png"), "a log has a full source URL: {line}");

@@ -1,0 +1,88 @@
+//! A deadline for the first bytes of a connection.
+//!
+//! hyper-util reads until it can tell HTTP/1 from HTTP/2, and only then does any of their own timeouts begin: a peer
+//! that says nothing, or a part of HTTP/2's preface, would hold its place for ever.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reading fails at the deadline, unless the version is known by then.
+pub(crate) struct Opening<S> {
+    stream: S,
+    /// Bytes of the preface so far.
+    matched: usize,
+    /// `None` once the version is known.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Opening<S> {
+    pub(crate) fn new(stream: S, timeout: Duration) -> Opening<S> {
+        Opening { stream, matched: 0, deadline: Some(Box::pin(tokio::time::sleep(timeout))) }
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        let expected = &PREFACE[self.matched..];
+        let length = bytes.len().min(expected.len());
+        self.matched += length;
+        if bytes[..length] != expected[..length] || self.matched == PREFACE.len() {
+            self.deadline = None;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let Some(deadline) = &mut this.deadline else {
+            return read;
+        };
+        if read.is_ready() {
+            this.saw(&buffer.filled()[before..]);
+            return read;
+        }
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,1 +1,0 @@
-//! The binary itself: command line, exit codes, signals, probes, the sandbox.

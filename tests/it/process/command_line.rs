@@ -1,0 +1,208 @@
+//! What people type, and how it ends: exit codes and the words that go with them.
+
+use std::{ffi::OsStr, net::TcpListener, os::unix::ffi::OsStrExt};
+
+use super::child::Run;
+use crate::support::{FakeKie, KEY, SOURCE};
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_it_with_exit_code_0() {
+    let kie = FakeKie::start();
+    for interrupt in [false, true] {
+        let child = Run::serving(&kie, &[]).ready().await;
+        assert_eq!(child.link(SOURCE).await.status, 200);
+        if interrupt {
+            child.interrupt();
+        } else {
+            child.terminate();
+        }
+        assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+        let name = if interrupt { "SIGINT" } else { "SIGTERM" };
+        assert_eq!(child.log_lines("stopping")[0]["signal"], name);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_command_line_is_a_usage_error() {
+    for arguments in [
+        ["frobnicate"].as_slice(),
+        &["--no-such-flag"],
+        &["--set", "nonsense"],
+        &["wait", "--max", "soon"],
+        &["sandbox", "--latency", "slow"],
+        &["sandbox", "--quota", "-1"],
+        &["check-config", "more"],
+    ] {
+        let run = Run::new(arguments).key().finished().await;
+        assert_eq!(run.code, Some(2), "{arguments:?}: {run:?}");
+        assert!(run.stdout.is_empty() && run.stderr.contains("error:"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_cannot_be_is_refused_and_says_why() {
+    for (flag, value, why) in [
+        ("--failure-rate", "1.5", "failure_rate is a share from 0 to 1"),
+        ("--link-life", "10ms", "link_life is 1s to 7d"),
+        ("--latency", "2h", "latency is at most 1h"),
+    ] {
+        let run = Run::new(&["sandbox", flag, value]).finished().await;
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.stderr.contains(why) && run.stdout.is_empty(), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_with_the_configuration_is_said_at_once_and_the_exit_code_is_78() {
+    let arguments = ["--listen", "8080", "--set", "cache.ttl=soon", "--set", "cache.tttl=19m"];
+    for command in ["serve", "check-config", "sandbox"] {
+        let run = Run::new(&arguments)
+            .arguments(&[command])
+            .env("KIELINK__CACHE__MARGIN", "30m")
+            .env("KIELINK__UPSTREAM__BASE_URL", "ftp://kie.example/?a=b")
+            .env("KIELINK__LIMITS__CONNECTIONS", "0")
+            .finished()
+            .await;
+        assert_eq!(run.code, Some(78), "{run:?}");
+        assert!(run.stdout.is_empty(), "{run:?}");
+        for problem in [
+            "server.listen: expected host:port",
+            "cache.ttl: expected a duration like \"19m\"",
+            "cache.tttl: unknown setting",
+            "did you mean cache.ttl?",
+            "cache.ttl + cache.margin must be at most 20m",
+            "limits.connections: it must be at least 1",
+        ] {
+            assert!(run.stderr.contains(problem), "{command}, {problem}: {}", run.stderr);
+        }
+        // A sandbox brings a key and a kie.ai of its own.
+        let own = command != "sandbox";
+        for problem in ["no API key: set KIE_API_KEY_FILE", "upstream.base_url: expected an https"] {
+            assert_eq!(run.stderr.contains(problem), own, "{command}: {}", run.stderr);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_secret_in_the_wrong_place_is_refused_and_not_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kielink.toml");
+    for text in [
+        format!("[upstream]\napi_key = \"{KEY}\"\n"),
+        format!("[upstream]\napi_key = {KEY}\n"),
+        format!("[upstream]\nbase_url = \"https://user:{KEY}@kie.example\"\n"),
+        format!("[upstream]\napi_key_file = [\"{KEY}\"]\n"),
+        format!("{KEY}\n"),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let run = Run::new(&["check-config"]).env("KIELINK_CONFIG", &file).finished().await;
+        // `Child` searches everything that is printed for the key.
+        assert_eq!(run.code, Some(78), "{text}");
+    }
+    for (name, value) in [
+        ("KIELINK__LIMITS__BODY", KEY.to_owned()),
+        ("KIELINK__CACHE__TTL", KEY.to_owned()),
+        ("KIELINK__SERVER__LISTEN", KEY.to_owned()),
+        ("KIELINK__LOG__LEVEL", KEY.to_owned()),
+        ("KIELINK__UPSTREAM__API_KEY", KEY.to_owned()),
+        ("KIELINK__SOURCES__ALLOW", KEY.to_owned()),
+        ("KIE_API_KEY", format!("{KEY} {KEY}")),
+    ] {
+        let run = Run::new(&["check-config"]).key().env(name, &value).finished().await;
+        assert_eq!(run.code, Some(78), "{name}: {run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_or_no_toml_is_bad_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.toml");
+    let run = Run::new(&["check-config", "--config", missing.to_str().unwrap()]).key().finished().await;
+    assert_eq!(run.code, Some(78));
+    assert!(run.stderr.contains(missing.to_str().unwrap()), "{run:?}");
+
+    let broken = directory.path().join("broken.toml");
+    std::fs::write(&broken, "[cache]\nttl = \"19m\"\nmargin = = 60s\n").unwrap();
+    let run = Run::new(&["serve"]).key().env("KIELINK_CONFIG", &broken).finished().await;
+    assert_eq!(run.code, Some(78));
+    assert!(run.stderr.contains("is not valid TOML (at line 3"), "{run:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_a_failure_that_names_it() {
+    let kie = FakeKie::start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let _still_taken = TcpListener::bind(&taken);
+    let holder = Run::serving(&kie, &[]).ready().await;
+    for (flag, address) in [("--listen", holder.data()), ("--admin-listen", holder.admin())] {
+        let base_url = format!("upstream.base_url={}", kie.base_url());
+        let other = if flag == "--listen" { "--admin-listen" } else { "--listen" };
+        let run = Run::new(&["--set", &base_url, flag, &address, other, "127.0.0.1:0"]).key().finished().await;
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let message = format!("cannot listen on {address}: Address already in use");
+        assert!(run.stderr.contains(&message), "{run:?}");
+    }
+    assert_eq!(holder.link(SOURCE).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_address_is_taken_says_how_to_give_another() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for arguments in [
+        ["--listen", &address, "--admin-listen", "127.0.0.1:0"],
+        ["--listen", "127.0.0.1:0", "--admin-listen", &address],
+    ] {
+        let run = Run::new(&["sandbox"]).arguments(&arguments).finished().await;
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains(&format!("cannot listen on {address}")), "{run:?}");
+        assert!(run.stderr.contains("--listen and --admin-listen"), "{run:?}");
+        assert!(run.stdout.is_empty(), "{run:?}");
+    }
+    for flag in ["--kie-listen", "--files-listen"] {
+        let run = Run::new(&["sandbox", flag, &address]).finished().await;
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains(&format!("cannot listen on {address}")), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn version_and_help_need_no_configuration() {
+    for flag in ["--version", "-V"] {
+        let run = Run::new(&[flag]).env("KIELINK_CONFIG", "/nowhere").finished().await;
+        assert_eq!(run.code, Some(0));
+        assert_eq!(run.stdout.trim_end(), concat!("kielink ", env!("CARGO_PKG_VERSION")));
+    }
+    let help = Run::new(&["--help"]).finished().await;
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for word in [
+        "serve",
+        "sandbox",
+        "healthcheck",
+        "wait",
+        "check-config",
+        "--config",
+        "--listen",
+        "--admin-listen",
+        "--set",
+        "Exit codes: 0 done; 1 failure; 2 usage; 78 bad configuration",
+    ] {
+        assert!(help.stdout.contains(word), "{word}: {}", help.stdout);
+    }
+    for command in ["serve", "sandbox", "healthcheck", "wait", "check-config"] {
+        let run = Run::new(&[command, "--help"]).finished().await;
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.stdout.contains("Usage: kielink"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_environment_that_is_no_utf8_neither_stops_it_nor_becomes_a_key() {
+    let strange = OsStr::from_bytes(b"\xff\xfe");
+    let run = Run::new(&["check-config"]).key().env("LS_COLORS", strange).finished().await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let run = Run::new(&["check-config"]).env("KIE_API_KEY", strange).finished().await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    assert!(run.stderr.contains("KIE_API_KEY: "), "{run:?}");
+}

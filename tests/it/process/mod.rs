@@ -1,0 +1,11 @@
+//! The binary itself: command line, exit codes, signals, probes, the sandbox.
+
+mod child;
+mod command_line;
+mod connections;
+mod logs;
+mod probes;
+mod sandbox;
+mod settings;
+mod shutdown;
+mod wire;

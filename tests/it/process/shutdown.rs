@@ -1,0 +1,208 @@
+//! The end: what was accepted is answered, nobody new is let in, and nothing takes longer than the grace.
+
+use tokio::net::TcpStream;
+
+use super::{
+    child::{Child, Run, link_path},
+    wire::Wire,
+};
+use crate::support::{FakeKie, SOURCE, eventually};
+
+const DRAINING: &str = "not ready any more, still serving";
+
+/// With a grace that no test lives through: what ends within a test did not need it.
+fn patient(kie: &FakeKie) -> Run {
+    Run::serving(kie, &["--set", "server.shutdown_grace=1h", "--log-level", "debug"])
+}
+
+async fn refuses_connections(child: &Child) {
+    let address = child.data();
+    eventually("it accepts no more", async || TcpStream::connect(&address).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn every_accepted_request_is_answered_before_it_ends() {
+    let kie = FakeKie::start();
+    kie.hold();
+    let child = patient(&kie).ready().await;
+    let mut callers = Vec::new();
+    for n in 0..16 {
+        let mut wire = child.connect().await;
+        wire.ask(&link_path(&format!("{SOURCE}?n={n}"))).await;
+        callers.push(wire);
+    }
+    kie.wait_for_mints(16).await;
+    child.terminate();
+    refuses_connections(&child).await;
+    assert!(!child.has_ended());
+    kie.release();
+    for mut wire in callers {
+        let reply = wire.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (200, "close"), "{reply:?}");
+        wire.closed().await;
+    }
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+    assert_eq!(child.log_lines("every accepted request was answered").len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_body_is_still_on_its_way_is_answered() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).ready().await;
+    let body = serde_json::json!({ "url": SOURCE }).to_string();
+    let mut wire = child.connect().await;
+    let head = format!(
+        "POST /api/v1/common/download-url HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    wire.send(&head).await;
+    assert_eq!(wire.reply().await.status, 100);
+    child.terminate();
+    refuses_connections(&child).await;
+    wire.send(&body).await;
+    let reply = wire.reply().await;
+    assert_eq!((reply.status, reply.header("connection")), (200, "close"), "{reply:?}");
+    assert_eq!(child.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_up_the_end() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).arguments(&["--set", "limits.header_timeout=1h"]).ready().await;
+    let mut idle = child.connect().await;
+    assert_eq!(idle.get(&link_path(SOURCE)).await.status, 200);
+    let mut silent = child.connect().await;
+    // Accepted in order: once this one is answered, the silent one is in as well.
+    let mut last = child.connect().await;
+    assert_eq!(last.get("/healthz").await.status, 200);
+    let admin_idle = Wire::connect(&child.admin()).await;
+    let two = reqwest_h2();
+    assert_eq!(two.get(format!("http://{}/healthz", child.data())).send().await.unwrap().status(), 200);
+    child.terminate();
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+    idle.closed().await;
+    silent.closed().await;
+    last.closed().await;
+    drop((admin_idle, two));
+}
+
+#[tokio::test]
+async fn it_serves_on_while_load_balancers_notice_that_it_is_not_ready() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).arguments(&["--set", "server.drain_delay=1h"]).ready().await;
+    for path in ["/readyz", "/healthz", "/livez", "/startupz"] {
+        assert_eq!(child.get_admin(path).await.status, 200, "{path}");
+    }
+    let mut earlier = child.connect().await;
+    assert_eq!(earlier.get("/healthz").await.status, 200);
+    child.terminate();
+    child.wait_for_log(DRAINING).await;
+    for (path, status) in [("/readyz", 503), ("/healthz", 503), ("/livez", 200), ("/startupz", 200)] {
+        let reply = child.get_admin(path).await;
+        assert_eq!(reply.status, status, "{path}");
+        assert_eq!(reply.header("cache-control"), "no-store", "{path}");
+        assert_eq!(reply.header("retry-after").is_empty(), status == 200, "{path}");
+    }
+    assert!(child.get_admin("/readyz?verbose").await.body.contains("[-]not-draining failed\n"));
+    assert!(child.get_admin("/livez?verbose").await.body.contains("[+]process ok\n"));
+    assert_eq!(earlier.get("/healthz").await.status, 503);
+    assert_eq!(earlier.get(&link_path(SOURCE)).await.status, 200);
+    assert_eq!(child.link(&format!("{SOURCE}?new")).await.status, 200);
+    assert!(!child.has_ended());
+}
+
+#[tokio::test]
+async fn a_drain_delay_ends_by_itself() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).arguments(&["--set", "server.drain_delay=50ms"]).ready().await;
+    child.terminate();
+    assert_eq!(child.ended().await, Some(0));
+    assert_eq!(child.log_lines("every accepted request was answered").len(), 1);
+}
+
+#[tokio::test]
+async fn it_is_alive_until_the_last_request_is_answered() {
+    let kie = FakeKie::start();
+    kie.hold();
+    let child = patient(&kie).ready().await;
+    let mut wire = child.connect().await;
+    wire.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    child.terminate();
+    refuses_connections(&child).await;
+    assert_eq!(child.get_admin("/livez").await.status, 200);
+    assert_eq!(child.get_admin("/readyz").await.status, 503);
+    kie.release();
+    assert_eq!(wire.reply().await.status, 200);
+    assert_eq!(child.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let kie = FakeKie::start();
+    for interrupt in [false, true] {
+        kie.hold();
+        let child = patient(&kie).ready().await;
+        let mut wire = child.connect().await;
+        wire.ask(&link_path(SOURCE)).await;
+        child.terminate();
+        child.wait_for_log(DRAINING).await;
+        if interrupt {
+            child.interrupt();
+        } else {
+            child.terminate();
+        }
+        assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
+        assert_eq!(child.log_lines("a second signal: ending at once").len(), 1);
+        wire.closed().await;
+        kie.release();
+    }
+}
+
+#[tokio::test]
+async fn the_grace_bounds_what_hangs() {
+    let kie = FakeKie::start();
+    kie.hold();
+    let child = Run::serving(
+        &kie,
+        &[
+            "--set",
+            "server.shutdown_grace=200ms",
+            "--set",
+            "server.request_timeout=1h",
+            "--set",
+            "upstream.attempt_timeout=1h",
+        ],
+    )
+    .ready()
+    .await;
+    let mut wire = child.connect().await;
+    wire.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    child.terminate();
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+    let cut = child.log_lines("the grace ran out; connections were cut");
+    assert_eq!(cut[0]["connections"], 1, "{cut:?}");
+    wire.closed().await;
+}
+
+#[tokio::test]
+async fn a_mint_that_nobody_waits_for_does_not_hold_up_the_end() {
+    let kie = FakeKie::start();
+    kie.hold();
+    let child = patient(&kie)
+        .arguments(&["--set", "server.request_timeout=1h", "--set", "upstream.attempt_timeout=1h"])
+        .ready()
+        .await;
+    let mut wire = child.connect().await;
+    wire.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    drop(wire);
+    child.terminate();
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+}
+
+pub(super) fn reqwest_h2() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().http2_prior_knowledge().no_proxy().tls_certs_only([]).build().unwrap()
+}
