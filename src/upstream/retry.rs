@@ -33,6 +33,8 @@ pub(super) struct Retries {
     left: u32,
     pauses: ExponentialBackoff,
     revived: bool,
+    /// Whether it has waited out a pause already.
+    paused: bool,
 }
 
 impl Retries {
@@ -45,7 +47,7 @@ impl Retries {
             .with_jitter()
             .with_jitter_seed(seed)
             .build();
-        Retries { left: attempts.saturating_sub(1), pauses, revived: false }
+        Retries { left: attempts.saturating_sub(1), pauses, revived: false, paused: false }
     }
 
     /// How long to wait before the next attempt, or `None` when `error` is final: not transient, the attempts used
@@ -67,8 +69,9 @@ impl Retries {
         }
         self.left = self.left.checked_sub(1)?;
         if matches!(error, Error::RateLimited { .. }) {
-            // The gate's pause is longer than any of ours, and lets one probe through: nothing is multiplied.
-            return (now < deadline).then_some(Duration::ZERO);
+            // The gate's pause is longer than any of ours, and lets one probe through: nothing is multiplied. Who was
+            // limited again after it hears so; the next pause is longer than callers like to wait.
+            return (!std::mem::replace(&mut self.paused, true) && now < deadline).then_some(Duration::ZERO);
         }
         let pause = self.pauses.next()?;
         (now + pause < deadline && budget.0.withdraw()).then_some(pause)
@@ -131,6 +134,16 @@ mod tests {
         let now = Instant::from_origin(Duration::ZERO);
         assert_eq!(Retries::new(3, 7).after(&failed(), &plenty(), now, now + FIRST_PAUSE), None);
         assert_eq!(Retries::new(3, 7).after(&failed(), &plenty(), now, now), None);
+    }
+
+    #[test]
+    fn a_rate_limit_is_waited_out_once() {
+        let now = Instant::from_origin(Duration::ZERO);
+        let answer = Answer { http_status: 200, code: Some(429), message: None };
+        let limited = Error::RateLimited { answer, retry_after: None };
+        let mut plan = Retries::new(5, 7);
+        assert_eq!(plan.after(&limited, &plenty(), now, now + FIRST_PAUSE), Some(Duration::ZERO));
+        assert_eq!(plan.after(&limited, &plenty(), now, now + FIRST_PAUSE), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rows of PRODUCT.md section 4 that need kie.ai's part: each in both forms. What else kie.ai may answer is in
+//! The problems that need kie.ai's part: each in both forms. What else kie.ai may answer is in
 //! `kie_answers`; the rows that do not need it are with what causes them (`requests`, `sources`, `guard`, `outcomes`).
 
 use crate::support::{Answer, FakeKie, KEY, Problem, SOURCE, Sidecar};
@@ -15,7 +15,10 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
         (Answer::unauthorized(), Problem::error("key-refused", Some(200)).says(401, unauthorized)),
         (Answer::html(401), Problem::error("key-refused", Some(401))),
         (Answer::envelope(402, "no"), Problem::error("credits-exhausted", Some(200)).says(402, "no")),
-        (Answer::too_frequent(), Problem::error("rate-limited", Some(200)).says(429, frequency)),
+        (
+            Answer::too_frequent().with_header("retry-after", "1"),
+            Problem::error("rate-limited", Some(200)).says(429, frequency),
+        ),
         (
             Answer::envelope(455, "maintenance"),
             Problem::error("upstream-unavailable", Some(200)).says(455, "maintenance"),
@@ -27,6 +30,9 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
         kie.answer(answer.clone());
         let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
         problem.assert_told(&format!("{answer:?}"), &document, &envelope);
+        // In between it is well, or the breaker would speak for it in the end.
+        kie.answer(Answer::link());
+        assert_eq!(sidecar.link(&format!("{SOURCE}?well={answer:?}")).await.status, 200);
     }
     kie.stop_listening();
     let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
