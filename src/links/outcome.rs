@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Entry;
 use crate::{clock::Instant, upstream};
 
-/// PRODUCT-wide vocabulary; `as_str` is what people see.
+/// One word each, the same everywhere; `as_str` is what people see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// From memory, before the refresh point.

@@ -44,21 +44,23 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
 
 #[tokio::test]
 async fn a_rate_limit_passes_on_how_long_to_wait() {
-    let kie = FakeKie::start();
-    let sidecar = Sidecar::start(&kie);
-    for (n, answer) in [
-        Answer::too_frequent().with_header("retry-after", "7"),
-        Answer::envelope(433, "sub-key limit").with_header("retry-after", "7"),
-        Answer::html(429).with_header("retry-after", "7"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for answer in [
+        Answer::too_frequent().with_header("retry-after", "77"),
+        Answer::envelope(433, "sub-key limit").with_header("retry-after", "77"),
+        Answer::html(429).with_header("retry-after", "77"),
+    ] {
+        let kie = FakeKie::start();
+        let sidecar = Sidecar::start(&kie);
         kie.answer(answer);
-        let reply = sidecar.link(&format!("{SOURCE}?{n}")).await;
-        assert_eq!((reply.status, reply.slug().as_str()), (429, "rate-limited"));
-        let seconds: u64 = reply.header("retry-after").parse().unwrap();
-        assert!((1..=7).contains(&seconds), "{reply:?}");
+        // The first hears it from kie.ai, the second from the pause that has begun. Both at once: no caller of theirs
+        // waits that long.
+        for source in [SOURCE, "https://file.kie.ai/other"] {
+            let reply = sidecar.link(source).await;
+            assert_eq!((reply.status, reply.slug().as_str()), (429, "rate-limited"));
+            let seconds: u64 = reply.header("retry-after").parse().unwrap();
+            assert!((1..=77).contains(&seconds), "{reply:?}");
+        }
+        assert_eq!(kie.mints(), 1);
     }
 }
 
@@ -88,8 +90,6 @@ async fn a_refused_key_is_an_error_in_the_log() {
 
 #[tokio::test]
 async fn no_message_of_kie_ais_brings_the_key_to_a_caller() {
-    let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
     for code in [401, 402, 404, 422, 429, 433, 455, 500] {
         for text in [
             KEY.to_owned(),
@@ -97,16 +97,15 @@ async fn no_message_of_kie_ais_brings_the_key_to_a_caller() {
             crate::support::encode(KEY),
             format!("Authorization: Bearer {KEY}\r\n"),
         ] {
-            for _ in 0..2 {
-                kie.answer(Answer::envelope(code, &format!("no: {text}")));
-                let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
-                for reply in [document, envelope] {
-                    assert!(
-                        reply.status >= 400 && !reply.body.contains("0123456789abcdef"),
-                        "{code} {text}: {reply:?}"
-                    );
-                }
+            // Fresh ones: after a 429 there is a pause, after many failures kie.ai is not asked.
+            let kie = FakeKie::start();
+            let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
+            kie.answer(Answer::envelope(code, &format!("no: {text}")).with_header("retry-after", "60"));
+            for reply in [sidecar.download_url(SOURCE).await, sidecar.link(SOURCE).await] {
+                let told = reply.status >= 400 && !reply.body.contains("0123456789abcdef");
+                assert!(told, "{code} {text}: {reply:?}");
             }
+            assert!(kie.mints() >= 1);
         }
     }
 }
