@@ -93,7 +93,7 @@ pub async fn serve(
 
     let (flights, connections) = (TaskTracker::new(), TaskTracker::new());
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let kie = Kie::new(&config.upstream, wire, clock.clone(), &flights, cut.clone());
+    let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &flights, cut.clone());
     let links = Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), flights.clone(), cut.clone());
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());

@@ -9,6 +9,8 @@ pub mod link;
 pub mod links;
 pub mod sandbox;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod source;
 pub mod telemetry;
 pub mod upstream;

@@ -200,15 +200,17 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
                 connect_timeout: raw.connect_timeout,
                 links: link::Policy { sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()) },
             },
-            gate: upstream::GateConfig {
-                rate,
-                burst,
-                in_flight,
-                // A request takes some time; a tenth of what callers wait is more than kie.ai usually needs.
-                reserve: raw.request_timeout / 10,
+            kie: upstream::KieConfig {
+                gate: upstream::GateConfig {
+                    rate,
+                    burst,
+                    in_flight,
+                    // A request takes some time; a tenth of what callers wait is more than kie.ai usually needs.
+                    reserve: raw.request_timeout / 10,
+                },
+                attempt_timeout: raw.attempt_timeout,
+                attempts: raw.attempts,
             },
-            attempt_timeout: raw.attempt_timeout,
-            attempts: raw.attempts,
         },
         log: telemetry::Config { format, level },
         warnings,

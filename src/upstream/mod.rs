@@ -13,6 +13,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[cfg(test)]
+pub(crate) use self::wire::life;
 pub use self::{
     error::{Answer, BadAnswer, Error},
     gate::Config as GateConfig,
@@ -34,10 +36,16 @@ pub const DOWNLOAD_URL: &str = "/api/v1/common/download-url";
 /// A link takes at most 8 KiB; nothing that kie.ai says needs more than this, unpacked.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// How to ask kie.ai.
+/// How to reach kie.ai, and how to ask it.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub wire: WireConfig,
+    pub kie: KieConfig,
+}
+
+/// When and how often to ask kie.ai.
+#[derive(Debug, Clone)]
+pub struct KieConfig {
     pub gate: GateConfig,
     /// One request, from connect to the last byte.
     pub attempt_timeout: Duration,
@@ -84,20 +92,18 @@ pub struct Ask {
     pub deadline: Instant,
 }
 
-pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + std::marker::Send + 'a>>;
+pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
 
 /// Whatever makes links. `Kie` in earnest; a script in tests.
-pub trait Mint: std::marker::Send + Sync + 'static {
+pub trait Mint: Send + Sync + 'static {
     /// Makes one link, asking as often as it takes. Cancel safe: dropping the future drops the request.
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
 }
 
-pub type SendFuture<'a> = MintFuture<'a>;
-
 /// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
-pub trait Send: std::marker::Send + Sync + 'static {
+pub trait Transport: Send + Sync + 'static {
     /// One request, one answer. Cancel safe: dropping the future closes the connection.
-    fn send<'a>(&'a self, source: &'a SourceUrl) -> SendFuture<'a>;
+    fn send<'a>(&'a self, source: &'a SourceUrl) -> MintFuture<'a>;
 }
 
 /// kie.ai, asked with restraint. Cheap to clone.
@@ -105,7 +111,7 @@ pub trait Send: std::marker::Send + Sync + 'static {
 pub struct Kie(Arc<Inner>);
 
 struct Inner {
-    wire: Box<dyn Send>,
+    wire: Box<dyn Transport>,
     gate: Gate,
     retry_budget: RetryBudget,
     clock: Clock,
@@ -115,16 +121,23 @@ struct Inner {
 
 impl Kie {
     /// The queue of the gate is driven by a task on `tasks` until `stop`.
-    pub fn new(config: &Config, wire: impl Send, clock: Clock, tasks: &TaskTracker, stop: CancellationToken) -> Kie {
+    pub fn new(
+        config: &KieConfig,
+        wire: impl Transport,
+        clock: Clock,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Kie {
         let gate = Gate::new(&config.gate, clock.clone());
         tasks.spawn(gate.clone().drive(stop));
+        let KieConfig { attempt_timeout, attempts, .. } = *config;
         Kie(Arc::new(Inner {
             wire: Box::new(wire),
             gate,
             retry_budget: RetryBudget::new(),
             clock,
-            attempt_timeout: config.attempt_timeout,
-            attempts: config.attempts,
+            attempt_timeout,
+            attempts,
         }))
     }
 }

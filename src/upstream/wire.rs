@@ -12,7 +12,7 @@ use reqwest::{
 use url::Url;
 
 use super::{
-    DOWNLOAD_URL, MAX_ANSWER_BYTES, Minted, Send, SendFuture,
+    DOWNLOAD_URL, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
     envelope::{self, Raw},
     error::{Answer, BadAnswer, Error},
 };
@@ -128,8 +128,8 @@ impl Wire {
     }
 }
 
-impl Send for Wire {
-    fn send<'a>(&'a self, source: &'a SourceUrl) -> SendFuture<'a> {
+impl Transport for Wire {
+    fn send<'a>(&'a self, source: &'a SourceUrl) -> MintFuture<'a> {
         Box::pin(self.attempt(source))
     }
 }
@@ -146,7 +146,7 @@ impl fmt::Debug for Wire {
 /// The link is read against the `Date` of the answer that brought it, which is kie.ai's clock; ours may be wrong.
 /// `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`, our own clock
 /// is the only one left to ask.
-fn life(link: &Link, date: Option<Timestamp>, wall: Timestamp) -> Duration {
+pub(crate) fn life(link: &Link, date: Option<Timestamp>, wall: Timestamp) -> Duration {
     let own = match date {
         Some(date) => link.life_left(date).map(|left| left.saturating_sub(Duration::from_secs(1))),
         None => link.life_left(wall),

@@ -269,7 +269,7 @@ impl State {
         match verdict {
             Verdict::Well => {
                 self.window.good(now);
-                self.pause.answered(pass.sent_at, pass.pause_probe);
+                self.pause.answered(pass.sent_at);
                 if self.breaker.well() {
                     tracing::info!("kie.ai is well again: the breaker closes");
                 }
@@ -284,7 +284,7 @@ impl State {
             }
             Verdict::Unwell => {
                 self.window.bad(now);
-                self.pause.answered(pass.sent_at, pass.pause_probe);
+                self.pause.answered(pass.sent_at);
                 if self.breaker.unwell(pass.breaker_probe, fastrand::f64(), now) {
                     tracing::warn!("kie.ai is unwell: the breaker opens, misses fail fast");
                 }

@@ -24,8 +24,8 @@ enum State {
     None,
     /// Nobody asks before `until`; then one probe does.
     Until { since: Instant, until: Instant },
-    /// The probe is on its way.
-    Probing { since: Instant },
+    /// The probe is on its way, since `until`.
+    Probing { since: Instant, until: Instant },
 }
 
 /// Whether a request may go, as far as the pause is concerned.
@@ -51,19 +51,19 @@ impl Pause {
 
     /// The probe sets out.
     pub(super) fn probing(&mut self) {
-        if let State::Until { since, .. } = self.state {
-            self.state = State::Probing { since };
+        if let State::Until { since, until } = self.state {
+            self.state = State::Probing { since, until };
         }
     }
 
     /// kie.ai said 429 to a request sent at `sent_at`.
     pub(super) fn limited(&mut self, sent_at: Instant, retry_after: Option<Duration>, now: Instant) {
-        if let State::Until { since, until } = self.state
+        if let State::Until { since, until } | State::Probing { since, until } = self.state
             && sent_at < since
         {
-            // Sent before the pause began: it tells nothing new, unless it asks for longer.
-            let longer = retry_after.map_or(until, |pause| until.max(now + pause));
-            self.state = State::Until { since, until: longer };
+            // Sent before the pause began: no reason for a longer step, but the pause counts from here.
+            let pause = retry_after.unwrap_or(LADDER[0]).max(SHORTEST);
+            self.state = State::Until { since: now, until: until.max(now + pause) };
             return;
         }
         let ladder = LADDER[self.step.min(LADDER.len() - 1)];
@@ -78,18 +78,18 @@ impl Pause {
     }
 
     /// kie.ai gave any other answer to a request sent at `sent_at`.
-    pub(super) fn answered(&mut self, sent_at: Instant, was_probe: bool) {
+    pub(super) fn answered(&mut self, sent_at: Instant) {
         match self.state {
             State::None => self.step = 0,
             // Sent before the pause began: it tells nothing about now.
-            State::Until { since, .. } | State::Probing { since } if sent_at < since && !was_probe => {}
+            State::Until { since, .. } | State::Probing { since, .. } if sent_at < since => {}
             State::Until { .. } | State::Probing { .. } => *self = Pause::default(),
         }
     }
 
     /// The probe came to no end: another may try.
     pub(super) fn probe_lost(&mut self, now: Instant) {
-        if let State::Probing { since } = self.state {
+        if let State::Probing { since, .. } = self.state {
             self.state = State::Until { since, until: now };
         }
     }
@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(pause.admission(until), Admission::WaitForProbe);
             now = until;
         }
-        pause.answered(now, true);
+        pause.answered(now);
         assert_eq!(pause.admission(now), Admission::Go);
         pause.limited(now, None, now);
         assert_eq!(pause.admission(now), Admission::Wait(now + LADDER[0]));
@@ -150,11 +150,23 @@ mod tests {
         let mut pause = Pause::default();
         pause.limited(at(100), None, at(101));
         pause.limited(at(100), None, at(102));
-        assert_eq!(pause.until(at(102)), Some(at(103)), "the second of three in flight");
+        assert_eq!(pause.until(at(102)), Some(at(104)), "the second of three in flight: two seconds from there");
         pause.limited(at(100), seconds(9), at(102));
-        assert_eq!(pause.until(at(102)), Some(at(111)), "unless it asks for longer");
-        pause.answered(at(100), false);
+        assert_eq!(pause.until(at(102)), Some(at(111)), "the third asks for longer");
+        pause.answered(at(100));
         assert_eq!(pause.admission(at(102)), Admission::Wait(at(111)));
+        pause.limited(at(111), None, at(111));
+        assert_eq!(pause.until(at(111)), Some(at(116)), "the second step");
+    }
+
+    #[test]
+    fn a_straggler_that_meets_the_probe_begins_the_pause_anew() {
+        let mut pause = Pause::default();
+        pause.limited(at(100), None, at(101));
+        pause.probing();
+        pause.limited(at(100), None, at(104));
+        pause.answered(at(103));
+        assert_eq!(pause.admission(at(105)), Admission::Wait(at(106)), "the probe had left before");
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! Watches a schedule and fails it at the first broken promise. Knows the promises, not how they are kept.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use crate::{clock::Instant, source::SourceUrl};
+
+/// What is promised in one schedule.
+#[derive(Debug, Clone)]
+pub(super) struct Promises {
+    pub(super) margin: Duration,
+    pub(super) rate: f64,
+    pub(super) burst: f64,
+    pub(super) request_timeout: Duration,
+}
+
+pub(super) struct Oracle {
+    promises: Promises,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests on their way, by file.
+    in_flight: HashMap<SourceUrl, u32>,
+    /// An ideal token bucket, without the product's guard.
+    tokens: Option<(f64, Instant)>,
+    /// No request may leave before this, since kie.ai has said 429.
+    paused_until: Option<Instant>,
+    /// When each link ends, by kie.ai's reckoning.
+    ends: HashMap<String, Instant>,
+    /// The first broken promise: a panic inside a flight's task is caught there, and must not be missed.
+    broken: Option<String>,
+    totals: Totals,
+}
+
+/// What has happened, over one schedule or many.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Totals {
+    pub(super) links: u64,
+    pub(super) problems: u64,
+    pub(super) requests: u64,
+    pub(super) limited: u64,
+    pub(super) left: u64,
+    pub(super) outages_unnoticed: u64,
+    pub(super) suspends: u64,
+    pub(super) short_lived: u64,
+}
+
+impl Oracle {
+    pub(super) fn new(promises: Promises) -> Oracle {
+        Oracle { promises, state: Mutex::default() }
+    }
+
+    /// A request leaves for kie.ai.
+    pub(super) fn request(&self, source: &SourceUrl, now: Instant) {
+        let mut state = self.lock();
+        state.totals.requests += 1;
+        let in_flight = state.in_flight.entry(source.clone()).or_default();
+        *in_flight += 1;
+        let alone = *in_flight == 1;
+        state.hold(alone, "P2: a second request for one file is on its way");
+        let (tokens, at) = state.tokens.unwrap_or((self.promises.burst, now));
+        let tokens = (tokens + now.since(at).as_secs_f64() * self.promises.rate).min(self.promises.burst) - 1.0;
+        // A nanosecond's rounding is no broken promise.
+        state.hold(tokens > -1e-6, "P3: kie.ai sees more than the budget");
+        state.tokens = Some((tokens, now));
+        let paused = state.paused_until.is_some_and(|until| now < until);
+        state.hold(!paused, "P3: a request leaves during the pause after a 429");
+    }
+
+    /// It is over: answered, failed or abandoned.
+    pub(super) fn request_over(&self, source: &SourceUrl) {
+        *self.lock().in_flight.get_mut(source).expect("it had begun") -= 1;
+    }
+
+    /// kie.ai has said 429, and everybody must pause at least this long.
+    pub(super) fn limited(&self, until: Instant) {
+        let mut state = self.lock();
+        state.totals.limited += 1;
+        state.paused_until = state.paused_until.max(Some(until));
+    }
+
+    /// kie.ai has made a link that ends then.
+    pub(super) fn made(&self, link: &str, ends: Instant) {
+        let mut state = self.lock();
+        // A link that is given twice ends when it ends.
+        let known = state.ends.entry(link.to_owned()).or_insert(ends);
+        *known = (*known).min(ends);
+    }
+
+    /// A caller is handed this link.
+    pub(super) fn handed_out(&self, link: &str, now: Instant) {
+        let mut state = self.lock();
+        state.totals.links += 1;
+        let ends = *state.ends.get(link).expect("P1: a link that kie.ai never made");
+        let left = now.until(ends);
+        assert!(left >= self.promises.margin, "P1: a link with {left:?} of life left was handed out");
+    }
+
+    pub(super) fn problem(&self) {
+        self.lock().totals.problems += 1;
+    }
+
+    /// A caller has its answer, link or problem.
+    pub(super) fn answered(&self, waited: Duration) {
+        let most = self.promises.request_timeout + Duration::from_millis(2);
+        assert!(waited <= most, "a caller was answered after {waited:?}");
+    }
+
+    pub(super) fn count(&self, what: impl FnOnce(&mut Totals)) {
+        what(&mut self.lock().totals);
+    }
+
+    /// The end: what happened, unless a promise was broken on the way.
+    pub(super) fn totals(&self) -> Totals {
+        let state = self.lock();
+        if let Some(broken) = &state.broken {
+            panic!("{broken}");
+        }
+        state.totals.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn hold(&mut self, holds: bool, promise: &str) {
+        if !holds {
+            self.broken.get_or_insert_with(|| promise.to_owned());
+        }
+    }
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, other: &Totals) {
+        self.links += other.links;
+        self.problems += other.problems;
+        self.requests += other.requests;
+        self.limited += other.limited;
+        self.left += other.left;
+        self.outages_unnoticed += other.outages_unnoticed;
+        self.suspends += other.suspends;
+        self.short_lived += other.short_lived;
+    }
+
+    pub(super) fn assert_eventful(&self, schedules: u64) {
+        // Few schedules may by chance lack any one kind of event.
+        if schedules < 100 {
+            return;
+        }
+        let each = [
+            self.links / 5,
+            self.problems,
+            self.requests,
+            self.limited * 5,
+            self.left,
+            self.outages_unnoticed * 20,
+            self.suspends * 5,
+            self.short_lived * 10,
+        ];
+        assert!(each.iter().all(|count| *count >= schedules), "too little happened in {schedules} schedules: {self:?}");
+    }
+}
