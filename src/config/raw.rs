@@ -276,12 +276,6 @@ fn check(raw: &Raw, r: &mut Reader) {
 
 fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     let key = "upstream.base_url";
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
     if !url.username().is_empty() || url.password().is_some() {
         r.problem(key, "it must not carry a user name or password");
         // Nor may the effective settings show it.
@@ -292,12 +286,21 @@ fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     }
     match url.scheme() {
         "https" => {}
-        "http" if loopback || allow_plain_http => {}
+        "http" if is_loopback(url) || allow_plain_http => {}
         "http" => r.problem(
             key,
             "plain http would send the API key unencrypted; use https, or set upstream.allow_plain_http = true",
         ),
         _ => r.problem(key, "expected an https URL"),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
     }
 }
 
@@ -379,7 +382,8 @@ fn warnings(raw: &Raw) -> Vec<String> {
     if raw.allow.iter().any(|pattern| pattern == "*") {
         warnings.push("sources.allow is \"*\": any URL a caller sends goes to kie.ai with your key".into());
     }
-    if raw.allow_plain_http && raw.base_url.as_ref().is_some_and(|url| url.scheme() == "http") {
+    let plain_and_far = |url: &Url| url.scheme() == "http" && !is_loopback(url);
+    if raw.base_url.as_ref().is_some_and(plain_and_far) {
         warnings.push("upstream.base_url is plain http: the API key travels unencrypted".into());
     }
     warnings

@@ -92,7 +92,10 @@ fn incoherent_pairs_refuse_to_start() {
 #[test]
 fn plain_http_is_for_loopback_or_on_request() {
     for url in ["http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"] {
-        assert!(load(&[("KIELINK__UPSTREAM__BASE_URL", url)]).is_ok(), "{url}");
+        let url = ("KIELINK__UPSTREAM__BASE_URL", url);
+        assert!(load(&[url]).is_ok(), "{url:?}");
+        let allowed = load(&[url, ("KIELINK__UPSTREAM__ALLOW_PLAIN_HTTP", "true")]).unwrap();
+        assert!(allowed.warnings.is_empty(), "{url:?}");
     }
     let url = ("KIELINK__UPSTREAM__BASE_URL", "http://kie.internal");
     assert!(load(&[url]).is_err());
