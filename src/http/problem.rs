@@ -223,7 +223,7 @@ impl Problem {
                 Kind::UpstreamError,
                 "kie.ai failed to make a link. Trying again later may help.",
             ),
-            Error::Unusable { .. } => (
+            Error::Unusable { .. } | Error::NotHttp(_) => (
                 Kind::UpstreamError,
                 "kie.ai's answer cannot be used. Trying again later may help.",
             ),

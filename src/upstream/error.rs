@@ -33,6 +33,8 @@ pub enum Error {
     ShortLived,
     #[error("kie.ai cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    #[error("kie.ai's answer is not HTTP, or its head is too long")]
+    NotHttp(#[source] reqwest::Error),
     #[error("kie.ai did not answer in time")]
     Timeout,
     #[error("the mint was cut short by shutdown")]
@@ -102,7 +104,9 @@ impl Error {
             | Error::Maintenance(answer)
             | Error::Failed(answer)
             | Error::Unusable { answer, .. } => Some(answer),
-            Error::ShortLived | Error::Unreachable(_) | Error::Timeout | Error::ShuttingDown => None,
+            Error::ShortLived | Error::Unreachable(_) | Error::NotHttp(_) | Error::Timeout | Error::ShuttingDown => {
+                None
+            }
         }
     }
 
@@ -114,7 +118,7 @@ impl Error {
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Failed(_) | Error::Unreachable(_) | Error::Timeout => true,
+            Error::Failed(_) | Error::Unreachable(_) | Error::NotHttp(_) | Error::Timeout => true,
             Error::Unusable { reason, answer } => match reason {
                 BadAnswer::Empty | BadAnswer::Broken => true,
                 // A gateway's page in place of an answer; with HTTP 200 it is a wrong base_url.
@@ -142,13 +146,31 @@ impl Error {
         if error.is_connect() || error.is_timeout() {
             return false;
         }
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
-                return hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
-            }
-            cause = error.source();
-        }
-        false
+        hyper_error(error)
+            .is_some_and(|hyper| hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
     }
+
+    /// No answer could be read: because none came, or because what came is no HTTP.
+    pub(super) fn of_request(error: reqwest::Error) -> Error {
+        if error.is_timeout() && !error.is_connect() {
+            return Error::Timeout;
+        }
+        let error = error.without_url();
+        if hyper_error(&error).is_some_and(hyper::Error::is_parse) {
+            Error::NotHttp(error)
+        } else {
+            Error::Unreachable(error)
+        }
+    }
+}
+
+fn hyper_error(error: &reqwest::Error) -> Option<&hyper::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(hyper) = error.downcast_ref() {
+            return Some(hyper);
+        }
+        cause = error.source();
+    }
+    None
 }

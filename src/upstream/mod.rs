@@ -164,13 +164,6 @@ impl Kie {
     /// One request to kie.ai.
     async fn attempt(&self, source: &SourceUrl) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
-        let unreachable = |error: reqwest::Error| {
-            if error.is_timeout() && !error.is_connect() {
-                Error::Timeout
-            } else {
-                Error::Unreachable(error.without_url())
-            }
-        };
         let mut response = self
             .client
             .post(self.endpoint.clone())
@@ -179,7 +172,7 @@ impl Kie {
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
             .await
-            .map_err(unreachable)?;
+            .map_err(Error::of_request)?;
         let status = response.status();
         let date = http_date(response.headers());
         let retry_after = retry_after(response.headers(), date);
@@ -204,7 +197,7 @@ impl Kie {
                     answer: answer(),
                 });
             }
-            Err(error) => return Err(unreachable(error)),
+            Err(error) => return Err(Error::of_request(error)),
         };
         let raw = Raw {
             http_status: status.as_u16(),
