@@ -57,6 +57,9 @@ pub enum Error {
 /// Connections to the admin interface at once.
 const ADMIN_CONNECTIONS: usize = 256;
 
+/// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 impl Listeners {
     /// # Errors
     /// With the first address that cannot be had.
@@ -140,16 +143,19 @@ pub async fn serve(
     tokio::time::sleep(config.app.drain_delay).await;
     drain.cancel();
     connections.close();
-    let ended = match tokio::time::timeout(config.app.shutdown_grace, connections.wait()).await {
+    let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
+    let ended = match tokio::time::timeout(config.app.shutdown_grace - last_words, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,
     };
     let left = connections.len();
-    kill.cancel();
-    // Nobody waits for what is still in the air: refreshes, and mints whose callers have gone.
+    // Refreshes and mints whose callers have gone; and, where the grace ran out, those that callers still wait for.
+    // They are told so, which takes a moment, before their connections are dropped.
     cut.cancel();
     flights.close();
     flights.wait().await;
+    let _ = tokio::time::timeout(last_words, connections.wait()).await;
+    kill.cancel();
     match ended {
         Ended::Drained => tracing::info!("every accepted request was answered"),
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
