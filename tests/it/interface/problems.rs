@@ -6,7 +6,6 @@ use crate::support::{Answer, FakeKie, KEY, Problem, SOURCE, Sidecar};
 #[tokio::test]
 async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
     let unauthorized = "Unauthorized – Authentication failed. Please check your API key.";
     let frequency = "Your call frequency is too high. Please try again later.";
     for (answer, problem) in [
@@ -42,10 +41,12 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
         (Answer::html(502), Problem::error("upstream-error", Some(502))),
         (Answer::reset(), Problem::error("upstream-unreachable", None)),
     ] {
+        let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
         kie.answer(answer.clone());
         let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
         problem.assert_told(&format!("{answer:?}"), &document, &envelope);
     }
+    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
     kie.stop_listening();
     let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
     Problem::error("upstream-unreachable", None).assert_told("nobody listens", &document, &envelope);
@@ -57,20 +58,30 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
 #[tokio::test]
 async fn a_rate_limit_passes_on_how_long_to_wait() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::start(&kie);
-    for (n, answer) in [
-        Answer::too_frequent().with_header("retry-after", "7"),
-        Answer::envelope(433, "sub-key limit").with_header("retry-after", "7"),
-        Answer::html(429).with_header("retry-after", "7"),
+    let too_frequent = |seconds: &str| Answer::too_frequent().with_header("retry-after", seconds);
+    for (n, (answer, wait)) in [
+        (too_frequent("7"), 7..=7),
+        (
+            Answer::envelope(433, "sub-key limit").with_header("retry-after", "7"),
+            7..=7,
+        ),
+        (Answer::html(429).with_header("retry-after", "7"), 7..=7),
+        (too_frequent("0"), 1..=1),
+        (too_frequent("86400"), 60..=86_400),
+        (too_frequent("later"), 1..=60),
+        (too_frequent("Wed, 15 Apr 2015 10:10:07 GMT"), 1..=1),
+        (Answer::too_frequent(), 1..=60),
+        (too_frequent("-3"), 1..=60),
     ]
     .into_iter()
     .enumerate()
     {
+        let sidecar = Sidecar::start(&kie);
         kie.answer(answer);
         let reply = sidecar.link(&format!("{SOURCE}?{n}")).await;
         assert_eq!((reply.status, reply.slug().as_str()), (429, "rate-limited"));
         let seconds: u64 = reply.header("retry-after").parse().unwrap();
-        assert!((1..=7).contains(&seconds), "{reply:?}");
+        assert!(wait.contains(&seconds), "{n}: {reply:?}");
     }
 }
 
@@ -104,8 +115,8 @@ async fn a_refused_key_is_an_error_in_the_log() {
 #[tokio::test]
 async fn no_message_of_kie_ais_brings_the_key_to_a_caller() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
     for code in [401, 402, 404, 422, 429, 433, 455, 500] {
+        let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
         for text in [
             KEY.to_owned(),
             format!("{KEY}{KEY}"),

@@ -48,7 +48,6 @@ async fn an_attempt_that_times_out_is_followed_by_another() {
 async fn what_is_decided_is_not_asked_again() {
     let kie = FakeKie::start();
     let elsewhere = FakeKie::start();
-    let sidecar = Sidecar::start(&kie);
     for (n, bad) in [
         Answer::unauthorized(),
         Answer::html(401),
@@ -71,6 +70,7 @@ async fn what_is_decided_is_not_asked_again() {
     .into_iter()
     .enumerate()
     {
+        let sidecar = Sidecar::start(&kie);
         let source = format!("{SOURCE}?{n}");
         kie.answer_for(&source, bad.clone());
         let reply = sidecar.link(&source).await;
