@@ -1,6 +1,9 @@
 //! Why there is no link.
 
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use crate::link::Unusable;
 
@@ -146,8 +149,15 @@ impl Error {
         if error.is_connect() || error.is_timeout() {
             return false;
         }
-        hyper_error(error)
-            .is_some_and(|hyper| hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
+        let closed = |hyper: &hyper::Error| hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
+        // A peer, or a box between, that has forgotten the connection answers with a reset.
+        let reset = |io: &io::Error| {
+            matches!(
+                io.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe
+            )
+        };
+        cause(error).is_some_and(closed) || cause(error).is_some_and(reset)
     }
 
     /// No answer could be read: because none came, or because what came is no HTTP.
@@ -156,7 +166,7 @@ impl Error {
             return Error::Timeout;
         }
         let error = error.without_url();
-        if hyper_error(&error).is_some_and(hyper::Error::is_parse) {
+        if cause(&error).is_some_and(hyper::Error::is_parse) {
             Error::NotHttp(error)
         } else {
             Error::Unreachable(error)
@@ -164,11 +174,12 @@ impl Error {
     }
 }
 
-fn hyper_error(error: &reqwest::Error) -> Option<&hyper::Error> {
+/// The first error of this kind behind `error`.
+fn cause<E: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&E> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        if let Some(hyper) = error.downcast_ref() {
-            return Some(hyper);
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }

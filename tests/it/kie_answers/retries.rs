@@ -111,17 +111,17 @@ async fn retries_end_with_the_callers_patience() {
 
 #[tokio::test]
 async fn a_kept_connection_that_has_died_is_replaced_at_once_and_for_free() {
-    let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1")]);
-    kie.answer_next([Answer::link(), Answer::close()]);
-    assert_eq!(sidecar.link(SOURCE).await.status, 200);
-    let source = format!("{SOURCE}?2");
-    assert_eq!(
-        sidecar.link(&source).await.status,
-        200,
-        "although one attempt is all it has"
-    );
-    assert_eq!((kie.mints_for(&source), kie.connections()), (2, 2));
+    // A peer that closed, and one that has forgotten the connection.
+    for death in [Answer::close(), Answer::reset()] {
+        let kie = FakeKie::start();
+        let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1")]);
+        kie.answer_next([Answer::link(), death.clone()]);
+        assert_eq!(sidecar.link(SOURCE).await.status, 200);
+        let source = format!("{SOURCE}?2");
+        let reply = sidecar.link(&source).await;
+        assert_eq!(reply.status, 200, "although one attempt is all it has: {death:?}");
+        assert_eq!((kie.mints_for(&source), kie.connections()), (2, 2), "{death:?}");
+    }
 }
 
 #[tokio::test]
