@@ -9,10 +9,7 @@ mod retry;
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use jiff::Timestamp;
-use reqwest::{
-    StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
-};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use url::Url;
 
 pub use self::error::{Answer, BadAnswer, Error};
@@ -181,23 +178,18 @@ impl Kie {
             code: None,
             message: None,
         };
+        let unreadable = |reason| Error::Unusable {
+            reason,
+            answer: answer(),
+        };
         let body = match read_bounded(&mut response).await {
             Ok(Some(body)) => body,
-            Ok(None) => {
-                return Err(Error::Unusable {
-                    reason: BadAnswer::TooLong,
-                    answer: answer(),
-                });
-            }
-            // The connection broke inside the body, or the body is no gzip though it says so.
             Err(error) if error.is_timeout() => return Err(Error::Timeout),
-            Err(_) if status == StatusCode::OK => {
-                return Err(Error::Unusable {
-                    reason: BadAnswer::Broken,
-                    answer: answer(),
-                });
-            }
-            Err(error) => return Err(Error::of_request(error)),
+            // An HTTP error speaks for itself: a challenge page may be long, a gateway's page may break off.
+            Ok(None) | Err(_) if !status.is_success() => Vec::new(),
+            Ok(None) => return Err(unreadable(BadAnswer::TooLong)),
+            // The connection broke inside the body, or the body is no gzip though it says so.
+            Err(_) => return Err(unreadable(BadAnswer::Broken)),
         };
         let raw = Raw {
             http_status: status.as_u16(),

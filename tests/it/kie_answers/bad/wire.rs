@@ -76,6 +76,28 @@ async fn broken_answers_are_told_apart_from_none() {
 }
 
 #[tokio::test]
+async fn an_http_error_speaks_for_itself_though_its_page_cannot_be_read() {
+    let kie = FakeKie::start();
+    for (status, slug) in [
+        (401, "key-refused"),
+        (403, "key-refused"),
+        (429, "rate-limited"),
+        (500, "upstream-error"),
+        (502, "upstream-error"),
+    ] {
+        let short = Answer::html(status).with_header("content-length", "5000");
+        for (what, answer) in [
+            ("too long", Answer::body("x".repeat(100_000)).http_status(status)),
+            ("breaks off", short.then_close_silently()),
+            ("no gzip", Answer::html(status).with_header("content-encoding", "gzip")),
+        ] {
+            let what = format!("HTTP {status}, {what}");
+            check(&kie, &what, answer, Problem::error(slug, Some(status))).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn silence_is_a_timeout() {
     let kie = FakeKie::start();
     let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("upstream.attempt_timeout", "1s")]);
