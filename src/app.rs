@@ -160,14 +160,15 @@ pub async fn serve(
         Ended::Drained => tracing::info!("every accepted request was answered"),
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
     }
-    admin.stop();
+    drop(admin);
     Ok(ended)
 }
 
 /// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.
 struct AdminThread {
     drain: CancellationToken,
-    thread: std::thread::JoinHandle<()>,
+    /// `None` only while it is dropped.
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl AdminThread {
@@ -206,14 +207,22 @@ impl AdminThread {
             })
             .map_err(Error::Listener)?;
         match receiver.recv() {
-            Ok(()) => Ok(AdminThread { drain, thread }),
+            Ok(()) => Ok(AdminThread {
+                drain,
+                thread: Some(thread),
+            }),
             Err(_) => Err(Error::AdminThread),
         }
     }
+}
 
-    fn stop(self) {
+/// Also where a second signal ends everything at once: the listeners' socket files go with the thread.
+impl Drop for AdminThread {
+    fn drop(&mut self) {
         self.drain.cancel();
-        // Its tasks end at once, since `kill` is `drain`.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread.take() {
+            // Its tasks end at once, since `kill` is `drain`.
+            let _ = thread.join();
+        }
     }
 }

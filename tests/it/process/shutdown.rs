@@ -185,6 +185,32 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
+async fn a_second_signal_leaves_no_socket_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let child = Run::new(&[
+        "--listen",
+        &address("data.sock"),
+        "--admin-listen",
+        &address("admin.sock"),
+    ])
+    .arguments(&[
+        "--set",
+        "server.drain_delay=1h",
+        "--set",
+        "upstream.base_url=http://127.0.0.1:9",
+    ])
+    .key()
+    .ready()
+    .await;
+    child.terminate();
+    child.wait_for_log(DRAINING).await;
+    child.terminate();
+    assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn the_grace_bounds_what_hangs_and_callers_are_told() {
     let kie = FakeKie::start();
     kie.hold();
