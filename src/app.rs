@@ -57,6 +57,9 @@ pub enum Error {
 /// Connections to the admin interface at once.
 const ADMIN_CONNECTIONS: usize = 256;
 
+/// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 impl Listeners {
     /// # Errors
     /// With the first address that cannot be had.
@@ -127,28 +130,32 @@ pub async fn serve(
     tokio::time::sleep(config.app.drain_delay).await;
     drain.cancel();
     connections.close();
-    let ended = match tokio::time::timeout(config.app.shutdown_grace, connections.wait()).await {
+    let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
+    let ended = match tokio::time::timeout(config.app.shutdown_grace - last_words, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,
     };
     let left = connections.len();
-    kill.cancel();
-    // Nobody waits for what is still in the air: refreshes, and mints whose callers have gone.
+    // Refreshes and mints whose callers have gone; and, where the grace ran out, those that callers still wait for.
+    // They are told so, which takes a moment, before their connections are dropped.
     cut.cancel();
     flights.close();
     flights.wait().await;
+    let _ = tokio::time::timeout(last_words, connections.wait()).await;
+    kill.cancel();
     match ended {
         Ended::Drained => tracing::info!("every accepted request was answered"),
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
     }
-    admin.stop();
+    drop(admin);
     Ok(ended)
 }
 
 /// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.
 struct AdminThread {
     drain: CancellationToken,
-    thread: std::thread::JoinHandle<()>,
+    /// `None` only while it is dropped.
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl AdminThread {
@@ -187,14 +194,19 @@ impl AdminThread {
             })
             .map_err(Error::Listener)?;
         match receiver.recv() {
-            Ok(()) => Ok(AdminThread { drain, thread }),
+            Ok(()) => Ok(AdminThread { drain, thread: Some(thread) }),
             Err(_) => Err(Error::AdminThread),
         }
     }
+}
 
-    fn stop(self) {
+/// Also where a second signal ends everything at once: the listeners' socket files go with the thread.
+impl Drop for AdminThread {
+    fn drop(&mut self) {
         self.drain.cancel();
-        // Its tasks end at once, since `kill` is `drain`.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread.take() {
+            // Its tasks end at once, since `kill` is `drain`.
+            let _ = thread.join();
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! The process: command line, logs, settings, listeners, signals, exit code.
 
-use std::{collections::HashMap, ffi::OsString, process::ExitCode, time::Duration};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -25,7 +31,8 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("kielink: {error:#}");
+            // `eprintln!` panics where nobody takes it, and the exit code would be lost.
+            let _ = writeln!(io::stderr(), "kielink: {error:#}");
             match error.downcast_ref::<config::Problems>() {
                 Some(_) => ExitCode::from(BAD_CONFIGURATION),
                 None => ExitCode::FAILURE,
@@ -61,10 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let listeners = Listeners::bind(&sandbox.config.app)
                 .context("another address can be given with --listen and --admin-listen")?;
             // The commands to try are what the sandbox is for: they go to standard output.
-            #[expect(clippy::print_stdout, reason = "asked for on the command line")]
-            {
-                println!("{}", sandbox.welcome(&listeners));
-            }
+            say(&format!("{}\n", sandbox.welcome(&listeners)))?;
             let config = sandbox.config.clone();
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
@@ -84,16 +88,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig => {
             let config = Config::load(&sources)?;
-            #[expect(clippy::print_stdout, reason = "asked for on the command line")]
-            {
-                print!("{}", config.render());
-            }
+            say(&config.render())?;
             for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+                let _ = writeln!(io::stderr(), "warning: {warning}");
             }
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Prints what was asked for. Unlike `print!` it does not panic at a full disk or a closed pipe.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout();
+    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    said.context("cannot write to standard output")
 }
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.

@@ -15,9 +15,9 @@ use crate::config::Address;
 /// What a probe found.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
-    #[error("cannot connect to the admin interface at {0}: {1}")]
+    #[error("cannot connect to the admin interface at {0}")]
     Connect(Address, #[source] io::Error),
-    #[error("the admin interface at {0} does not speak HTTP: {1}")]
+    #[error("the admin interface at {0} does not speak HTTP")]
     Protocol(Address, #[source] hyper::Error),
     #[error("{0} says HTTP {1}: {2}")]
     Says(Address, u16, String),

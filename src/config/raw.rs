@@ -62,7 +62,7 @@ pub(super) struct Raw {
 /// When a layer cannot be read at all.
 pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
     let layers = layers(sources).map_err(|why| Problems(vec![why]))?;
-    let mut r = Reader::new(layers);
+    let mut r = Reader::new(layers, sources);
     let raw = Raw {
         listen: r.list("server.listen", |text| text.parse::<Address>()),
         request_timeout: r.duration("server.request_timeout"),
@@ -262,7 +262,7 @@ fn check(raw: &Raw, r: &mut Reader) {
     if raw.refresh_after >= raw.ttl && !raw.ttl.is_zero() {
         r.problem("cache.refresh_after", "it must be less than cache.ttl, or nothing is ever renewed in time");
     }
-    if raw.ttl + raw.margin > LINK_LIFE {
+    if raw.ttl.saturating_add(raw.margin) > LINK_LIFE {
         let limit = humantime::format_duration(LINK_LIFE);
         r.problem(
             "cache.ttl",

@@ -8,16 +8,21 @@ use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use config::{Value, ValueKind};
 
+use super::Sources;
+
 pub(super) struct Reader {
     /// `section.key` to value; what is left at the end was never asked for.
     left: BTreeMap<String, Value>,
     pub(super) problems: Vec<String>,
     pub(super) effective: Vec<(String, String)>,
     known: Vec<&'static str>,
+    /// The keys that flags set.
+    flags: Vec<String>,
+    file: Option<String>,
 }
 
 impl Reader {
-    pub(super) fn new(root: BTreeMap<String, Value>) -> Reader {
+    pub(super) fn new(root: BTreeMap<String, Value>, sources: &Sources) -> Reader {
         let mut left = BTreeMap::new();
         for (section, value) in root {
             match value.kind {
@@ -27,7 +32,14 @@ impl Reader {
                 _ => drop(left.insert(section, value)),
             }
         }
-        Reader { left, problems: Vec::new(), effective: Vec::new(), known: Vec::new() }
+        Reader {
+            left,
+            problems: Vec::new(),
+            effective: Vec::new(),
+            known: Vec::new(),
+            flags: sources.flags.iter().map(|(key, _)| key.clone()).collect(),
+            file: sources.file.as_ref().map(|path| path.display().to_string()),
+        }
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Duration {
@@ -77,7 +89,7 @@ impl Reader {
             self.problem(key, "it is missing");
             return Vec::new();
         };
-        let origin = origin(&value);
+        let origin = self.origin(key, &value);
         let texts: Option<Vec<String>> = match value.kind {
             ValueKind::Array(items) => items.into_iter().map(|item| item.into_string().ok()).collect(),
             ValueKind::String(text) => {
@@ -115,7 +127,18 @@ impl Reader {
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
                 .unwrap_or_default();
-            self.problems.push(format!("{key}: unknown setting (from {}){near}", origin(&value)));
+            self.problems.push(format!("{key}: unknown setting (from {}){near}", self.origin(&key, &value)));
+        }
+    }
+
+    /// Where the value that won was written. The config crate tells only of the environment.
+    fn origin(&self, key: &str, value: &Value) -> String {
+        let flag =
+            |name: &String| key == name || key.starts_with(&format!("{name}.")) || name.starts_with(&format!("{key}."));
+        match (value.origin(), &self.file) {
+            (Some(origin), _) => origin.to_owned(),
+            (None, Some(file)) if !self.flags.iter().any(flag) => file.clone(),
+            (None, _) => "the command line".to_owned(),
         }
     }
 
@@ -130,7 +153,7 @@ impl Reader {
             self.problem(key, "it is missing");
             return None;
         };
-        let origin = origin(&value);
+        let origin = self.origin(key, &value);
         let parsed = value.into_string().map_err(|_| "expected one value".to_owned()).and_then(|text| {
             // SECURITY: the text itself is not repeated; it may be a secret in the wrong place.
             parse(text.trim()).map_err(|why| why.to_string())
@@ -155,14 +178,6 @@ fn exact_size(bytes: u64) -> String {
     match exact {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
-    }
-}
-
-fn origin(value: &Value) -> String {
-    match value.origin() {
-        Some("the environment") => "the environment".to_owned(),
-        Some(file) => file.to_owned(),
-        None => "the command line".to_owned(),
     }
 }
 

@@ -182,13 +182,13 @@ impl Problem {
                 (Kind::UpstreamUnavailable, "kie.ai is under maintenance. Try again after Retry-After seconds.")
             }
             Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed to make a link. Trying again later may help."),
-            Error::Unusable { .. } => {
+            Error::Unusable { .. } | Error::NotHttp(_) => {
                 (Kind::UpstreamError, "kie.ai's answer cannot be used. Trying again later may help.")
             }
             Error::ShortLived => {
                 (Kind::UpstreamError, "kie.ai's links have too little life left to be handed out. Try again later.")
             }
-            Error::Unreachable(_) => {
+            Error::Unreachable(_) | Error::DeadConnection(_) => {
                 (Kind::UpstreamUnreachable, "kie.ai cannot be reached from here. Trying again later may help.")
             }
             Error::NoBudget { .. } => (
@@ -206,15 +206,13 @@ impl Problem {
             Error::Timeout => (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help."),
             Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
         };
-        let retry_after = match &*cause {
-            Error::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(Duration::from_secs(2))),
+        // Every 429 and 503 says when to come back, known or not.
+        let retry_after = cause.retry_after().or(match &*cause {
+            Error::RateLimited { .. } => Some(Duration::from_secs(2)),
             Error::Maintenance(_) => Some(Duration::from_secs(30)),
-            Error::NoBudget { retry_after } | Error::Paused { retry_after } | Error::Unwell { retry_after } => {
-                Some(*retry_after)
-            }
             Error::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
-        };
+        });
         let outcome = if cause.is_our_own() { Outcome::Refused } else { outcome };
         Problem { kind, detail: Cow::Borrowed(detail), outcome, source: None, retry_after, cause: Some(cause) }
     }

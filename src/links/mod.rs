@@ -300,8 +300,10 @@ impl Inner {
                         old.forced(began);
                     }
                     let left = now.until(old.times.deadline);
-                    old.refresh_failed(Arc::clone(&error), now, |failures| {
-                        refresh_backoff(failures, left, fastrand::f64())
+                    old.refresh_failed(Arc::clone(&error), now, |failures| match error.retry_after() {
+                        // kie.ai was not asked: as soon as it may be again.
+                        Some(retry_after) if error.is_our_own() => retry_after.max(FIRST_REFRESH_BACKOFF),
+                        Some(_) | None => refresh_backoff(failures, left, fastrand::f64()),
                     });
                 }
                 Err(error)

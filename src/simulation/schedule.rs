@@ -80,8 +80,10 @@ impl World {
         }));
         let model = Arc::new(Model::new(clock.clone(), Arc::clone(&oracle), seed));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let config_of_kie =
-            KieConfig { gate, attempt_timeout: SECOND.mul_f64(0.5 + 8.0 * rng.f64()), attempts: rng.u32(1..4) };
+        // With long lives, longer than kie.ai ever takes when it is well.
+        let shortest = if long_lives { 2.0 } else { 0.5 };
+        let attempt_timeout = SECOND.mul_f64(shortest + 8.0 * rng.f64());
+        let config_of_kie = KieConfig { gate, attempt_timeout, attempts: rng.u32(1..4) };
         let mint = Kie::new(&config_of_kie, Arc::clone(&model), clock.clone(), &tasks, stop.clone());
         let hash = ApiKey::new("simulated").unwrap().log_hash();
         let links = Links::new(config.clone(), Arc::new(mint), clock.clone(), hash, tasks.clone(), stop.clone());
@@ -129,7 +131,6 @@ impl World {
         let window = self.config.ttl - self.config.refresh_after;
         // The last try before the deadline needs a moment, and an open breaker lets one through every 15 s.
         let outage = window.saturating_sub(SECOND * 35).mul_f64(self.rng.f64());
-        let beat = (window / 50).max(SECOND / 20);
         let wish = Wish::default();
         let ask = async |most: Duration| {
             let began = tokio::time::Instant::now();
@@ -141,7 +142,13 @@ impl World {
         ask(SECOND * 4).await;
         // It may begin at any moment of the link's life.
         let before = self.config.ttl.mul_f64(1.5 * self.rng.f64());
-        for (mood, length) in [(Mood::Well, before), (Mood::Down, outage), (Mood::Well, self.config.ttl)] {
+        let phases = [
+            (Mood::Well, before, SECOND * 8),
+            (Mood::Down, outage, SECOND),
+            (Mood::Well, SECOND * 40, SECOND),
+            (Mood::Well, self.config.ttl, SECOND * 8),
+        ];
+        for (mood, length, beat) in phases {
             self.model.feel(mood);
             for _ in 0..length.div_duration_f64(beat).ceil() as u32 {
                 ask(Duration::ZERO).await;

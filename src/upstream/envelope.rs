@@ -96,10 +96,14 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
     Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
 }
 
-/// One line, printable, bounded.
+/// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it.
 fn tidy(message: &str) -> String {
-    let mut tidy: String =
-        message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE_CHARS).collect();
+    let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words = printable.split(' ').map(|word| match (word.find("://"), word.find('?')) {
+        (Some(scheme), Some(query)) if scheme < query => &word[..query],
+        _ => word,
+    });
+    let mut tidy: String = words.collect::<Vec<_>>().join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
     tidy.truncate(tidy.trim_end().len());
     tidy
 }
@@ -188,6 +192,13 @@ mod tests {
         let message = answer.message.unwrap();
         assert!(message.starts_with("Bearer [key]  is wrong xxx"), "{message}");
         assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn an_address_in_a_message_loses_its_query() {
+        let body = r#"{"code":500,"msg":"cannot fetch https://h/a?X-Amz-Signature=s, why? because"}"#;
+        let Err(Error::Failed(answer)) = answer(200, body) else { panic!("not failed") };
+        assert_eq!(answer.message.as_deref(), Some("cannot fetch https://h/a why? because"));
     }
 
     #[test]

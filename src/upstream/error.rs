@@ -1,6 +1,9 @@
 //! Why there is no link.
 
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use crate::link::Unusable;
 
@@ -30,6 +33,11 @@ pub enum Error {
     ShortLived,
     #[error("kie.ai cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    /// Most likely kie.ai has not seen the request.
+    #[error("a kept connection to kie.ai turned out to be closed")]
+    DeadConnection(#[source] reqwest::Error),
+    #[error("kie.ai's answer is not HTTP, or its head is too long")]
+    NotHttp(#[source] reqwest::Error),
     #[error("kie.ai did not answer in time")]
     Timeout,
     /// Our own: `upstream.rate` leaves no room before the deadline.
@@ -117,6 +125,8 @@ impl Error {
             | Error::Unusable { answer, .. } => Some(answer),
             Error::ShortLived
             | Error::Unreachable(_)
+            | Error::DeadConnection(_)
+            | Error::NotHttp(_)
             | Error::Timeout
             | Error::NoBudget { .. }
             | Error::Paused { .. }
@@ -130,6 +140,29 @@ impl Error {
         matches!(self, Error::SourceRefused(_) | Error::SourceNotFound(_))
     }
 
+    /// When it is worth coming back, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::RateLimited { retry_after, .. } => *retry_after,
+            Error::NoBudget { retry_after } | Error::Paused { retry_after } | Error::Unwell { retry_after } => {
+                Some(*retry_after)
+            }
+            Error::SourceRefused(_)
+            | Error::SourceNotFound(_)
+            | Error::KeyRefused(_)
+            | Error::CreditsExhausted(_)
+            | Error::Maintenance(_)
+            | Error::Failed(_)
+            | Error::Unusable { .. }
+            | Error::ShortLived
+            | Error::Unreachable(_)
+            | Error::DeadConnection(_)
+            | Error::NotHttp(_)
+            | Error::Timeout
+            | Error::ShuttingDown => None,
+        }
+    }
+
     /// Whether kie.ai was not asked at all.
     pub fn is_our_own(&self) -> bool {
         matches!(self, Error::NoBudget { .. } | Error::Paused { .. } | Error::Unwell { .. } | Error::ShuttingDown)
@@ -139,7 +172,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             // The pause that follows keeps it from being soon.
-            Error::RateLimited { .. } | Error::Unreachable(_) | Error::Timeout => true,
+            Error::RateLimited { .. }
+            | Error::Unreachable(_)
+            | Error::DeadConnection(_)
+            | Error::NotHttp(_)
+            | Error::Timeout => true,
             Error::Failed(answer) => answer.is_hiccup(),
             Error::Unusable { reason, answer } => match reason {
                 BadAnswer::Empty | BadAnswer::Broken => true,
@@ -169,19 +206,40 @@ impl Error {
         matches!(self, Error::Maintenance(_)) || (self.is_transient() && !matches!(self, Error::RateLimited { .. }))
     }
 
-    /// Whether a kept-alive connection turned out to be closed: kie.ai has not seen the request, most likely.
-    pub fn is_dead_connection(&self) -> bool {
-        let Error::Unreachable(error) = self else { return false };
-        if error.is_connect() || error.is_timeout() {
-            return false;
+    /// No answer could be read: because none came, or because what came is no HTTP. `kept` tells whether the request
+    /// may have gone over a connection that was open already.
+    pub(super) fn of_request(error: reqwest::Error, kept: bool) -> Error {
+        if error.is_timeout() && !error.is_connect() {
+            return Error::Timeout;
         }
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
-                return hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
-            }
-            cause = error.source();
+        let error = error.without_url();
+        if cause(&error).is_some_and(hyper::Error::is_parse) {
+            Error::NotHttp(error)
+        } else if kept && !error.is_connect() && was_closed(&error) {
+            Error::DeadConnection(error)
+        } else {
+            Error::Unreachable(error)
         }
-        false
     }
+}
+
+fn was_closed(error: &reqwest::Error) -> bool {
+    let closed = |hyper: &hyper::Error| hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
+    // A peer, or a box between, that has forgotten the connection answers with a reset.
+    let reset = |io: &io::Error| {
+        matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
+    };
+    cause(error).is_some_and(closed) || cause(error).is_some_and(reset)
+}
+
+/// The first error of this kind behind `error`.
+fn cause<E: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&E> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }

@@ -202,7 +202,7 @@ impl Inner {
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),
             // It was not given the time it may take: that tells nothing about kie.ai.
             Err(Error::Timeout) if cut_short => Verdict::Unknown,
-            Err(error) if error.is_dead_connection() => Verdict::Unknown,
+            Err(Error::DeadConnection(_)) => Verdict::Unknown,
             Err(error) if error.is_unwell() => Verdict::Unwell,
             Err(_) => Verdict::Well,
         });

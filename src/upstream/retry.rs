@@ -63,7 +63,7 @@ impl Retries {
             return None;
         }
         // A kept-alive connection that was closed in the meantime says nothing about kie.ai: once, at once, for free.
-        if error.is_dead_connection() && !self.revived {
+        if matches!(error, Error::DeadConnection(_)) && !self.revived {
             self.revived = true;
             return (now < deadline).then_some(Duration::ZERO);
         }

@@ -2,13 +2,14 @@
 //!
 //! Does not know when to ask, nor how often.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use reqwest::{
-    StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
-};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use url::Url;
 
 use super::{
@@ -42,6 +43,8 @@ pub struct Wire {
     key: ApiKey,
     clock: Clock,
     config: Config,
+    /// Whether a connection may lie in the pool, open or closed by now.
+    kept: AtomicBool,
 }
 
 impl Wire {
@@ -69,19 +72,13 @@ impl Wire {
         let mut endpoint = config.base_url.clone();
         let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
-        Ok(Wire { client: client.build()?, endpoint, key, clock, config })
+        Ok(Wire { client: client.build()?, endpoint, key, clock, config, kept: AtomicBool::new(false) })
     }
 
     /// One request to kie.ai.
     async fn attempt(&self, source: &SourceUrl) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
-        let unreachable = |error: reqwest::Error| {
-            if error.is_timeout() && !error.is_connect() {
-                Error::Timeout
-            } else {
-                Error::Unreachable(error.without_url())
-            }
-        };
+        let kept = self.kept.load(Ordering::Relaxed);
         let mut response = self
             .client
             .post(self.endpoint.clone())
@@ -90,22 +87,28 @@ impl Wire {
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| {
+                let error = Error::of_request(error, kept);
+                if matches!(error, Error::DeadConnection(_)) {
+                    // Its siblings are as old.
+                    self.kept.store(false, Ordering::Relaxed);
+                }
+                error
+            })?;
+        self.kept.store(true, Ordering::Relaxed);
         let status = response.status();
         let date = http_date(response.headers());
         let retry_after = retry_after(response.headers(), date);
         let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
+        let unreadable = |reason| Error::Unusable { reason, answer: answer() };
         let body = match read_bounded(&mut response).await {
             Ok(Some(body)) => body,
-            Ok(None) => {
-                return Err(Error::Unusable { reason: BadAnswer::TooLong, answer: answer() });
-            }
-            // The connection broke inside the body, or the body is no gzip though it says so.
             Err(error) if error.is_timeout() => return Err(Error::Timeout),
-            Err(_) if status == StatusCode::OK => {
-                return Err(Error::Unusable { reason: BadAnswer::Broken, answer: answer() });
-            }
-            Err(error) => return Err(unreachable(error)),
+            // An HTTP error speaks for itself: a challenge page may be long, a gateway's page may break off.
+            Ok(None) | Err(_) if !status.is_success() => Vec::new(),
+            Ok(None) => return Err(unreadable(BadAnswer::TooLong)),
+            // The connection broke inside the body, or the body is no gzip though it says so.
+            Err(_) => return Err(unreadable(BadAnswer::Broken)),
         };
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
         let text = envelope::read(&raw, |message| self.key.scrub(message))?;

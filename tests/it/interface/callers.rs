@@ -108,7 +108,6 @@ async fn calls_that_are_wrong_everywhere_are_wrong_here_in_kie_ais_words() {
 #[tokio::test]
 async fn a_client_that_tests_only_the_status_or_only_the_code_is_not_misled() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
     for answer in [
         Answer::envelope(422, "url is wrong"),
         Answer::unauthorized(),
@@ -120,6 +119,7 @@ async fn a_client_that_tests_only_the_status_or_only_the_code_is_not_misled() {
         Answer::link_is("http://x.example/a"),
         Answer::empty(),
     ] {
+        let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
         kie.answer(answer.clone());
         let reply = sidecar.download_url(SOURCE).await;
         assert!(reply.status >= 400, "{answer:?}");

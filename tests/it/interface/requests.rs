@@ -178,3 +178,19 @@ async fn a_uri_beyond_the_limit_is_too_long() {
     assert_eq!(sidecar.link(&longest).await.status, 200);
     assert_eq!(kie.mints(), 1);
 }
+
+#[tokio::test]
+async fn a_head_beyond_all_measure_is_refused_and_nobody_else_suffers() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let many: String = (0..1000).map(|n| format!("X-Filler-{n}: filler\r\n")).collect();
+    let big = format!("X-Filler: {}\r\n", "f".repeat(300 * 1024));
+    for headers in [many, big, "no colon\r\n".to_owned(), "X-\u{1}: control\r\n".to_owned()] {
+        let path = format!("/v1/link?url={}", encode(SOURCE));
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
+        let reply = sidecar.wire(request).await;
+        assert!(matches!(reply.status, 400 | 431), "{}: {reply:?}", &headers[..9]);
+    }
+    assert_eq!(kie.mints(), 0);
+    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+}

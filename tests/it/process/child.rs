@@ -19,6 +19,7 @@ use crate::support::{FakeKie, KEY, Reply, encode, eventually};
 /// A command line in the making.
 pub(crate) struct Run {
     command: Command,
+    stdout: Option<std::fs::File>,
 }
 
 /// kielink, running or ended.
@@ -48,7 +49,7 @@ impl Run {
     pub(crate) fn new(arguments: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kielink"));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).args(arguments);
-        Run { command }
+        Run { command, stdout: None }
     }
 
     /// With the key, in front of `kie`, on ports that the system chooses.
@@ -74,9 +75,22 @@ impl Run {
         self.env("KIE_API_KEY", KEY)
     }
 
+    /// Its standard output goes there instead; `Child::stdout` stays empty.
+    pub(crate) fn stdout(mut self, file: std::fs::File) -> Run {
+        self.stdout = Some(file);
+        self
+    }
+
     pub(crate) fn start(mut self) -> Child {
+        if let Some(file) = self.stdout {
+            self.command.stdout(file);
+        }
         let mut process = self.command.spawn().unwrap();
-        let stdout = Output::of(process.stdout.take().unwrap());
+        let stdout: Box<dyn Read + Send> = match process.stdout.take() {
+            Some(pipe) => Box::new(pipe),
+            None => Box::new(std::io::empty()),
+        };
+        let stdout = Output::of(stdout);
         let stderr = Output::of(process.stderr.take().unwrap());
         Child { process: RefCell::new(process), stdout, stderr }
     }

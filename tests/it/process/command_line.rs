@@ -206,3 +206,60 @@ async fn an_environment_that_is_no_utf8_neither_stops_it_nor_becomes_a_key() {
     assert_eq!(run.code, Some(78), "{run:?}");
     assert!(run.stderr.contains("KIE_API_KEY: "), "{run:?}");
 }
+
+#[tokio::test]
+async fn output_that_nobody_takes_is_a_failure_and_no_panic() {
+    for command in ["check-config", "sandbox"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let run = Run::new(&[command, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .key()
+            .stdout(full)
+            .finished()
+            .await;
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("cannot write to standard output"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn durations_beyond_all_measure_are_refused() {
+    let years = "584542046090years";
+    for (key, other) in [("cache.ttl", "cache.margin"), ("cache.margin", "cache.ttl")] {
+        let run = Run::new(&["check-config"])
+            .arguments(&["--set", &format!("{key}={years}"), "--set", &format!("{other}={years}")])
+            .key()
+            .finished()
+            .await;
+        assert_eq!(run.code, Some(78), "{run:?}");
+        assert!(run.stderr.contains("must be at most 20m"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_problem_names_the_place_where_the_setting_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kielink.toml");
+    std::fs::write(
+        &file,
+        "[cache]\nttl = \"a\"\nmargin = \"b\"\nnegative_ttl = \"c\"\nunknown = 1\n[server]\nlisten = [\"d\"]\n",
+    )
+    .unwrap();
+    let run = Run::new(&["check-config", "--set", "cache.ttl=soon"])
+        .key()
+        .env("KIELINK_CONFIG", &file)
+        .env("KIELINK__CACHE__MARGIN", "soon")
+        .finished()
+        .await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    let file = file.to_str().unwrap();
+    for (key, place) in [
+        ("cache.ttl", "the command line"),
+        ("cache.margin", "the environment"),
+        ("cache.negative_ttl", file),
+        ("cache.unknown", file),
+        ("server.listen", file),
+    ] {
+        let line = run.stderr.lines().find(|line| line.starts_with(&format!("  - {key}: ")));
+        assert!(line.is_some_and(|line| line.contains(&format!("(from {place})"))), "{key}: {run:?}");
+    }
+}

@@ -40,6 +40,7 @@ async fn where_nobody_listens_the_probe_fails_and_names_the_address() {
         let message = format!("cannot connect to the admin interface at {address}");
         assert!(probe.stderr.contains(&message), "{probe:?}");
         assert_eq!(probe.stderr.lines().count(), 1, "{probe:?}");
+        assert_eq!(probe.stderr.matches("os error").count(), 1, "the cause is said once: {probe:?}");
     }
 }
 

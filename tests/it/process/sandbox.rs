@@ -10,11 +10,11 @@ use crate::support::{KEY, Reply, encode, eventually};
 const SUNRISE: &str = "https://tempfile.aiquickdraw.com/s/sunrise.png";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// A sandbox and what it said.
+/// A sandbox, what it told to type, and a client to do so.
 struct Sandbox {
     child: Child,
     client: reqwest::Client,
-    /// The URLs in the printed commands, by what precedes them.
+    /// As printed.
     commands: Vec<Curl>,
 }
 

@@ -160,14 +160,30 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn the_grace_bounds_what_hangs() {
+async fn a_second_signal_leaves_no_socket_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let child = Run::new(&["--listen", &address("data.sock"), "--admin-listen", &address("admin.sock")])
+        .arguments(&["--set", "server.drain_delay=1h", "--set", "upstream.base_url=http://127.0.0.1:9"])
+        .key()
+        .ready()
+        .await;
+    child.terminate();
+    child.wait_for_log(DRAINING).await;
+    child.terminate();
+    assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_grace_bounds_what_hangs_and_callers_are_told() {
     let kie = FakeKie::start();
     kie.hold();
     let child = Run::serving(
         &kie,
         &[
             "--set",
-            "server.shutdown_grace=200ms",
+            "server.shutdown_grace=1s",
             "--set",
             "server.request_timeout=1h",
             "--set",
@@ -183,7 +199,31 @@ async fn the_grace_bounds_what_hangs() {
     assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
     let cut = child.log_lines("the grace ran out; connections were cut");
     assert_eq!(cut[0]["connections"], 1, "{cut:?}");
+    let reply = wire.reply().await;
+    assert_eq!((reply.status, reply.slug().as_str()), (503, "overloaded"), "{reply:?}");
+    assert!(reply.json()["detail"].as_str().unwrap().contains("shutting down"), "{reply:?}");
     wire.closed().await;
+}
+
+#[tokio::test]
+async fn the_grace_bounds_a_caller_who_never_finishes_its_request() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &["--set", "server.shutdown_grace=200ms", "--set", "limits.header_timeout=1h"])
+        .ready()
+        .await;
+    let mut half_a_head = child.connect().await;
+    half_a_head.send("GET /healthz HTTP/1.1\r\n").await;
+    let mut half_a_body = child.connect().await;
+    half_a_body
+        .send(
+            "POST /api/v1/common/download-url HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n",
+        )
+        .await;
+    assert_eq!(half_a_body.reply().await.status, 100);
+    child.terminate();
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+    half_a_body.closed().await;
+    half_a_head.closed().await;
 }
 
 #[tokio::test]

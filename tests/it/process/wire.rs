@@ -39,6 +39,19 @@ impl Wire {
         self.reply().await
     }
 
+    /// The same where the peer may close without waiting to be asked.
+    pub(crate) async fn get_unless_closed(&mut self, path: &str) -> Option<Reply> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        // What was said before the end can be read after it.
+        let _ = self.stream.write_all(request.as_bytes()).await;
+        while self.unread.is_empty() {
+            if !self.read_more().await {
+                return None;
+            }
+        }
+        Some(self.reply().await)
+    }
+
     /// A `GET`, not waited for.
     pub(crate) async fn ask(&mut self, path: &str) {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;

@@ -1,1 +1,6 @@
 //! What kie.ai may answer, and what callers get for it.
+
+mod asks;
+mod bad;
+mod lives;
+mod retries;

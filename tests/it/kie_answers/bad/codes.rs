@@ -1,0 +1,129 @@
+//! What kie.ai says in its envelope, and what gateways say without one.
+
+use super::{ONE_EACH, check};
+use crate::support::{Answer, FakeKie, Problem, SOURCE, Sidecar};
+
+#[tokio::test]
+async fn every_code_of_kie_ais_has_its_problem() {
+    let kie = FakeKie::start();
+    for (code, slug) in [
+        (401, "key-refused"),
+        (402, "credits-exhausted"),
+        (403, "key-refused"),
+        (404, "source-not-found"),
+        (422, "source-refused"),
+        (429, "rate-limited"),
+        (433, "rate-limited"),
+        (455, "upstream-unavailable"),
+        (400, "upstream-error"),
+        (408, "upstream-error"),
+        (409, "upstream-error"),
+        (413, "upstream-error"),
+        (451, "upstream-error"),
+        (500, "upstream-error"),
+        (501, "upstream-error"),
+        (505, "upstream-error"),
+        (531, "upstream-error"),
+        (550, "upstream-error"),
+        (0, "upstream-error"),
+        (201, "upstream-error"),
+        (-1, "upstream-error"),
+        (i64::MAX, "upstream-error"),
+    ] {
+        let message = format!("code {code}, says kie.ai");
+        let problem = Problem::error(slug, Some(200)).says(code, &message);
+        check(&kie, &message, Answer::envelope(code, &message), problem).await;
+    }
+}
+
+#[tokio::test]
+async fn codes_may_come_as_real_http_statuses_too() {
+    let kie = FakeKie::start();
+    for (status, code, slug) in [
+        (401, 401, "key-refused"),
+        (402, 402, "credits-exhausted"),
+        (404, 404, "source-not-found"),
+        (422, 422, "source-refused"),
+        (429, 429, "rate-limited"),
+        (503, 455, "upstream-unavailable"),
+        (500, 500, "upstream-error"),
+        (403, 500, "key-refused"),
+        (500, 422, "source-refused"),
+    ] {
+        let what = format!("HTTP {status}, code {code}");
+        let problem = Problem::error(slug, Some(status)).says(code, &what);
+        check(&kie, &what, Answer::envelope(code, &what).http_status(status), problem).await;
+    }
+}
+
+#[tokio::test]
+async fn without_an_envelope_the_http_status_speaks() {
+    let kie = FakeKie::start();
+    for (what, answer, slug, status) in [
+        ("a gateway's page", Answer::html(502), "upstream-error", 502),
+        ("another's", Answer::html(503), "upstream-error", 503),
+        ("Cloudflare's own", Answer::html(520), "upstream-error", 520),
+        ("an empty 500", Answer::empty().http_status(500), "upstream-error", 500),
+        ("an unknown path", Answer::spring_404(), "upstream-error", 404),
+        ("a page's 404", Answer::html(404), "upstream-error", 404),
+        ("a banned agent", Answer::banned(), "key-refused", 403),
+        ("a gateway's 401", Answer::html(401), "key-refused", 401),
+        ("a gateway's 429", Answer::html(429), "rate-limited", 429),
+        ("a page under 200", Answer::html(200), "upstream-error", 200),
+        ("nothing at all", Answer::empty(), "upstream-error", 200),
+        ("white space", Answer::body(" \r\n\t"), "upstream-error", 200),
+        ("no content", Answer::empty().http_status(204).with_header("content-length", "0"), "upstream-error", 204),
+        (
+            "half of it",
+            Answer::body("{\"code\":200,\"msg\":\"success\",\"data\":\"https://x.example"),
+            "upstream-error",
+            200,
+        ),
+        ("two of it", Answer::body("{\"code\":200,\"data\":\"https://x.example/a\"}{}"), "upstream-error", 200),
+        ("a list", Answer::body("[200, \"https://x.example/a\"]"), "upstream-error", 200),
+        ("a bare link", Answer::body("\"https://x.example/a\""), "upstream-error", 200),
+        ("not UTF-8", Answer::body(b"{\"code\":200,\"data\":\"https://x.example/\xff\"}"), "upstream-error", 200),
+        ("no code", Answer::body("{\"data\":\"https://x.example/a\"}"), "upstream-error", 200),
+    ] {
+        check(&kie, what, answer, Problem::error(slug, Some(status))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_about_credits_is_believed_more_than_its_code() {
+    let kie = FakeKie::start();
+    for message in ["Credits insufficient, please top up", "Insufficient credits", "Your credits are not enough"] {
+        let problem = Problem::error("credits-exhausted", Some(200)).says(500, message);
+        check(&kie, message, Answer::envelope(500, message), problem).await;
+    }
+}
+
+/// The canary check at the end of `Sidecar` searches answers and logs.
+#[tokio::test]
+async fn an_answer_that_echoes_the_key_is_scrubbed() {
+    let kie = FakeKie::start();
+    for (code, slug) in [
+        (401, "key-refused"),
+        (404, "source-not-found"),
+        (422, "source-refused"),
+        (429, "rate-limited"),
+        (500, "upstream-error"),
+    ] {
+        let message = "refused: Authorization: Bearer [key]";
+        let problem = Problem::error(slug, Some(200)).says(code, message);
+        check(&kie, &format!("code {code}"), Answer::echo_key(code), problem).await;
+    }
+    check(&kie, "in the link", Answer::echo_key(200), Problem::error("upstream-error", Some(200)).code(200)).await;
+}
+
+#[tokio::test]
+async fn messages_are_one_printable_line_of_sane_length() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &ONE_EACH);
+    let long = "x".repeat(20_000);
+    kie.answer(Answer::envelope(500, &format!("a\r\nb\u{0}\u{1b}[31m{long}")));
+    let message = sidecar.download_url(SOURCE).await.json()["msg"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("a  b") && message.len() < 1000, "{message}");
+    assert!(!message.contains(char::is_control), "{message}");
+    assert!(sidecar.logs().lines().all(|line| line.len() < 4000), "nor does it flood the log");
+}

@@ -1,0 +1,63 @@
+//! What stands where the link should.
+
+use serde_json::json;
+
+use super::check;
+use crate::support::{Answer, FakeKie, KEY, Problem, encode};
+
+#[tokio::test]
+async fn a_good_code_without_a_usable_link_is_an_upstream_error() {
+    let kie = FakeKie::start();
+    let endless_host = format!("https://x.example/{}", "a".repeat(9 * 1024));
+    let with_key = format!("https://x.r2.cloudflarestorage.com/a?token={KEY}");
+    let with_encoded_key = format!("https://x.r2.cloudflarestorage.com/a?token={}", encode(KEY));
+    let data = [
+        json!(null),
+        json!({"url": "https://x.example/a"}),
+        json!(7),
+        json!(true),
+        json!(["https://x.example/a"]),
+        json!(""),
+        json!(" "),
+        json!("success"),
+        json!("/a"),
+        json!("//x.example/a"),
+        json!("javascript:alert(1)"),
+        json!("data:text/html,x"),
+        json!("http://x.r2.cloudflarestorage.com/a"),
+        json!("ftp://x.r2.cloudflarestorage.com/a"),
+        json!("https:x.example/a"),
+        json!("https://"),
+        json!("https://user:password@x.example/a"),
+        json!("https://x.example\\@attacker.example/a"),
+        json!("https://x.example/a\r\nSet-Cookie: a=b"),
+        json!("https://x.example/a\nb"),
+        json!("https://x.example/a\u{0}"),
+        json!("\thttps://x.example/a"),
+        json!("https://127.0.0.1/a"),
+        json!("https://127.1/a"),
+        json!("https://2130706433/a"),
+        json!("https://localhost/a"),
+        json!("https://10.0.0.7/a"),
+        json!("https://172.16.0.1/a"),
+        json!("https://192.168.1.1/a"),
+        json!("https://169.254.169.254/latest/meta-data"),
+        json!("https://[::1]/a"),
+        json!("https://[fd00::1]/a"),
+        json!("https://[::ffff:10.0.0.7]/a"),
+        json!("https://metadata.google.internal/a"),
+        json!(endless_host),
+        json!(with_key),
+        json!(with_encoded_key),
+    ];
+    for data in data {
+        let what = data.to_string();
+        let what = what.get(..60).unwrap_or(&what).replace("canary", "");
+        let problem = Problem::error("upstream-error", Some(200)).code(200);
+        check(&kie, &what, Answer::data(data), problem).await;
+    }
+    let no_data = Answer::body("{\"code\":200,\"msg\":\"success\"}");
+    check(&kie, "no data", no_data, Problem::error("upstream-error", Some(200)).code(200)).await;
+    let under_500 = Answer::link().http_status(500);
+    check(&kie, "a link under HTTP 500", under_500, Problem::error("upstream-error", Some(500)).code(200)).await;
+}

@@ -1,0 +1,110 @@
+//! Good answers, and how long their links live.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::support::{Answer, FakeKie, Problem, Reply, SOURCE, Sidecar};
+
+fn max_age(reply: &Reply) -> u64 {
+    let seconds = reply.header("cache-control").strip_prefix("private, max-age=");
+    seconds.unwrap_or_else(|| panic!("{reply:?}")).parse().unwrap()
+}
+
+/// From the answer's `Date` to its `expires_at`.
+fn life(reply: &Reply) -> i64 {
+    let date: Timestamp = httpdate::parse_http_date(reply.header("date")).unwrap().try_into().unwrap();
+    let end: Timestamp = reply.json()["expires_at"].as_str().unwrap().parse().unwrap();
+    end.duration_since(date).as_secs()
+}
+
+#[tokio::test]
+async fn a_link_is_kept_as_long_as_it_lives_whatever_kie_ais_clock_says() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let left = |seconds| Answer::link().life_left(Duration::from_secs(seconds));
+    let bare = |query: &str| Answer::link_is(format!("https://x.r2.cloudflarestorage.com/a{query}"));
+    for (what, answer, full) in [
+        ("a full life", Answer::link(), 1200),
+        ("no expiry", Answer::link().without_expiry(), 1200),
+        ("no expiry, no Date", Answer::link().without_expiry().without_header("date"), 1200),
+        ("no Date", Answer::link().without_header("date"), 1200),
+        ("no sensible Date", Answer::link().with_header("date", "yesterday"), 1200),
+        ("an hour ahead", Answer::link().clock_off(3600), 1200),
+        ("an hour behind", Answer::link().clock_off(-3600), 1200),
+        ("years behind", Answer::link().clock_off(-300_000_000), 1200),
+        ("longer than documented", left(7200), 1200),
+        ("half a life", left(600), 600),
+        ("half a life, an hour ahead", left(600).clock_off(3600), 600),
+        ("half a life, an hour behind", left(600).clock_off(-3600), 600),
+        ("hardly more than the margin", left(90), 90),
+        ("an expiry that is none", bare("?X-Amz-Date=soon&X-Amz-Expires=later"), 1200),
+        ("a life without a date", bare("?X-Amz-Expires=300"), 300),
+        ("another host's", bare(".png"), 1200),
+    ] {
+        kie.answer(answer);
+        let reply = sidecar.link(&format!("{SOURCE}?{}", crate::support::encode(what))).await;
+        assert_eq!(reply.status, 200, "{what}: {reply:?}");
+        // Seconds are cut, a test machine may be slow, and a server's `Date` may lag; the deadline may never be late.
+        let (life, max_age) = (life(&reply), max_age(&reply));
+        assert!((full - 20..=full + 1).contains(&life), "{what}: {life} of {full} s");
+        let deadline = full.cast_unsigned() - 60;
+        assert!((deadline - 20..=deadline).contains(&max_age), "{what}: {max_age} of {deadline} s");
+    }
+    assert_eq!(kie.mints(), 16, "each was good at once");
+}
+
+#[tokio::test]
+async fn a_link_that_arrives_nearly_dead_is_minted_once_more_and_then_an_error() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    for (n, left) in [0, 30, 60].into_iter().enumerate() {
+        let nearly_dead = Answer::link().life_left(Duration::from_secs(left));
+        let source = format!("{SOURCE}?{n}");
+        kie.answer_for(&source, nearly_dead.clone());
+        let document = sidecar.link(&source).await;
+        assert_eq!(kie.mints_for(&source), 2, "{left} s");
+        let envelope = sidecar.download_url(&source).await;
+        assert_eq!(kie.mints_for(&source), 4, "{left} s: it was not cached");
+        Problem::error("upstream-error", None).assert_told("nearly dead", &document, &envelope);
+        kie.answer_next([nearly_dead, Answer::link()]);
+        let reply = sidecar.link(&source).await;
+        assert_eq!((reply.status, kie.mints_for(&source)), (200, 6), "{left} s");
+        assert_eq!(reply.json()["url"], kie.links_given().last().unwrap().as_str());
+    }
+}
+
+#[tokio::test]
+async fn good_answers_are_good_in_any_dress() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let long = format!("https://x.example/{}", "a".repeat(8 * 1024 - 18));
+    let spaced = "{ \"data\" : \"https:\\/\\/x.example\\/a\" ,\r\n \"more\" : {}, \"code\" : 200 }";
+    for (n, (what, answer)) in [
+        ("no Content-Type", Answer::link().without_content_type()),
+        ("another Content-Type", Answer::link().with_header("content-type", "text/html")),
+        ("gzip", Answer::link().gzip()),
+        ("gzip without Content-Type", Answer::link().gzip().without_content_type()),
+        ("HTTP 201", Answer::link().http_status(201)),
+        ("closed after it", Answer::link().with_header("connection", "close").then_close_silently()),
+        ("the longest link", Answer::link_is(&long)),
+        ("a port", Answer::link_is("https://x.example:8443/a")),
+        ("a fragment", Answer::link_is("https://x.example/a#b")),
+        ("other spaces and fields", Answer::body(spaced)),
+        ("the code as text", Answer::body("{\"code\":\"200\",\"data\":\"https://x.example/a\"}")),
+        ("a small cached copy", Answer::link().with_header("age", "500").with_header("cache-control", "max-age=9")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        kie.answer(answer);
+        let reply = sidecar.link(&format!("{SOURCE}?{n}")).await;
+        assert_eq!(reply.status, 200, "{what}: {reply:?}");
+        assert_eq!(kie.mints(), n + 1, "{what}");
+        if let Some(given) =
+            kie.links_given().last().filter(|_| !what.starts_with("other") && !what.starts_with("the code"))
+        {
+            assert_eq!(reply.json()["url"], given.as_str(), "{what}: to the letter");
+        }
+    }
+}
