@@ -15,7 +15,8 @@ const ONE_EACH: [(&str, &str); 2] = [("upstream.attempts", "1"), ("cache.negativ
 async fn check(kie: &FakeKie, what: &str, answer: Answer, problem: Problem) {
     let sidecar = Sidecar::with(kie, &ONE_EACH);
     let source = format!("{SOURCE}?{}", encode(what));
-    kie.answer_for(&source, answer);
+    // A short pause where it is a 429, so that the next question need not wait long.
+    kie.answer_for(&source, answer.with_header("retry-after", "1"));
     let (document, envelope) = (sidecar.link(&source).await, sidecar.download_url(&source).await);
     problem.assert_told(what, &document, &envelope);
     assert_all_is_well(&sidecar, kie, what, &source).await;
