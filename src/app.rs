@@ -54,6 +54,10 @@ pub enum Error {
     AdminThread,
 }
 
+/// What was sent before the stop arrives, and what waits in the listeners' backlog, is still accepted for this long:
+/// closing at once would reset it.
+const LINGER: Duration = Duration::from_millis(100);
+
 /// Connections to the admin interface at once.
 const ADMIN_CONNECTIONS: usize = 256;
 
@@ -127,7 +131,7 @@ pub async fn serve(
 
     readiness.draining();
     tracing::info!(drain_delay = ?config.app.drain_delay, "not ready any more, still serving");
-    tokio::time::sleep(config.app.drain_delay).await;
+    tokio::time::sleep(config.app.drain_delay + LINGER).await;
     drain.cancel();
     connections.close();
     let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);

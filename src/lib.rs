@@ -1,3 +1,72 @@
+//! kielink is a sidecar that holds one kie.ai API key so that no app has to. An app asks it over plain internal HTTP
+//! for a download link to a file that kie.ai generated; it answers with a signed link that works now and for at least
+//! a minute more: out of memory when it can, from kie.ai when it must.
+//!
+//! This page is the architecture. Every other cache takes "stale" for "a bit old but usable"; a signed link past its
+//! end is dead, and fails later in somebody else's process. Most of what is unusual here follows from that.
+//!
+//! # A request's way
+//!
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time.
+//! 2. `http::edge` gives it an id, checks who may ask (`http::guard`) and takes a place among the requests in flight.
+//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
+//!    caller's wish (`http::directives`).
+//! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and renewed
+//!    behind; *too old* for this caller's wish, and *dead*, need a mint.
+//! 5. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
+//! 6. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
+//!    pause after 429, window, budget; callers before refreshes), `Wire` sends it with the key and checks the answer,
+//!    [`link`] the link.
+//! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
+//!    died on its way.
+//! 8. Back through `http::edge`: problems are rendered in the form of the path, the headers that every answer has are
+//!    set, one line is logged.
+//!
+//! # The life of a link
+//!
+//! ```text
+//!  sent_at            refresh point           deadline    the link's own end
+//!     |------ fresh ------|--------- due ---------|---- margin ----|
+//!     0                  12m                     19m              20m
+//! ```
+//!
+//! Life counts from the moment *before* the request to kie.ai was sent, on a clock that runs while the machine sleeps
+//! ([`clock`]), and ends with the earlier of 20 minutes and what the link itself says, read against kie.ai's own clock.
+//!
+//! # Where things are
+//!
+//! | room | what |
+//! |---|---|
+//! | [`app`] | the composition root: builds the parts, orders shutdown |
+//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes |
+//! | [`config`] | layers of settings -> one valid `Config`, all problems at once |
+//! | [`clock`] | the one place that reads clocks |
+//! | [`key`] | the API key: one way out, redacted everywhere else |
+//! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
+//! | [`links`] | the heart: cache, freshness, flights, refusals |
+//! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
+//! | [`http`] | the data interface: routes, layers, handlers, problems |
+//! | [`admin`] | probes; the admin interface, on a thread of its own |
+//! | [`server`] | listeners and connections |
+//! | [`telemetry`] | logs |
+//! | [`sandbox`] | a simulated kie.ai and file host |
+//! | `simulation` | (tests) random schedules checked against the promises |
+//!
+//! # Invariants
+//!
+//! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`. In
+//! particular, and deliberately absent elsewhere:
+//!
+//! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
+//!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment.
+//! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
+//!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
+//! - `source`, `link`, `freshness`, `envelope`, `retry` and the rules of the gate do no I/O and read no clock: `now` is
+//!   an argument.
+//! - The API key is exposed in one function, which writes one header marked sensitive.
+//! - No statics with state: two kielinks can live in one process, and tests do that.
+//! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for.
+
 pub mod admin;
 pub mod app;
 pub mod cli;

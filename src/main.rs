@@ -113,12 +113,18 @@ where
     let (stop, stopped) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Its default would end the process, and operators send it to have files read again.
+    let mut hangup = signal(SignalKind::hangup())?;
     let signals = async move {
         let mut stop = Some(stop);
         loop {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP: nothing is read again; restart to take a new key");
+                    continue;
+                }
             };
             match stop.take() {
                 Some(stop) => {

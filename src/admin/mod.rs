@@ -23,12 +23,13 @@ pub(crate) fn router(readiness: Readiness, clock: &Clock, log_hash: &LogHash, al
         .route("/readyz", get(probes::readyz))
         .route("/healthz", get(probes::readyz))
         .route("/startupz", get(probes::startupz))
-        .with_state(readiness);
+        .with_state(readiness.clone());
     let edge = Edge {
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: allowed_hosts.to_vec(),
         request_timeout: Duration::from_secs(5),
+        readiness,
     };
     http::layered(routes, Arc::new(edge))
 }

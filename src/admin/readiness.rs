@@ -40,6 +40,10 @@ impl Readiness {
         self.0.draining.store(true, Ordering::Release);
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
     pub fn is_ready(&self) -> bool {
         self.checks().iter().all(|check| check.ok)
     }

@@ -25,11 +25,15 @@ use super::{
     query,
 };
 use crate::{
+    clock::Instant,
     links::{Lookup, Wish},
     source::SourceUrl,
 };
 
 const NDJSON: &str = "application/x-ndjson";
+
+/// How often the dead of a batch are asked for again.
+const ROUNDS: usize = 3;
 
 /// Bounds one write, and with it what a slow reader keeps in memory.
 const LINES_AT_ONCE: usize = 64;
@@ -63,10 +67,10 @@ pub(crate) async fn links(
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout).await?;
-    let texts = parse(&body, endpoints.batch)?;
+    let asked: Vec<_> = parse(&body, endpoints.batch)?.into_iter().enumerate().collect();
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
-        let known = found(Arc::clone(&endpoints), call.clone(), wish, texts).ready_chunks(LINES_AT_ONCE);
+        let known = found(Arc::clone(&endpoints), call.clone(), wish, asked).ready_chunks(LINES_AT_ONCE);
         let lines = known.map(move |known| {
             let mut lines = Vec::new();
             for found in known {
@@ -77,7 +81,7 @@ pub(crate) async fn links(
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let mut all: Vec<Found> = found(Arc::clone(&endpoints), call.clone(), wish, texts).collect().await;
+        let mut all = all_alive(&endpoints, &call, wish, asked).await;
         all.sort_unstable_by_key(|found| found.place);
         let mut json = b"{\"links\":[".to_vec();
         for found in all {
@@ -102,11 +106,10 @@ fn found(
     endpoints: Arc<Endpoints>,
     call: Call,
     wish: Wish,
-    texts: Vec<String>,
+    asked: Vec<(usize, String)>,
 ) -> impl Stream<Item = Found> + Send + 'static {
-    texts
+    asked
         .into_iter()
-        .enumerate()
         .map(|(place, text)| {
             let (endpoints, call) = (Arc::clone(&endpoints), call.clone());
             async move {
@@ -117,7 +120,33 @@ fn found(
         .collect::<FuturesUnordered<_>>()
 }
 
+/// Every item's answer, all of them alive at one moment: while the slowest was waited for, the first may have died.
+async fn all_alive(endpoints: &Arc<Endpoints>, call: &Call, wish: Wish, asked: Vec<(usize, String)>) -> Vec<Found> {
+    let mut alive = Vec::with_capacity(asked.len());
+    let mut asked = asked;
+    for _ in 0..ROUNDS {
+        let mut all: Vec<Found> = found(Arc::clone(endpoints), call.clone(), wish, asked).collect().await;
+        all.append(&mut alive);
+        let now = endpoints.clock.now();
+        let dead;
+        (alive, dead) = all.into_iter().partition::<Vec<_>, _>(|found| found.is_alive(now));
+        asked = dead.into_iter().map(|found| (found.place, found.text)).collect();
+        if asked.is_empty() {
+            break;
+        }
+    }
+    alive.extend(asked.into_iter().map(|(place, text)| {
+        let detail = "The link died while the rest of the batch was waited for. Ask for it again.";
+        Found { place, text, result: Err(Problem::refused(Kind::Timeout, detail)) }
+    }));
+    alive
+}
+
 impl Found {
+    fn is_alive(&self, now: Instant) -> bool {
+        self.result.as_ref().map_or(true, |(_, lookup)| now < lookup.entry.times.deadline)
+    }
+
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
         let item = match &self.result {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -18,6 +18,7 @@ use super::{
     problem::{Kind, Problem},
 };
 use crate::{
+    admin::Readiness,
     clock::{Clock, Instant},
     key::LogHash,
     links::Outcome,
@@ -32,6 +33,7 @@ pub(crate) struct Edge {
     pub(crate) log_hash: LogHash,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) request_timeout: Duration,
+    pub(crate) readiness: Readiness,
 }
 
 /// What is known of a request before its handler runs.
@@ -58,7 +60,7 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         Some(id) => Arc::from(id),
         None => Arc::from(format!("{:032x}", fastrand::u128(..))),
     };
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
     request
         .extensions_mut()
@@ -70,6 +72,10 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         Err(problem) => problem.into_response(),
     };
     finish(&mut response, &path, &request_id);
+    if edge.readiness.is_draining() && version <= Version::HTTP_11 {
+        // Keep-alive peers go elsewhere while there is time. HTTP/2 has its own way, and forbids this one.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     log(&edge, &response, &method, &request_id, began);
     response
 }

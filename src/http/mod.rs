@@ -60,6 +60,7 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
         request_timeout: config.request_timeout,
+        readiness: readiness.clone(),
     });
     // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
     // memory answers, so that a kie.ai that hangs does not shut them out.
