@@ -14,6 +14,7 @@ use kielink::{
     app::{self, Ended, Listeners},
     clock::Clock,
     config::{Address, Config, Sources},
+    key::Reload,
 };
 use tokio::sync::oneshot;
 
@@ -98,7 +99,7 @@ impl Sidecar {
             let _guard = tracing::dispatcher::set_default(&dispatch);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
-            runtime.block_on(app::serve(listeners, config, Clock::system(), stop)).unwrap()
+            runtime.block_on(app::serve(listeners, config, Clock::system(), Reload::default(), stop)).unwrap()
         });
         // The same provider that kielink installs; whoever comes first.
         let _ = rustls::crypto::ring::default_provider().install_default();
