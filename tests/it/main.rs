@@ -6,5 +6,6 @@
 mod cache;
 mod interface;
 mod kie_answers;
+mod pressure;
 mod process;
 mod support;
