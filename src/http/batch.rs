@@ -25,6 +25,7 @@ use super::{
     query,
 };
 use crate::{
+    clock::Instant,
     links::{Lookup, Wish},
     source::SourceUrl,
 };
@@ -64,9 +65,10 @@ pub(crate) async fn links(
     let as_lines = wants_lines(request.headers());
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout).await?;
     let texts = parse(&body, endpoints.batch)?;
+    let wanted = texts.into_iter().enumerate().collect();
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
-        let known = found(Arc::clone(&endpoints), call.clone(), wish, texts).ready_chunks(LINES_AT_ONCE);
+        let known = found(&endpoints, &call, wish, wanted).ready_chunks(LINES_AT_ONCE);
         let lines = known.map(move |known| {
             let mut lines = Vec::new();
             for found in known {
@@ -77,8 +79,7 @@ pub(crate) async fn links(
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let mut all: Vec<Found> = found(Arc::clone(&endpoints), call.clone(), wish, texts).collect().await;
-        all.sort_unstable_by_key(|found| found.place);
+        let all = all_found(&endpoints, &call, wish, wanted).await;
         let mut json = b"{\"links\":[".to_vec();
         for found in all {
             if found.place > 0 {
@@ -97,18 +98,35 @@ pub(crate) async fn links(
     Ok(response)
 }
 
+/// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
+/// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
+async fn all_found(
+    endpoints: &Arc<Endpoints>,
+    call: &Call,
+    wish: Wish,
+    mut wanted: Vec<(usize, String)>,
+) -> Vec<Found> {
+    let mut all = Vec::with_capacity(wanted.len());
+    while !wanted.is_empty() {
+        all.extend(found(endpoints, call, wish, wanted).collect::<Vec<_>>().await);
+        let now = endpoints.clock.now();
+        wanted = all.extract_if(.., |found| found.is_dead(now)).map(|found| (found.place, found.text)).collect();
+    }
+    all.sort_unstable_by_key(|found| found.place);
+    all
+}
+
 /// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
 fn found(
-    endpoints: Arc<Endpoints>,
-    call: Call,
+    endpoints: &Arc<Endpoints>,
+    call: &Call,
     wish: Wish,
-    texts: Vec<String>,
-) -> impl Stream<Item = Found> + Send + 'static {
-    texts
+    wanted: Vec<(usize, String)>,
+) -> impl Stream<Item = Found> + Send + use<> {
+    wanted
         .into_iter()
-        .enumerate()
         .map(|(place, text)| {
-            let (endpoints, call) = (Arc::clone(&endpoints), call.clone());
+            let (endpoints, call) = (Arc::clone(endpoints), call.clone());
             async move {
                 let result = endpoints.find(&text, &wish, &call).await;
                 Found { place, text, result }
@@ -118,6 +136,10 @@ fn found(
 }
 
 impl Found {
+    fn is_dead(&self, now: Instant) -> bool {
+        self.result.as_ref().is_ok_and(|(_, lookup)| now >= lookup.entry.times.deadline)
+    }
+
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
         let item = match &self.result {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
