@@ -32,9 +32,6 @@ use crate::{
 
 const NDJSON: &str = "application/x-ndjson";
 
-/// How often the dead of a batch are asked for again.
-const ROUNDS: usize = 3;
-
 /// Bounds one write, and with it what a slow reader keeps in memory.
 const LINES_AT_ONCE: usize = 64;
 
@@ -67,10 +64,11 @@ pub(crate) async fn links(
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout).await?;
-    let asked: Vec<_> = parse(&body, endpoints.batch)?.into_iter().enumerate().collect();
+    let texts = parse(&body, endpoints.batch)?;
+    let wanted = texts.into_iter().enumerate().collect();
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
-        let known = found(Arc::clone(&endpoints), call.clone(), wish, asked).ready_chunks(LINES_AT_ONCE);
+        let known = found(&endpoints, &call, wish, wanted).ready_chunks(LINES_AT_ONCE);
         let lines = known.map(move |known| {
             let mut lines = Vec::new();
             for found in known {
@@ -81,8 +79,7 @@ pub(crate) async fn links(
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let mut all = all_alive(&endpoints, &call, wish, asked).await;
-        all.sort_unstable_by_key(|found| found.place);
+        let all = all_found(&endpoints, &call, wish, wanted).await;
         let mut json = b"{\"links\":[".to_vec();
         for found in all {
             if found.place > 0 {
@@ -101,17 +98,35 @@ pub(crate) async fn links(
     Ok(response)
 }
 
+/// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
+/// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
+async fn all_found(
+    endpoints: &Arc<Endpoints>,
+    call: &Call,
+    wish: Wish,
+    mut wanted: Vec<(usize, String)>,
+) -> Vec<Found> {
+    let mut all = Vec::with_capacity(wanted.len());
+    while !wanted.is_empty() {
+        all.extend(found(endpoints, call, wish, wanted).collect::<Vec<_>>().await);
+        let now = endpoints.clock.now();
+        wanted = all.extract_if(.., |found| found.is_dead(now)).map(|found| (found.place, found.text)).collect();
+    }
+    all.sort_unstable_by_key(|found| found.place);
+    all
+}
+
 /// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
 fn found(
-    endpoints: Arc<Endpoints>,
-    call: Call,
+    endpoints: &Arc<Endpoints>,
+    call: &Call,
     wish: Wish,
-    asked: Vec<(usize, String)>,
-) -> impl Stream<Item = Found> + Send + 'static {
-    asked
+    wanted: Vec<(usize, String)>,
+) -> impl Stream<Item = Found> + Send + use<> {
+    wanted
         .into_iter()
         .map(|(place, text)| {
-            let (endpoints, call) = (Arc::clone(&endpoints), call.clone());
+            let (endpoints, call) = (Arc::clone(endpoints), call.clone());
             async move {
                 let result = endpoints.find(&text, &wish, &call).await;
                 Found { place, text, result }
@@ -120,31 +135,9 @@ fn found(
         .collect::<FuturesUnordered<_>>()
 }
 
-/// Every item's answer, all of them alive at one moment: while the slowest was waited for, the first may have died.
-async fn all_alive(endpoints: &Arc<Endpoints>, call: &Call, wish: Wish, asked: Vec<(usize, String)>) -> Vec<Found> {
-    let mut alive = Vec::with_capacity(asked.len());
-    let mut asked = asked;
-    for _ in 0..ROUNDS {
-        let mut all: Vec<Found> = found(Arc::clone(endpoints), call.clone(), wish, asked).collect().await;
-        all.append(&mut alive);
-        let now = endpoints.clock.now();
-        let dead;
-        (alive, dead) = all.into_iter().partition::<Vec<_>, _>(|found| found.is_alive(now));
-        asked = dead.into_iter().map(|found| (found.place, found.text)).collect();
-        if asked.is_empty() {
-            break;
-        }
-    }
-    alive.extend(asked.into_iter().map(|(place, text)| {
-        let detail = "The link died while the rest of the batch was waited for. Ask for it again.";
-        Found { place, text, result: Err(Problem::refused(Kind::Timeout, detail)) }
-    }));
-    alive
-}
-
 impl Found {
-    fn is_alive(&self, now: Instant) -> bool {
-        self.result.as_ref().map_or(true, |(_, lookup)| now < lookup.entry.times.deadline)
+    fn is_dead(&self, now: Instant) -> bool {
+        self.result.as_ref().is_ok_and(|(_, lookup)| now >= lookup.entry.times.deadline)
     }
 
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {

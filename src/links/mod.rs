@@ -166,7 +166,10 @@ impl Links {
                         return Ok(inner.serve(source, entry, due, wish, now));
                     }
                     Look::Refused(error) => return Err(Error::Refused(error)),
-                    Look::Mint { .. } => (inner.take_off(lead, source, reason, old, deadline), Outcome::Miss),
+                    Look::Mint { .. } => {
+                        let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
+                        (inner.take_off(lead, source, reason, insists, old, deadline), Outcome::Miss)
+                    }
                 },
             };
             let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
@@ -252,19 +255,21 @@ impl Inner {
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
             if let Boarding::Lead(lead) = self.flights.board(source) {
                 let deadline = now + self.config.flight_timeout;
-                self.take_off(lead, source, Reason::Refresh, Some(Arc::clone(&entry)), deadline);
+                self.take_off(lead, source, Reason::Refresh, false, Some(Arc::clone(&entry)), deadline);
             }
         }
         let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
         Lookup { entry, outcome, forced: false, now }
     }
 
-    /// Sends a flight on its way, as a task of its own.
+    /// Sends a flight on its way, as a task of its own. Whoever `insists` on a fresh link gets one, cold file or not,
+    /// and for the rest of `force_interval` so do the others: half a crowd may come when it has just landed.
     fn take_off(
         self: &Arc<Inner>,
         lead: Lead<SourceUrl, Landed>,
         source: &SourceUrl,
         reason: Reason,
+        insists: bool,
         old: Option<Arc<Entry>>,
         deadline: Instant,
     ) -> Seat<Landed> {
@@ -273,7 +278,7 @@ impl Inner {
         let source = source.clone();
         self.tasks.spawn(async move {
             let result = tokio::select! {
-                result = inner.fly(&source, reason, old.as_deref(), deadline) => result,
+                result = inner.fly(&source, reason, insists, old.as_deref(), deadline) => result,
                 () = inner.stop.cancelled() => Err(Arc::new(upstream::Error::ShuttingDown)),
             };
             // In the cache first, landed second: who boards next must find it.
@@ -286,11 +291,12 @@ impl Inner {
         &self,
         source: &SourceUrl,
         reason: Reason,
+        insists: bool,
         old: Option<&Entry>,
         deadline: Instant,
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
         let began = self.clock.now();
-        let forced_at = if reason == Reason::Forced { Some(began) } else { old.and_then(Entry::forced_at) };
+        let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
         let minted = self.mint_alive(source, Ask { reason, deadline }, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);

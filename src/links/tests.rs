@@ -303,6 +303,9 @@ async fn more_life_than_a_fresh_link_has_gets_the_freshest_there_is() {
     let caller = bench.caller(fresher(9999)).await;
     bench.land(Ok(bench.link("a"))).await;
     assert!(caller.await.unwrap().is_ok());
+    tokio::time::sleep(9 * SECOND).await;
+    assert_eq!(name(&bench.get(fresher(9999)).await.unwrap()), "a", "once per interval, the first mint included");
+    tokio::time::sleep(SECOND).await;
     let caller = bench.caller(fresher(9999)).await;
     bench.land(Ok(bench.link("b"))).await;
     assert_eq!(name(&caller.await.unwrap().unwrap()), "b");

@@ -4,9 +4,11 @@
 #![allow(dead_code, reason = "the support offers more than today's tests use")]
 
 mod admin;
+mod batch;
 mod cache;
 mod interface;
 mod kie_answers;
+mod pressure;
 mod process;
 mod rotation;
 mod support;

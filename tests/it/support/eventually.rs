@@ -11,15 +11,24 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// Returns as soon as `condition` holds; panics with `what` where it does not within 10 s.
 ///
 /// `what` completes the sentence "it did not come true that …".
+pub(crate) async fn eventually<F, Fut>(what: &str, condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    within(PATIENCE, what, condition).await;
+}
+
+/// As `eventually`, for what has a bound of its own.
 #[expect(clippy::disallowed_types, reason = "patience is real time, whatever a test does to tokio's clock")]
-pub(crate) async fn eventually<F, Fut>(what: &str, mut condition: F)
+pub(crate) async fn within<F, Fut>(patience: Duration, what: &str, mut condition: F)
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
 {
     let began = std::time::Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < PATIENCE, "it did not come true that {what}, in {PATIENCE:?}");
+        assert!(began.elapsed() < patience, "it did not come true that {what}, in {patience:?}");
         tokio::time::sleep(INTERVAL).await;
     }
 }

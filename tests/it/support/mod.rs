@@ -7,7 +7,7 @@ pub(crate) mod sidecar;
 mod wire;
 
 pub(crate) use self::{
-    eventually::eventually,
+    eventually::{eventually, within},
     fake_kie::{Answer, FakeKie},
     problem::Problem,
     sidecar::{KEY, Reply, SOURCE, Sidecar, encode},

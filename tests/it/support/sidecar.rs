@@ -160,7 +160,7 @@ impl Sidecar {
     }
 
     /// An answer that came another way, for the canary check.
-    pub(super) fn saw(&self, reply: &Reply) {
+    pub(crate) fn saw(&self, reply: &Reply) {
         lock(&self.seen.answers).push(reply.clone());
     }
 

@@ -1,0 +1,71 @@
+//! What has a limit: callers who wait, and memory.
+
+use super::{ask_at_once, count, files, is_hit};
+use crate::support::{Answer, FakeKie, SOURCE, Sidecar, eventually};
+
+#[tokio::test]
+async fn callers_who_wait_are_bounded_while_hits_go_on() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "20"), ("upstream.in_flight", "1")]);
+    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+    kie.hold();
+    let (replies, ()) = tokio::join!(ask_at_once(&sidecar, files(60)), async {
+        eventually("all but twenty were refused", async || overloaded(&sidecar) >= 40).await;
+        for _ in 0..10 {
+            let hits = ask_at_once(&sidecar, std::iter::repeat_n(SOURCE.to_owned(), 5)).await;
+            assert!(hits.iter().all(is_hit), "{hits:?}");
+        }
+        assert_eq!(overloaded(&sidecar), 40);
+        kie.release();
+    });
+    assert_eq!((count(&replies, 200), count(&replies, 503)), (20, 40), "{replies:?}");
+    assert_eq!(kie.mints(), 21, "whoever was refused cost nothing");
+}
+
+fn overloaded(sidecar: &Sidecar) -> usize {
+    sidecar.log_lines("request").iter().filter(|line| line["problem"] == "overloaded").count()
+}
+
+/// Asks for many files in batches; counts the answers that have an `url`, and those with this problem.
+async fn flood(sidecar: &Sidecar, cache_control: &str, files: usize, slug: &str) -> (usize, usize) {
+    let kind = format!("urn:kielink:problem:{slug}");
+    let (mut links, mut problems) = (0, 0);
+    let all: Vec<_> = super::files(files).collect();
+    for batch in all.chunks(500) {
+        let request = sidecar.client().post(format!("{}/v1/links", sidecar.base_url()));
+        let body = serde_json::json!({ "urls": batch }).to_string();
+        let reply = sidecar.send(request.header("cache-control", cache_control).body(body)).await;
+        for item in reply.json()["links"].as_array().unwrap() {
+            links += usize::from(item["url"].is_string());
+            problems += usize::from(item["error"]["type"] == kind.as_str());
+        }
+    }
+    (links, problems)
+}
+
+#[tokio::test]
+async fn memory_is_bounded_however_many_files_are_asked_for() {
+    const FILES: usize = 5000;
+    let kie = FakeKie::start();
+    let settings = [
+        ("cache.max_bytes", "1MiB"),
+        ("upstream.rate", "1000000"),
+        ("upstream.burst", "1000000"),
+        ("upstream.in_flight", "100"),
+        ("log.level", "error"),
+    ];
+    let sidecar = Sidecar::with(&kie, &settings);
+    assert_eq!(flood(&sidecar, "", FILES, "").await, (FILES, 0));
+    assert_eq!(kie.mints(), FILES);
+    let (kept, forgotten) = flood(&sidecar, "only-if-cached", FILES, "not-cached").await;
+    assert_eq!(kept + forgotten, FILES);
+    // An entry takes about a kilobyte.
+    assert!((500..1100).contains(&kept), "{kept} links are kept in 1 MiB");
+
+    // Refusals are remembered in an eighth of it.
+    kie.answer(Answer::envelope(422, "url is wrong"));
+    let sidecar = Sidecar::with(&kie, &settings);
+    assert_eq!(flood(&sidecar, "", FILES, "source-refused").await, (0, FILES));
+    let (_, remembered) = flood(&sidecar, "only-if-cached", FILES, "source-refused").await;
+    assert!((50..220).contains(&remembered), "{remembered} refusals are remembered in 128 KiB");
+}
