@@ -13,7 +13,7 @@ use crate::{
     http,
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, Server},
+    server::{Bound, FAREWELLS, Server},
     upstream::{Chain, Kie, Wire},
 };
 
@@ -84,7 +84,7 @@ impl Listeners {
 }
 
 /// Serves on `listeners` until `stop` resolves, then ends in order: not ready, `drain_delay`, no new connections,
-/// accepted requests finish, all within `shutdown_grace`.
+/// accepted requests finish within `shutdown_grace`. Reads the key again when `reload` asks.
 ///
 /// # Errors
 /// When the client for kie.ai or the admin thread cannot be set up.
@@ -105,11 +105,14 @@ pub async fn serve(
     let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone()).map_err(Error::Client)?;
     readiness.key_loaded();
 
-    let (flights, connections) = (TaskTracker::new(), TaskTracker::new());
+    let (background, connections) = (TaskTracker::new(), TaskTracker::new());
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    flights.spawn(keys.watch(reload, cut.clone()));
-    let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &flights, cut.clone());
-    let links = Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), flights.clone(), cut.clone());
+    // Where the start fails half-way, what has begun ends, too.
+    let _guards = [drain.clone().drop_guard(), kill.clone().drop_guard(), cut.clone().drop_guard()];
+    background.spawn(keys.watch(reload, cut.clone()));
+    let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
+    let links =
+        Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), background.clone(), cut.clone());
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());
     let admin_router = admin::router(links.clone(), readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);
@@ -122,6 +125,7 @@ pub async fn serve(
         tasks: connections.clone(),
         drain: drain.clone(),
         kill: kill.clone(),
+        farewells: Arc::new(Semaphore::new(FAREWELLS)),
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;
@@ -151,9 +155,12 @@ pub async fn serve(
     // Refreshes and mints whose callers have gone; and, where the grace ran out, those that callers still wait for.
     // They are told so, which takes a moment, before their connections are dropped.
     cut.cancel();
-    flights.close();
-    flights.wait().await;
-    let _ = tokio::time::timeout(last_words, connections.wait()).await;
+    background.close();
+    let last = async {
+        background.wait().await;
+        connections.wait().await;
+    };
+    let _ = tokio::time::timeout(last_words, last).await;
     kill.cancel();
     match ended {
         Ended::Drained => tracing::info!("every accepted request was answered"),
@@ -180,6 +187,7 @@ impl AdminThread {
             tasks: TaskTracker::new(),
             drain: drain.clone(),
             kill: drain.clone(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS)),
         };
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
         let logs = dispatcher::get_default(Clone::clone);

@@ -87,25 +87,40 @@ impl Link {
     }
 
     /// How much life the link's own parameters leave it at `date`, the clock of whoever signed it.
-    /// `None` where it carries none that can be read; zero where it has ended.
+    /// `None` where it carries none; zero where it has ended, or says so in a way that no signer would.
     ///
-    /// Reads `X-Amz-Date` + `X-Amz-Expires` (SigV4) and the like of Google (`X-Goog-…`). Where only the date
-    /// stands there, the documented 20 minutes count from it; where only the life does, it counts from `date`.
+    /// Reads `X-Amz-Date` + `X-Amz-Expires` (SigV4), their likes of other makers (`X-Goog-…`, `x-oss-…`), `Expires` (epoch
+    /// seconds) and `se` (RFC 3339). Where only the date stands there, the documented 20 minutes count from it; where only
+    /// the life does, it counts from `date`. Of several, the earliest end.
     pub fn life_left(&self, date: Timestamp) -> Option<Duration> {
-        let (mut signed_at, mut expires) = (None::<Timestamp>, None::<Duration>);
+        let (mut signed_at, mut life, mut end) = (None::<Timestamp>, None::<Duration>, None::<Timestamp>);
         let url = Url::parse(&self.0).ok()?;
         for (name, value) in url.query_pairs() {
-            if name.eq_ignore_ascii_case("x-amz-date") || name.eq_ignore_ascii_case("x-goog-date") {
+            let name = name.to_ascii_lowercase();
+            let readable = if name.starts_with("x-") && name.ends_with("-date") {
                 signed_at = earliest(signed_at, basic_iso_8601(&value));
-            } else if name.eq_ignore_ascii_case("x-amz-expires") || name.eq_ignore_ascii_case("x-goog-expires") {
-                expires = earliest(expires, value.parse().ok().map(Duration::from_secs));
+                signed_at.is_some()
+            } else if name.starts_with("x-") && name.ends_with("-expires") {
+                life = earliest(life, value.parse().ok().map(Duration::from_secs));
+                life.is_some()
+            } else if name == "expires" {
+                end = earliest(end, value.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()));
+                end.is_some()
+            } else if name == "se" {
+                end = earliest(end, value.parse().ok());
+                true // too short a name to insist
+            } else {
+                true
+            };
+            if !readable {
+                return Some(Duration::ZERO);
             }
         }
-        if signed_at.is_none() && expires.is_none() {
-            return None;
+        if signed_at.is_some() || life.is_some() {
+            let signed = signed_at.unwrap_or(date).checked_add(life.unwrap_or(LIFE)).unwrap_or(Timestamp::MAX);
+            end = earliest(end, Some(signed));
         }
-        let end = signed_at.unwrap_or(date).checked_add(expires.unwrap_or(LIFE)).unwrap_or(Timestamp::MAX);
-        Some(Duration::try_from(end.duration_since(date)).unwrap_or(Duration::ZERO))
+        end.map(|end| Duration::try_from(end.duration_since(date)).unwrap_or(Duration::ZERO))
     }
 }
 
@@ -136,7 +151,9 @@ fn is_private(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => is_private_v6(address),
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
-            name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
+            // A single label is a neighbour's name, `localhost` among them.
+            let internal = [".localhost", ".local", ".localdomain", ".internal", ".svc", ".lan", ".home.arpa"];
+            !name.contains('.') || internal.iter().any(|suffix| name.ends_with(suffix))
         }
     }
 }
@@ -159,7 +176,9 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     // Addresses that carry an IPv4 one lead where that one leads.
     let embedded = match segments {
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
         [0x2002, high, low, ..] => Some((high, low)),
         _ => None,
     };
@@ -169,6 +188,9 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         || address.is_multicast()
         || address.is_unique_local()
         || address.is_unicast_link_local()
+        || segments[0] & 0xffc0 == 0xfec0 // site-local, once
+        || segments[..3] == [0x64, 0xff9b, 1] // local-use translation
+        || segments[..2] == [0x2001, 0] // Teredo
         || segments[..2] == [0x2001, 0xdb8]
         || embedded.is_some_and(is_private_v4)
 }
@@ -225,6 +247,13 @@ mod tests {
             ("https://[fd00::1]/", Unusable::PrivateHost),
             ("https://[fe80::1]/", Unusable::PrivateHost),
             ("https://localhost/", Unusable::PrivateHost),
+            ("https://metadata/", Unusable::PrivateHost),
+            ("https://router.lan/", Unusable::PrivateHost),
+            ("https://[fec0::1]/", Unusable::PrivateHost),
+            ("https://[64:ff9b:1::a00:1]/", Unusable::PrivateHost),
+            ("https://[::ffff:0:10.0.0.1]/", Unusable::PrivateHost),
+            ("https://[2001:0:a00:1::]/", Unusable::PrivateHost),
+            ("https://x.ns.svc/", Unusable::PrivateHost),
             ("https://metadata.google.internal/", Unusable::PrivateHost),
         ] {
             assert_eq!(parse(text), Err(why), "{text:?}");
@@ -259,10 +288,14 @@ mod tests {
         assert_eq!(seconds("X-Amz-Expires=900"), Some(900));
         assert_eq!(seconds("X-Amz-Date=20250415T100007Z"), Some(600));
         assert_eq!(seconds("X-Amz-Expires=900&X-Amz-Expires=30"), Some(30));
-        assert_eq!(seconds("X-Amz-Expires=never"), None);
-        assert_eq!(seconds("X-Amz-Date=2025-04-15"), None);
+        assert_eq!(seconds("X-Amz-Expires=never"), Some(0));
+        assert_eq!(seconds("X-Amz-Date=20250415T101007Z&X-Amz-Expires=61.0"), Some(0));
+        assert_eq!(seconds("X-Amz-Date=2025-04-15"), Some(0));
+        assert_eq!(seconds("Expires=1744711837"), Some(30));
+        assert_eq!(seconds("se=2025-04-15T10:10:37Z&sv=1"), Some(30));
+        assert_eq!(seconds("x-oss-date=20250415T101007Z&x-oss-expires=30"), Some(30));
         assert_eq!(
-            seconds("X-Amz-Date=99991231T235959Z&X-Amz-Expires=18446744073709551615").map(|left| left > 0),
+            seconds("X-Amz-Date=29991231T235959Z&X-Amz-Expires=18446744073709551615").map(|left| left > 0),
             Some(true)
         );
         assert_eq!(seconds("token=abc"), None);

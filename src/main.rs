@@ -49,7 +49,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = Config::load(&sources)?;
             let _logs = start_logs(&config);
             let listeners = Listeners::bind(&config.app)?;
-            runtime()?.block_on(until_ended(app::serve, listeners, config))
+            let runtime = runtime()?;
+            let ended = runtime.block_on(until_ended(app::serve, listeners, config));
+            // Not waiting for a thread that reads a key file on a dead mount.
+            runtime.shutdown_background();
+            ended
         }
         Command::Sandbox(flags) => {
             let runtime = runtime()?;
@@ -175,6 +179,10 @@ fn sources(settings: &Settings) -> Sources {
 fn start_logs(config: &Config) -> anyhow::Result<()> {
     let dispatch = config.log.dispatch(std::io::stderr);
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
+    // SECURITY: the usual hook prints a panic's payload, which may hold anything.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(at = panic.location().map(tracing::field::display), "a part of kielink panicked");
+    }));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         key_fingerprint = config.key.fingerprint(),

@@ -113,7 +113,12 @@ fn strip_scheme(text: &str) -> Option<&str> {
 
 /// Decodes `%41` to `A` and the like: letters, digits, `-`, `.`, `_`, `~` (RFC 3986 section 2.3).
 /// Every other triplet stays to the letter.
+///
+/// A path with a `%` that begins no triplet stays as it is: decoding next to it could make one that was not there.
 fn decode_unreserved(path: &str) -> String {
+    if path.match_indices('%').any(|(at, _)| triplet(&path[at..]).is_none()) {
+        return path.to_owned();
+    }
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
@@ -230,6 +235,9 @@ mod tests {
             ("https://h/a?", "https://h/a"),
             ("https://h/a%2Fb", "https://h/a/b"),
             ("https://h/a%2541", "https://h/a%41"),
+            ("https://h/%%61b", "https://h/%ab"),
+            ("https://h/%2%35x", "https://h/%25x"),
+            ("https://h/a%%32Fb", "https://h/a%2Fb"),
             ("http://h/a", "https://h/a"),
             ("https://h:8443/a", "https://h/a"),
         ] {

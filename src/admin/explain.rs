@@ -8,9 +8,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    clock::Instant,
     http::{problem::Problem, query},
-    links::Links,
+    links::{Links, Wish},
     source::SourceUrl,
     upstream::Chain,
 };
@@ -49,7 +48,7 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
     let now = known.now;
     let explanation = Explanation {
         source_url: source.as_str(),
-        state: known.entry.as_ref().map_or("absent", |entry| state(entry.times.refresh_at, entry.times.deadline, now)),
+        state: known.entry.as_ref().map_or("absent", |entry| entry.times.judge(&Wish::default(), now).as_str()),
         mint_under_way: known.in_flight,
         entry: known.entry.map(|entry| {
             let renewal = entry.renewal();
@@ -77,14 +76,4 @@ pub(crate) async fn forget(State(links): State<Links>, uri: Uri) -> Result<Statu
     let source: SourceUrl = query::source(&query::source_parameter(uri.query())?)?;
     links.forget(&source);
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn state(refresh_at: Instant, deadline: Instant, now: Instant) -> &'static str {
-    if now >= deadline {
-        "dead"
-    } else if now >= refresh_at {
-        "due"
-    } else {
-        "fresh"
-    }
 }

@@ -45,8 +45,8 @@ impl fmt::Display for KeySource {
     }
 }
 
-/// What the command line and the process bring.
-#[derive(Debug, Clone, Default)]
+/// What the command line and the process bring. No `Debug`: the environment may hold the key.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// `--config` or `KIELINK_CONFIG`.
     pub file: Option<PathBuf>,

@@ -23,6 +23,9 @@ use crate::{
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "KIELINK";
 
+/// Requests a second beyond which the time between two of them is no longer measured.
+const MOST_A_SECOND: u32 = 1_000_000;
+
 /// The settings as written, each parsed for itself; rules that span several come in `load`.
 pub(super) struct Raw {
     listen: Vec<Address>,
@@ -67,7 +70,11 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
     let raw = Raw {
         listen: r.list("server.listen", |text| text.parse::<Address>()),
         request_timeout: r.duration("server.request_timeout"),
-        allowed_hosts: r.list("server.allowed_hosts", |text| Ok(text.to_ascii_lowercase())),
+        allowed_hosts: r.list("server.allowed_hosts", |text| {
+            let plain = !text.is_empty() && !text.contains([':', '/', '*', ' ']);
+            let name = plain.then(|| text.to_ascii_lowercase());
+            name.ok_or_else(|| "expected a host name without scheme, port or wildcard".to_owned())
+        }),
         drain_delay: r.duration("server.drain_delay"),
         shutdown_grace: r.duration("server.shutdown_grace"),
         admin_listen: r.list("admin.listen", |text| text.parse::<Address>()),
@@ -240,6 +247,9 @@ fn check(raw: &Raw, r: &mut Reader) {
             r.problem(key, "it must be more than zero");
         }
     }
+    if raw.rate > MOST_A_SECOND {
+        r.problem("upstream.rate", format!("it must be at most {MOST_A_SECOND}"));
+    }
     for (key, value) in [
         ("upstream.attempts", raw.attempts),
         ("upstream.rate", raw.rate),
@@ -363,6 +373,9 @@ fn warnings(raw: &Raw) -> Vec<String> {
     if raw.ttl.saturating_sub(raw.refresh_after) < Duration::from_secs(60) {
         warnings
             .push("cache.ttl - cache.refresh_after is under a minute: a short outage of kie.ai will be noticed".into());
+    }
+    if raw.allow.is_empty() {
+        warnings.push("sources.allow is empty: every source URL is refused".into());
     }
     if raw.allow.iter().any(|pattern| pattern == "*") {
         warnings.push("sources.allow is \"*\": any URL a caller sends goes to kie.ai with your key".into());

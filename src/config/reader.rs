@@ -10,6 +10,9 @@ use config::{Value, ValueKind};
 
 use super::Sources;
 
+/// Nothing here is meant to take longer than a day; beyond years, sums would overflow.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub(super) struct Reader {
     /// `section.key` to value; what is left at the end was never asked for.
     left: BTreeMap<String, Value>,
@@ -43,7 +46,11 @@ impl Reader {
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Duration {
-        let parse = |text: &str| humantime::parse_duration(text).map_err(|_| "expected a duration like \"19m\"");
+        let parse = |text: &str| match humantime::parse_duration(text) {
+            Ok(duration) if duration <= LONGEST => Ok(duration),
+            Ok(_) => Err("it must be at most 24h"),
+            Err(_) => Err("expected a duration like \"19m\""),
+        };
         self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value))).unwrap_or_default()
     }
 
@@ -127,7 +134,10 @@ impl Reader {
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
                 .unwrap_or_default();
-            self.problems.push(format!("{key}: unknown setting (from {}){near}", self.origin(&key, &value)));
+            // SECURITY: a name that looks like none may be a secret in the wrong place.
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.';
+            let shown = if key.len() <= 60 && key.bytes().all(plain) { key.as_str() } else { "(no name of a setting)" };
+            self.problems.push(format!("{shown}: unknown setting (from {}){near}", self.origin(&key, &value)));
         }
     }
 

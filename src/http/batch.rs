@@ -145,7 +145,7 @@ impl Found {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
             Err(problem) => Item::Problem {
                 source_url: problem.source.as_ref().map_or(self.text.as_str(), SourceUrl::as_str),
-                error: problem.document(&call.request_id),
+                error: problem.item(&call.request_id),
             },
         };
         serde_json::to_vec(&item).expect("texts serialise")

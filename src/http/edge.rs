@@ -6,11 +6,14 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -86,13 +89,23 @@ pub(crate) async fn admit(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Ok(_place) = places.try_acquire() else {
+    let Ok(place) = places.try_acquire_owned() else {
         return Err(Problem::refused(
             Kind::Overloaded,
             "Too many requests are under way. Try again after Retry-After seconds.",
         ));
     };
-    Ok(next.run(request).await)
+    let response = next.run(request).await;
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response);
+    }
+    // A stream is under way until its last line.
+    let (parts, body) = response.into_parts();
+    let body = body.map_frame(move |frame| {
+        let _ = &place;
+        frame
+    });
+    Ok(Response::from_parts(parts, Body::new(body)))
 }
 
 /// Attaches the matched route, which the outermost layer cannot see, to the answer.
@@ -106,7 +119,7 @@ pub(crate) async fn note_endpoint(path: Option<MatchedPath>, request: Request, n
 
 /// The one body for a panic: the payload may hold anything.
 pub(crate) fn panicked(_payload: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    Problem::refused(Kind::Internal, "kielink failed on this request. Its log tells more.").into_response()
+    Problem::internal("kielink failed on this request. Its log tells more.").into_response()
 }
 
 pub(crate) async fn not_found() -> Problem {
@@ -147,7 +160,7 @@ fn log(edge: &Edge, response: &Response, method: &Method, request_id: &str, bega
     let outcome = served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome));
     let endpoint = extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let status = response.status().as_u16();
-    let duration_ms = edge.clock.now().since(began).as_secs_f64() * 1000.0;
+    let duration_ms = edge.clock.now().since(began).as_micros() as f64 / 1000.0;
     let source_host = source.map(SourceUrl::host);
     // The hash is worked out only where the line is written.
     let source_hash = || source.map(|source| edge.log_hash.of(source.as_str()));

@@ -106,6 +106,9 @@ pub(crate) struct Document<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_code: Option<i64>,
+    /// Seconds, in an item of a batch only: it has no header of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
 }
 
 /// One thing gone wrong, for one caller.
@@ -128,6 +131,11 @@ impl Problem {
         Problem { kind, detail: detail.into(), outcome: Outcome::Refused, source: None, retry_after, cause: None }
     }
 
+    /// A defect of kielink's own.
+    pub(crate) fn internal(detail: &'static str) -> Problem {
+        Problem { outcome: Outcome::Error, ..Problem::refused(Kind::Internal, detail) }
+    }
+
     /// Why there is no link for `source`.
     pub(crate) fn of(error: links::Error, source: &SourceUrl) -> Problem {
         let problem = match error {
@@ -145,13 +153,10 @@ impl Problem {
                 outcome: Outcome::Error,
                 ..Problem::refused(
                     Kind::Timeout,
-                    "kie.ai did not answer in time. The mint goes on; the same request may find its link in a moment.",
+                    "There was no answer of kie.ai's in time. Trying again later may help.",
                 )
             },
-            links::Error::Lost => Problem {
-                outcome: Outcome::Error,
-                ..Problem::refused(Kind::Internal, "The mint failed inside kielink. Its log tells more.")
-            },
+            links::Error::Lost => Problem::internal("The mint failed inside kielink. Its log tells more."),
         };
         Problem { source: Some(source.clone()), ..problem }
     }
@@ -221,6 +226,17 @@ impl Problem {
         Problem { source: Some(source.clone()), ..self }
     }
 
+    /// The document as an item of a batch carries it.
+    pub(crate) fn item<'a>(&'a self, request_id: &'a str) -> Document<'a> {
+        Document { retry_after: self.retry_after_seconds(), ..self.document(request_id) }
+    }
+
+    /// Rounded up: a caller who comes back at that second must not be early.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        let pause = self.retry_after?;
+        Some((pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1))
+    }
+
     fn answer(&self) -> Option<&Answer> {
         self.cause.as_ref()?.answer()
     }
@@ -250,6 +266,7 @@ impl Problem {
             detail: &self.detail,
             request_id,
             upstream_code: self.answer().and_then(|answer| answer.code),
+            retry_after: None,
         }
     }
 
@@ -283,10 +300,8 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.remove(header::CONTENT_LENGTH);
-        if let Some(pause) = self.retry_after {
-            // Rounded up: a caller who comes back at that second must not be early.
-            let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
 }

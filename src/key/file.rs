@@ -28,7 +28,11 @@ pub enum Unreadable {
 /// # Errors
 /// Whenever there is no valid key in it.
 pub fn read(path: &Path) -> Result<ApiKey, Unreadable> {
-    let shown = || path.display().to_string();
+    // SECURITY: a text without a slash may be the key itself, in the wrong variable.
+    let shown = || {
+        let path = path.display().to_string();
+        if path.contains('/') { path } else { "the file (give its absolute path)".to_owned() }
+    };
     let io = |error| Unreadable::Io { path: shown(), error };
     if std::fs::metadata(path).map_err(io)?.is_dir() {
         return Err(Unreadable::Directory(shown()));

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use self::rotation::{Keys, Reload};
 
-/// kie.ai's API key. No `Debug`, `Display` or `Serialize` shows it; the memory is zeroed on drop.
+/// kie.ai's API key. No `Debug`, `Display` or `Serialize` shows it; its own memory is zeroed on drop.
 #[derive(Clone)]
 pub struct ApiKey {
     secret: SecretString,
@@ -53,7 +53,10 @@ impl ApiKey {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Invalid::Character);
         }
-        let digest = digest::digest(&digest::SHA256, format!("kielink key fingerprint {text}").as_bytes());
+        let mut digest = digest::Context::new(&digest::SHA256);
+        digest.update(b"kielink key fingerprint ");
+        digest.update(text.as_bytes());
+        let digest = digest.finish();
         Ok(ApiKey { secret: SecretString::from(text), fingerprint: hex(&digest.as_ref()[..6]) })
     }
 
@@ -88,10 +91,20 @@ impl ApiKey {
         scrubbed
     }
 
-    /// Whether `text` carries the key, plainly or percent-encoded.
+    /// Whether `text` carries the key, plainly or percent-encoded, also several times over.
     pub fn is_in(&self, text: &str) -> bool {
-        text.contains(self.expose())
-            || percent_encoding::percent_decode_str(text).decode_utf8_lossy().contains(self.expose())
+        let mut text = std::borrow::Cow::Borrowed(text);
+        for _ in 0..4 {
+            if text.contains(self.expose()) {
+                return true;
+            }
+            let decoded = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
+            if decoded == text {
+                break;
+            }
+            text = decoded.into();
+        }
+        false
     }
 }
 
@@ -158,6 +171,7 @@ mod tests {
         assert_eq!(key.scrub("k=very%2Dsecret%2dkey is wrong"), "[key]");
         assert!(key.is_in("https://h/?k=very-secret-key"));
         assert!(key.is_in("https://h/?k=very%2Dsecret%2dkey"));
+        assert!(key.is_in("https://h/?k=very%252Dsecret-key"));
         assert!(!key.is_in("https://h/?k=other"));
     }
 

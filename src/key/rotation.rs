@@ -8,13 +8,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{ApiKey, file};
 
 /// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A pipe or a dead mount may never answer, and a caller may be waiting.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A key that kie.ai has refused is not tried again before this, unless the file changes.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// Asks for the key file to be read now (SIGHUP). Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -42,13 +48,15 @@ struct State {
     trial: Option<ApiKey>,
     /// What the file said last: a fingerprint or a problem. Each is acted on, and logged, once.
     seen: Result<String, String>,
+    /// The newer key that kie.ai refused last, and when.
+    refused: Option<(ApiKey, Instant)>,
 }
 
 impl Keys {
     /// `file` is where newer ones may come from.
     pub fn new(key: ApiKey, file: Option<PathBuf>) -> Keys {
         let seen = Ok(key.fingerprint().to_owned());
-        Keys(Arc::new(Inner { state: Mutex::new(State { serving: key, trial: None, seen }), file }))
+        Keys(Arc::new(Inner { state: Mutex::new(State { serving: key, trial: None, seen, refused: None }), file }))
     }
 
     /// The key for the next request: the newest there is.
@@ -85,6 +93,7 @@ impl Keys {
                     "kie.ai refuses the new API key; the old one goes on",
                 );
                 state.trial = None;
+                state.refused = Some((used.clone(), Instant::now()));
                 return true;
             }
             if !state.serving.is(used) || state.trial.is_some() {
@@ -107,18 +116,22 @@ impl Keys {
             if asked && self.0.file.is_none() {
                 tracing::info!("SIGHUP: the API key comes from the environment and cannot be read again");
             }
-            self.read_file(asked).await;
+            // A file on a dead mount must not hold up the end.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.read_file(asked) => {}
+            }
         }
     }
 
     /// `again`: act on it even if it says what it said before.
     async fn read_file(&self, again: bool) {
         let Some(path) = self.0.file.clone() else { return };
-        let Ok(read) = tokio::task::spawn_blocking(move || file::read(&path)).await else { return };
-        let mut state = self.lock();
-        match read {
-            Ok(key) => state.take(key, again),
-            Err(why) => state.complain(&why.to_string()),
+        let reading = tokio::task::spawn_blocking(move || file::read(&path));
+        match tokio::time::timeout(READ_PATIENCE, reading).await {
+            Ok(Ok(Ok(key))) => self.lock().take(key, again),
+            Ok(Ok(Err(why))) => self.lock().complain(&why.to_string()),
+            Ok(Err(_)) | Err(_) => self.lock().complain("the file cannot be read in time"),
         }
     }
 
@@ -136,6 +149,9 @@ impl State {
         self.seen = Ok(key.fingerprint().to_owned());
         if self.serving.is(&key) {
             self.trial = None;
+            return;
+        }
+        if self.refused.as_ref().is_some_and(|(refused, at)| refused.is(&key) && at.elapsed() < REFUSED_FOR) {
             return;
         }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
@@ -225,6 +241,16 @@ mod tests {
         let bench = Bench::new();
         assert!(!bench.keys.refused(&key("old")).await);
         assert!(!Keys::new(key("old"), None).refused(&key("old")).await);
+    }
+
+    #[tokio::test]
+    async fn where_both_are_refused_each_is_tried_once() {
+        let bench = Bench::new();
+        bench.file_says(b"wrong").await;
+        assert!(bench.keys.refused(&key("wrong")).await, "the old one is there");
+        assert!(!bench.keys.refused(&key("old")).await, "the file has only the one that was refused a moment ago");
+        bench.file_says(b"right").await;
+        assert!(bench.newest_is("right"));
     }
 
     #[tokio::test]

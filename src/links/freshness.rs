@@ -36,7 +36,23 @@ pub enum Freshness {
     Dead,
 }
 
+impl Freshness {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Freshness::Fresh => "fresh",
+            Freshness::Due => "due",
+            Freshness::TooOld => "too-old",
+            Freshness::Dead => "dead",
+        }
+    }
+}
+
 impl Times {
+    /// Whether less than a third of the refresh window is left.
+    pub(super) fn is_about_to_die(&self, now: Instant) -> bool {
+        now.until(self.deadline) * 3 < self.refresh_at.until(self.deadline)
+    }
+
     pub fn judge(&self, wish: &Wish, now: Instant) -> Freshness {
         if now >= self.deadline {
             return Freshness::Dead;

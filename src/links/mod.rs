@@ -17,12 +17,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     entry::{Entry, Renewal},
-    freshness::{Times, Wish},
+    freshness::{Freshness, Times, Wish},
     outcome::{Error, Lookup, Outcome},
 };
 use self::{
     flight::{Boarding, Flights, Lead, Seat},
-    freshness::Freshness,
     refusals::Refusals,
 };
 use crate::{
@@ -148,17 +147,22 @@ impl Links {
     /// Cancel safe: a caller that goes away leaves the flight it began to those who joined, and to the cache.
     pub async fn get(&self, source: &SourceUrl, wish: &Wish, deadline: Instant) -> Result<Lookup, Error> {
         let inner = &self.0;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let now = inner.clock.now();
-            let (reason, old) = match inner.look(source, wish, now) {
-                Look::Serve { entry, due } => return Ok(inner.serve(source, entry, due, wish, now)),
+            let wanted = match inner.look(source, wish, now) {
+                Look::Serve { entry, due } => {
+                    let lookup = inner.serve(source, entry, due, wish, now);
+                    // Whoever has waited for a flight, even a lost one, has not had it from memory.
+                    let outcome = if round == 0 { lookup.outcome } else { Outcome::Joined };
+                    return Ok(Lookup { outcome, ..lookup });
+                }
                 Look::Refused(error) => return Err(Error::Refused(error)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
-                Look::Mint { reason, old } => (reason, old),
+                Look::Mint { reason, .. } => reason,
             };
             let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
-            let (seat, outcome) = match inner.flights.board(source) {
-                Boarding::Join(seat) => (seat, Outcome::Joined),
+            let (seat, outcome, reason) = match inner.flights.board(source) {
+                Boarding::Join(seat) => (seat, Outcome::Joined, wanted),
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {
                     // Between the look and the boarding a flight landed: do not mint twice.
                     Look::Serve { entry, due } => {
@@ -166,9 +170,9 @@ impl Links {
                         return Ok(inner.serve(source, entry, due, wish, now));
                     }
                     Look::Refused(error) => return Err(Error::Refused(error)),
-                    Look::Mint { .. } => {
+                    Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
-                        (inner.take_off(lead, source, reason, insists, old, deadline), Outcome::Miss)
+                        (inner.take_off(lead, source, reason, insists, old, deadline), Outcome::Miss, reason)
                     }
                 },
             };
@@ -253,7 +257,10 @@ impl Inner {
     fn serve(self: &Arc<Inner>, source: &SourceUrl, entry: Arc<Entry>, due: bool, wish: &Wish, now: Instant) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
-            if let Boarding::Lead(lead) = self.flights.board(source) {
+            if let Boarding::Lead(lead) = self.flights.board(source)
+                // Unless it has just landed.
+                && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
+            {
                 let deadline = now + self.config.flight_timeout;
                 self.take_off(lead, source, Reason::Refresh, false, Some(Arc::clone(&entry)), deadline);
             }
@@ -297,7 +304,8 @@ impl Inner {
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
-        let minted = self.mint_alive(source, Ask { reason, deadline }, forced_at).await;
+        let urgent = reason == Reason::Refresh && old.is_some_and(|old| old.times.is_about_to_die(began));
+        let minted = self.mint_alive(source, Ask { reason, deadline, urgent }, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
         let (source_host, source_hash) = (source.host(), self.log_hash.of(source.as_str()));
@@ -320,8 +328,11 @@ impl Inner {
                     };
                 }
                 // Only its operator can mend a refused key; everything else may mend itself.
-                if matches!(error, upstream::Error::KeyRefused(_)) {
+                if matches!(error, upstream::Error::KeyRefused(_) | upstream::Error::KeyReplaced(_)) {
                     line!(error);
+                } else if error.is_our_own() {
+                    // The rule that kept kie.ai from being asked has been logged where it took hold.
+                    line!(debug);
                 } else {
                     line!(warn);
                 }

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Address, Config, Problems, Sources},
     key::ApiKey,
     link,
-    server::{Bound, Server},
+    server::{Bound, FAREWELLS, Server},
 };
 
 /// A sandbox with its addresses taken, not yet serving.
@@ -106,6 +106,7 @@ impl Sandbox {
                 tasks: tasks.clone(),
                 drain: drain.clone(),
                 kill: drain.clone(),
+                farewells: Arc::new(Semaphore::new(FAREWELLS)),
             };
             tasks.spawn(server.run(bound.register()?));
         }

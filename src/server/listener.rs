@@ -108,7 +108,7 @@ impl Listener {
             Listener::Tcp(listener) => {
                 let (stream, _peer) = listener.accept().await?;
                 // An answer is one small write; it must not wait for more.
-                stream.set_nodelay(true)?;
+                let _ = stream.set_nodelay(true);
                 Ok(Stream::Tcp(stream))
             }
             Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
@@ -121,16 +121,6 @@ impl Listener {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-impl Stream {
-    /// Writes without waiting.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.try_write(bytes),
-            Stream::Unix(stream) => stream.try_write(bytes),
-        }
-    }
 }
 
 impl AsyncRead for Stream {

@@ -4,24 +4,24 @@
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
 mod listener;
-mod opening;
+mod patience;
 
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::listener::{Bound, Listener};
-use self::opening::Opening;
+use self::patience::Patience;
 
 /// A head larger than this is refused; one of 100 KiB still gets a proper 414.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -41,6 +41,10 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     {\"type\":\"urn:kielink:problem:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
     \"detail\":\"Too many connections are open. Close some and try again.\"}";
 
+/// How long a connection that is turned away may take to hear it, and how many may at once.
+const FAREWELL: Duration = Duration::from_millis(200);
+pub(crate) const FAREWELLS: usize = 64;
+
 /// What all connections of one interface share.
 #[derive(Clone)]
 pub(crate) struct Server {
@@ -53,6 +57,21 @@ pub(crate) struct Server {
     pub(crate) drain: CancellationToken,
     /// Drop what is still there.
     pub(crate) kill: CancellationToken,
+    /// One permit a connection that is being turned away; beyond them it is dropped without a word.
+    pub(crate) farewells: Arc<Semaphore>,
+}
+
+/// Runs HTTP/2's streams on the tracker, so that shutdown waits for them.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
 }
 
 impl Server {
@@ -65,10 +84,15 @@ impl Server {
             };
             match accepted {
                 Ok(stream) => self.admit(stream),
+                // A peer that gave up before its turn.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     // Most likely out of file descriptors: wait for some to be closed instead of spinning.
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::select! {
+                        () = self.drain.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                    }
                 }
             }
         }
@@ -83,18 +107,30 @@ impl Server {
                     drop(place);
                 });
             }
-            Err(_) => {
-                // Not a task of its own: what fits into the socket's buffer is said, the rest is not waited for.
-                let _ = stream.try_write(TOO_MANY);
-            }
+            Err(_) => self.turn_away(stream),
         }
+    }
+
+    /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
+    /// reset, which would take the answer along.
+    fn turn_away(&self, mut stream: listener::Stream) {
+        let Ok(place) = Arc::clone(&self.farewells).try_acquire_owned() else { return };
+        self.tasks.spawn(async move {
+            let farewell = async {
+                stream.write_all(TOO_MANY).await?;
+                stream.shutdown().await?;
+                tokio::io::copy(&mut stream.take(MAX_HEAD_BYTES as u64), &mut tokio::io::sink()).await
+            };
+            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+            drop(place);
+        });
     }
 
     async fn connection<S>(&self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(Tracked(self.tasks.clone()));
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout).max_buf_size(MAX_HEAD_BYTES);
         builder
             .http2()
@@ -105,7 +141,7 @@ impl Server {
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.header_timeout);
         let service = TowerToHyperService::new(self.service.clone());
-        let stream = Opening::new(stream, self.header_timeout);
+        let stream = Patience::new(stream, self.header_timeout);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {

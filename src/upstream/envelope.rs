@@ -92,6 +92,8 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
         Value::String(text) => text.parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
+    // What is no code of kie.ai's may be anything: a key of digits among it.
+    let code = code.filter(|code| (-9_999..10_000).contains(code));
     let message = object.get("msg").and_then(Value::as_str).map(str::to_owned);
     Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
 }

@@ -98,6 +98,9 @@ impl Answer {
     }
 }
 
+/// A word with one of these may be an address, or a part of one, in any spelling.
+const ADDRESS_MARKS: [char; 5] = ['/', '?', '=', '%', '&'];
+
 impl std::fmt::Display for Answer {
     /// For logs: addresses in the message are left out, since they may be links or source URLs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,7 +110,7 @@ impl std::fmt::Display for Answer {
         }
         if let Some(message) = &self.message {
             let words: Vec<&str> =
-                message.split(' ').map(|word| if word.contains("://") { "[url]" } else { word }).collect();
+                message.split(' ').map(|word| if word.contains(ADDRESS_MARKS) { "[url]" } else { word }).collect();
             write!(f, ", {:?}", words.join(" "))?;
         }
         Ok(())

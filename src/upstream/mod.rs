@@ -90,6 +90,8 @@ pub struct Ask {
     pub reason: Reason,
     /// No request begins after this, and none is waited for.
     pub deadline: Instant,
+    /// A refresh that must not be put off any more: callers will wait for its file in a moment.
+    pub urgent: bool,
 }
 
 pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
@@ -158,6 +160,7 @@ impl Inner {
     async fn mint(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
         let (priority, attempts) = match ask.reason {
             Reason::Miss | Reason::Forced => (Priority::Caller, self.attempts),
+            Reason::Refresh if ask.urgent => (Priority::Caller, 1),
             // Nobody waits for it, and its next try comes by use.
             Reason::Refresh => (Priority::Refresh, 1),
         };
@@ -167,14 +170,14 @@ impl Inner {
         loop {
             let permit = match self.gate.pass(priority, ask.deadline).await {
                 Ok(permit) => permit,
-                Err(refusal) => return Err(last.unwrap_or_else(|| refused(refusal))),
+                Err(refusal) => return Err(last.map_or_else(|| refused(refusal), |error| self.in_the_end(error))),
             };
             let error = match self.attempt(source, ask.deadline, permit).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,
             };
             let Some(pause) = retries.after(&error, &self.retry_budget, self.clock.now(), ask.deadline) else {
-                return Err(error);
+                return Err(self.in_the_end(error));
             };
             tracing::debug!(
                 reason = ask.reason.as_str(),
@@ -185,6 +188,18 @@ impl Inner {
             );
             last = Some(error);
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The error as callers hear it, when nothing more is tried.
+    fn in_the_end(&self, error: Error) -> Error {
+        match error {
+            // Coming back before the pause is over is of no use, whatever kie.ai says.
+            Error::RateLimited { answer, retry_after } => {
+                Error::RateLimited { answer, retry_after: retry_after.max(self.gate.pause_left()) }
+            }
+            Error::KeyReplaced(answer) => Error::KeyRefused(answer),
+            error => error,
         }
     }
 

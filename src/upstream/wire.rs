@@ -123,13 +123,14 @@ impl Wire {
             Err(_) => return Err(unreadable(BadAnswer::Broken)),
         };
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
-        let text = envelope::read(&raw, |message| {
-            self.keys.all().iter().fold(message.to_owned(), |text, key| key.scrub(&text))
-        })?;
+        // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
+        let secrets: Vec<ApiKey> = self.keys.all().into_iter().chain([key.clone()]).collect();
+        let scrub = |message: &str| secrets.iter().fold(message.to_owned(), |text, key| key.scrub(&text));
+        let text = envelope::read(&raw, scrub)?;
         let unusable = |reason| Error::Unusable { reason, answer: Answer { code: Some(200), ..answer() } };
         let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
         // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if self.keys.all().iter().any(|key| key.is_in(link.as_str())) {
+        if secrets.iter().any(|key| key.is_in(link.as_str())) {
             return Err(unusable(BadAnswer::LinkWithKey));
         }
         let ends_at = sent_at + life(&link, date, self.clock.wall());

@@ -26,6 +26,8 @@ enum State {
     Open {
         until: Instant,
         opened: u32,
+        /// From here a refresh may probe.
+        refresh_at: Instant,
     },
     /// The probe is on its way.
     HalfOpen {
@@ -48,9 +50,12 @@ impl Breaker {
         Breaker { state: State::Closed { failures: 0 } }
     }
 
-    pub(super) fn admission(&self, now: Instant) -> Admission {
+    /// A refresh of a link that kie.ai has made before may probe a little earlier than callers, whose files may be what
+    /// ails it: whoever asks for odd files all the time must not be the only one to try.
+    pub(super) fn admission(&self, is_refresh: bool, now: Instant) -> Admission {
         match self.state {
             State::Closed { .. } => Admission::Go,
+            State::Open { refresh_at, .. } if is_refresh && now >= refresh_at => Admission::Probe,
             State::Open { until, .. } if now < until => Admission::Shut(until),
             State::Open { .. } => Admission::Probe,
             State::HalfOpen { .. } => Admission::Shut(now),
@@ -94,13 +99,13 @@ impl Breaker {
     /// The probe came to no end: another may try.
     pub(super) fn probe_lost(&mut self, now: Instant) {
         if let State::HalfOpen { opened } = self.state {
-            self.state = State::Open { until: now, opened };
+            self.state = State::Open { until: now, opened, refresh_at: now };
         }
     }
 
     fn open(&mut self, opened: u32, jitter: f64, now: Instant) {
         let delay = FIRST_DELAY.saturating_mul(1 << opened.min(8)).min(LONGEST_DELAY).mul_f64(0.8 + 0.4 * jitter);
-        self.state = State::Open { until: now + delay, opened: opened + 1 };
+        self.state = State::Open { until: now + delay, opened: opened + 1, refresh_at: now + delay.mul_f64(0.75) };
     }
 }
 
@@ -129,20 +134,20 @@ mod tests {
         for _ in 1..THRESHOLD {
             assert!(!breaker.unwell(false, 0.5, at(0)));
         }
-        assert_eq!(breaker.admission(at(0)), Admission::Go);
+        assert_eq!(breaker.admission(false, at(0)), Admission::Go);
         assert!(breaker.unwell(false, 0.5, at(0)));
-        assert_eq!(breaker.admission(at(0)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(false, at(0)), Admission::Shut(at(1000)));
     }
 
     #[test]
     fn one_probe_goes_when_the_delay_is_over() {
         let mut breaker = opened();
-        assert_eq!(breaker.admission(at(999)), Admission::Shut(at(1000)));
-        assert_eq!(breaker.admission(at(1000)), Admission::Probe);
+        assert_eq!(breaker.admission(false, at(999)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(false, at(1000)), Admission::Probe);
         breaker.probing();
-        assert_eq!(breaker.admission(at(1000)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(false, at(1000)), Admission::Shut(at(1000)));
         assert!(breaker.well());
-        assert_eq!(breaker.admission(at(1000)), Admission::Go);
+        assert_eq!(breaker.admission(false, at(1000)), Admission::Go);
     }
 
     #[test]
@@ -152,25 +157,35 @@ mod tests {
         for expected in [2000, 4000, 8000, 12_000, 12_000] {
             breaker.probing();
             assert!(!breaker.unwell(true, 0.5, now));
-            assert_eq!(breaker.admission(now), Admission::Shut(now + Duration::from_millis(expected)));
+            assert_eq!(breaker.admission(false, now), Admission::Shut(now + Duration::from_millis(expected)));
             now = now + Duration::from_millis(expected);
         }
         for (jitter, expected) in [(0.0, 9600), (1.0, 14_400)] {
             breaker.probing();
             breaker.unwell(true, jitter, now);
-            assert_eq!(breaker.admission(now), Admission::Shut(now + Duration::from_millis(expected)));
+            assert_eq!(breaker.admission(false, now), Admission::Shut(now + Duration::from_millis(expected)));
             now = now + Duration::from_millis(expected);
         }
+    }
+
+    #[test]
+    fn a_refresh_may_probe_before_callers_do() {
+        let mut breaker = opened();
+        assert_eq!(breaker.admission(true, at(749)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(true, at(750)), Admission::Probe);
+        assert_eq!(breaker.admission(false, at(750)), Admission::Shut(at(1000)));
+        breaker.probing();
+        assert_eq!(breaker.admission(true, at(750)), Admission::Shut(at(750)));
     }
 
     #[test]
     fn stragglers_do_not_prolong_it_and_a_lost_probe_lets_another_try() {
         let mut breaker = opened();
         assert!(!breaker.unwell(false, 0.5, at(500)));
-        assert_eq!(breaker.admission(at(500)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(false, at(500)), Admission::Shut(at(1000)));
         breaker.probing();
         assert!(!breaker.unwell(false, 0.5, at(1100)));
         breaker.probe_lost(at(1200));
-        assert_eq!(breaker.admission(at(1200)), Admission::Probe);
+        assert_eq!(breaker.admission(false, at(1200)), Admission::Probe);
     }
 }

@@ -147,12 +147,16 @@ impl Gate {
             let now = self.0.clock.now();
             if state.queue.is_empty() || priority == Priority::Refresh {
                 // Callers come first: a refresh does not pass a queue.
-                let admission = if state.queue.is_empty() { state.admit(now) } else { Admission::WaitForAnswer };
+                let admission =
+                    if state.queue.is_empty() { state.admit(priority, now) } else { Admission::WaitForAnswer };
                 match admission {
                     Admission::Go(pass) => return Ok(self.permit(pass)),
                     Admission::Shut(until) => return Err(Refusal::Unwell(now.until(until))),
                     // No promise is made to a refresh: it takes what is left when it comes again.
                     Admission::Wait(_) | Admission::WaitForAnswer if priority == Priority::Refresh => {
+                        if let Some(until) = state.pause.until(now) {
+                            return Err(Refusal::Paused(now.until(until)));
+                        }
                         let next = state.turn(state.queue.len(), now);
                         return Err(Refusal::Budget(now.until(next)));
                     }
@@ -169,6 +173,12 @@ impl Gate {
         };
         self.0.changed.notify_one();
         turn.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// How long requests pause after a 429; `None` without one.
+    pub(super) fn pause_left(&self) -> Option<Duration> {
+        let now = self.0.clock.now();
+        self.lock().pause.until(now).map(|until| now.until(until))
     }
 
     /// Lets the queue through as the rules allow, until `stop`.
@@ -197,7 +207,7 @@ impl Gate {
             state.queue.retain(|waiter| !waiter.turn.is_closed());
             let mut wake_at = None;
             while !state.queue.is_empty() {
-                match state.admit(now) {
+                match state.admit(Priority::Caller, now) {
                     Admission::Go(pass) => {
                         let waiter = state.queue.pop_front().expect("the queue is not empty");
                         decided.push((waiter, Ok(self.permit(pass))));
@@ -242,8 +252,8 @@ impl Gate {
 }
 
 impl State {
-    fn admit(&mut self, now: Instant) -> Admission {
-        let breaker_probe = match self.breaker.admission(now) {
+    fn admit(&mut self, priority: Priority, now: Instant) -> Admission {
+        let breaker_probe = match self.breaker.admission(priority == Priority::Refresh, now) {
             breaker::Admission::Go => false,
             breaker::Admission::Probe => true,
             breaker::Admission::Shut(until) => return Admission::Shut(until),
@@ -278,9 +288,7 @@ impl State {
             Verdict::Well => {
                 self.window.good(now);
                 self.pause.answered(pass.sent_at);
-                if self.breaker.well() {
-                    tracing::info!("kie.ai is well again: the breaker closes");
-                }
+                self.close_breaker();
             }
             Verdict::Limited(retry_after) => {
                 self.window.bad(now);
@@ -288,11 +296,14 @@ impl State {
                 let pause = self.pause.until(now).map(|until| now.until(until)).unwrap_or_default();
                 tracing::warn!(pause_ms = millis(pause), "kie.ai limits the rate: nothing is minted for a while");
                 // Whoever counts requests is not unwell.
-                self.breaker.well();
+                self.close_breaker();
             }
             Verdict::Unwell => {
                 self.window.bad(now);
-                self.pause.answered(pass.sent_at);
+                // Perhaps it did not even hear us: whether it still limits is to be found out.
+                if pass.pause_probe {
+                    self.pause.probe_lost(now);
+                }
                 if self.breaker.unwell(pass.breaker_probe, fastrand::f64(), now) {
                     tracing::warn!("kie.ai is unwell: the breaker opens, misses fail fast");
                 }
@@ -306,6 +317,12 @@ impl State {
                     self.breaker.probe_lost(now);
                 }
             }
+        }
+    }
+
+    fn close_breaker(&mut self) {
+        if self.breaker.well() {
+            tracing::info!("kie.ai is well again: the breaker closes");
         }
     }
 

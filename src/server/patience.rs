@@ -1,4 +1,4 @@
-//! A deadline for the first bytes of a connection.
+//! Two deadlines that hyper does not keep: for the first bytes of a connection, and for a peer that stops reading.
 //!
 //! hyper-util reads until it can tell HTTP/1 from HTTP/2, and only then does any of their own timeouts begin: a peer
 //! that says nothing, or a part of HTTP/2's preface, would hold its place for ever.
@@ -18,18 +18,36 @@ use tokio::{
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reading fails at the deadline, unless the version is known by then.
-pub(crate) struct Opening<S> {
+/// Reading fails at the deadline, unless the version is known by then; writing fails when the peer stops reading.
+pub(crate) struct Patience<S> {
     stream: S,
     /// Bytes of the preface so far.
     matched: usize,
     /// `None` once the version is known.
     deadline: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+    /// While the peer reads nothing of what waits for it.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Opening<S> {
-    pub(crate) fn new(stream: S, timeout: Duration) -> Opening<S> {
-        Opening { stream, matched: 0, deadline: Some(Box::pin(tokio::time::sleep(timeout))) }
+impl<S> Patience<S> {
+    pub(crate) fn new(stream: S, timeout: Duration) -> Patience<S> {
+        let deadline = Some(Box::pin(tokio::time::sleep(timeout)));
+        Patience { stream, matched: 0, deadline, timeout, stalled: None }
+    }
+
+    /// Fails when the peer has not taken all that waits for it within the timeout: hyper flushes once it has handed over
+    /// everything, and a peer that takes a byte now and then has not.
+    fn bound(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if written.is_ready() && self.stalled.is_none() {
+            return written;
+        }
+        let timeout = self.timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
+            Poll::Pending => written,
+        }
     }
 
     fn saw(&mut self, bytes: &[u8]) {
@@ -42,7 +60,7 @@ impl<S> Opening<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -61,9 +79,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.bound(written, cx)
     }
 
     fn poll_write_vectored(
@@ -71,7 +91,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.bound(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -79,7 +101,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            this.stalled = None;
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
