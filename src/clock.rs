@@ -152,12 +152,15 @@ pub(crate) mod testing {
     struct Steps {
         slept: Duration,
         wall: Timestamp,
+        /// Readings until the machine falls asleep, and how long it sleeps.
+        nap: Option<(u32, Duration)>,
+        woke_at: Option<Instant>,
     }
 
     impl VirtualTime {
         pub(crate) fn new() -> Arc<VirtualTime> {
             let wall = "2026-11-23T10:00:00Z".parse().expect("a fixed date");
-            let state = Mutex::new(Steps { slept: Duration::from_secs(1000), wall });
+            let state = Mutex::new(Steps { slept: Duration::from_secs(1000), wall, nap: None, woke_at: None });
             Arc::new(VirtualTime { began: tokio::time::Instant::now(), state })
         }
 
@@ -170,6 +173,23 @@ pub(crate) mod testing {
             self.state.lock().unwrap().slept += for_how_long;
         }
 
+        /// The machine sleeps between two steps of some task, which timers cannot bring about: just before the clock
+        /// is read for the `readings`-th time after the next.
+        pub(crate) fn suspend_before_reading(&self, readings: u32, for_how_long: Duration) {
+            self.state.lock().unwrap().nap = Some((readings, for_how_long));
+        }
+
+        /// For observers, whose looking must not change what they see.
+        pub(crate) fn peek(&self) -> Instant {
+            Instant(self.began.elapsed() + self.state.lock().unwrap().slept)
+        }
+
+        /// Whether what happens now was perhaps decided before such a sleep.
+        pub(crate) fn has_just_woken(&self) -> bool {
+            let woke_at = self.state.lock().unwrap().woke_at;
+            woke_at == Some(self.peek())
+        }
+
         /// Somebody sets the wall clock.
         pub(crate) fn step_wall(&self, seconds: i64) {
             let mut state = self.state.lock().unwrap();
@@ -179,7 +199,17 @@ pub(crate) mod testing {
 
     impl Virtual for VirtualTime {
         fn now(&self) -> Instant {
-            Instant(self.began.elapsed() + self.state.lock().unwrap().slept)
+            let mut state = self.state.lock().unwrap();
+            match state.nap {
+                Some((0, for_how_long)) => {
+                    state.slept += for_how_long;
+                    state.nap = None;
+                    state.woke_at = Some(Instant(self.began.elapsed() + state.slept));
+                }
+                Some((readings, for_how_long)) => state.nap = Some((readings - 1, for_how_long)),
+                None => {}
+            }
+            Instant(self.began.elapsed() + state.slept)
         }
 
         fn wall(&self) -> Timestamp {

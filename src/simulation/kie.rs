@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::oracle::Oracle;
 use crate::{
-    clock::{Clock, Instant},
+    clock::{Clock, Instant, testing::VirtualTime},
     link::{self, Link, Policy},
     source::SourceUrl,
     upstream::{Answer, BadAnswer, Error, MintFuture, Minted, Transport, life},
@@ -33,6 +33,8 @@ pub(super) enum Mood {
 
 pub(super) struct Model {
     clock: Clock,
+    /// kie.ai's own doings are seen from outside: it does not sleep when our machine does.
+    time: Arc<VirtualTime>,
     oracle: Arc<Oracle>,
     state: Mutex<State>,
 }
@@ -60,11 +62,12 @@ impl Drop for OnItsWay<'_> {
 const EPOCH: i64 = 1_780_000_000;
 
 impl Model {
-    pub(super) fn new(clock: Clock, oracle: Arc<Oracle>, seed: u64) -> Model {
+    pub(super) fn new(time: Arc<VirtualTime>, oracle: Arc<Oracle>, seed: u64) -> Model {
         let mut rng = fastrand::Rng::with_seed(seed);
         let skew = if rng.u8(..4) == 0 { rng.i64(-4000..4000) } else { 0 };
         let latency = Duration::from_millis(rng.u64(0..1500));
-        Model { clock, oracle, state: Mutex::new(State { rng, mood: Mood::Well, skew, latency, made: 0 }) }
+        let clock = time.clock();
+        Model { clock, time, oracle, state: Mutex::new(State { rng, mood: Mood::Well, skew, latency, made: 0 }) }
     }
 
     pub(super) fn feel(&self, mood: Mood) {
@@ -73,7 +76,7 @@ impl Model {
 
     async fn answer(&self, source: &SourceUrl) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
-        self.oracle.request(source, sent_at);
+        self.oracle.request(source, sent_at, self.time.has_just_woken());
         let _on_its_way = OnItsWay(&self.oracle, source);
         let (before, after, mood) = {
             let mut state = self.state.lock().unwrap();
@@ -87,13 +90,13 @@ impl Model {
         };
         tokio::time::sleep(before).await;
         // Signed somewhere on the way, dated at the end of it.
-        let signed_at = self.clock.now();
+        let signed_at = self.time.peek();
         tokio::time::sleep(after).await;
         self.decide(mood, sent_at, signed_at)
     }
 
     fn decide(&self, mood: Mood, sent_at: Instant, signed_at: Instant) -> Result<Minted, Error> {
-        let now = self.clock.now();
+        let now = self.time.peek();
         let mut state = self.state.lock().unwrap();
         let answer = |code| Answer { http_status: 200, code: Some(code), message: None };
         match mood {
@@ -107,7 +110,7 @@ impl Model {
             Mood::Limiting => {
                 let retry_after = (state.rng.bool()).then(|| Duration::from_secs(state.rng.u64(0..9)));
                 let pause = retry_after.unwrap_or(Duration::from_secs(2)).max(Duration::from_secs(1));
-                self.oracle.limited(now + pause);
+                self.oracle.limited(now, pause);
                 Err(Error::RateLimited { answer: answer(429), retry_after })
             }
             Mood::Down => Err(match state.rng.u8(..3) {

@@ -14,7 +14,6 @@ pub(super) struct Promises {
     pub(super) margin: Duration,
     pub(super) rate: f64,
     pub(super) burst: f64,
-    pub(super) request_timeout: Duration,
 }
 
 pub(super) struct Oracle {
@@ -28,8 +27,8 @@ struct State {
     in_flight: HashMap<SourceUrl, u32>,
     /// An ideal token bucket, without the product's guard.
     tokens: Option<(f64, Instant)>,
-    /// No request may leave before this, since kie.ai has said 429.
-    paused_until: Option<Instant>,
+    /// When kie.ai said 429, and until when no request may leave. One whose turn had come may do so at that moment.
+    paused: Option<(Instant, Instant)>,
     /// When each link ends, by kie.ai's reckoning.
     ends: HashMap<String, Instant>,
     /// The first broken promise: a panic inside a flight's task is caught there, and must not be missed.
@@ -55,8 +54,8 @@ impl Oracle {
         Oracle { promises, state: Mutex::default() }
     }
 
-    /// A request leaves for kie.ai.
-    pub(super) fn request(&self, source: &SourceUrl, now: Instant) {
+    /// A request leaves for kie.ai; `just_woken` says that its turn may have come before the machine slept.
+    pub(super) fn request(&self, source: &SourceUrl, now: Instant, just_woken: bool) {
         let mut state = self.lock();
         state.totals.requests += 1;
         let in_flight = state.in_flight.entry(source.clone()).or_default();
@@ -64,12 +63,14 @@ impl Oracle {
         let alone = *in_flight == 1;
         state.hold(alone, "P2: a second request for one file is on its way");
         let (tokens, at) = state.tokens.unwrap_or((self.promises.burst, now));
-        let tokens = (tokens + now.since(at).as_secs_f64() * self.promises.rate).min(self.promises.burst) - 1.0;
+        let tokens = (tokens + now.since(at).as_secs_f64() * self.promises.rate).min(self.promises.burst);
+        // Nobody can keep a request from leaving after a sleep that began between its turn and its first byte.
+        let tokens = if just_woken { tokens } else { tokens - 1.0 };
         // A nanosecond's rounding is no broken promise.
         state.hold(tokens > -1e-6, "P3: kie.ai sees more than the budget");
         state.tokens = Some((tokens, now));
-        let paused = state.paused_until.is_some_and(|until| now < until);
-        state.hold(!paused, "P3: a request leaves during the pause after a 429");
+        let paused = state.paused.is_some_and(|(since, until)| since < now && now < until);
+        state.hold(!paused || just_woken, "P3: a request leaves during the pause after a 429");
     }
 
     /// It is over: answered, failed or abandoned.
@@ -78,10 +79,11 @@ impl Oracle {
     }
 
     /// kie.ai has said 429, and everybody must pause at least this long.
-    pub(super) fn limited(&self, until: Instant) {
+    pub(super) fn limited(&self, now: Instant, pause: Duration) {
         let mut state = self.lock();
         state.totals.limited += 1;
-        state.paused_until = state.paused_until.max(Some(until));
+        let until = state.paused.map_or(now, |(_, until)| until).max(now + pause);
+        state.paused = Some((now, until));
     }
 
     /// kie.ai has made a link that ends then.
@@ -105,10 +107,10 @@ impl Oracle {
         self.lock().totals.problems += 1;
     }
 
-    /// A caller has its answer, link or problem.
-    pub(super) fn answered(&self, waited: Duration) {
-        let most = self.promises.request_timeout + Duration::from_millis(2);
-        assert!(waited <= most, "a caller was answered after {waited:?}");
+    /// A caller has its answer, link or problem, after so long; it had so long to wait.
+    pub(super) fn answered(&self, waited: Duration, patience: Duration) {
+        let most = patience + Duration::from_millis(2);
+        assert!(waited <= most, "a caller with {patience:?} to wait was answered after {waited:?}");
     }
 
     pub(super) fn count(&self, what: impl FnOnce(&mut Totals)) {

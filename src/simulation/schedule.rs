@@ -72,13 +72,9 @@ impl World {
             in_flight: non_zero(rng.u32(1..40)),
             reserve: request_timeout / 10,
         };
-        let oracle = Arc::new(Oracle::new(Promises {
-            margin: config.margin,
-            rate: f64::from(rate),
-            burst: f64::from(burst),
-            request_timeout,
-        }));
-        let model = Arc::new(Model::new(clock.clone(), Arc::clone(&oracle), seed));
+        let oracle =
+            Arc::new(Oracle::new(Promises { margin: config.margin, rate: f64::from(rate), burst: f64::from(burst) }));
+        let model = Arc::new(Model::new(Arc::clone(&time), Arc::clone(&oracle), seed));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         // With long lives, longer than kie.ai ever takes when it is well.
         let shortest = if long_lives { 2.0 } else { 0.5 };
@@ -116,7 +112,12 @@ impl World {
             }
             if self.rng.u8(..25) == 0 {
                 self.oracle.count(|totals| totals.suspends += 1);
-                self.time.suspend(SECOND * self.rng.u32(1..7200));
+                let for_how_long = SECOND * self.rng.u32(1..7200);
+                match self.rng.bool() {
+                    true => self.time.suspend(for_how_long),
+                    // Between two steps of whatever happens next.
+                    false => self.time.suspend_before_reading(self.rng.u32(..40), for_how_long),
+                }
             }
             tokio::time::sleep(pause.mul_f64(self.rng.f64())).await;
         }
@@ -136,7 +137,7 @@ impl World {
             let began = tokio::time::Instant::now();
             let lookup = self.links.get(&source, &wish, self.clock.now() + self.config.flight_timeout).await;
             let lookup = lookup.unwrap_or_else(|error| panic!("P5: a user of the link noticed the outage: {error:?}"));
-            self.oracle.handed_out(lookup.entry.link.as_str(), self.clock.now());
+            self.oracle.handed_out(lookup.entry.link.as_str(), self.time.peek());
             assert!(began.elapsed() <= most, "P5: a user of the link waited {:?}", began.elapsed());
         };
         ask(SECOND * 4).await;
@@ -163,8 +164,10 @@ impl World {
         let source = file(self.rng.usize(..files));
         let wish = wish(&mut self.rng);
         let patience = (self.rng.u8(..5) == 0).then(|| SECOND.mul_f64(3.0 * self.rng.f64()));
-        let (links, clock, oracle) = (self.links.clone(), self.clock.clone(), Arc::clone(&self.oracle));
-        let deadline = clock.now() + self.config.flight_timeout;
+        let (links, time, oracle) = (self.links.clone(), Arc::clone(&self.time), Arc::clone(&self.oracle));
+        // Some have spent much of it before they ask, for example on a slow body.
+        let left = self.config.flight_timeout.mul_f64(if self.rng.bool() { 1.0 } else { self.rng.f64() });
+        let deadline = self.clock.now() + left;
         callers.spawn(async move {
             let began = tokio::time::Instant::now();
             let asked = links.get(&source, &wish, deadline);
@@ -175,10 +178,10 @@ impl World {
                     Err(_left) => return oracle.count(|totals| totals.left += 1),
                 },
             };
-            oracle.answered(began.elapsed());
+            oracle.answered(began.elapsed(), left);
             match result {
                 Ok(lookup) => {
-                    oracle.handed_out(lookup.entry.link.as_str(), clock.now());
+                    oracle.handed_out(lookup.entry.link.as_str(), time.peek());
                     let is_hit = matches!(lookup.outcome, Outcome::Hit | Outcome::HitRefresh);
                     assert!(!is_hit || began.elapsed().is_zero(), "a hit waited {:?}", began.elapsed());
                 }
