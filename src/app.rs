@@ -9,8 +9,9 @@ use tracing::dispatcher;
 use crate::{
     admin::{self, Readiness},
     clock::Clock,
-    config::{self, Address},
+    config::{self, Address, KeySource},
     http,
+    key::{Keys, Reload},
     links::Links,
     server::{Bound, Server},
     upstream::{Chain, Kie, Wire},
@@ -91,15 +92,22 @@ pub async fn serve(
     listeners: Listeners,
     config: config::Config,
     clock: Clock,
+    reload: Reload,
     stop: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
-    let wire = Wire::new(config.upstream.wire.clone(), config.key, clock.clone()).map_err(Error::Client)?;
+    let key_file = match &config.key_source {
+        KeySource::File(path) => Some(path.clone()),
+        KeySource::Environment | KeySource::Sandbox => None,
+    };
+    let keys = Keys::new(config.key, key_file);
+    let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone()).map_err(Error::Client)?;
     readiness.key_loaded();
 
     let (flights, connections) = (TaskTracker::new(), TaskTracker::new());
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    flights.spawn(keys.watch(reload, cut.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &flights, cut.clone());
     let links = Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), flights.clone(), cut.clone());
 

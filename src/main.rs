@@ -15,6 +15,7 @@ use kielink::{
     cli::{Cli, Command, Settings, probe},
     clock::Clock,
     config::{self, Config, Sources},
+    key::Reload,
     sandbox,
 };
 use tokio::{
@@ -107,7 +108,7 @@ fn say(text: &str) -> anyhow::Result<()> {
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
 async fn until_ended<F, S>(serve: F, listeners: Listeners, config: Config) -> anyhow::Result<ExitCode>
 where
-    F: FnOnce(Listeners, Config, Clock, Stop) -> S,
+    F: FnOnce(Listeners, Config, Clock, Reload, Stop) -> S,
     S: Future<Output = Result<Ended, app::Error>>,
 {
     let (stop, stopped) = oneshot::channel();
@@ -115,6 +116,8 @@ where
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Its default would end the process, and operators send it to have files read again.
     let mut hangup = signal(SignalKind::hangup())?;
+    let reload = Reload::default();
+    let on_hangup = reload.clone();
     let signals = async move {
         let mut stop = Some(stop);
         loop {
@@ -122,7 +125,7 @@ where
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
                 _ = hangup.recv() => {
-                    tracing::info!("SIGHUP: nothing is read again; restart to take a new key");
+                    on_hangup.request();
                     continue;
                 }
             };
@@ -140,7 +143,7 @@ where
         let _ = stopped.await;
     });
     tokio::select! {
-        ended = serve(listeners, config, Clock::system(), stopped) => match ended? {
+        ended = serve(listeners, config, Clock::system(), reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
             // What it was told to do, and within the time it was given.
             Ended::CutShort => Ok(ExitCode::SUCCESS),

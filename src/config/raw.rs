@@ -1,15 +1,19 @@
 //! From layers to a valid `Config`: what was written, then what it must obey.
 
-use std::{collections::BTreeMap, io::Read as _, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use config::{Environment, File, FileFormat};
-use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, reader::Reader};
 use crate::{
     app, http,
-    key::ApiKey,
+    key::{self, ApiKey},
     link, links,
     source::AllowList,
     telemetry::{self, Format, Level},
@@ -18,9 +22,6 @@ use crate::{
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "KIELINK";
-
-/// A key file larger than this is not a key file.
-const MAX_KEY_FILE_BYTES: u64 = 8 * 1024;
 
 /// The settings as written, each parsed for itself; rules that span several come in `load`.
 pub(super) struct Raw {
@@ -332,35 +333,19 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
     }
     let name = given[0];
     let read = match (variable("KIE_API_KEY"), variable("KIE_API_KEY_FILE").or(file_setting)) {
-        (Some(text), _) => Ok((SecretString::from(text), KeySource::Environment)),
-        (None, Some(path)) => read_key_file(path).map(|text| (text, KeySource::File(PathBuf::from(path)))),
+        (Some(text), _) => ApiKey::new(text).map(|key| (key, KeySource::Environment)).map_err(|why| why.to_string()),
+        (None, Some(path)) => key::file::read(Path::new(path))
+            .map(|key| (key, KeySource::File(PathBuf::from(path))))
+            .map_err(|why| why.to_string()),
         (None, None) => return None,
     };
-    match read.and_then(|(text, source)| {
-        ApiKey::new(text.expose_secret()).map(|key| (key, source)).map_err(|why| why.to_string())
-    }) {
+    match read {
         Ok(found) => Some(found),
         Err(why) => {
             problems.push(format!("{name}: {why}"));
             None
         }
     }
-}
-
-fn read_key_file(path: &str) -> Result<SecretString, String> {
-    let metadata = std::fs::metadata(path).map_err(|why| format!("cannot read {path}: {why}"))?;
-    if metadata.is_dir() {
-        return Err(format!("{path} is a directory"));
-    }
-    // A pipe or a device has no length before it is read, and perhaps no end.
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_KEY_FILE_BYTES + 1).read_to_string(&mut text))
-        .map_err(|why| format!("cannot read {path}: {why}"))?;
-    if text.len() as u64 > MAX_KEY_FILE_BYTES {
-        return Err(format!("{path} is larger than {MAX_KEY_FILE_BYTES} bytes"));
-    }
-    Ok(SecretString::from(text))
 }
 
 /// Pairs that work but bite later.

@@ -167,7 +167,7 @@ impl Problem {
                 Kind::SourceNotFound,
                 "kie.ai does not know this file, or no longer: files are kept for 14 days, uploads for 3.",
             ),
-            Error::KeyRefused(_) => (
+            Error::KeyRefused(_) | Error::KeyReplaced(_) => (
                 Kind::KeyRefused,
                 "kie.ai refuses the API key that kielink holds. Nothing is wrong with the request; its operator must act.",
             ),

@@ -19,6 +19,9 @@ pub enum Error {
     SourceNotFound(Answer),
     #[error("kie.ai refuses the API key: {0}")]
     KeyRefused(Answer),
+    /// There is another key by now; the request is worth repeating with it.
+    #[error("kie.ai refuses an API key that has been replaced: {0}")]
+    KeyReplaced(Answer),
     #[error("the kie.ai account has no credits left: {0}")]
     CreditsExhausted(Answer),
     #[error("kie.ai limits the rate: {answer}")]
@@ -118,6 +121,7 @@ impl Error {
             Error::SourceRefused(answer)
             | Error::SourceNotFound(answer)
             | Error::KeyRefused(answer)
+            | Error::KeyReplaced(answer)
             | Error::CreditsExhausted(answer)
             | Error::RateLimited { answer, .. }
             | Error::Maintenance(answer)
@@ -150,6 +154,7 @@ impl Error {
             Error::SourceRefused(_)
             | Error::SourceNotFound(_)
             | Error::KeyRefused(_)
+            | Error::KeyReplaced(_)
             | Error::CreditsExhausted(_)
             | Error::Maintenance(_)
             | Error::Failed(_)
@@ -173,6 +178,7 @@ impl Error {
         match self {
             // The pause that follows keeps it from being soon.
             Error::RateLimited { .. }
+            | Error::KeyReplaced(_)
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
             | Error::NotHttp(_)
@@ -203,7 +209,8 @@ impl Error {
 
     /// Whether it tells that kie.ai is unwell, whichever file is asked for.
     pub fn is_unwell(&self) -> bool {
-        matches!(self, Error::Maintenance(_)) || (self.is_transient() && !matches!(self, Error::RateLimited { .. }))
+        matches!(self, Error::Maintenance(_))
+            || (self.is_transient() && !matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_)))
     }
 
     /// No answer could be read: because none came, or because what came is no HTTP. `kept` tells whether the request

@@ -13,6 +13,9 @@ use crate::clock::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The old key, one on trial, and one that came meanwhile.
+const MOST_KEYS: u32 = 2;
+
 /// Retries of all mints together: at most a fifth on top of the mints of the last ten seconds, so that retries never
 /// multiply an outage; and one a second besides, so that a quiet kielink may retry, too.
 pub(super) struct RetryBudget(TpsBudget);
@@ -33,6 +36,8 @@ pub(super) struct Retries {
     left: u32,
     pauses: ExponentialBackoff,
     revived: bool,
+    /// Keys that have been refused and replaced meanwhile.
+    replaced: u32,
     /// Whether it has waited out a pause already.
     paused: bool,
 }
@@ -47,7 +52,7 @@ impl Retries {
             .with_jitter()
             .with_jitter_seed(seed)
             .build();
-        Retries { left: attempts.saturating_sub(1), pauses, revived: false, paused: false }
+        Retries { left: attempts.saturating_sub(1), pauses, revived: false, replaced: 0, paused: false }
     }
 
     /// How long to wait before the next attempt, or `None` when `error` is final: not transient, the attempts used
@@ -61,6 +66,11 @@ impl Retries {
     ) -> Option<Duration> {
         if !error.is_transient() {
             return None;
+        }
+        // With another key at once; a second time, where the first other one was on trial.
+        if matches!(error, Error::KeyReplaced(_)) {
+            self.replaced += 1;
+            return (self.replaced <= MOST_KEYS && now < deadline).then_some(Duration::ZERO);
         }
         // A kept-alive connection that was closed in the meantime says nothing about kie.ai: once, at once, for free.
         if matches!(error, Error::DeadConnection(_)) && !self.revived {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    key::ApiKey,
+    key::{ApiKey, Keys},
     link::{self, Link},
     source::SourceUrl,
 };
@@ -40,7 +40,7 @@ pub struct Config {
 pub struct Wire {
     client: reqwest::Client,
     endpoint: Url,
-    key: ApiKey,
+    keys: Keys,
     clock: Clock,
     config: Config,
     /// Whether a connection may lie in the pool, open or closed by now.
@@ -50,7 +50,7 @@ pub struct Wire {
 impl Wire {
     /// # Errors
     /// When TLS cannot be set up: most likely the system has no root certificates.
-    pub fn new(config: Config, key: ApiKey, clock: Clock) -> Result<Wire, reqwest::Error> {
+    pub fn new(config: Config, keys: Keys, clock: Clock) -> Result<Wire, reqwest::Error> {
         // Process-wide by rustls's design, and idempotent: an error means that a provider is there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder()
@@ -72,17 +72,29 @@ impl Wire {
         let mut endpoint = config.base_url.clone();
         let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
-        Ok(Wire { client: client.build()?, endpoint, key, clock, config, kept: AtomicBool::new(false) })
+        Ok(Wire { client: client.build()?, endpoint, keys, clock, config, kept: AtomicBool::new(false) })
     }
 
-    /// One request to kie.ai.
+    /// One request with the newest key, and what its answer says of that key.
     async fn attempt(&self, source: &SourceUrl) -> Result<Minted, Error> {
+        let key = self.keys.newest();
+        match self.request(source, &key).await {
+            Ok(minted) => {
+                self.keys.minted_with(&key);
+                Ok(minted)
+            }
+            Err(Error::KeyRefused(answer)) if self.keys.refused(&key).await => Err(Error::KeyReplaced(answer)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn request(&self, source: &SourceUrl, key: &ApiKey) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
         let kept = self.kept.load(Ordering::Relaxed);
         let mut response = self
             .client
             .post(self.endpoint.clone())
-            .header(AUTHORIZATION, self.authorization())
+            .header(AUTHORIZATION, authorization(key))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
@@ -111,24 +123,26 @@ impl Wire {
             Err(_) => return Err(unreadable(BadAnswer::Broken)),
         };
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
-        let text = envelope::read(&raw, |message| self.key.scrub(message))?;
+        let text = envelope::read(&raw, |message| {
+            self.keys.all().iter().fold(message.to_owned(), |text, key| key.scrub(&text))
+        })?;
         let unusable = |reason| Error::Unusable { reason, answer: Answer { code: Some(200), ..answer() } };
         let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
         // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if self.key.is_in(link.as_str()) {
+        if self.keys.all().iter().any(|key| key.is_in(link.as_str())) {
             return Err(unusable(BadAnswer::LinkWithKey));
         }
         let ends_at = sent_at + life(&link, date, self.clock.wall());
         Ok(Minted { link, sent_at, ends_at })
     }
+}
 
-    /// SECURITY: the one place where the key leaves the process.
-    fn authorization(&self) -> HeaderValue {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.key.expose()))
-            .expect("ApiKey admits only what a header can carry");
-        value.set_sensitive(true);
-        value
-    }
+/// SECURITY: the one place where the key leaves the process.
+fn authorization(key: &ApiKey) -> HeaderValue {
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {}", key.expose())).expect("ApiKey admits only what a header can carry");
+    value.set_sensitive(true);
+    value
 }
 
 impl Transport for Wire {
@@ -139,7 +153,7 @@ impl Transport for Wire {
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Wire").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 

@@ -7,4 +7,5 @@ mod cache;
 mod interface;
 mod kie_answers;
 mod process;
+mod rotation;
 mod support;

@@ -77,6 +77,11 @@ impl Budget {
         }
     }
 
+    /// The time between two tokens.
+    pub(super) fn period(&self) -> Duration {
+        self.period
+    }
+
     /// Tokens there are, at most `burst`; below one, the next is still filling.
     pub(super) fn tokens(&self, now: Instant) -> f64 {
         let (tokens, at) = self.known;

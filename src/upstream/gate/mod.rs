@@ -25,6 +25,9 @@ use crate::clock::{Clock, Instant};
 /// The timer's resolution: a sleep shorter than this would spin.
 const TICK: Duration = Duration::from_millis(1);
 
+/// Whoever is sent away need not stay away longer than this; by then everything may be different.
+const LONGEST_PROMISE: Duration = Duration::from_secs(60);
+
 /// How much kie.ai is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -90,6 +93,8 @@ struct State {
     budget: Budget,
     reserve: Duration,
     queue: VecDeque<Waiter>,
+    /// Until here, room that will come has been promised to those who were sent away.
+    promised_until: Instant,
 }
 
 struct Waiter {
@@ -129,6 +134,7 @@ impl Gate {
             budget: Budget::new(config.rate, config.burst, clock.now()),
             reserve: config.reserve,
             queue: VecDeque::new(),
+            promised_until: clock.now(),
         };
         Gate(Arc::new(Inner { state: Mutex::new(state), clock, changed: Notify::new() }))
     }
@@ -145,8 +151,10 @@ impl Gate {
                 match admission {
                     Admission::Go(pass) => return Ok(self.permit(pass)),
                     Admission::Shut(until) => return Err(Refusal::Unwell(now.until(until))),
+                    // No promise is made to a refresh: it takes what is left when it comes again.
                     Admission::Wait(_) | Admission::WaitForAnswer if priority == Priority::Refresh => {
-                        return Err(state.refusal(0, now, now));
+                        let next = state.turn(state.queue.len(), now);
+                        return Err(Refusal::Budget(now.until(next)));
                     }
                     Admission::Wait(_) | Admission::WaitForAnswer => {}
                 }
@@ -309,13 +317,17 @@ impl State {
     }
 
     /// Why the one with `ahead` others in front of it cannot pass by `deadline`, and when it is worth coming back.
-    fn refusal(&self, ahead: usize, deadline: Instant, now: Instant) -> Refusal {
+    ///
+    /// Those sent away in one moment are told different times, as room will come for one after the other.
+    fn refusal(&mut self, ahead: usize, deadline: Instant, now: Instant) -> Refusal {
         let paused = self.pause.until(now).map(|until| now.until(until)).unwrap_or_default();
         if now + paused + self.reserve > deadline && !paused.is_zero() {
             return Refusal::Paused(paused);
         }
         let late = (deadline - self.reserve).until(self.turn(ahead, now));
-        Refusal::Budget(late)
+        let room_at = (now + late).max(self.promised_until).min(now + LONGEST_PROMISE);
+        self.promised_until = room_at + self.budget.period();
+        Refusal::Budget(now.until(room_at))
     }
 
     fn refuse_the_late(&mut self, now: Instant, decided: &mut Vec<(Waiter, Result<Permit, Refusal>)>) {

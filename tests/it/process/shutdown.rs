@@ -105,8 +105,10 @@ async fn it_serves_on_while_load_balancers_notice_that_it_is_not_ready() {
     }
     assert!(child.get_admin("/readyz?verbose").await.body.contains("[-]not-draining failed\n"));
     assert!(child.get_admin("/livez?verbose").await.body.contains("[+]process ok\n"));
-    assert_eq!(earlier.get("/healthz").await.status, 503);
-    assert_eq!(earlier.get(&link_path(SOURCE)).await.status, 200);
+    // A kept connection is served once more and told to go elsewhere.
+    let reply = earlier.get(&link_path(SOURCE)).await;
+    assert_eq!((reply.status, reply.header("connection")), (200, "close"));
+    assert_eq!(child.get("/healthz").await.status, 503);
     assert_eq!(child.link(&format!("{SOURCE}?new")).await.status, 200);
     assert!(!child.has_ended());
 }

@@ -14,6 +14,7 @@ use kielink::{
     app::{self, Ended, Listeners},
     clock::Clock,
     config::{Address, Config, Sources},
+    key::Reload,
 };
 use tokio::sync::oneshot;
 
@@ -29,6 +30,7 @@ pub(crate) struct Sidecar {
     admin: String,
     client: reqwest::Client,
     seen: Arc<Seen>,
+    reload: Reload,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Ended>>,
 }
@@ -80,8 +82,10 @@ impl Sidecar {
         let base_url = kie.base_url();
         flags.push(("upstream.base_url", &base_url));
         flags.extend_from_slice(settings);
+        let from_file = flags.iter().any(|(key, _)| *key == "upstream.api_key_file");
+        let environment = if from_file { None } else { Some(("KIE_API_KEY".to_owned(), KEY.to_owned())) };
         let sources = Sources {
-            environment: HashMap::from([("KIE_API_KEY".to_owned(), KEY.to_owned())]),
+            environment: environment.into_iter().collect::<HashMap<_, _>>(),
             flags: flags.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             ..Sources::default()
         };
@@ -92,13 +96,15 @@ impl Sidecar {
         let (stop, stopped) = oneshot::channel();
         let seen = Arc::new(Seen::default());
         let writer = LogWriter(Arc::clone(&seen));
+        let reload = Reload::default();
+        let served = reload.clone();
         let thread = std::thread::spawn(move || {
             // One thread for all its tasks, so that the subscriber of this thread sees everything.
             let dispatch = config.log.dispatch(move || writer.clone());
             let _guard = tracing::dispatcher::set_default(&dispatch);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
-            runtime.block_on(app::serve(listeners, config, Clock::system(), stop)).unwrap()
+            runtime.block_on(app::serve(listeners, config, Clock::system(), served, stop)).unwrap()
         });
         // The same provider that kielink installs; whoever comes first.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -108,7 +114,7 @@ impl Sidecar {
             .tls_certs_only([])
             .build()
             .unwrap();
-        Sidecar { data, admin, client, seen, stop: Some(stop), thread: Some(thread) }
+        Sidecar { data, admin, client, seen, reload, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `http://host:port` for callers.
@@ -171,6 +177,11 @@ impl Sidecar {
         let lines = self.logs();
         let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap());
         lines.filter(|line: &serde_json::Value| line["message"] == message).collect()
+    }
+
+    /// Has the key file read again, as SIGHUP does.
+    pub(crate) fn reload(&self) {
+        self.reload.request();
     }
 
     /// Begins to stop, as SIGTERM does.

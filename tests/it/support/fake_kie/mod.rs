@@ -95,6 +95,11 @@ impl FakeKie {
         self.record.lock().by_source.insert(source_url.to_owned(), answer);
     }
 
+    /// From now on every other key is unauthorized.
+    pub(crate) fn accept_only(&self, keys: &[&str]) {
+        self.record.lock().keys = Some(keys.iter().map(|key| (*key).to_owned()).collect());
+    }
+
     /// The usual answer to `GET /api/v1/chat/credit`.
     pub(crate) fn answer_credit(&self, answer: Answer) {
         self.record.lock().credit = answer;

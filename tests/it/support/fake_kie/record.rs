@@ -45,6 +45,8 @@ pub(super) struct Record {
 }
 
 pub(super) struct Inner {
+    /// The keys that are accepted; `None`: any.
+    pub(super) keys: Option<Vec<String>>,
     pub(super) usual: Answer,
     pub(super) next: VecDeque<Answer>,
     pub(super) by_source: HashMap<String, Answer>,
@@ -92,6 +94,7 @@ impl Record {
     /// `unique` tells two fakes apart that run at the same time.
     pub(super) fn new(unique: u16) -> Self {
         let inner = Inner {
+            keys: None,
             usual: Answer::link(),
             next: VecDeque::new(),
             by_source: HashMap::new(),
@@ -163,7 +166,9 @@ impl Record {
         if !request.is_mint() {
             return Answer::spring_404_at(&request.path);
         }
-        if !request.header("authorization").is_some_and(|value| value.starts_with("Bearer ")) {
+        let bearer = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let accepts = |key: &str| self.lock().keys.as_ref().is_none_or(|keys| keys.iter().any(|known| known == key));
+        if !bearer.is_some_and(accepts) {
             return Answer::unauthorized();
         }
         let Some(source) = &request.source else {

@@ -1,12 +1,17 @@
 //! The API key: kept so that showing it takes effort.
 //!
-//! Knows how a key looks and how to blot it out of other people's text. Does not know where keys
-//! come from (`config`) or where they go (`upstream`).
+//! Knows how a key looks, how to blot it out of other people's text, and how one takes the place of another. Does not
+//! know where they go (`upstream`).
+
+pub mod file;
+mod rotation;
 
 use std::fmt;
 
 use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
+
+pub use self::rotation::{Keys, Reload};
 
 /// kie.ai's API key. No `Debug`, `Display` or `Serialize` shows it; the memory is zeroed on drop.
 #[derive(Clone)]
@@ -55,6 +60,11 @@ impl ApiKey {
     /// SECURITY: the only way to the key. It has one caller, which writes one header marked sensitive.
     pub(crate) fn expose(&self) -> &str {
         self.secret.expose_secret()
+    }
+
+    /// Whether both are the same key. By fingerprint: it is no secret that needs constant time.
+    pub fn is(&self, other: &ApiKey) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// Twelve hex digits that tell two keys apart and nothing else.

@@ -1,0 +1,269 @@
+//! Rotation without an event: a new key is taken at once, and the old one kept until the new one has minted.
+//!
+//! Knows which keys there are and what kie.ai said of them; does not know how it is asked.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{ApiKey, file};
+
+/// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Asks for the key file to be read now (SIGHUP). Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    pub fn request(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// The keys in use: one that serves, and perhaps a newer one on trial. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Keys(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+struct State {
+    serving: ApiKey,
+    trial: Option<ApiKey>,
+    /// What the file said last: a fingerprint or a problem. Each is acted on, and logged, once.
+    seen: Result<String, String>,
+}
+
+impl Keys {
+    /// `file` is where newer ones may come from.
+    pub fn new(key: ApiKey, file: Option<PathBuf>) -> Keys {
+        let seen = Ok(key.fingerprint().to_owned());
+        Keys(Arc::new(Inner { state: Mutex::new(State { serving: key, trial: None, seen }), file }))
+    }
+
+    /// The key for the next request: the newest there is.
+    pub fn newest(&self) -> ApiKey {
+        let state = self.lock();
+        state.trial.as_ref().unwrap_or(&state.serving).clone()
+    }
+
+    /// Every key that must not show in anything kie.ai says.
+    pub fn all(&self) -> Vec<ApiKey> {
+        let state = self.lock();
+        state.trial.iter().chain([&state.serving]).cloned().collect()
+    }
+
+    /// kie.ai has minted with `used`.
+    pub fn minted_with(&self, used: &ApiKey) {
+        let mut state = self.lock();
+        if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
+            tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
+            state.serving = used.clone();
+            state.trial = None;
+        }
+    }
+
+    /// kie.ai refuses `used`. True when there is another key to try at once: the old one, or one that lies in the
+    /// file by now.
+    pub async fn refused(&self, used: &ApiKey) -> bool {
+        {
+            let mut state = self.lock();
+            if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
+                tracing::error!(
+                    key_fingerprint = used.fingerprint(),
+                    serving_fingerprint = state.serving.fingerprint(),
+                    "kie.ai refuses the new API key; the old one goes on",
+                );
+                state.trial = None;
+                return true;
+            }
+            if !state.serving.is(used) || state.trial.is_some() {
+                return true;
+            }
+        }
+        // Revoked, and perhaps replaced in the same moment.
+        self.read_file(true).await;
+        self.lock().trial.is_some()
+    }
+
+    /// Looks into the file again and again, and whenever `reload` asks, until `stop`.
+    pub async fn watch(self, reload: Reload, stop: CancellationToken) {
+        loop {
+            let asked = tokio::select! {
+                () = stop.cancelled() => return,
+                () = reload.0.notified() => true,
+                () = tokio::time::sleep(LOOK_EVERY), if self.0.file.is_some() => false,
+            };
+            if asked && self.0.file.is_none() {
+                tracing::info!("SIGHUP: the API key comes from the environment and cannot be read again");
+            }
+            self.read_file(asked).await;
+        }
+    }
+
+    /// `again`: act on it even if it says what it said before.
+    async fn read_file(&self, again: bool) {
+        let Some(path) = self.0.file.clone() else { return };
+        let Ok(read) = tokio::task::spawn_blocking(move || file::read(&path)).await else { return };
+        let mut state = self.lock();
+        match read {
+            Ok(key) => state.take(key, again),
+            Err(why) => state.complain(&why.to_string()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every section is a few assignments.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, key: ApiKey, again: bool) {
+        if !again && self.seen.as_deref() == Ok(key.fingerprint()) {
+            return;
+        }
+        self.seen = Ok(key.fingerprint().to_owned());
+        if self.serving.is(&key) {
+            self.trial = None;
+            return;
+        }
+        tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
+        self.trial = Some(key);
+    }
+
+    fn complain(&mut self, why: &str) {
+        if self.seen.as_ref().is_err_and(|seen| seen == why) {
+            return;
+        }
+        tracing::error!(
+            error = why,
+            serving_fingerprint = self.serving.fingerprint(),
+            "the key file cannot be used; the API key in use goes on",
+        );
+        self.seen = Err(why.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> ApiKey {
+        ApiKey::new(text).unwrap()
+    }
+
+    struct Bench {
+        keys: Keys,
+        path: PathBuf,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("key");
+            std::fs::write(&path, "old").unwrap();
+            Bench { keys: Keys::new(key("old"), Some(path.clone())), path, _folder: folder }
+        }
+
+        async fn file_says(&self, content: &[u8]) {
+            std::fs::write(&self.path, content).unwrap();
+            self.keys.read_file(false).await;
+        }
+
+        fn newest_is(&self, text: &str) -> bool {
+            self.keys.newest().is(&key(text))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_key_is_taken_at_once_and_the_old_one_let_go_when_it_has_minted() {
+        let bench = Bench::new();
+        bench.file_says(b"new\n").await;
+        assert!(bench.newest_is("new"));
+        assert_eq!(bench.keys.all().len(), 2);
+        bench.keys.minted_with(&key("old"));
+        assert_eq!(bench.keys.all().len(), 2, "the old one has, the new one has not");
+        bench.keys.minted_with(&key("new"));
+        assert_eq!(bench.keys.all().len(), 1);
+        assert!(bench.newest_is("new"));
+    }
+
+    #[tokio::test]
+    async fn a_new_key_that_is_refused_changes_nothing() {
+        let bench = Bench::new();
+        bench.file_says(b"wrong").await;
+        assert!(bench.keys.refused(&key("wrong")).await, "the old one is there");
+        assert!(bench.newest_is("old"));
+        bench.keys.read_file(false).await;
+        assert!(bench.newest_is("old"), "it is not tried again as long as the file says the same");
+        bench.file_says(b"right").await;
+        assert!(bench.newest_is("right"));
+    }
+
+    #[tokio::test]
+    async fn a_key_revoked_and_replaced_at_the_same_moment_is_found_by_the_refusal() {
+        let bench = Bench::new();
+        std::fs::write(&bench.path, "new").unwrap();
+        assert!(bench.keys.refused(&key("old")).await);
+        assert!(bench.newest_is("new"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_key_without_another_is_refused() {
+        let bench = Bench::new();
+        assert!(!bench.keys.refused(&key("old")).await);
+        assert!(!Keys::new(key("old"), None).refused(&key("old")).await);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_used_changes_nothing() {
+        let bench = Bench::new();
+        for content in [b"".as_slice(), b"\xff\xfe", &vec![b'k'; 10 << 20], b"two\nlines"] {
+            bench.file_says(content).await;
+            assert!(bench.newest_is("old"));
+        }
+        std::fs::remove_file(&bench.path).unwrap();
+        bench.keys.read_file(false).await;
+        assert!(bench.newest_is("old"));
+        bench.file_says(b"new").await;
+        assert!(bench.newest_is("new"));
+    }
+
+    #[tokio::test]
+    async fn a_rollback_before_the_new_key_was_tried_forgets_it() {
+        let bench = Bench::new();
+        bench.file_says(b"new").await;
+        bench.file_says(b"old").await;
+        assert!(bench.newest_is("old"));
+        assert_eq!(bench.keys.all().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_symlink_swap_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        std::fs::create_dir(file("one")).unwrap();
+        std::fs::create_dir(file("two")).unwrap();
+        std::fs::write(file("one/key"), "old").unwrap();
+        std::fs::write(file("two/key"), "new").unwrap();
+        std::os::unix::fs::symlink("one", file("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/key", file("key")).unwrap();
+        let keys = Keys::new(key("old"), Some(file("key")));
+        std::os::unix::fs::symlink("two", file("..data_tmp")).unwrap();
+        std::fs::rename(file("..data_tmp"), file("..data")).unwrap();
+        keys.read_file(false).await;
+        assert!(keys.newest().is(&key("new")));
+    }
+}

@@ -1,0 +1,145 @@
+//! One key takes the place of another, and nobody notices.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::task::JoinSet;
+
+use crate::support::{FakeKie, KEY, SOURCE, Sidecar, encode, eventually};
+
+/// Every key of a test carries the canary.
+fn key(number: usize) -> String {
+    format!("{KEY}-{number}")
+}
+
+struct Bench {
+    kie: FakeKie,
+    sidecar: Sidecar,
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        put(&path, &key(0));
+        let kie = FakeKie::start();
+        kie.accept_only(&[&key(0)]);
+        let file = path.display().to_string();
+        let settings =
+            [("upstream.api_key_file", file.as_str()), ("upstream.rate", "10000"), ("upstream.burst", "10000")];
+        let sidecar = Sidecar::with(&kie, &settings);
+        Bench { kie, sidecar, path, _folder: folder }
+    }
+
+    fn last_key(&self) -> String {
+        let requests = self.kie.requests();
+        requests.last().unwrap().header("authorization").unwrap().trim_start_matches("Bearer ").to_owned()
+    }
+}
+
+/// In one step, as an editor or a volume does.
+fn put(path: &Path, key: &str) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, format!("{key}\n")).unwrap();
+    std::fs::rename(next, path).unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_rotations_under_load_fail_no_request() {
+    let bench = Bench::new();
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for caller in 0..4 {
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (client, base) = (bench.sidecar.client().clone(), bench.sidecar.base_url().to_owned());
+        callers.spawn(async move {
+            let mut failed = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                // A file that nobody has asked for: every request is a mint.
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                let source = encode(&format!("https://file.kie.ai/{caller}/{number}"));
+                let response = client.get(format!("{base}/v1/link?url={source}")).send().await.unwrap();
+                if response.status() != 200 {
+                    failed.push(response.text().await.unwrap());
+                }
+            }
+            failed
+        });
+    }
+    for number in 1..=100 {
+        let before = asked.load(Ordering::Relaxed);
+        put(&bench.path, &key(number));
+        // Revoked at once: whoever comes next finds out by the refusal.
+        bench.kie.accept_only(&[&key(number)]);
+        eventually("callers went on", async || asked.load(Ordering::Relaxed) > before + 8).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(failed) = callers.join_next().await {
+        assert_eq!(failed.unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(bench.last_key(), key(100));
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_without_anybody_asking() {
+    let bench = Bench::new();
+    put(&bench.path, &key(1));
+    bench.kie.accept_only(&[&key(0), &key(1)]);
+    let number = AtomicUsize::new(0);
+    eventually("the new key is used", async || {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(bench.sidecar.link(&format!("{SOURCE}?{number}")).await.status, 200);
+        bench.last_key() == key(1)
+    })
+    .await;
+    assert_eq!(bench.sidecar.log_lines("the new API key has minted; the old one is let go").len(), 1);
+}
+
+#[tokio::test]
+async fn a_new_key_that_kie_ai_refuses_changes_nothing_for_callers() {
+    let bench = Bench::new();
+    put(&bench.path, &key(1));
+    bench.sidecar.reload();
+    let message = "kie.ai refuses the new API key; the old one goes on";
+    let number = AtomicUsize::new(0);
+    eventually("the refusal is logged", async || {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(bench.sidecar.link(&format!("{SOURCE}?{number}")).await.status, 200);
+        !bench.sidecar.log_lines(message).is_empty()
+    })
+    .await;
+    assert_eq!(bench.sidecar.log_lines(message)[0]["level"], "ERROR");
+    assert_eq!(bench.sidecar.link(&format!("{SOURCE}?after")).await.status, 200);
+    assert_eq!(bench.last_key(), key(0));
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_useless_changes_nothing() {
+    let bench = Bench::new();
+    let message = "the key file cannot be used; the API key in use goes on";
+    for (n, content) in [b"".to_vec(), vec![b'k'; 10 << 20], b"\xff".to_vec()].into_iter().enumerate() {
+        std::fs::write(&bench.path, content).unwrap();
+        bench.sidecar.reload();
+        eventually("it is logged", async || bench.sidecar.log_lines(message).len() == n + 1).await;
+        assert_eq!(bench.sidecar.link(&format!("{SOURCE}?{n}")).await.status, 200);
+    }
+    put(&bench.path, &key(1));
+    bench.kie.accept_only(&[&key(1)]);
+    assert_eq!(bench.sidecar.link(&format!("{SOURCE}?replaced")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_and_not_replaced_is_the_operators_business() {
+    let bench = Bench::new();
+    bench.kie.accept_only(&[]);
+    let reply = bench.sidecar.link(SOURCE).await;
+    assert_eq!((reply.status, reply.slug().as_str()), (502, "key-refused"));
+    assert_eq!(bench.kie.mints(), 1);
+}
