@@ -112,7 +112,7 @@ pub async fn serve(
     let links = Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), flights.clone(), cut.clone());
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());
-    let admin_router = admin::router(readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);
+    let admin_router = admin::router(links.clone(), readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);
     let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
 
     let server = Server {

@@ -1,24 +1,38 @@
 //! The admin interface: what orchestrators and people ask. Runs on a thread and runtime of its own, so that it
 //! answers under any load of the data interface.
 //!
-//! Place for more: `/metrics`, `/status`, `GET /v1/explain`, `DELETE /v1/link`.
+//! Place for more: `/metrics`, `/status`.
 
+mod explain;
 pub(crate) mod probes;
 mod readiness;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{delete, get},
+};
 
 pub use self::readiness::Readiness;
 use crate::{
     clock::Clock,
     http::{self, edge::Edge},
     key::LogHash,
+    links::Links,
 };
 
-pub(crate) fn router(readiness: Readiness, clock: &Clock, log_hash: &LogHash, allowed_hosts: &[String]) -> Router {
+pub(crate) fn router(
+    links: Links,
+    readiness: Readiness,
+    clock: &Clock,
+    log_hash: &LogHash,
+    allowed_hosts: &[String],
+) -> Router {
     let routes = Router::new()
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/link", delete(explain::forget))
+        .with_state(links)
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/healthz", get(probes::readyz))

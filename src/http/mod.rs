@@ -7,7 +7,7 @@ pub(crate) mod edge;
 mod guard;
 mod handlers;
 pub(crate) mod problem;
-mod query;
+pub(crate) mod query;
 
 use std::{sync::Arc, time::Duration};
 

@@ -51,10 +51,14 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> 
     })
 }
 
+pub(crate) fn source(text: &str) -> Result<SourceUrl, Problem> {
+    SourceUrl::parse(text)
+        .map_err(|why| Problem::refused(Kind::InvalidSourceUrl, format!("The source URL cannot be used: {why}.")))
+}
+
 /// A source URL that links may be asked for.
 pub(crate) fn allowed_source(text: &str, allow: &AllowList) -> Result<SourceUrl, Problem> {
-    let source = SourceUrl::parse(text)
-        .map_err(|why| Problem::refused(Kind::InvalidSourceUrl, format!("The source URL cannot be used: {why}.")))?;
+    let source = source(text)?;
     if allow.allows(&source) {
         return Ok(source);
     }

@@ -50,6 +50,10 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
         Boarding::Lead(Lead { key: key.clone(), flights: self.clone(), result: sender })
     }
 
+    pub(super) fn is_under_way(&self, key: &K) -> bool {
+        self.table.lock().expect("no code panics while holding the table").contains_key(key)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.lock().expect("no code panics while holding the table").len()
     }

@@ -88,6 +88,17 @@ struct Inner {
     stop: CancellationToken,
 }
 
+/// What is known of one file, for people; never the link.
+#[derive(Debug)]
+pub struct Explanation {
+    pub now: Instant,
+    pub entry: Option<Arc<Entry>>,
+    /// A remembered refusal and when kie.ai gave it.
+    pub refusal: Option<(Arc<upstream::Error>, Instant)>,
+    /// Whether a mint is under way.
+    pub in_flight: bool,
+}
+
 /// What a flight brings home. A caller who joined a refresh is not served by its failure: nobody waited when it
 /// set out, so it was allowed to give up early.
 #[derive(Clone)]
@@ -177,6 +188,24 @@ impl Links {
             }
         }
         Err(Error::Lost)
+    }
+
+    /// What memory holds of `source`. Begins no refresh.
+    pub fn explain(&self, source: &SourceUrl) -> Explanation {
+        let now = self.0.clock.now();
+        let entry = self.0.entries.get(source);
+        Explanation {
+            now,
+            entry,
+            refusal: self.0.refusals.recall(source, now).map(|refusal| (refusal.error, refusal.since)),
+            in_flight: self.0.flights.is_under_way(source),
+        }
+    }
+
+    /// Forgets one entry, or a refusal. A flight under way goes on and fills the cache anew.
+    pub fn forget(&self, source: &SourceUrl) {
+        self.0.entries.invalidate(source);
+        self.0.refusals.forget(source);
     }
 
     /// Entries in memory, for people.

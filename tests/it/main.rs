@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(dead_code, reason = "the support offers more than today's tests use")]
 
+mod admin;
 mod cache;
 mod interface;
 mod kie_answers;

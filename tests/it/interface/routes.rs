@@ -97,7 +97,7 @@ async fn probes_answer_on_the_admin_listener_and_one_of_them_to_callers() {
     assert!(!lines.is_empty() && lines.iter().all(|line| line["level"] == "DEBUG"), "probes are logged at debug only");
     let wrong = sidecar.send(sidecar.client().post(format!("{}/readyz", sidecar.admin_url()))).await;
     Problem::refused("method-not-allowed").assert_document("POST /readyz", &wrong);
-    let nothing = sidecar.get_admin(&format!("/v1/link?url={}", encode(SOURCE))).await;
+    let nothing = sidecar.get_admin(&format!("/v1/redirect?url={}", encode(SOURCE))).await;
     Problem::refused("not-found").assert_document("links are for callers", &nothing);
 }
 

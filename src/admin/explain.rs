@@ -1,0 +1,90 @@
+//! "Why did my app get this?": what is known of one source URL, and forgetting it. Never the link.
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{
+    clock::Instant,
+    http::{problem::Problem, query},
+    links::Links,
+    source::SourceUrl,
+    upstream::Chain,
+};
+
+/// Seconds are rounded down; those that have passed are zero.
+#[derive(Debug, Serialize)]
+struct Explanation<'a> {
+    source_url: &'a str,
+    /// `fresh`, `due`, `dead`, or `absent`.
+    state: &'static str,
+    mint_under_way: bool,
+    entry: Option<Entry>,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    age_seconds: u64,
+    seconds_to_refresh_point: u64,
+    seconds_to_deadline: u64,
+    life_left_seconds: u64,
+    failed_refreshes: u32,
+    last_refresh_error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    age_seconds: u64,
+    error: String,
+}
+
+/// `GET /v1/explain?url=`
+pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Response, Problem> {
+    let source = query::source(&query::source_parameter(uri.query())?)?;
+    let known = links.explain(&source);
+    let now = known.now;
+    let explanation = Explanation {
+        source_url: source.as_str(),
+        state: known.entry.as_ref().map_or("absent", |entry| state(entry.times.refresh_at, entry.times.deadline, now)),
+        mint_under_way: known.in_flight,
+        entry: known.entry.map(|entry| {
+            let renewal = entry.renewal();
+            Entry {
+                age_seconds: now.since(entry.times.minted_at).as_secs(),
+                seconds_to_refresh_point: now.until(entry.times.refresh_at).as_secs(),
+                seconds_to_deadline: now.until(entry.times.deadline).as_secs(),
+                life_left_seconds: now.until(entry.ends_at).as_secs(),
+                failed_refreshes: renewal.failures,
+                last_refresh_error: renewal.last_error.map(|error| Chain(&*error).to_string()),
+            }
+        }),
+        refusal: known.refusal.map(|(error, since)| Refusal {
+            age_seconds: now.since(since).as_secs(),
+            error: Chain(&*error).to_string(),
+        }),
+    };
+    let body = serde_json::to_string(&explanation).expect("numbers and texts serialise");
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((StatusCode::OK, [json], body).into_response())
+}
+
+/// `DELETE /v1/link?url=`: 204, whether or not there was one.
+pub(crate) async fn forget(State(links): State<Links>, uri: Uri) -> Result<StatusCode, Problem> {
+    let source: SourceUrl = query::source(&query::source_parameter(uri.query())?)?;
+    links.forget(&source);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn state(refresh_at: Instant, deadline: Instant, now: Instant) -> &'static str {
+    if now >= deadline {
+        "dead"
+    } else if now >= refresh_at {
+        "due"
+    } else {
+        "fresh"
+    }
+}
