@@ -18,6 +18,7 @@ use kielink::{
     app::{self, Listeners},
     clock::Clock,
     config::{Config, Sources},
+    key::Reload,
 };
 
 const BATCH: u32 = 500;
@@ -109,7 +110,9 @@ fn start_kielink(kie: &str) -> String {
         tell.send(listeners.data_addresses()[0].to_string()).unwrap();
         // As the process has it.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(app::serve(listeners, config, Clock::system(), std::future::pending())).unwrap();
+        runtime
+            .block_on(app::serve(listeners, config, Clock::system(), Reload::default(), std::future::pending()))
+            .unwrap();
     });
     told.recv().unwrap()
 }

@@ -122,10 +122,12 @@ pub async fn serve(
         service: http::router(&config.http, links, readiness.clone(), &clock, &log_hash),
         places: Arc::new(Semaphore::new(config.app.connections.min(Semaphore::MAX_PERMITS))),
         header_timeout: config.app.header_timeout,
+        idle_timeout: config.app.header_timeout * 3 + config.http.request_timeout,
         tasks: connections.clone(),
         drain: drain.clone(),
         kill: kill.clone(),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        http2: true,
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;
@@ -184,10 +186,12 @@ impl AdminThread {
             service,
             places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
             header_timeout,
+            idle_timeout: header_timeout * 3,
             tasks: TaskTracker::new(),
             drain: drain.clone(),
             kill: drain.clone(),
             farewells: Arc::new(Semaphore::new(FAREWELLS)),
+            http2: false,
         };
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
         let logs = dispatcher::get_default(Clone::clone);

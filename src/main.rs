@@ -48,6 +48,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve => {
             let config = Config::load(&sources)?;
             let _logs = start_logs(&config);
+            raise_file_limit(&config);
             let listeners = Listeners::bind(&config.app)?;
             let runtime = runtime()?;
             let ended = runtime.block_on(until_ended(app::serve, listeners, config));
@@ -195,6 +196,27 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Every connection is an open file: takes what the system grants, and says so where that is too little.
+fn raise_file_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let wanted = config.app.connections as u64 + OTHER_FILES;
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && files < wanted
+    {
+        tracing::warn!(
+            files,
+            wanted,
+            "limits.connections is beyond the limit on open files: raise it (ulimit -n), or a flood of connections will \
+             keep probes out, too",
+        );
+    }
+}
+
+/// The admin interface, connections to kie.ai, and what every process has open.
+const OTHER_FILES: u64 = 400;
 
 fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")

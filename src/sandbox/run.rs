@@ -103,10 +103,12 @@ impl Sandbox {
                 service,
                 places: Arc::new(Semaphore::new(CONNECTIONS)),
                 header_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(60),
                 tasks: tasks.clone(),
                 drain: drain.clone(),
                 kill: drain.clone(),
                 farewells: Arc::new(Semaphore::new(FAREWELLS)),
+                http2: false,
             };
             tasks.spawn(server.run(bound.register()?));
         }

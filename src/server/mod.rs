@@ -3,6 +3,7 @@
 //! Does not know what is served. `axum::serve` has neither a header timeout nor a connection limit, and its
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
+mod activity;
 mod listener;
 mod patience;
 
@@ -19,9 +20,10 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Layer as _;
 
 pub use self::listener::{Bound, Listener};
-use self::patience::Patience;
+use self::{activity::Activity, patience::Patience};
 
 /// A head larger than this is refused; one of 100 KiB still gets a proper 414.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -52,11 +54,16 @@ pub(crate) struct Server {
     /// One permit a connection.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) header_timeout: Duration,
+    /// A connection without a request under way is closed after this; longer than any answer takes. HTTP/1's own limit
+    /// comes first; an HTTP/2 peer would keep its connection for ever by answering pings, or by granting no window.
+    pub(crate) idle_timeout: Duration,
     pub(crate) tasks: TaskTracker,
     /// Stop accepting; let every connection finish the request it is at.
     pub(crate) drain: CancellationToken,
     /// Drop what is still there.
     pub(crate) kill: CancellationToken,
+    /// Whether HTTP/2 with prior knowledge is served beside HTTP/1.
+    pub(crate) http2: bool,
     /// One permit a connection that is being turned away; beyond them it is dropped without a word.
     pub(crate) farewells: Arc<Semaphore>,
 }
@@ -140,8 +147,12 @@ impl Server {
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("a constant that fits"))
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.header_timeout);
-        let service = TowerToHyperService::new(self.service.clone());
+        let activity = Activity::default();
+        let service = TowerToHyperService::new(activity.layer().layer(self.service.clone()));
         let stream = Patience::new(stream, self.header_timeout);
+        if !self.http2 {
+            builder = builder.http1_only();
+        }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -151,6 +162,13 @@ impl Server {
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = self.kill.cancelled() => return,
+                }
+            }
+            () = activity.idle_for(self.idle_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(self.header_timeout, connection.as_mut()).await {
+                    Ok(ended) => ended,
+                    Err(_elapsed) => return,
                 }
             }
         };
