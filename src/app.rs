@@ -127,7 +127,6 @@ pub async fn serve(
         drain: drain.clone(),
         kill: kill.clone(),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
-        http2: true,
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;
@@ -191,7 +190,6 @@ impl AdminThread {
             drain: drain.clone(),
             kill: drain.clone(),
             farewells: Arc::new(Semaphore::new(FAREWELLS)),
-            http2: false,
         };
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
         let logs = dispatcher::get_default(Clone::clone);

@@ -108,7 +108,6 @@ impl Sandbox {
                 drain: drain.clone(),
                 kill: drain.clone(),
                 farewells: Arc::new(Semaphore::new(FAREWELLS)),
-                http2: false,
             };
             tasks.spawn(server.run(bound.register()?));
         }

@@ -62,8 +62,6 @@ pub(crate) struct Server {
     pub(crate) drain: CancellationToken,
     /// Drop what is still there.
     pub(crate) kill: CancellationToken,
-    /// Whether HTTP/2 with prior knowledge is served beside HTTP/1.
-    pub(crate) http2: bool,
     /// One permit a connection that is being turned away; beyond them it is dropped without a word.
     pub(crate) farewells: Arc<Semaphore>,
 }
@@ -150,9 +148,6 @@ impl Server {
         let activity = Activity::default();
         let service = TowerToHyperService::new(activity.layer().layer(self.service.clone()));
         let stream = Patience::new(stream, self.header_timeout);
-        if !self.http2 {
-            builder = builder.http1_only();
-        }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
