@@ -36,7 +36,7 @@ pub struct Renewal {
 }
 
 impl Entry {
-    /// `jitter` in `0.0..1.0` moves the refresh point earlier, at most by a tenth, so that links minted together
+    /// `jitter` in `0.0..1.0` moves the refresh point earlier, at most by a twentieth, so that links minted together
     /// are not refreshed together.
     pub(super) fn new(minted: Minted, config: &Config, jitter: f64, forced_at: Option<Instant>) -> Entry {
         let Minted { link, sent_at, ends_at } = minted;
@@ -101,7 +101,7 @@ impl Entry {
 }
 
 /// The largest share of `refresh_after` by which a refresh point is moved earlier.
-const JITTER: f64 = 0.1;
+const JITTER: f64 = 0.05;
 
 /// Entry, two `Arc` headers, map bucket, moka's nodes and timer: measured at 500–600 bytes an entry, rounded up.
 pub(super) const OVERHEAD: usize = 640;
