@@ -111,6 +111,7 @@ pub async fn serve(
     let _guards = [drain.clone().drop_guard(), kill.clone().drop_guard(), cut.clone().drop_guard()];
     background.spawn(keys.watch(reload, cut.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
+    readiness.show_upstream(kie.clone());
     let links =
         Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), background.clone(), cut.clone());
 

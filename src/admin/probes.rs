@@ -9,14 +9,22 @@ use axum::{
 };
 
 use super::{Readiness, readiness::Check};
+use crate::upstream::Condition;
 
 /// As long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
-    answer(&uri, "livez", true, &[Check { name: "process", ok: true }])
+    answer(&uri, "livez", true, &[Check { name: "process", ok: true }], "")
 }
 
 pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks())
+    // kie.ai's state never changes the verdict: a sidecar's readiness is its app's readiness.
+    let upstream = match readiness.upstream() {
+        Some(Condition::Well) => "[+]upstream ok\n",
+        Some(Condition::Limiting) => "[-]upstream limits the rate (does not count)\n",
+        Some(Condition::Unwell) => "[-]upstream unwell (does not count)\n",
+        None => "",
+    };
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), upstream)
 }
 
 /// Once ready for the first time, for ever.
@@ -24,10 +32,10 @@ pub(crate) async fn startupz(State(readiness): State<Readiness>, uri: Uri) -> Re
     let started = readiness.has_started();
     let checks = readiness.checks();
     // Draining does not undo a start.
-    answer(&uri, "startupz", started, if started { &[Check { name: "started", ok: true }] } else { &checks })
+    answer(&uri, "startupz", started, if started { &[Check { name: "started", ok: true }] } else { &checks }, "")
 }
 
-fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check]) -> Response {
+fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check], notes: &str) -> Response {
     let verbose =
         uri.query().is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
     let mut text = String::new();
@@ -36,6 +44,7 @@ fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check]) -> Response {
             let (sign, word) = if check.ok { ("+", "ok") } else { ("-", "failed") };
             writeln!(text, "[{sign}]{} {word}", check.name).expect("a String takes everything");
         }
+        text.push_str(notes);
         writeln!(text, "{probe} check {}", if ok { "passed" } else { "failed" }).expect("a String takes everything");
     } else {
         text.push_str("ok\n");

@@ -2,9 +2,11 @@
 //! sidecar's readiness is its app's readiness.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
+
+use crate::upstream::{Condition, Kie};
 
 /// Shared between the life cycle, which sets it, and the probes, which show it.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +18,8 @@ struct Flags {
     listening: AtomicBool,
     draining: AtomicBool,
     started: AtomicBool,
+    /// For people; it is shown and does not count.
+    upstream: OnceLock<Kie>,
 }
 
 /// One line of `?verbose`.
@@ -34,6 +38,15 @@ impl Readiness {
     pub fn listeners_bound(&self) {
         self.0.listening.store(true, Ordering::Release);
         self.note_start();
+    }
+
+    /// From now on `?verbose` tells how kie.ai is.
+    pub fn show_upstream(&self, kie: Kie) {
+        let _ = self.0.upstream.set(kie);
+    }
+
+    pub fn upstream(&self) -> Option<Condition> {
+        self.0.upstream.get().map(Kie::condition)
     }
 
     pub fn draining(&self) {

@@ -144,6 +144,22 @@ impl Kie {
     }
 }
 
+/// How kie.ai is, as far as the last answers tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    Well,
+    /// It has said 429, and nothing is asked for a while.
+    Limiting,
+    /// The breaker is open.
+    Unwell,
+}
+
+impl Kie {
+    pub fn condition(&self) -> Condition {
+        self.0.gate.condition()
+    }
+}
+
 impl Mint for Kie {
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
         Box::pin(self.0.mint(source, ask))

@@ -56,10 +56,15 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => Admission::Go,
             State::Open { refresh_at, .. } if is_refresh && now >= refresh_at => Admission::Probe,
+            State::Open { refresh_at, .. } if is_refresh => Admission::Shut(refresh_at),
             State::Open { until, .. } if now < until => Admission::Shut(until),
             State::Open { .. } => Admission::Probe,
             State::HalfOpen { .. } => Admission::Shut(now),
         }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed { .. })
     }
 
     /// The probe sets out.
@@ -171,7 +176,7 @@ mod tests {
     #[test]
     fn a_refresh_may_probe_before_callers_do() {
         let mut breaker = opened();
-        assert_eq!(breaker.admission(true, at(749)), Admission::Shut(at(1000)));
+        assert_eq!(breaker.admission(true, at(749)), Admission::Shut(at(750)));
         assert_eq!(breaker.admission(true, at(750)), Admission::Probe);
         assert_eq!(breaker.admission(false, at(750)), Admission::Shut(at(1000)));
         breaker.probing();

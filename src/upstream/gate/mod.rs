@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::{breaker::Breaker, budget::Budget, pause::Pause, window::Window};
+use super::Condition;
 use crate::clock::{Clock, Instant};
 
 /// The timer's resolution: a sleep shorter than this would spin.
@@ -179,6 +180,18 @@ impl Gate {
     pub(super) fn pause_left(&self) -> Option<Duration> {
         let now = self.0.clock.now();
         self.lock().pause.until(now).map(|until| now.until(until))
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        let now = self.0.clock.now();
+        let state = self.lock();
+        if state.breaker.is_open() {
+            Condition::Unwell
+        } else if state.pause.until(now).is_some() {
+            Condition::Limiting
+        } else {
+            Condition::Well
+        }
     }
 
     /// Lets the queue through as the rules allow, until `stop`.

@@ -45,8 +45,12 @@ async fn sixty_misses_against_a_failing_kie_ai_cost_few_requests_and_it_recovers
         sixty_misses(&sidecar).await;
         let mints = kie.mints() - before;
         assert!((1..=25).contains(&mints), "{mints}: {failure:?}");
+        // Said to people, and not held against us.
+        let ready = sidecar.get_admin("/readyz?verbose").await;
+        assert!(ready.status == 200 && ready.body.contains("[-]upstream unwell"), "{ready:?}");
         kie.answer(Answer::link());
         assert_it_recovers(&sidecar).await;
+        assert!(sidecar.get_admin("/readyz?verbose").await.body.contains("[+]upstream ok"));
     }
 }
 
