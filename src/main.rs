@@ -52,8 +52,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let listeners = Listeners::bind(&config.app)?;
             let runtime = runtime()?;
             let ended = runtime.block_on(until_ended(app::serve, listeners, config));
-            // Not waiting for a thread that reads a key file on a dead mount.
-            runtime.shutdown_background();
+            // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
+            runtime.shutdown_timeout(Duration::from_millis(500));
             ended
         }
         Command::Sandbox(flags) => {
