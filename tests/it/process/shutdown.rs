@@ -156,7 +156,8 @@ async fn a_second_signal_ends_it_at_once() {
         }
         assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
         assert_eq!(child.log_lines("a second signal: ending at once").len(), 1);
-        wire.closed().await;
+        // It may just have been told so.
+        wire.closed_after_all().await;
         kie.release();
     }
 }

@@ -93,6 +93,12 @@ impl Wire {
         assert!(self.unread.is_empty(), "said before closing: {:?}", String::from_utf8_lossy(&self.unread));
     }
 
+    /// Returns once the peer has closed, whatever it said before.
+    pub(crate) async fn closed_after_all(&mut self) {
+        while self.read_more().await {}
+        assert_has_no_secret(&String::from_utf8_lossy(&self.unread));
+    }
+
     fn take(&mut self, length: usize) -> String {
         let rest = self.unread.split_off(length);
         String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap()
