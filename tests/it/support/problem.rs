@@ -1,4 +1,4 @@
-//! What callers are promised of a problem, in both forms: PRODUCT.md section 4, as one table and one list of checks.
+//! What callers are promised of a problem, in both forms: as one table and one list of checks.
 
 use serde_json::{Value, json};
 
@@ -126,7 +126,7 @@ impl Problem {
             "key-refused" | "credits-exhausted" | "upstream-error" | "upstream-unreachable" => 502,
             "upstream-unavailable" | "overloaded" => 503,
             "timeout" | "not-cached" => 504,
-            slug => panic!("{slug} is no problem of PRODUCT.md section 4"),
+            slug => panic!("{slug} is no published problem"),
         }
     }
 }
