@@ -61,9 +61,10 @@
 //!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
-//! - `source`, `link`, `freshness`, `envelope`, `retry` and the rules of the gate do no I/O and read no clock: `now` is
-//!   an argument.
-//! - The API key is exposed in one function, which writes one header marked sensitive.
+//! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
+//!   (`retry` does the same but for the retry budget, whose crate reads tokio's clock.)
+//! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is only compared and
+//!   hashed.
 //! - No statics with state: two kielinks can live in one process, and tests do that.
 //! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for.
 

@@ -60,7 +60,7 @@ impl ApiKey {
         Ok(ApiKey { secret: SecretString::from(text), fingerprint: hex(&digest.as_ref()[..6]) })
     }
 
-    /// SECURITY: the only way to the key. It has one caller, which writes one header marked sensitive.
+    /// SECURITY: the only way to the key. Outside of this module it has one caller, which writes one header marked sensitive.
     pub(crate) fn expose(&self) -> &str {
         self.secret.expose_secret()
     }

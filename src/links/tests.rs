@@ -381,6 +381,15 @@ async fn nobody_waits_beyond_the_deadline() {
 }
 
 #[test]
+fn a_refresh_is_urgent_in_the_last_third_of_its_window() {
+    let at = |seconds| Instant::from_origin(seconds * SECOND);
+    let times = Times { minted_at: at(0), refresh_at: at(720), deadline: at(1140) };
+    for (now, urgent) in [(720, false), (1000, false), (1001, true), (1139, true), (1140, true)] {
+        assert_eq!(times.is_about_to_die(at(now)), urgent, "{now}");
+    }
+}
+
+#[test]
 fn refreshes_are_tried_more_often_towards_the_deadline() {
     let millis = |failures, left| refresh_backoff(failures, left, 0.0).as_millis();
     assert_eq!(millis(1, 420 * SECOND), 500);

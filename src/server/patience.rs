@@ -113,3 +113,56 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What waits for the peer is more than the pipe holds.
+    async fn write_all(stream: &mut Patience<tokio::io::DuplexStream>) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        stream.write_all(&[7; 4096]).await?;
+        stream.flush().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stops_reading_is_let_go_also_if_it_takes_a_byte_now_and_then() {
+        use tokio::io::AsyncReadExt as _;
+        for trickles in [false, true] {
+            let (mine, mut theirs) = tokio::io::duplex(64);
+            let mut stream = Patience::new(mine, Duration::from_secs(10));
+            let began = tokio::time::Instant::now();
+            let reading = async {
+                if !trickles {
+                    std::future::pending::<()>().await;
+                }
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    theirs.read_u8().await.unwrap();
+                }
+            };
+            let written = tokio::select! {
+                written = write_all(&mut stream) => written,
+                never = reading => never,
+            };
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);
+            assert_eq!(began.elapsed().as_secs(), 10);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_everything_in_time_is_not() {
+        use tokio::io::AsyncReadExt as _;
+        let (mine, mut theirs) = tokio::io::duplex(64);
+        let mut stream = Patience::new(mine, Duration::from_secs(10));
+        for _ in 0..3 {
+            let mut taken = vec![0; 4096];
+            let reading = async {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                theirs.read_exact(&mut taken).await
+            };
+            let (written, read) = tokio::join!(write_all(&mut stream), reading);
+            assert!(written.is_ok() && read.is_ok());
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use crate::support::{FakeKie, KEY, SOURCE, Sidecar, encode, eventually};
+use crate::support::{Answer, FakeKie, KEY, SOURCE, Sidecar, encode, eventually};
 
 /// Every key of a test carries the canary.
 fn key(number: usize) -> String {
@@ -142,4 +142,28 @@ async fn a_key_that_is_refused_and_not_replaced_is_the_operators_business() {
     let reply = bench.sidecar.link(SOURCE).await;
     assert_eq!((reply.status, reply.slug().as_str()), (502, "key-refused"));
     assert_eq!(bench.kie.mints(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_was_let_go_while_its_request_was_on_the_way_is_blotted_out_of_the_answer() {
+    let bench = Bench::new();
+    bench.kie.accept_only(&[&key(0), &key(1)]);
+    let slow = format!("{SOURCE}?slow");
+    // Echoes the old key when the new one has long been in use.
+    bench.kie.answer_for(&slow, Answer::echo_key(422).after(std::time::Duration::from_secs(3)));
+    let rotate = async {
+        bench.kie.wait_for_mints(1).await;
+        put(&bench.path, &key(1));
+        bench.sidecar.reload();
+        let number = AtomicUsize::new(0);
+        eventually("the old key is let go", async || {
+            let number = number.fetch_add(1, Ordering::Relaxed);
+            bench.sidecar.link(&format!("{SOURCE}?{number}")).await;
+            !bench.sidecar.log_lines("the new API key has minted; the old one is let go").is_empty()
+        })
+        .await;
+    };
+    let (reply, ()) = tokio::join!(bench.sidecar.download_url(&slow), rotate);
+    assert_eq!(reply.status, 422, "{reply:?}");
+    assert!(reply.body.contains("[key]") && !reply.body.contains(KEY), "{reply:?}");
 }
