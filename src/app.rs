@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::dispatcher;
@@ -135,14 +136,17 @@ pub async fn serve(
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     // Where the start fails half-way, what has begun ends, too.
     let _guards = [drain.clone().drop_guard(), kill.clone().drop_guard(), cut.clone().drop_guard()];
-    background.spawn(keys.watch(reload, cut.clone()));
+    background.spawn(keys.clone().watch(reload, cut.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
     readiness.show_upstream(kie.clone());
     let links =
         Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), background.clone(), cut.clone());
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());
-    let admin_router = admin::router(links.clone(), readiness.clone(), &clock, &log_hash, &config.http.allowed_hosts);
+    let mut registry = Registry::with_prefix("kielink");
+    keys.register(&mut registry);
+    let allowed_hosts = &config.http.allowed_hosts;
+    let admin_router = admin::router(links.clone(), readiness.clone(), registry, &clock, &log_hash, allowed_hosts);
     let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
 
     let server = Server {

@@ -1,9 +1,10 @@
 //! The admin interface: what orchestrators and people ask. Runs on a thread and runtime of its own, so that it
 //! answers under any load of the data interface.
 //!
-//! Place for more: `/metrics`, `/status`.
+//! Place for more: `/status`.
 
 mod explain;
+mod metrics;
 pub(crate) mod probes;
 mod readiness;
 
@@ -13,6 +14,7 @@ use axum::{
     Router,
     routing::{delete, get},
 };
+use prometheus_client::registry::Registry;
 
 pub use self::readiness::Readiness;
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
 pub(crate) fn router(
     links: Links,
     readiness: Readiness,
+    registry: Registry,
     clock: &Clock,
     log_hash: &LogHash,
     allowed_hosts: &[String],
@@ -33,6 +36,8 @@ pub(crate) fn router(
         .route("/v1/explain", get(explain::explain))
         .route("/v1/link", delete(explain::forget))
         .with_state(links)
+        .route("/metrics", get(metrics::metrics))
+        .with_state(Arc::new(registry))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/healthz", get(probes::readyz))

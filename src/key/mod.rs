@@ -4,6 +4,7 @@
 //! know where they go (`upstream`).
 
 pub mod file;
+mod metrics;
 mod rotation;
 
 use std::fmt;

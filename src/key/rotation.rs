@@ -11,7 +11,10 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiKey, file};
+use super::{
+    ApiKey, file,
+    metrics::{Reload as Outcome, Reloads},
+};
 
 /// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -40,6 +43,7 @@ pub struct Keys(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     file: Option<PathBuf>,
+    reloads: Reloads,
 }
 
 #[derive(Debug)]
@@ -50,13 +54,30 @@ struct State {
     seen: Result<String, String>,
     /// The newer key that kie.ai refused last, and when.
     refused: Option<(ApiKey, Instant)>,
+    reloads: Reloads,
 }
 
 impl Keys {
     /// `file` is where newer ones may come from.
     pub fn new(key: ApiKey, file: Option<PathBuf>) -> Keys {
         let seen = Ok(key.fingerprint().to_owned());
-        Keys(Arc::new(Inner { state: Mutex::new(State { serving: key, trial: None, seen, refused: None }), file }))
+        let reloads = Reloads::default();
+        let state = State { serving: key, trial: None, seen, refused: None, reloads: reloads.clone() };
+        Keys(Arc::new(Inner { state: Mutex::new(state), file, reloads }))
+    }
+
+    pub(super) fn reloads(&self) -> &Reloads {
+        &self.0.reloads
+    }
+
+    /// The key that has minted last, or was there first.
+    pub(super) fn serving(&self) -> ApiKey {
+        self.lock().serving.clone()
+    }
+
+    /// `file` or `environment`: where newer ones may come from, or not.
+    pub(super) fn source_kind(&self) -> &'static str {
+        if self.0.file.is_some() { "file" } else { "environment" }
     }
 
     /// The key for the next request: the newest there is.
@@ -78,7 +99,13 @@ impl Keys {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
             state.serving = used.clone();
             state.trial = None;
+            state.reloads.count(Outcome::Ok);
         }
+    }
+
+    /// Whether `used` has been read, and has not minted yet.
+    pub fn is_on_trial(&self, used: &ApiKey) -> bool {
+        self.lock().trial.as_ref().is_some_and(|trial| trial.is(used))
     }
 
     /// kie.ai refuses `used`. True when there is another key to try at once: the old one, or one that lies in the
@@ -94,6 +121,7 @@ impl Keys {
                 );
                 state.trial = None;
                 state.refused = Some((used.clone(), Instant::now()));
+                state.reloads.count(Outcome::Refused);
                 return true;
             }
             if !state.serving.is(used) || state.trial.is_some() {
@@ -156,6 +184,7 @@ impl State {
         }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
         self.trial = Some(key);
+        self.reloads.count(Outcome::Taken);
     }
 
     fn complain(&mut self, why: &str) {
@@ -168,6 +197,7 @@ impl State {
             "the key file cannot be used; the API key in use goes on",
         );
         self.seen = Err(why.to_owned());
+        self.reloads.count(Outcome::Unreadable);
     }
 }
 

@@ -69,3 +69,21 @@ async fn the_verbs_of_operators_are_not_for_callers() {
     let reply = sidecar.get_admin(&format!("/v1/link?url={}", encode(SOURCE))).await;
     assert_eq!((reply.status, reply.header("allow")), (405, "DELETE"));
 }
+
+#[tokio::test]
+async fn metrics_come_in_both_text_formats() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let plain = sidecar.get_admin("/metrics").await;
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(plain.body.contains("\n# TYPE kielink_key_reloads_total counter\n"), "{}", plain.body);
+    let open = sidecar.client().get(format!("{}/metrics", sidecar.admin_url()));
+    let open = sidecar.send(open.header("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")).await;
+    assert_eq!(open.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.body.contains("# TYPE kielink_key_reloads counter\n") && open.body.ends_with("# EOF\n"));
+    for shown in [plain, open] {
+        assert!(shown.body.contains("source=\"environment\"} 1\n"), "{}", shown.body);
+        assert_eq!(shown.header("cache-control"), "no-store");
+    }
+    assert_eq!(sidecar.get("/metrics").await.status, 404, "it is on the admin interface alone");
+}

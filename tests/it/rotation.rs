@@ -38,6 +38,14 @@ impl Bench {
         Bench { kie, sidecar, path, _folder: folder }
     }
 
+    /// `kielink_key_reloads_total` of one result.
+    async fn reloads(&self, result: &str) -> u64 {
+        let metrics = self.sidecar.get_admin("/metrics").await.body;
+        let start = format!("kielink_key_reloads_total{{result=\"{result}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start} in {metrics}")).parse().unwrap()
+    }
+
     fn last_key(&self) -> String {
         let requests = self.kie.requests();
         requests.last().unwrap().header("authorization").unwrap().trim_start_matches("Bearer ").to_owned()
@@ -100,11 +108,20 @@ async fn a_new_key_is_found_without_anybody_asking() {
     })
     .await;
     assert_eq!(bench.sidecar.log_lines("the new API key has minted; the old one is let go").len(), 1);
+    assert_eq!((bench.reloads("taken").await, bench.reloads("ok").await, bench.reloads("refused").await), (1, 1, 0));
 }
 
 #[tokio::test]
 async fn a_new_key_that_kie_ai_refuses_changes_nothing_for_callers() {
+    for refusal in [Answer::unauthorized(), Answer::banned(), Answer::envelope(402, "Credits insufficient")] {
+        a_new_key_that_is_refused_with(refusal).await;
+    }
+}
+
+async fn a_new_key_that_is_refused_with(refusal: Answer) {
     let bench = Bench::new();
+    bench.kie.refuse_with(refusal);
+    let shown = bench.sidecar.get_admin("/metrics").await.body;
     put(&bench.path, &key(1));
     bench.sidecar.reload();
     let message = "kie.ai refuses the new API key; the old one goes on";
@@ -118,6 +135,11 @@ async fn a_new_key_that_kie_ai_refuses_changes_nothing_for_callers() {
     assert_eq!(bench.sidecar.log_lines(message)[0]["level"], "ERROR");
     assert_eq!(bench.sidecar.link(&format!("{SOURCE}?after")).await.status, 200);
     assert_eq!(bench.last_key(), key(0));
+    assert_eq!((bench.reloads("refused").await, bench.reloads("ok").await), (1, 0));
+    // The key that serves is the one that served before.
+    let info = |shown: &str| shown.lines().find(|line| line.starts_with("kielink_key_info{")).unwrap().to_owned();
+    let now = info(&bench.sidecar.get_admin("/metrics").await.body);
+    assert!(now.contains("source=\"file\"") && now == info(&shown), "{now}");
 }
 
 #[tokio::test]
@@ -130,6 +152,7 @@ async fn a_file_that_becomes_useless_changes_nothing() {
         eventually("it is logged", async || bench.sidecar.log_lines(message).len() == n + 1).await;
         assert_eq!(bench.sidecar.link(&format!("{SOURCE}?{n}")).await.status, 200);
     }
+    assert_eq!(bench.reloads("unreadable").await, 3);
     put(&bench.path, &key(1));
     bench.kie.accept_only(&[&key(1)]);
     assert_eq!(bench.sidecar.link(&format!("{SOURCE}?replaced")).await.status, 200);

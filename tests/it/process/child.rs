@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::Read,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -15,6 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wire::Wire;
 use crate::support::{FakeKie, KEY, Reply, encode, eventually};
+
+/// What is tried: `KIELINK_TEST_BINARY`, where somebody wants that (the release build, say), or what Cargo has just built.
+fn binary() -> OsString {
+    std::env::var_os("KIELINK_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_kielink").into())
+}
 
 /// A command line in the making.
 pub(crate) struct Run {
@@ -47,8 +52,17 @@ struct Output {
 impl Run {
     /// With an empty environment: the developer's own settings must not leak in.
     pub(crate) fn new(arguments: &[&str]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kielink"));
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).args(arguments);
+        Run::program(binary()).arguments(arguments)
+    }
+
+    /// The same, run by `sh` from this script, in which `"$@"` is the command line.
+    pub(crate) fn scripted(script: &str, arguments: &[&str]) -> Run {
+        Run::program("sh".into()).arguments(&["-c", script, "sh", binary().to_str().unwrap()]).arguments(arguments)
+    }
+
+    fn program(path: OsString) -> Run {
+        let mut command = Command::new(path);
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Run { command, stdout: None }
     }
 
@@ -78,6 +92,12 @@ impl Run {
     /// Its standard output goes there instead; `Child::stdout` stays empty.
     pub(crate) fn stdout(mut self, file: std::fs::File) -> Run {
         self.stdout = Some(file);
+        self
+    }
+
+    /// Its standard input: a script may make any other descriptor of it.
+    pub(crate) fn stdin(mut self, descriptor: impl Into<Stdio>) -> Run {
+        self.command.stdin(descriptor);
         self
     }
 
@@ -143,6 +163,13 @@ impl Child {
     /// `GET /v1/link` for a source URL.
     pub(crate) async fn link(&self, source: &str) -> Reply {
         self.get(&link_path(source)).await
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.borrow().id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn terminate(&self) {

@@ -3,6 +3,8 @@
 mod child;
 mod command_line;
 mod connections;
+mod hostile;
+mod inherited;
 mod logs;
 mod probes;
 mod sandbox;

@@ -99,6 +99,17 @@ impl Wire {
         assert_has_no_secret(&String::from_utf8_lossy(&self.unread));
     }
 
+    /// Everything that is said until the peer closes.
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
+        while self.read_more().await {}
+        self.unread
+    }
+
+    /// Sends what the peer may stop to read at any byte.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
     fn take(&mut self, length: usize) -> String {
         let rest = self.unread.split_off(length);
         String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap()

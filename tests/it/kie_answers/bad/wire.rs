@@ -105,3 +105,39 @@ async fn a_redirect_is_not_followed_and_takes_nothing_elsewhere() {
     }
     assert_eq!((other.requests().len(), other.connections()), (0, 0));
 }
+
+/// Whatever comes unasked on a kept connection must not become the answer to the next question: it would be a link to
+/// somebody else's file.
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_no_answer_to_the_next_question() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let answer = |link: &str| {
+        let body = serde_json::json!({"code": 200, "msg": "success", "data": link}).to_string();
+        format!("HTTP/1.1 200 OK\r\nconnection: keep-alive\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    let (own, foreign) = ("https://x.example/own", "https://x.example/foreign");
+    for (n, lies) in [answer(own) + &answer(foreign), answer(own) + "HTTP/1.1 200 O", answer(own) + "\r\n\r\n"]
+        .into_iter()
+        .enumerate()
+    {
+        let first = format!("{SOURCE}?{n}-first");
+        kie.answer_for(&first, Answer::raw_then_keep(lies));
+        assert_eq!(sidecar.link(&first).await.json()["url"], own);
+        let next = sidecar.link(&format!("{SOURCE}?{n}-next")).await;
+        assert_eq!(next.status, 200, "{next:?}");
+        assert_eq!(next.json()["url"], kie.links_given().last().unwrap().as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_said_to_be_kept_and_is_not_costs_no_caller_anything() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1")]);
+    for n in 0..5 {
+        let source = format!("{SOURCE}?{n}");
+        let lie = Answer::link().with_header("keep-alive", "timeout=3600").then_close_silently();
+        kie.answer_for(&source, lie);
+        assert_eq!(sidecar.link(&source).await.status, 200);
+    }
+}

@@ -49,6 +49,8 @@ pub(super) enum Manner {
     WholeThenClose,
     /// The content alone, without head or framing; then close.
     Raw,
+    /// The same, and the connection is kept.
+    RawThenKeep,
     Drip,
     Endless,
     Hang,

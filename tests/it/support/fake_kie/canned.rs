@@ -99,6 +99,11 @@ impl Answer {
         Self::new(Content::Bytes(bytes.into()), Manner::Raw)
     }
 
+    /// These bytes on the wire; the connection stays open.
+    pub(crate) fn raw_then_keep(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(Content::Bytes(bytes.into()), Manner::RawThenKeep)
+    }
+
     /// A good head at once, then one byte of the body a second.
     pub(crate) fn drip() -> Self {
         Self { manner: Manner::Drip, ..Self::link() }

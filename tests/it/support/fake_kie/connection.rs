@@ -77,11 +77,11 @@ async fn deliver(
             stream.write_all(&[*last]).await?;
             Ok((answer.manner == Manner::WholeThenClose).then_some(Ending::Closed))
         }
-        Manner::Raw => {
+        Manner::Raw | Manner::RawThenKeep => {
             // Whoever reads garbage may stop at any byte of it.
             drop(flight);
             stream.write_all(body).await?;
-            Ok(Some(Ending::Closed))
+            Ok((answer.manner == Manner::Raw).then_some(Ending::Closed))
         }
         Manner::Drip => {
             stream.write_all(head).await?;

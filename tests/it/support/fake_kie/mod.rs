@@ -100,6 +100,11 @@ impl FakeKie {
         self.record.lock().keys = Some(keys.iter().map(|key| (*key).to_owned()).collect());
     }
 
+    /// What a key that is not accepted hears; usually 401.
+    pub(crate) fn refuse_with(&self, answer: Answer) {
+        self.record.lock().refusal = answer;
+    }
+
     /// The usual answer to `GET /api/v1/chat/credit`.
     pub(crate) fn answer_credit(&self, answer: Answer) {
         self.record.lock().credit = answer;

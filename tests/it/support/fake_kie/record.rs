@@ -47,6 +47,8 @@ pub(super) struct Record {
 pub(super) struct Inner {
     /// The keys that are accepted; `None`: any.
     pub(super) keys: Option<Vec<String>>,
+    /// What the others hear.
+    pub(super) refusal: Answer,
     pub(super) usual: Answer,
     pub(super) next: VecDeque<Answer>,
     pub(super) by_source: HashMap<String, Answer>,
@@ -95,6 +97,7 @@ impl Record {
     pub(super) fn new(unique: u16) -> Self {
         let inner = Inner {
             keys: None,
+            refusal: Answer::unauthorized(),
             usual: Answer::link(),
             next: VecDeque::new(),
             by_source: HashMap::new(),
@@ -169,7 +172,7 @@ impl Record {
         let bearer = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let accepts = |key: &str| self.lock().keys.as_ref().is_none_or(|keys| keys.iter().any(|known| known == key));
         if !bearer.is_some_and(accepts) {
-            return Answer::unauthorized();
+            return self.lock().refusal.clone();
         }
         let Some(source) = &request.source else {
             return Answer::envelope(422, "url is wrong");

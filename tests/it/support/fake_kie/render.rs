@@ -54,7 +54,7 @@ pub(super) fn render(answer: &Answer, request: &Recorded, seed: u64) -> Rendered
         body = gzip(&body);
     }
 
-    if answer.manner == Manner::Raw {
+    if matches!(answer.manner, Manner::Raw | Manner::RawThenKeep) {
         return Rendered { head: Vec::new(), body, link };
     }
 
