@@ -7,7 +7,8 @@
 //!
 //! # A request's way
 //!
-//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time.
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time. What two readers could cut in two places
+//!    is marked on its way in (`server::framing`).
 //! 2. `http::edge` gives it an id, checks who may ask (`http::guard`) and takes a place among the requests in flight.
 //! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
@@ -46,8 +47,8 @@
 //! | [`links`] | the heart: cache, freshness, flights, refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems |
-//! | [`admin`] | probes; the admin interface, on a thread of its own |
-//! | [`server`] | listeners and connections |
+//! | [`admin`] | probes, metrics, explain; the admin interface, on a thread of its own |
+//! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | a simulated kie.ai and file host |
 //! | `simulation` | (tests) random schedules checked against the promises |
@@ -58,7 +59,8 @@
 //! particular, and deliberately absent elsewhere:
 //!
 //! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
-//!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment.
+//!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
+//!   (`server::inherited` has it read by a crate, for `main`).
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
 //! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
