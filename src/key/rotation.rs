@@ -182,6 +182,10 @@ impl State {
         if self.refused.as_ref().is_some_and(|(refused, at)| refused.is(&key) && at.elapsed() < REFUSED_FOR) {
             return;
         }
+        // Many refusals at once look into the file at once.
+        if self.trial.as_ref().is_some_and(|trial| trial.is(&key)) {
+            return;
+        }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
         self.trial = Some(key);
         self.reloads.count(Outcome::Taken);
@@ -264,6 +268,21 @@ mod tests {
         std::fs::write(&bench.path, "new").unwrap();
         assert!(bench.keys.refused(&key("old")).await);
         assert!(bench.newest_is("new"));
+    }
+
+    #[tokio::test]
+    async fn refusals_at_the_same_moment_take_the_new_key_once() {
+        let bench = Bench::new();
+        std::fs::write(&bench.path, "new").unwrap();
+        for _ in 0..3 {
+            bench.keys.read_file(true).await;
+        }
+        assert!(bench.newest_is("new"));
+        let mut shown = String::new();
+        let mut registry = prometheus_client::registry::Registry::default();
+        bench.keys.register(&mut registry);
+        prometheus_client::encoding::prometheus_text::encode(&mut shown, &registry).unwrap();
+        assert!(shown.contains("key_reloads_total{result=\"taken\"} 1\n"), "{shown}");
     }
 
     #[tokio::test]
