@@ -20,7 +20,7 @@ use super::{
     answer::LinkView,
     directives,
     edge::{CACHE_STATUS, Call},
-    handlers::{Endpoints, read_body},
+    handlers::{Endpoints, Room, read_body},
     problem::{Document, Kind, Problem},
     query,
 };
@@ -63,13 +63,16 @@ pub(crate) async fn links(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
-    let body = read_body(request, endpoints.batch_body, endpoints.body_timeout).await?;
+    // What is made of the body is about as large, and stays until the last item is known.
+    let mut room = Room::of(&endpoints.batch_room);
+    let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
     let texts = parse(&body, endpoints.batch)?;
     let wanted = texts.into_iter().enumerate().collect();
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
         let known = found(&endpoints, &call, wish, wanted).ready_chunks(LINES_AT_ONCE);
         let lines = known.map(move |known| {
+            let _ = &room;
             let mut lines = Vec::new();
             for found in known {
                 lines.extend(found.render(&endpoints, &call));

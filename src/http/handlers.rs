@@ -9,8 +9,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     answer::{self, LinkView},
@@ -33,6 +33,8 @@ pub(crate) struct Endpoints {
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
+    /// A permit for each byte of batches' bodies in memory.
+    pub(crate) batch_room: Arc<Semaphore>,
     /// Source URLs in one batch.
     pub(crate) batch: usize,
     pub(crate) body_timeout: Duration,
@@ -45,7 +47,7 @@ pub(crate) async fn download_url(
     request: Request,
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
-    let body = read_body(request, endpoints.body, endpoints.body_timeout).await?;
+    let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut Room::unshared()).await?;
     let text = query::source_field(&body)?;
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
@@ -99,8 +101,14 @@ fn json_type(response: Response) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
 }
 
-/// The whole body, bounded in bytes and in time.
-pub(crate) async fn read_body(request: Request, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+/// The whole body, bounded in bytes and in time. `room` bounds all bodies that are read together, by the bytes that have
+/// come: who announces much and sends little keeps nobody out.
+pub(crate) async fn read_body(
+    request: Request,
+    limit: usize,
+    patience: Duration,
+    room: &mut Room,
+) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         let detail = format!("The body is longer than {limit} bytes.");
         Problem::refused(Kind::BodyTooLarge, detail)
@@ -109,13 +117,60 @@ pub(crate) async fn read_body(request: Request, limit: usize, patience: Duration
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(patience, Limited::new(request.into_body(), limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::refused(Kind::MalformedRequest, "The body broke off.")),
-        Err(_elapsed) => {
-            let detail = format!("The body did not arrive within {}.", humantime::format_duration(patience));
-            Err(Problem::refused(Kind::MalformedRequest, detail))
+    let mut body = Limited::new(request.into_body(), limit);
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    too_large()
+                } else {
+                    Problem::refused(Kind::MalformedRequest, "The body broke off.")
+                }
+            })?;
+            if let Ok(data) = frame.into_data() {
+                room.take(data.len())?;
+                bytes.extend_from_slice(&data);
+            }
         }
+        Ok(bytes)
+    };
+    tokio::time::timeout(patience, whole).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("The body did not arrive within {}.", humantime::format_duration(patience));
+        Err(Problem::refused(Kind::MalformedRequest, detail))
+    })
+}
+
+/// What one request takes of the memory that all of its kind share; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// A permit a byte; `None` where other limits suffice.
+    shared: Option<Arc<Semaphore>>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    pub(crate) fn of(shared: &Arc<Semaphore>) -> Room {
+        Room { shared: Some(Arc::clone(shared)), taken: None }
+    }
+
+    fn unshared() -> Room {
+        Room { shared: None, taken: None }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Ok(more) = Arc::clone(shared).try_acquire_many_owned(permits) else {
+            return Err(Problem::refused(
+                Kind::Overloaded,
+                "Too many batches are under way. Try again after Retry-After seconds, or with fewer source URLs.",
+            ));
+        };
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
+        }
+        Ok(())
     }
 }

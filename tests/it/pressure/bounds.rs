@@ -1,5 +1,7 @@
 //! What has a limit: callers who wait, and memory.
 
+use futures_util::future::join_all;
+
 use super::{ask_at_once, count, files, is_hit};
 use crate::support::{Answer, FakeKie, SOURCE, Sidecar, eventually};
 
@@ -68,4 +70,32 @@ async fn memory_is_bounded_however_many_files_are_asked_for() {
     assert_eq!(flood(&sidecar, "", FILES, "source-refused").await, (0, FILES));
     let (_, remembered) = flood(&sidecar, "only-if-cached", FILES, "source-refused").await;
     assert!((50..220).contains(&remembered), "{remembered} refusals are remembered in 128 KiB");
+}
+
+#[tokio::test]
+async fn batches_that_are_under_way_share_a_bounded_memory() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.batch_body", "1KiB")]);
+    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+    let post = async |name: String, cache_control: &str| {
+        let urls = [format!("{SOURCE}?{name}-{}", "x".repeat(900))];
+        let body = serde_json::json!({ "urls": urls }).to_string();
+        let request = sidecar.client().post(format!("{}/v1/links", sidecar.base_url()));
+        sidecar.send(request.header("cache-control", cache_control).body(body)).await
+    };
+    kie.hold();
+    let under_way = join_all((0..8).map(|n| post(n.to_string(), "max-age=60")));
+    let (replies, ()) = tokio::join!(under_way, async {
+        // One that waits for nothing, so that it takes room only for a moment.
+        eventually("the room is taken", async || {
+            let reply = post("beyond".to_owned(), "only-if-cached").await;
+            reply.status == 503 && reply.slug() == "overloaded"
+        })
+        .await;
+        assert!(is_hit(&sidecar.link(SOURCE).await), "callers of one link are not held up");
+        kie.release();
+    });
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    let after = post("after".to_owned(), "only-if-cached").await;
+    assert_eq!(after.status, 200, "the room is given back: {after:?}");
 }
