@@ -10,7 +10,7 @@ use tracing::dispatcher;
 use crate::{
     admin::{self, Readiness},
     clock::Clock,
-    config::{self, Address, KeySource},
+    config::{self, Address},
     http,
     key::{Keys, Reload},
     links::Links,
@@ -67,33 +67,28 @@ const ADMIN_CONNECTIONS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Listeners {
-    /// Sockets that were handed over take the place of the settings' addresses: those named `admin` (or that sit at an
-    /// address of `admin.listen`) those of the admin interface, all others those for callers.
+    /// Sockets that were handed over take the place of the settings' addresses: those with `admin` in their name, or bound to
+    /// an address of `admin.listen`, those of the admin interface, all others those for callers.
     ///
     /// # Errors
     /// With the first address that cannot be had.
     pub fn bind(config: &Config, inherited: Vec<Inherited>) -> io::Result<Listeners> {
-        let is_admin =
-            |socket: &Inherited| socket.name.contains("admin") || config.admin_listen.contains(&socket.bound.address());
+        let configured: Vec<Address> = config.admin_listen.iter().flat_map(Address::resolved).collect();
+        let is_configured = |bound: &Bound| configured.contains(&bound.address());
+        let is_admin = |socket: &Inherited| socket.name.contains("admin") || is_configured(&socket.bound);
         let (admin, data): (Vec<_>, Vec<_>) = inherited.into_iter().partition(is_admin);
+        if !admin.is_empty() && !admin.iter().any(|socket| is_configured(&socket.bound)) {
+            tracing::warn!(
+                "the admin socket that was handed over is not at admin.listen: healthcheck and wait look there"
+            );
+        }
         let settle = |sockets: Vec<Inherited>, addresses: &[Address]| {
             if sockets.is_empty() {
                 return addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
             }
             Ok(sockets.into_iter().map(|socket| socket.bound).collect())
         };
-        let listeners = Listeners { data: settle(data, &config.listen)?, admin: settle(admin, &config.admin_listen)? };
-        let reachable = |at: &Address| listeners.admin_addresses().iter().any(|bound| bound.local() == at.local());
-        if let Some(first) = config.admin_listen.first()
-            && !has_port_zero(first)
-            && !reachable(first)
-        {
-            tracing::warn!(
-                admin_listen = %first,
-                "the admin socket that was handed over is elsewhere: healthcheck and wait will not find it",
-            );
-        }
-        Ok(listeners)
+        Ok(Listeners { data: settle(data, &config.listen)?, admin: settle(admin, &config.admin_listen)? })
     }
 
     /// The addresses for callers, with the ports that the system chose.
@@ -101,13 +96,10 @@ impl Listeners {
         self.data.iter().map(Bound::address).collect()
     }
 
+    /// The addresses of the admin interface, likewise.
     pub fn admin_addresses(&self) -> Vec<Address> {
         self.admin.iter().map(Bound::address).collect()
     }
-}
-
-fn has_port_zero(address: &Address) -> bool {
-    matches!(address, Address::Tcp { port: 0, .. })
 }
 
 /// Serves on `listeners` until `stop` resolves, then ends in order: not ready, `drain_delay`, no new connections,
@@ -124,11 +116,7 @@ pub async fn serve(
 ) -> Result<Ended, Error> {
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
-    let key_file = match &config.key_source {
-        KeySource::File(path) => Some(path.clone()),
-        KeySource::Environment | KeySource::Sandbox => None,
-    };
-    let keys = Keys::new(config.key, key_file);
+    let keys = Keys::new(config.key, config.key_source);
     let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone()).map_err(Error::Client)?;
     readiness.key_loaded();
 

@@ -58,6 +58,8 @@
 //! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`. In
 //! particular, and deliberately absent elsewhere:
 //!
+//! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it.
+//! - Only `key::metrics`, `admin::metrics` and `app` know prometheus-client.
 //! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
 //!   (`server::inherited` has it read by a crate, for `main`).

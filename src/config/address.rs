@@ -1,6 +1,10 @@
 //! Where to listen: TCP or a Unix socket.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, ToSocketAddrs},
+    path::PathBuf,
+};
 
 /// `host:port` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,19 @@ impl Address {
                 Address::Tcp { host, port: *port }
             }
             Address::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+}
+
+impl Address {
+    /// As a bound socket names itself: by number. A name that cannot be resolved has none. Blocks.
+    pub fn resolved(&self) -> Vec<Address> {
+        match self {
+            Address::Tcp { host, port } => {
+                let found = (host.as_str(), *port).to_socket_addrs().into_iter().flatten();
+                found.map(|at| Address::Tcp { host: at.ip().to_string(), port: at.port() }).collect()
+            }
+            Address::Unix(_) => vec![self.clone()],
         }
     }
 }

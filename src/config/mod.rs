@@ -9,6 +9,7 @@ mod reader;
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 pub use self::address::Address;
+pub use crate::key::KeySource;
 use crate::{app, http, key::ApiKey, links, telemetry, upstream};
 
 /// The process's settings: the sum of what its parts want to know.
@@ -25,24 +26,6 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Every setting as it took effect, in the order of `config/default.toml`.
     pub effective: Vec<(String, String)>,
-}
-
-/// Where the key came from; its label in logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
-    Environment,
-    File(PathBuf),
-    Sandbox,
-}
-
-impl fmt::Display for KeySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeySource::Environment => f.write_str("KIE_API_KEY"),
-            KeySource::File(path) => write!(f, "{}", path.display()),
-            KeySource::Sandbox => f.write_str("sandbox"),
-        }
-    }
 }
 
 /// What the command line and the process bring. No `Debug`: the environment may hold the key.

@@ -78,7 +78,8 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     };
     finish(&mut response, &path, &request_id);
     if (is_last || edge.readiness.is_draining()) && version <= Version::HTTP_11 {
-        // While it drains, keep-alive peers go elsewhere while there is time. HTTP/2 has its own way, and forbids this one.
+        // What follows on this connection could not be told apart; or it drains, and keep-alive peers go elsewhere while
+        // there is time. HTTP/2 has its own way, and forbids this one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     log(&edge, &response, &method, &request_id, began);

@@ -12,7 +12,7 @@ const MAX_URI_BYTES: usize = 16 * 1024;
 pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {
     // SECURITY: a proxy in front may have seen another request end here.
     if let Some(why) = parts.extensions.get::<Ambiguous>() {
-        return Err(Problem::refused(Kind::MalformedRequest, why.as_str()));
+        return Err(Problem::refused(Kind::MalformedRequest, why.detail()));
     }
     if length(&parts.uri) > MAX_URI_BYTES {
         let detail = format!("The request's URI is longer than {MAX_URI_BYTES} bytes.");

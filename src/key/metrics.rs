@@ -13,24 +13,24 @@ use super::Keys;
 
 /// What became of a key that was read while kielink ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Reload {
+pub(super) enum ReloadResult {
     /// A new key was read, and is on trial.
     Taken,
     /// It has minted, and serves.
-    Ok,
+    Minted,
     /// kie.ai refuses it; the old one goes on.
     Refused,
     /// The file gives no key; the one in use goes on.
     Unreadable,
 }
 
-impl EncodeLabelValue for Reload {
+impl EncodeLabelValue for ReloadResult {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let word = match self {
-            Reload::Taken => "taken",
-            Reload::Ok => "ok",
-            Reload::Refused => "refused",
-            Reload::Unreadable => "unreadable",
+            ReloadResult::Taken => "taken",
+            ReloadResult::Minted => "ok",
+            ReloadResult::Refused => "refused",
+            ReloadResult::Unreadable => "unreadable",
         };
         word.encode(encoder)
     }
@@ -38,7 +38,7 @@ impl EncodeLabelValue for Reload {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
-    result: Reload,
+    result: ReloadResult,
 }
 
 /// Cheap to clone.
@@ -49,7 +49,7 @@ impl Default for Reloads {
     /// Every result from the start, so that the first one is an increase to whoever watches.
     fn default() -> Reloads {
         let family = Family::default();
-        for result in [Reload::Taken, Reload::Ok, Reload::Refused, Reload::Unreadable] {
+        for result in [ReloadResult::Taken, ReloadResult::Minted, ReloadResult::Refused, ReloadResult::Unreadable] {
             let _: &Counter = &family.get_or_create(&Labels { result });
         }
         Reloads(family)
@@ -57,7 +57,7 @@ impl Default for Reloads {
 }
 
 impl Reloads {
-    pub(super) fn count(&self, result: Reload) {
+    pub(super) fn count(&self, result: ReloadResult) {
         self.0.get_or_create(&Labels { result }).inc();
     }
 }
@@ -65,8 +65,8 @@ impl Reloads {
 impl Keys {
     /// Adds what is known of keys to what `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Keys read while running: taken on trial, ok (it has minted), refused by kie.ai, unreadable";
-        registry.register("key_reloads", help, self.reloads().0.clone());
+        let help = "Key files read while running: a new key is taken on trial, and later ok or refused; or the file is unreadable";
+        registry.register("key_reloads", help, self.reloads().0);
         registry.register_collector(Box::new(self.clone()));
     }
 }
@@ -77,7 +77,7 @@ impl Collector for Keys {
         let help = "The API key that serves, by fingerprint, and where it came from";
         let mut family = encoder.encode_descriptor("key_info", help, None, MetricType::Gauge)?;
         let serving = self.serving();
-        let labels = [("fingerprint", serving.fingerprint()), ("source", self.source_kind())];
+        let labels = [("fingerprint", serving.fingerprint()), ("source", self.source().kind())];
         ConstGauge::new(1i64).encode(family.encode_family(&labels)?)
     }
 }

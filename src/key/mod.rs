@@ -7,7 +7,7 @@ pub mod file;
 mod metrics;
 mod rotation;
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
@@ -35,6 +35,35 @@ pub enum Invalid {
     TooLong,
     #[error("the API key has a character that no HTTP header can carry (space, control or non-ASCII)")]
     Character,
+}
+
+/// Where the key came from; its label in logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    Environment,
+    File(PathBuf),
+    Sandbox,
+}
+
+impl KeySource {
+    /// Its label in metrics, which names no path.
+    fn kind(&self) -> &'static str {
+        match self {
+            KeySource::Environment => "environment",
+            KeySource::File(_) => "file",
+            KeySource::Sandbox => "sandbox",
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeySource::Environment => f.write_str("KIE_API_KEY"),
+            KeySource::File(path) => write!(f, "{}", path.display()),
+            KeySource::Sandbox => f.write_str("sandbox"),
+        }
+    }
 }
 
 /// kie.ai's keys have 32 characters; this leaves room for any bearer token in use.

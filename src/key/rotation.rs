@@ -3,6 +3,7 @@
 //! Knows which keys there are and what kie.ai said of them; does not know how it is asked.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,8 +13,8 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ApiKey, file,
-    metrics::{Reload as Outcome, Reloads},
+    ApiKey, KeySource, file,
+    metrics::{ReloadResult, Reloads},
 };
 
 /// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
@@ -42,8 +43,7 @@ pub struct Keys(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    file: Option<PathBuf>,
-    reloads: Reloads,
+    source: KeySource,
 }
 
 #[derive(Debug)]
@@ -58,16 +58,15 @@ struct State {
 }
 
 impl Keys {
-    /// `file` is where newer ones may come from.
-    pub fn new(key: ApiKey, file: Option<PathBuf>) -> Keys {
+    /// `source` is where `key` came from; newer ones may come from a file only.
+    pub fn new(key: ApiKey, source: KeySource) -> Keys {
         let seen = Ok(key.fingerprint().to_owned());
-        let reloads = Reloads::default();
-        let state = State { serving: key, trial: None, seen, refused: None, reloads: reloads.clone() };
-        Keys(Arc::new(Inner { state: Mutex::new(state), file, reloads }))
+        let state = State { serving: key, trial: None, seen, refused: None, reloads: Reloads::default() };
+        Keys(Arc::new(Inner { state: Mutex::new(state), source }))
     }
 
-    pub(super) fn reloads(&self) -> &Reloads {
-        &self.0.reloads
+    pub(super) fn reloads(&self) -> Reloads {
+        self.lock().reloads.clone()
     }
 
     /// The key that has minted last, or was there first.
@@ -75,9 +74,15 @@ impl Keys {
         self.lock().serving.clone()
     }
 
-    /// `file` or `environment`: where newer ones may come from, or not.
-    pub(super) fn source_kind(&self) -> &'static str {
-        if self.0.file.is_some() { "file" } else { "environment" }
+    pub(super) fn source(&self) -> &KeySource {
+        &self.0.source
+    }
+
+    fn file(&self) -> Option<&PathBuf> {
+        match &self.0.source {
+            KeySource::File(path) => Some(path),
+            KeySource::Environment | KeySource::Sandbox => None,
+        }
     }
 
     /// The key for the next request: the newest there is.
@@ -99,29 +104,30 @@ impl Keys {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
             state.serving = used.clone();
             state.trial = None;
-            state.reloads.count(Outcome::Ok);
+            state.reloads.count(ReloadResult::Minted);
         }
     }
 
-    /// Whether `used` has been read, and has not minted yet.
-    pub fn is_on_trial(&self, used: &ApiKey) -> bool {
-        self.lock().trial.as_ref().is_some_and(|trial| trial.is(used))
+    /// Whether `used` is the key that has minted, rather than one on trial, or let go.
+    pub fn serves(&self, used: &ApiKey) -> bool {
+        self.lock().serving.is(used)
     }
 
-    /// kie.ai refuses `used`. True when there is another key to try at once: the old one, or one that lies in the
-    /// file by now.
-    pub async fn refused(&self, used: &ApiKey) -> bool {
+    /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old one, or one that lies in
+    /// the file by now.
+    pub async fn refused(&self, used: &ApiKey, why: &impl fmt::Display) -> bool {
         {
             let mut state = self.lock();
             if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
                 tracing::error!(
                     key_fingerprint = used.fingerprint(),
                     serving_fingerprint = state.serving.fingerprint(),
+                    error = %why,
                     "kie.ai refuses the new API key; the old one goes on",
                 );
                 state.trial = None;
                 state.refused = Some((used.clone(), Instant::now()));
-                state.reloads.count(Outcome::Refused);
+                state.reloads.count(ReloadResult::Refused);
                 return true;
             }
             if !state.serving.is(used) || state.trial.is_some() {
@@ -139,9 +145,9 @@ impl Keys {
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
                 () = reload.0.notified() => true,
-                () = tokio::time::sleep(LOOK_EVERY), if self.0.file.is_some() => false,
+                () = tokio::time::sleep(LOOK_EVERY), if self.file().is_some() => false,
             };
-            if asked && self.0.file.is_none() {
+            if asked && self.file().is_none() {
                 tracing::info!("SIGHUP: the API key comes from the environment and cannot be read again");
             }
             // A file on a dead mount must not hold up the end.
@@ -154,7 +160,7 @@ impl Keys {
 
     /// `again`: act on it even if it says what it said before.
     async fn read_file(&self, again: bool) {
-        let Some(path) = self.0.file.clone() else { return };
+        let Some(path) = self.file().cloned() else { return };
         let reading = tokio::task::spawn_blocking(move || file::read(&path));
         match tokio::time::timeout(READ_PATIENCE, reading).await {
             Ok(Ok(Ok(key))) => self.lock().take(key, again),
@@ -188,7 +194,7 @@ impl State {
         }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
         self.trial = Some(key);
-        self.reloads.count(Outcome::Taken);
+        self.reloads.count(ReloadResult::Taken);
     }
 
     fn complain(&mut self, why: &str) {
@@ -201,7 +207,7 @@ impl State {
             "the key file cannot be used; the API key in use goes on",
         );
         self.seen = Err(why.to_owned());
-        self.reloads.count(Outcome::Unreadable);
+        self.reloads.count(ReloadResult::Unreadable);
     }
 }
 
@@ -224,7 +230,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("key");
             std::fs::write(&path, "old").unwrap();
-            Bench { keys: Keys::new(key("old"), Some(path.clone())), path, _folder: folder }
+            Bench { keys: Keys::new(key("old"), KeySource::File(path.clone())), path, _folder: folder }
         }
 
         async fn file_says(&self, content: &[u8]) {
@@ -254,7 +260,7 @@ mod tests {
     async fn a_new_key_that_is_refused_changes_nothing() {
         let bench = Bench::new();
         bench.file_says(b"wrong").await;
-        assert!(bench.keys.refused(&key("wrong")).await, "the old one is there");
+        assert!(bench.keys.refused(&key("wrong"), &"401").await, "the old one is there");
         assert!(bench.newest_is("old"));
         bench.keys.read_file(false).await;
         assert!(bench.newest_is("old"), "it is not tried again as long as the file says the same");
@@ -266,7 +272,7 @@ mod tests {
     async fn a_key_revoked_and_replaced_at_the_same_moment_is_found_by_the_refusal() {
         let bench = Bench::new();
         std::fs::write(&bench.path, "new").unwrap();
-        assert!(bench.keys.refused(&key("old")).await);
+        assert!(bench.keys.refused(&key("old"), &"401").await);
         assert!(bench.newest_is("new"));
     }
 
@@ -288,16 +294,19 @@ mod tests {
     #[tokio::test]
     async fn a_refused_key_without_another_is_refused() {
         let bench = Bench::new();
-        assert!(!bench.keys.refused(&key("old")).await);
-        assert!(!Keys::new(key("old"), None).refused(&key("old")).await);
+        assert!(!bench.keys.refused(&key("old"), &"401").await);
+        assert!(!Keys::new(key("old"), KeySource::Environment).refused(&key("old"), &"401").await);
     }
 
     #[tokio::test]
     async fn where_both_are_refused_each_is_tried_once() {
         let bench = Bench::new();
         bench.file_says(b"wrong").await;
-        assert!(bench.keys.refused(&key("wrong")).await, "the old one is there");
-        assert!(!bench.keys.refused(&key("old")).await, "the file has only the one that was refused a moment ago");
+        assert!(bench.keys.refused(&key("wrong"), &"401").await, "the old one is there");
+        assert!(
+            !bench.keys.refused(&key("old"), &"401").await,
+            "the file has only the one that was refused a moment ago"
+        );
         bench.file_says(b"right").await;
         assert!(bench.newest_is("right"));
     }
@@ -335,7 +344,7 @@ mod tests {
         std::fs::write(file("two/key"), "new").unwrap();
         std::os::unix::fs::symlink("one", file("..data")).unwrap();
         std::os::unix::fs::symlink("..data/key", file("key")).unwrap();
-        let keys = Keys::new(key("old"), Some(file("key")));
+        let keys = Keys::new(key("old"), KeySource::File(file("key")));
         std::os::unix::fs::symlink("two", file("..data_tmp")).unwrap();
         std::fs::rename(file("..data_tmp"), file("..data")).unwrap();
         keys.read_file(false).await;

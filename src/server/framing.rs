@@ -38,7 +38,8 @@ pub(crate) enum Ambiguous {
 pub(crate) struct LastRequest;
 
 impl Ambiguous {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// For the caller.
+    pub(crate) fn detail(self) -> &'static str {
         match self {
             Ambiguous::BareLineFeed => "A line of the request's head ends without a carriage return.",
             Ambiguous::FoldedLine => "A header of the request is folded over several lines.",
@@ -78,7 +79,7 @@ impl Verdicts {
 /// Watches what is read.
 pub(super) struct Framing<S> {
     stream: S,
-    watcher: Watcher,
+    reader: HeadReader,
 }
 
 /// Where in the stream of HTTP/1 messages the next byte belongs.
@@ -98,25 +99,25 @@ struct Head {
     line: Vec<u8>,
     /// Bytes of this head so far.
     length: usize,
-    lines: usize,
+    has_request_line: bool,
     is_connect: bool,
     content_length: Option<Result<u64, Ambiguous>>,
     transfer_encoding: Option<Result<(), Ambiguous>>,
 }
 
 #[derive(Debug)]
-struct Watcher {
+struct HeadReader {
     at: At,
     verdicts: Verdicts,
 }
 
 impl<S> Framing<S> {
     pub(super) fn new(stream: S, verdicts: &Verdicts) -> Framing<S> {
-        Framing { stream, watcher: Watcher { at: At::Head(Head::default()), verdicts: verdicts.clone() } }
+        Framing { stream, reader: HeadReader { at: At::Head(Head::default()), verdicts: verdicts.clone() } }
     }
 }
 
-impl Watcher {
+impl HeadReader {
     fn saw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match &mut self.at {
@@ -160,20 +161,19 @@ impl Head {
 
     /// Takes a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what follows.
     fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, At)> {
-        let kept = std::mem::take(&mut self.line);
-        let whole;
+        let mut kept = std::mem::take(&mut self.line);
         let line = if kept.is_empty() {
             part
         } else {
-            whole = [&kept, part].concat();
-            &whole
+            kept.extend_from_slice(part);
+            &kept
         };
         self.length += part.len();
         let refused = |why| Some((Some(Verdict::Refused(why)), At::Unwatched));
         let Some(line) = line.strip_suffix(b"\r\n") else {
             return refused(Ambiguous::BareLineFeed);
         };
-        if self.lines == 0 {
+        if !self.has_request_line {
             // An empty line before the request line is passed over (RFC 9112 section 2.2).
             if line.is_empty() {
                 return None;
@@ -183,10 +183,9 @@ impl Head {
                 return Some((None, At::Unwatched));
             }
             self.is_connect = line.starts_with(b"CONNECT ");
-            self.lines = 1;
+            self.has_request_line = true;
             return None;
         }
-        self.lines += 1;
         match line.first() {
             None => return Some(self.end()),
             Some(b' ' | b'\t') => return refused(Ambiguous::FoldedLine),
@@ -232,7 +231,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        this.watcher.saw(&buffer.filled()[before..]);
+        this.reader.saw(&buffer.filled()[before..]);
         read
     }
 }
@@ -295,7 +294,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         if request.version() < Version::HTTP_2 {
-            // SECURITY: where hyper sees a request and the watcher none, they disagree, and nothing of it is served.
+            // SECURITY: where hyper sees a request and the reader none, they disagree, and nothing of it is served.
             let verdict = self.verdicts.lock().pop_front().unwrap_or(Verdict::Refused(Ambiguous::Unseen));
             let extensions = request.extensions_mut();
             match verdict {
@@ -320,8 +319,8 @@ mod tests {
     /// The verdicts on what arrives in pieces of `size` bytes.
     fn verdicts(text: &[u8], size: usize) -> Vec<Verdict> {
         let verdicts = Verdicts::default();
-        let mut watcher = Watcher { at: At::Head(Head::default()), verdicts: verdicts.clone() };
-        text.chunks(size).for_each(|piece| watcher.saw(piece));
+        let mut reader = HeadReader { at: At::Head(Head::default()), verdicts: verdicts.clone() };
+        text.chunks(size).for_each(|piece| reader.saw(piece));
         verdicts.lock().drain(..).collect()
     }
 
@@ -383,7 +382,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic_or_keep_more_than_a_head(
+        fn any_bytes_in_any_pieces_have_the_same_verdicts(
             text in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), any::<u8>()], 0..300),
             size in 1usize..40,
         ) {
@@ -395,8 +394,8 @@ mod tests {
     #[test]
     fn a_head_without_an_end_is_not_kept() {
         let verdicts = Verdicts::default();
-        let mut watcher = Watcher { at: At::Head(Head::default()), verdicts };
-        (0..1000).for_each(|_| watcher.saw(&[b'a'; 1024]));
-        assert!(matches!(watcher.at, At::Unwatched));
+        let mut reader = HeadReader { at: At::Head(Head::default()), verdicts };
+        (0..1000).for_each(|_| reader.saw(&[b'a'; 1024]));
+        assert!(matches!(reader.at, At::Unwatched));
     }
 }

@@ -7,10 +7,12 @@ use listenfd::ListenFd;
 
 use super::Bound;
 
-/// A socket and the name that came with it, which may be empty.
+/// A socket that was handed over.
 #[derive(Debug)]
 pub struct Inherited {
+    /// What the one who handed it over calls it; of a systemd socket unit's, the unit's name by default. May be empty.
     pub name: String,
+    /// It accepts already.
     pub bound: Bound,
 }
 
@@ -22,34 +24,26 @@ impl Inherited {
     /// When one of them is neither a TCP nor a Unix stream socket.
     pub fn take_all(names: Option<&str>) -> io::Result<Vec<Inherited>> {
         let mut sockets = ListenFd::from_env();
-        let mut names = names.unwrap_or_default().split(':');
-        let mut next = |at| {
-            let name = names.next().unwrap_or_default().to_owned();
-            let bound = take(&mut sockets, at)?;
-            Ok(bound.map(|bound| Inherited { name, bound }))
-        };
-        (0..).map_while(|at| next(at).transpose()).collect()
+        let names = names.unwrap_or_default().split(':').chain(std::iter::repeat(""));
+        let both = (0..sockets.len()).zip(names);
+        both.map(|(at, name)| Ok(Inherited { name: name.to_owned(), bound: take(&mut sockets, at)? })).collect()
     }
 }
 
-fn take(sockets: &mut ListenFd, at: usize) -> io::Result<Option<Bound>> {
-    if at >= sockets.len() {
-        return Ok(None);
-    }
+fn take(sockets: &mut ListenFd, at: usize) -> io::Result<Bound> {
+    let unusable = |what: &dyn std::fmt::Display| {
+        io::Error::new(ErrorKind::InvalidInput, format!("socket {at} of LISTEN_FDS cannot be used: {what}"))
+    };
     // A socket of another family is refused and stays where it is.
     if let Ok(Some(listener)) = sockets.take_unix_listener(at) {
-        listener.set_nonblocking(true)?;
-        return Ok(Some(Bound::Unix(listener, None)));
-    }
-    let listener = sockets.take_tcp_listener(at).map_err(|error| {
-        let what = format!("socket {at} of LISTEN_FDS is neither a TCP nor a Unix stream socket: {error}");
-        io::Error::new(ErrorKind::InvalidInput, what)
-    })?;
-    match listener {
-        Some(listener) => {
-            listener.set_nonblocking(true)?;
-            Ok(Some(Bound::Tcp(listener)))
+        if listener.local_addr()?.as_pathname().is_none() {
+            return Err(unusable(&"it is a Unix socket without a path"));
         }
-        None => Ok(None),
+        listener.set_nonblocking(true)?;
+        return Ok(Bound::Unix(listener, None));
     }
+    let listener = sockets.take_tcp_listener(at).map_err(|error| unusable(&error))?;
+    let listener = listener.ok_or_else(|| unusable(&"it is taken"))?;
+    listener.set_nonblocking(true)?;
+    Ok(Bound::Tcp(listener))
 }

@@ -89,10 +89,9 @@ impl Bound {
                 Address::Tcp { host: address.ip().to_string(), port: address.port() }
             }
             Bound::Unix(listener, _) => {
-                let address = listener.local_addr().ok();
-                let path = address.as_ref().and_then(|address| address.as_pathname());
-                // One that was handed over may have no path (an abstract name).
-                Address::Unix(path.unwrap_or(Path::new("")).to_owned())
+                let address = listener.local_addr().expect("a bound listener has an address");
+                // Others are not taken.
+                Address::Unix(address.as_pathname().expect("a Unix socket has a path").to_owned())
             }
         }
     }

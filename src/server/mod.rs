@@ -41,12 +41,14 @@ const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 const MAX_STREAMS: u32 = 256;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// A stream's body may be ahead of its reader by so much; hyper's own is sixteen times that, for downloads.
 const STREAM_WINDOW: u32 = 64 * 1024;
+/// As hyper has it, pinned: the streams of a connection share it.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RFC 9113 section 4.2: the least that every peer must be allowed.
 const FRAME_BYTES: u32 = 16 * 1024;
-/// Streams that a peer opened and reset before we looked, and those that we had to reset for its errors: beyond them the
-/// connection ends (CVE-2023-44487, CVE-2025-8671).
+/// Streams that a peer opened and reset before we looked (as hyper has it, pinned: CVE-2023-44487), and those that we had to
+/// reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the connection ends.
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 128;
 

@@ -83,9 +83,11 @@ impl Wire {
                 self.keys.minted_with(&key);
                 Ok(minted)
             }
-            Err(Error::KeyRefused(answer)) if self.keys.refused(&key).await => Err(Error::KeyReplaced(answer)),
+            Err(Error::KeyRefused(answer)) if self.keys.refused(&key, &answer).await => Err(Error::KeyReplaced(answer)),
             // A new key of an account without credits is no use to anybody; the old one may well have some.
-            Err(Error::CreditsExhausted(answer)) if self.keys.is_on_trial(&key) && self.keys.refused(&key).await => {
+            Err(Error::CreditsExhausted(answer))
+                if !self.keys.serves(&key) && self.keys.refused(&key, &answer).await =>
+            {
                 Err(Error::KeyReplaced(answer))
             }
             Err(error) => Err(error),

@@ -143,6 +143,27 @@ async fn a_new_key_that_is_refused_with(refusal: Answer) {
 }
 
 #[tokio::test]
+async fn a_new_key_that_several_have_in_hand_when_it_is_refused_fails_none_of_them() {
+    for refusal in [Answer::unauthorized(), Answer::envelope(402, "Credits insufficient")] {
+        let bench = Bench::new();
+        bench.kie.refuse_with(refusal);
+        put(&bench.path, &key(1));
+        bench.sidecar.reload();
+        let read = "a new API key was read; the next mint tries it";
+        eventually("it is read", async || !bench.sidecar.log_lines(read).is_empty()).await;
+        bench.kie.hold();
+        let sources: Vec<_> = (0..3).map(|n| format!("{SOURCE}?{n}")).collect();
+        let asked = futures_util::future::join_all(sources.iter().map(|source| bench.sidecar.link(source)));
+        let (replies, ()) = tokio::join!(asked, async {
+            bench.kie.wait_for_mints(3).await;
+            bench.kie.release();
+        });
+        assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+        assert_eq!(bench.reloads("refused").await, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_becomes_useless_changes_nothing() {
     let bench = Bench::new();
     let message = "the key file cannot be used; the API key in use goes on";

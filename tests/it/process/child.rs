@@ -17,6 +17,7 @@ use super::wire::Wire;
 use crate::support::{FakeKie, KEY, Reply, encode, eventually};
 
 /// What is tried: `KIELINK_TEST_BINARY`, where somebody wants that (the release build, say), or what Cargo has just built.
+#[expect(clippy::disallowed_methods, reason = "the test run's own setting, not kielink's")]
 fn binary() -> OsString {
     std::env::var_os("KIELINK_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_kielink").into())
 }
@@ -165,11 +166,11 @@ impl Child {
         self.get(&link_path(source)).await
     }
 
-    /// Bytes of memory that it holds.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.borrow().id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    /// Sockets that it holds: listeners and connections.
+    pub(crate) fn sockets(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.borrow().id())).unwrap();
+        let targets = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
     pub(crate) fn terminate(&self) {

@@ -82,5 +82,22 @@ async fn what_is_no_socket_is_refused_with_a_reason() {
     let finished = run(ONE, &kie, "", file).finished().await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("sockets that were handed over"), "{finished:?}");
-    assert!(finished.stderr.contains("socket 0 of LISTEN_FDS"), "{finished:?}");
+    assert!(finished.stderr.contains("socket 0 of LISTEN_FDS cannot be used"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn an_address_by_name_is_recognised_and_no_warning_comes_without_a_reason() {
+    let kie = FakeKie::start();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let elsewhere = "the admin socket that was handed over is not at admin.listen: healthcheck and wait look there";
+    let base_url = format!("upstream.base_url={}", kie.base_url());
+    let by_name = format!("localhost:{port}");
+    let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", &by_name, "--set", &base_url];
+    let child = Run::scripted(ONE, &arguments).stdin(OwnedFd::from(socket)).key().ready().await;
+    assert_eq!(child.admin(), format!("127.0.0.1:{port}"));
+    assert!(child.log_lines(elsewhere).is_empty());
+    let plain = Run::new(&["--listen", "127.0.0.1:0", "--admin-listen", "localhost:0", "--set", &base_url]).key();
+    let plain = plain.ready().await;
+    assert!(plain.log_lines(elsewhere).is_empty());
 }

@@ -102,6 +102,7 @@ impl Wire {
     /// Everything that is said until the peer closes.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         while self.read_more().await {}
+        assert_has_no_secret(&String::from_utf8_lossy(&self.unread));
         self.unread
     }
 
