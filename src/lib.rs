@@ -51,6 +51,7 @@
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | a simulated kie.ai and file host |
 //! | `simulation` | (tests) random schedules checked against the promises |
+//! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
 //!
 //! # Invariants
 //!
@@ -73,6 +74,8 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod key;
 pub mod link;

@@ -152,7 +152,7 @@ impl Found {
     }
 }
 
-fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
+pub(crate) fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
     let malformed = |what: String| {
         Problem::refused(Kind::MalformedRequest, format!("The body {what}. Send {{\"urls\": [\"https://…\", …]}}."))
     };
@@ -165,7 +165,7 @@ fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
 }
 
 /// Whether `Accept` names NDJSON and does not refuse it.
-fn wants_lines(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_lines(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
         .iter()

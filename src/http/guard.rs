@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, Uri, Version, header, request::Parts};
 use super::problem::{Kind, Problem};
 
 /// A source URL takes at most 4,096 bytes, or three times that percent-encoded.
-const MAX_URI_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_URI_BYTES: usize = 16 * 1024;
 
 /// Refuses what no internal caller would send.
 pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {

@@ -10,17 +10,17 @@ use serde_json::Value;
 use super::error::{Answer, BadAnswer, Error};
 
 /// Messages are shown to callers; a page of HTML is not a message.
-const MAX_MESSAGE_CHARS: usize = 300;
+pub(crate) const MAX_MESSAGE_CHARS: usize = 300;
 
 /// An answer as it came, body and two headers.
-pub(super) struct Raw<'a> {
-    pub(super) http_status: u16,
-    pub(super) retry_after: Option<Duration>,
-    pub(super) body: &'a [u8],
+pub(crate) struct Raw<'a> {
+    pub(crate) http_status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: &'a [u8],
 }
 
 /// The text that stands where the link should, or why there is none. `scrub` takes the key out of messages.
-pub(super) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
+pub(crate) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
     let parsed = parse(raw.body);
     let (code, message) = match &parsed {
         Ok(envelope) => (envelope.code, envelope.message.as_deref().map(|text| tidy(&scrub(text)))),
