@@ -106,7 +106,7 @@ fn start_kielink(kie: &str) -> String {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let config = Config::load(&sources).unwrap();
-        let listeners = Listeners::bind(&config.app).unwrap();
+        let listeners = Listeners::bind(&config.app, Vec::new()).unwrap();
         tell.send(listeners.data_addresses()[0].to_string()).unwrap();
         // As the process has it.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

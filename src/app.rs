@@ -13,7 +13,7 @@ use crate::{
     http,
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, FAREWELLS, Server},
+    server::{Bound, FAREWELLS, Inherited, Server},
     upstream::{Chain, Kie, Wire},
 };
 
@@ -66,11 +66,33 @@ const ADMIN_CONNECTIONS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Listeners {
+    /// Sockets that were handed over take the place of the settings' addresses: those named `admin` (or that sit at an
+    /// address of `admin.listen`) those of the admin interface, all others those for callers.
+    ///
     /// # Errors
     /// With the first address that cannot be had.
-    pub fn bind(config: &Config) -> io::Result<Listeners> {
-        let bind = |addresses: &[Address]| addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
-        Ok(Listeners { data: bind(&config.listen)?, admin: bind(&config.admin_listen)? })
+    pub fn bind(config: &Config, inherited: Vec<Inherited>) -> io::Result<Listeners> {
+        let is_admin =
+            |socket: &Inherited| socket.name.contains("admin") || config.admin_listen.contains(&socket.bound.address());
+        let (admin, data): (Vec<_>, Vec<_>) = inherited.into_iter().partition(is_admin);
+        let settle = |sockets: Vec<Inherited>, addresses: &[Address]| {
+            if sockets.is_empty() {
+                return addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
+            }
+            Ok(sockets.into_iter().map(|socket| socket.bound).collect())
+        };
+        let listeners = Listeners { data: settle(data, &config.listen)?, admin: settle(admin, &config.admin_listen)? };
+        let reachable = |at: &Address| listeners.admin_addresses().iter().any(|bound| bound.local() == at.local());
+        if let Some(first) = config.admin_listen.first()
+            && !has_port_zero(first)
+            && !reachable(first)
+        {
+            tracing::warn!(
+                admin_listen = %first,
+                "the admin socket that was handed over is elsewhere: healthcheck and wait will not find it",
+            );
+        }
+        Ok(listeners)
     }
 
     /// The addresses for callers, with the ports that the system chose.
@@ -81,6 +103,10 @@ impl Listeners {
     pub fn admin_addresses(&self) -> Vec<Address> {
         self.admin.iter().map(Bound::address).collect()
     }
+}
+
+fn has_port_zero(address: &Address) -> bool {
+    matches!(address, Address::Tcp { port: 0, .. })
 }
 
 /// Serves on `listeners` until `stop` resolves, then ends in order: not ready, `drain_delay`, no new connections,

@@ -17,6 +17,7 @@ use kielink::{
     config::{self, Config, Sources},
     key::Reload,
     sandbox,
+    server::Inherited,
 };
 use tokio::{
     runtime::Runtime,
@@ -49,7 +50,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = Config::load(&sources)?;
             let _logs = start_logs(&config);
             raise_file_limit(&config);
-            let listeners = Listeners::bind(&config.app)?;
+            let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
+            let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
+            let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
             let ended = runtime.block_on(until_ended(app::serve, listeners, config));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
@@ -71,7 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 }
             };
             let _logs = start_logs(&sandbox.config);
-            let listeners = Listeners::bind(&sandbox.config.app)
+            let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
                 .context("another address can be given with --listen and --admin-listen")?;
             // The commands to try are what the sandbox is for: they go to standard output.
             say(&format!("{}\n", sandbox.welcome(&listeners)))?;

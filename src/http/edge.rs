@@ -25,6 +25,7 @@ use crate::{
     clock::{Clock, Instant},
     key::LogHash,
     links::Outcome,
+    server::LastRequest,
     source::SourceUrl,
     upstream::Chain,
 };
@@ -69,14 +70,15 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         .extensions_mut()
         .insert(Call { request_id: Arc::clone(&request_id), deadline: began + edge.request_timeout });
 
+    let is_last = request.extensions().get::<LastRequest>().is_some();
     let (parts, body) = request.into_parts();
     let mut response = match guard::check(&parts, &edge.allowed_hosts) {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
     finish(&mut response, &path, &request_id);
-    if edge.readiness.is_draining() && version <= Version::HTTP_11 {
-        // Keep-alive peers go elsewhere while there is time. HTTP/2 has its own way, and forbids this one.
+    if (is_last || edge.readiness.is_draining()) && version <= Version::HTTP_11 {
+        // While it drains, keep-alive peers go elsewhere while there is time. HTTP/2 has its own way, and forbids this one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     log(&edge, &response, &method, &request_id, began);

@@ -3,12 +3,17 @@
 use axum::http::{HeaderMap, Uri, Version, header, request::Parts};
 
 use super::problem::{Kind, Problem};
+use crate::server::Ambiguous;
 
 /// A source URL takes at most 4,096 bytes, or three times that percent-encoded.
 pub(crate) const MAX_URI_BYTES: usize = 16 * 1024;
 
 /// Refuses what no internal caller would send.
 pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {
+    // SECURITY: a proxy in front may have seen another request end here.
+    if let Some(why) = parts.extensions.get::<Ambiguous>() {
+        return Err(Problem::refused(Kind::MalformedRequest, why.as_str()));
+    }
     if length(&parts.uri) > MAX_URI_BYTES {
         let detail = format!("The request's URI is longer than {MAX_URI_BYTES} bytes.");
         return Err(Problem::refused(Kind::UriTooLong, detail));

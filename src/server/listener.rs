@@ -2,9 +2,9 @@
 
 use std::{
     io::{self, ErrorKind, IoSlice},
-    net::{TcpListener as StdTcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
@@ -12,6 +12,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -19,29 +21,53 @@ use tokio::{
 
 use crate::config::Address;
 
+/// Connections that may wait to be accepted; the system has a limit of its own (net.core.somaxconn). Beyond it a peer's
+/// handshake is dropped, and it tries again a second later.
+const BACKLOG: i32 = 4096;
+
+/// A Unix socket is its owner's and its group's.
+const SOCKET_MODE: u32 = 0o660;
+
 /// A bound listener that belongs to no runtime yet.
 #[derive(Debug)]
 pub enum Bound {
     Tcp(StdTcpListener),
-    Unix(StdUnixListener, SocketFile),
+    /// Without a file where somebody else made it, and will remove it.
+    Unix(StdUnixListener, Option<SocketFile>),
 }
 
 /// A listener on the runtime that it was registered with.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
-/// Removes the socket's file in the end.
+/// Removes the socket's file in the end, unless a successor's has taken its place.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), device_and_inode: device_and_inode(path)? })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already, or replaced by a successor's; neither is worth more than a try.
-        let _ = std::fs::remove_file(&self.0);
+        if device_and_inode(&self.path).is_ok_and(|found| found == self.device_and_inode) {
+            // Worth no more than a try.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 impl Bound {
@@ -50,12 +76,7 @@ impl Bound {
     pub fn bind(address: &Address) -> io::Result<Bound> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         match address {
-            Address::Tcp { host, port } => {
-                let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs().map_err(named)?.collect();
-                let listener = StdTcpListener::bind(addresses.as_slice()).map_err(named)?;
-                listener.set_nonblocking(true).map_err(named)?;
-                Ok(Bound::Tcp(listener))
-            }
+            Address::Tcp { host, port } => bind_tcp(host, *port).map_err(named),
             Address::Unix(path) => bind_unix(path).map_err(named),
         }
     }
@@ -67,7 +88,12 @@ impl Bound {
                 let address = listener.local_addr().expect("a bound listener has an address");
                 Address::Tcp { host: address.ip().to_string(), port: address.port() }
             }
-            Bound::Unix(_, SocketFile(path)) => Address::Unix(path.clone()),
+            Bound::Unix(listener, _) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                // One that was handed over may have no path (an abstract name).
+                Address::Unix(path.unwrap_or(Path::new("")).to_owned())
+            }
         }
     }
 
@@ -78,6 +104,27 @@ impl Bound {
             Bound::Unix(listener, file) => Listener::Unix(UnixListener::from_std(listener)?, file),
         })
     }
+}
+
+fn bind_tcp(host: &str, port: u16) -> io::Result<Bound> {
+    let mut refused = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match listen(address) {
+            Ok(listener) => return Ok(Bound::Tcp(listener)),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn listen(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart must not wait for old connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 fn bind_unix(path: &Path) -> io::Result<Bound> {
@@ -93,12 +140,16 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
             Err(_) => std::fs::remove_file(path)?,
         }
     }
-    let listener = StdUnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
-    // SECURITY: owner and group only; the file's permissions are all that guards it.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    listener.set_nonblocking(true)?;
-    Ok(Bound::Unix(listener, file))
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // SECURITY: the file's permissions are all that guards it. On Linux it takes over the socket's when it is made, so
+    // that it is never open to others; what the umask took away comes after.
+    fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::of(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(Bound::Unix(socket.into(), Some(file)))
 }
 
 impl Listener {
@@ -170,5 +221,35 @@ impl AsyncWrite for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unix(path: &Path) -> Address {
+        Address::Unix(path.to_owned())
+    }
+
+    #[test]
+    fn a_successor_s_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kielink.sock");
+        let first = Bound::bind(&unix(&path)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Bound::bind(&unix(&path)).unwrap();
+        drop(first);
+        assert!(path.exists(), "the successor's is still there");
+        drop(second);
+        assert!(!path.exists(), "and goes with it");
+    }
+
+    #[test]
+    fn a_socket_is_its_owner_s_and_its_group_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kielink.sock");
+        let _bound = Bound::bind(&unix(&path)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, SOCKET_MODE);
     }
 }

@@ -4,6 +4,8 @@
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
 mod activity;
+mod framing;
+mod inherited;
 mod listener;
 mod patience;
 
@@ -22,15 +24,31 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Layer as _;
 
-pub use self::listener::{Bound, Listener};
-use self::{activity::Activity, patience::Patience};
+pub(crate) use self::framing::{Ambiguous, LastRequest};
+use self::{
+    activity::Activity,
+    framing::{Framing, Verdicts},
+    patience::Patience,
+};
+pub use self::{
+    inherited::Inherited,
+    listener::{Bound, Listener},
+};
 
 /// A head larger than this is refused; one of 100 KiB still gets a proper 414.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 
-/// HTTP/2: streams a connection may have open, and what may wait in its buffers.
+/// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 const MAX_STREAMS: u32 = 256;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// RFC 9113 section 4.2: the least that every peer must be allowed.
+const FRAME_BYTES: u32 = 16 * 1024;
+/// Streams that a peer opened and reset before we looked, and those that we had to reset for its errors: beyond them the
+/// connection ends (CVE-2023-44487, CVE-2025-8671).
+const PENDING_RESETS: usize = 20;
+const LOCAL_RESETS: usize = 128;
 
 /// Said to a connection beyond the limit, before it is closed.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -142,12 +160,18 @@ impl Server {
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_send_buf_size(MAX_SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(LOCAL_RESETS)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("a constant that fits"))
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.header_timeout);
-        let activity = Activity::default();
-        let service = TowerToHyperService::new(activity.layer().layer(self.service.clone()));
-        let stream = Patience::new(stream, self.header_timeout);
+        let (activity, verdicts) = (Activity::default(), Verdicts::default());
+        let service = verdicts.layer().layer(activity.layer().layer(self.service.clone()));
+        let service = TowerToHyperService::new(service);
+        let stream = Framing::new(Patience::new(stream, self.header_timeout), &verdicts);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {

@@ -90,7 +90,7 @@ impl Sidecar {
             ..Sources::default()
         };
         let config = Config::load(&sources).unwrap();
-        let listeners = Listeners::bind(&config.app).unwrap();
+        let listeners = Listeners::bind(&config.app, Vec::new()).unwrap();
         let base = |addresses: Vec<Address>| format!("http://{}", addresses[0]);
         let (data, admin) = (base(listeners.data_addresses()), base(listeners.admin_addresses()));
         let (stop, stopped) = oneshot::channel();

@@ -1,0 +1,402 @@
+//! Requests that two readers could cut at different places (request smuggling, RFC 9112 section 11.2).
+//!
+//! hyper is as lenient as the RFC lets it be: it takes a bare LF for a line's end, and of `Content-Length` beside
+//! `Transfer-Encoding` no service ever sees a trace. A proxy in front may have read the same bytes otherwise. So the heads
+//! of HTTP/1 are watched on their way in, byte for byte as the peer sent them; nothing is changed or held back. What is
+//! found travels to the service in the request's extensions.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use axum::http::{Request, Version};
+use memchr::memchr;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tower::{Layer, Service};
+
+use super::MAX_HEAD_BYTES;
+
+/// Why it is unclear where a request ends; in its extensions. The service answers it with 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ambiguous {
+    BareLineFeed,
+    FoldedLine,
+    TwoLengths,
+    LengthAndEncoding,
+    BadLength,
+    UnknownEncoding,
+    /// It follows another that should have been the last.
+    Unseen,
+}
+
+/// In a request's extensions: its answer must say `Connection: close`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastRequest;
+
+impl Ambiguous {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Ambiguous::BareLineFeed => "A line of the request's head ends without a carriage return.",
+            Ambiguous::FoldedLine => "A header of the request is folded over several lines.",
+            Ambiguous::TwoLengths => "The request has more than one Content-Length header.",
+            Ambiguous::LengthAndEncoding => "The request has both Content-Length and Transfer-Encoding.",
+            Ambiguous::BadLength => "The request's Content-Length is not a number.",
+            Ambiguous::UnknownEncoding => "The request's Transfer-Encoding is not \"chunked\".",
+            Ambiguous::Unseen => "The request follows another that was the last on its connection.",
+        }
+    }
+}
+
+/// What is known of one head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Its end, and its body's, is where everybody sees it.
+    Clear,
+    /// Clear, but the body's end is hyper's to find: nothing that follows on this connection is watched, or served.
+    ClearAndLast,
+    Refused(Ambiguous),
+}
+
+/// The verdicts on heads that hyper has not handed on yet, in order. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Verdicts(Arc<Mutex<VecDeque<Verdict>>>);
+
+impl Verdicts {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Verdict>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn layer(&self) -> Check {
+        Check(self.clone())
+    }
+}
+
+/// Watches what is read.
+pub(super) struct Framing<S> {
+    stream: S,
+    watcher: Watcher,
+}
+
+/// Where in the stream of HTTP/1 messages the next byte belongs.
+#[derive(Debug)]
+enum At {
+    /// Before a request line, or in a head.
+    Head(Head),
+    /// So many bytes of a body are still to come.
+    Body(u64),
+    /// HTTP/2, a body of chunks, or nothing that will be served.
+    Unwatched,
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    /// The part of the present line that earlier reads brought.
+    line: Vec<u8>,
+    /// Bytes of this head so far.
+    length: usize,
+    lines: usize,
+    is_connect: bool,
+    content_length: Option<Result<u64, Ambiguous>>,
+    transfer_encoding: Option<Result<(), Ambiguous>>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    at: At,
+    verdicts: Verdicts,
+}
+
+impl<S> Framing<S> {
+    pub(super) fn new(stream: S, verdicts: &Verdicts) -> Framing<S> {
+        Framing { stream, watcher: Watcher { at: At::Head(Head::default()), verdicts: verdicts.clone() } }
+    }
+}
+
+impl Watcher {
+    fn saw(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match &mut self.at {
+                At::Unwatched => return,
+                At::Body(left) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    *left -= taken as u64;
+                    bytes = &bytes[taken..];
+                    if *left == 0 {
+                        self.at = At::Head(Head::default());
+                    }
+                }
+                At::Head(head) => {
+                    let Some(end) = memchr(b'\n', bytes) else {
+                        head.keep(bytes);
+                        if head.length > MAX_HEAD_BYTES {
+                            // hyper refuses it for its size.
+                            self.at = At::Unwatched;
+                        }
+                        return;
+                    };
+                    let (part, rest) = bytes.split_at(end + 1);
+                    bytes = rest;
+                    if let Some((verdict, next)) = head.line(part) {
+                        self.verdicts.lock().extend(verdict);
+                        self.at = next;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Head {
+    fn keep(&mut self, part: &[u8]) {
+        self.length += part.len();
+        if self.length <= MAX_HEAD_BYTES {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    /// Takes a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what follows.
+    fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, At)> {
+        let kept = std::mem::take(&mut self.line);
+        let whole;
+        let line = if kept.is_empty() {
+            part
+        } else {
+            whole = [&kept, part].concat();
+            &whole
+        };
+        self.length += part.len();
+        let refused = |why| Some((Some(Verdict::Refused(why)), At::Unwatched));
+        let Some(line) = line.strip_suffix(b"\r\n") else {
+            return refused(Ambiguous::BareLineFeed);
+        };
+        if self.lines == 0 {
+            // An empty line before the request line is passed over (RFC 9112 section 2.2).
+            if line.is_empty() {
+                return None;
+            }
+            // HTTP/2's preface looks like a head (RFC 9113 section 3.4).
+            if line == b"PRI * HTTP/2.0" {
+                return Some((None, At::Unwatched));
+            }
+            self.is_connect = line.starts_with(b"CONNECT ");
+            self.lines = 1;
+            return None;
+        }
+        self.lines += 1;
+        match line.first() {
+            None => return Some(self.end()),
+            Some(b' ' | b'\t') => return refused(Ambiguous::FoldedLine),
+            Some(_) => {}
+        }
+        if let Some(colon) = memchr(b':', line) {
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if name.eq_ignore_ascii_case(b"content-length") {
+                let length = if self.content_length.is_some() { Err(Ambiguous::TwoLengths) } else { number(value) };
+                self.content_length = Some(length);
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+                let only = self.transfer_encoding.is_none() && value.eq_ignore_ascii_case(b"chunked");
+                self.transfer_encoding = Some(if only { Ok(()) } else { Err(Ambiguous::UnknownEncoding) });
+            }
+        }
+        None
+    }
+
+    /// The head is over: what is to be thought of it, and what follows.
+    fn end(&self) -> (Option<Verdict>, At) {
+        let (verdict, next) = match (self.content_length, self.transfer_encoding) {
+            (Some(_), Some(_)) => (Verdict::Refused(Ambiguous::LengthAndEncoding), At::Unwatched),
+            (Some(Err(why)), None) | (None, Some(Err(why))) => (Verdict::Refused(why), At::Unwatched),
+            (None, Some(Ok(()))) => (Verdict::ClearAndLast, At::Unwatched),
+            // No body, whatever is announced: a tunnel (RFC 9110 section 9.3.6).
+            _ if self.is_connect => (Verdict::ClearAndLast, At::Unwatched),
+            (Some(Ok(length @ 1..)), None) => (Verdict::Clear, At::Body(length)),
+            (Some(Ok(0)) | None, None) => (Verdict::Clear, At::Head(Head::default())),
+        };
+        (Some(verdict), next)
+    }
+}
+
+/// Digits and nothing else: `+5` and `5, 5` are numbers to some.
+fn number(value: &[u8]) -> Result<u64, Ambiguous> {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(value).ok().filter(|_| digits);
+    text.and_then(|text| text.parse().ok()).ok_or(Ambiguous::BadLength)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        this.watcher.saw(&buffer.filled()[before..]);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Check(Verdicts);
+
+impl<S> Layer<S> for Check {
+    type Service = Checked<S>;
+
+    fn layer(&self, service: S) -> Checked<S> {
+        Checked { verdicts: self.0.clone(), service }
+    }
+}
+
+/// Hands each request its verdict.
+#[derive(Debug, Clone)]
+pub(super) struct Checked<S> {
+    verdicts: Verdicts,
+    service: S,
+}
+
+impl<S, B> Service<Request<B>> for Checked<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if request.version() < Version::HTTP_2 {
+            // SECURITY: where hyper sees a request and the watcher none, they disagree, and nothing of it is served.
+            let verdict = self.verdicts.lock().pop_front().unwrap_or(Verdict::Refused(Ambiguous::Unseen));
+            let extensions = request.extensions_mut();
+            match verdict {
+                Verdict::Clear => {}
+                Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
+                Verdict::Refused(why) => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(why);
+                }
+            }
+        }
+        self.service.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The verdicts on what arrives in pieces of `size` bytes.
+    fn verdicts(text: &[u8], size: usize) -> Vec<Verdict> {
+        let verdicts = Verdicts::default();
+        let mut watcher = Watcher { at: At::Head(Head::default()), verdicts: verdicts.clone() };
+        text.chunks(size).for_each(|piece| watcher.saw(piece));
+        verdicts.lock().drain(..).collect()
+    }
+
+    fn in_any_pieces(text: &str) -> Vec<Verdict> {
+        let all = verdicts(text.as_bytes(), text.len().max(1));
+        for size in 1..text.len() {
+            assert_eq!(verdicts(text.as_bytes(), size), all, "in pieces of {size}: {text:?}");
+        }
+        all
+    }
+
+    #[test]
+    fn requests_with_one_end_are_clear_however_they_arrive() {
+        use Verdict::{Clear, ClearAndLast};
+        for (text, expected) in [
+            ("", vec![]),
+            ("GET / HTTP/1.1\r\nhost: h\r\n", vec![]),
+            ("GET / HTTP/1.1\r\nhost: h\r\n\r\n", vec![Clear]),
+            ("\r\n\r\nGET / HTTP/1.1\r\n\r\n", vec![Clear]),
+            ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n", vec![Clear, Clear]),
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
+            ("POST / HTTP/1.1\r\ncontent-length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
+            ("POST / HTTP/1.1\r\nTRANSFER-ENCODING: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nX\n", vec![ClearAndLast]),
+            ("CONNECT h:1 HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc\n", vec![ClearAndLast]),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\n\0\n", vec![]),
+        ] {
+            assert_eq!(in_any_pieces(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_may_have_two_ends_are_refused() {
+        use Ambiguous::{BadLength, BareLineFeed, FoldedLine, LengthAndEncoding, TwoLengths, UnknownEncoding};
+        for (headers, why) in [
+            ("content-length: 3\r\ntransfer-encoding: chunked\r\n", LengthAndEncoding),
+            ("transfer-encoding: chunked\r\ncontent-length: 3\r\n", LengthAndEncoding),
+            ("content-length: 3\r\ncontent-length: 3\r\n", TwoLengths),
+            ("content-length: 3\r\nContent-Length: 4\r\n", TwoLengths),
+            ("content-length: 3, 3\r\n", BadLength),
+            ("content-length: +3\r\n", BadLength),
+            ("content-length:\r\n", BadLength),
+            ("content-length: 18446744073709551616\r\n", BadLength),
+            ("transfer-encoding: gzip, chunked\r\n", UnknownEncoding),
+            ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", UnknownEncoding),
+            ("transfer-encoding: identity\r\n", UnknownEncoding),
+            ("a: b\nc: d\r\n", BareLineFeed),
+            ("a: b\n", BareLineFeed),
+            ("a: b\r\n c\r\n", FoldedLine),
+            ("a: b\r\n\tc\r\n", FoldedLine),
+            (" transfer-encoding: chunked\r\n", FoldedLine),
+        ] {
+            let text = format!("POST / HTTP/1.1\r\nhost: h\r\n{headers}\r\nGET / HTTP/1.1\r\n\r\n");
+            assert_eq!(in_any_pieces(&text), [Verdict::Refused(why)], "{headers:?}");
+        }
+        for text in ["GET / HTTP/1.1\nhost: h\n\n", "\nGET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nhost: h\r\n\n"] {
+            assert_eq!(in_any_pieces(text), [Verdict::Refused(BareLineFeed)], "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_keep_more_than_a_head(
+            text in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), any::<u8>()], 0..300),
+            size in 1usize..40,
+        ) {
+            let whole = verdicts(&text, text.len().max(1));
+            prop_assert_eq!(verdicts(&text, size), whole);
+        }
+    }
+
+    #[test]
+    fn a_head_without_an_end_is_not_kept() {
+        let verdicts = Verdicts::default();
+        let mut watcher = Watcher { at: At::Head(Head::default()), verdicts };
+        (0..1000).for_each(|_| watcher.saw(&[b'a'; 1024]));
+        assert!(matches!(watcher.at, At::Unwatched));
+    }
+}
