@@ -201,9 +201,16 @@ mod tests {
     fn a_batch_is_bounded_and_well_formed() {
         assert_eq!(parse(br#"{"urls":["a","b"],"x":1}"#, 2).unwrap(), ["a", "b"]);
         assert_eq!(parse(br#"{"urls":[]}"#, 2).unwrap(), Vec::<String>::new());
-        for body in
-            ["", "{}", "[]", r#"{"urls":"a"}"#, r#"{"urls":[1]}"#, r#"{"urls":["a","b","c"]}"#, r#"{"url":"a"}"#]
-        {
+        for body in [
+            "",
+            "{}",
+            "[]",
+            r#"[["a"]]"#,
+            r#"{"urls":"a"}"#,
+            r#"{"urls":[1]}"#,
+            r#"{"urls":["a","b","c"]}"#,
+            r#"{"url":"a"}"#,
+        ] {
             assert_eq!(parse(body.as_bytes(), 2).unwrap_err().kind, Kind::MalformedRequest, "{body}");
         }
     }
