@@ -101,8 +101,9 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
 /// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it.
 fn tidy(message: &str) -> String {
     let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = printable.split(' ').map(|word| match (word.find("://"), word.find('?')) {
-        (Some(scheme), Some(query)) if scheme < query => &word[..query],
+    // Wherever the address begins in its word: what stands before it may be another that has lost its scheme.
+    let words = printable.split(' ').map(|word| match word.split_once('?') {
+        Some((before, _)) if word.contains("://") => before,
         _ => word,
     });
     let mut tidy: String = words.collect::<Vec<_>>().join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
@@ -198,9 +199,15 @@ mod tests {
 
     #[test]
     fn an_address_in_a_message_loses_its_query() {
-        let body = r#"{"code":500,"msg":"cannot fetch https://h/a?X-Amz-Signature=s, why? because"}"#;
-        let Err(Error::Failed(answer)) = answer(200, body) else { panic!("not failed") };
-        assert_eq!(answer.message.as_deref(), Some("cannot fetch https://h/a why? because"));
+        for (message, shown) in [
+            ("cannot fetch https://h/a?X-Amz-Signature=s, why? because", "cannot fetch https://h/a why? because"),
+            ("why?https://h/a?X-Amz-Signature=s", "why"),
+            ("h/a?X-Amz-Signature=s&from=https://h/b now", "h/a now"),
+        ] {
+            let body = format!(r#"{{"code":500,"msg":"{message}"}}"#);
+            let Err(Error::Failed(answer)) = answer(200, &body) else { panic!("not failed") };
+            assert_eq!(answer.message.as_deref(), Some(shown));
+        }
     }
 
     #[test]
