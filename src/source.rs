@@ -7,6 +7,9 @@ use url::Url;
 /// The longest source URL taken, in bytes, as asked and as normalised.
 pub const MAX_BYTES: usize = 4096;
 
+/// The longest host and port taken, in bytes, as asked. DNS has names of 253 bytes; letters beyond ASCII take more here.
+const MAX_AUTHORITY_BYTES: usize = 1024;
+
 /// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
 ///
 /// `Debug` shows the host only: a full source URL is never logged.
@@ -59,7 +62,8 @@ impl SourceUrl {
         // The URL standard also takes `https:host` and `https:/host`; no caller means that.
         let authority = strip_scheme(text).ok_or(Invalid::NotHttp)?;
         let authority = &authority[..authority.find(['/', '\\', '?', '#']).unwrap_or(authority.len())];
-        if authority.is_empty() {
+        // SECURITY: the time that an `xn--` label takes grows with the square of its length.
+        if authority.is_empty() || authority.len() > MAX_AUTHORITY_BYTES {
             return Err(Invalid::Syntax);
         }
         if authority.contains('@') {
@@ -280,6 +284,13 @@ mod tests {
         // Each ü becomes six bytes on the wire.
         let grows = format!("https://h/{}", "ü".repeat(1000));
         assert_eq!(SourceUrl::parse(&grows).unwrap_err(), Invalid::TooLong);
+    }
+
+    #[test]
+    fn the_host_has_a_limit_of_its_own() {
+        let of = |bytes: usize| SourceUrl::parse(&format!("https://{}/a", "a".repeat(bytes))).map(|_| ());
+        assert_eq!(of(MAX_AUTHORITY_BYTES), Ok(()));
+        assert_eq!(of(MAX_AUTHORITY_BYTES + 1), Err(Invalid::Syntax));
     }
 
     #[test]
