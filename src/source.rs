@@ -7,7 +7,10 @@ use url::Url;
 /// The longest source URL taken, in bytes, as asked and as normalised.
 pub const MAX_BYTES: usize = 4096;
 
-/// The longest host and port taken, in bytes, as asked. DNS has names of 253 bytes; letters beyond ASCII take more here.
+/// The longest host taken, in bytes, as normalised: DNS has no longer names, the root's dot included.
+const MAX_HOST_BYTES: usize = 254;
+
+/// The longest host and port taken, in bytes, as asked: letters beyond ASCII take more there.
 const MAX_AUTHORITY_BYTES: usize = 1024;
 
 /// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
@@ -82,7 +85,7 @@ impl SourceUrl {
         if text.len() > MAX_BYTES {
             return Err(Invalid::TooLong);
         }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(Invalid::Syntax)?;
+        let host = url.host_str().filter(|host| (1..=MAX_HOST_BYTES).contains(&host.len())).ok_or(Invalid::Syntax)?;
         let start = url.scheme().len() + "://".len();
         let host = HostRange {
             start: u16::try_from(start).expect("bounded by MAX_BYTES"),
@@ -287,10 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_a_limit_of_its_own() {
-        let of = |bytes: usize| SourceUrl::parse(&format!("https://{}/a", "a".repeat(bytes))).map(|_| ());
-        assert_eq!(of(MAX_AUTHORITY_BYTES), Ok(()));
-        assert_eq!(of(MAX_AUTHORITY_BYTES + 1), Err(Invalid::Syntax));
+    fn the_host_has_limits_of_its_own() {
+        let of = |host: String| SourceUrl::parse(&format!("https://{host}/a")).map(|_| ());
+        assert_eq!(of("a".repeat(MAX_HOST_BYTES)), Ok(()));
+        assert_eq!(of("a".repeat(MAX_HOST_BYTES + 1)), Err(Invalid::Syntax));
+        let escaped = |bytes: usize| "%61".repeat(100) + ":" + &"0".repeat(bytes - 301);
+        assert_eq!(of(escaped(MAX_AUTHORITY_BYTES)), Ok(()));
+        assert_eq!(of(escaped(MAX_AUTHORITY_BYTES + 1)), Err(Invalid::Syntax));
     }
 
     #[test]
