@@ -52,6 +52,7 @@
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | a simulated kie.ai and file host |
 //! | `simulation` | (tests) random schedules checked against the promises |
+//! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
 //!
 //! # Invariants
 //!
@@ -77,6 +78,8 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod key;
 pub mod link;

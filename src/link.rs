@@ -37,6 +37,8 @@ pub enum Unusable {
     UserInfo,
     #[error("the link points into a private network")]
     PrivateHost,
+    #[error("the link spells its host in a way that not everybody reads alike")]
+    UnclearHost,
 }
 
 /// Where links may point.
@@ -79,6 +81,10 @@ impl Link {
         if text.len() > MAX_BYTES {
             return Err(Unusable::TooLong);
         }
+        // SECURITY: callers read the link with other eyes; to all of them its host must be the one that was checked.
+        if !is_sandbox && !spells_its_host(text, &url) {
+            return Err(Unusable::UnclearHost);
+        }
         Ok(Link(Arc::from(text)))
     }
 
@@ -98,14 +104,17 @@ impl Link {
         for (name, value) in url.query_pairs() {
             let name = name.to_ascii_lowercase();
             let readable = if name.starts_with("x-") && name.ends_with("-date") {
-                signed_at = earliest(signed_at, basic_iso_8601(&value));
-                signed_at.is_some()
+                let date = basic_iso_8601(&value);
+                signed_at = earliest(signed_at, date);
+                date.is_some()
             } else if name.starts_with("x-") && name.ends_with("-expires") {
-                life = earliest(life, value.parse().ok().map(Duration::from_secs));
-                life.is_some()
+                let seconds = value.parse().ok().map(Duration::from_secs);
+                life = earliest(life, seconds);
+                seconds.is_some()
             } else if name == "expires" {
-                end = earliest(end, value.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()));
-                end.is_some()
+                let second = value.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+                end = earliest(end, second);
+                second.is_some()
             } else if name == "se" {
                 end = earliest(end, value.parse().ok());
                 true // too short a name to insist
@@ -142,6 +151,15 @@ fn earliest<T: Ord>(seen: Option<T>, next: Option<T>) -> Option<T> {
 fn basic_iso_8601(text: &str) -> Option<Timestamp> {
     let civil = DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
     TimeZone::UTC.to_timestamp(civil).ok()
+}
+
+/// Whether the host stands in `https://…` as it was understood: nothing percent-encoded, no number for an address.
+fn spells_its_host(text: &str, url: &Url) -> bool {
+    let rest = text.get(8..).unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = url.host_str().unwrap_or_default();
+    let Some((spelled, port)) = authority.split_at_checked(host.len()) else { return false };
+    spelled.eq_ignore_ascii_case(host) && (port.is_empty() || port.starts_with(':'))
 }
 
 fn is_private(url: &Url) -> bool {
@@ -214,6 +232,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().as_str(), text);
         }
+        assert_eq!(parse("https://bü.example/").unwrap().as_str(), "https://xn--b-eha.example/");
         assert_eq!(parse("https://h.example/ü b").unwrap().as_str(), "https://h.example/%C3%BC%20b");
     }
 
@@ -255,6 +274,9 @@ mod tests {
             ("https://[2001:0:a00:1::]/", Unusable::PrivateHost),
             ("https://x.ns.svc/", Unusable::PrivateHost),
             ("https://metadata.google.internal/", Unusable::PrivateHost),
+            ("https://h%2eexample/", Unusable::UnclearHost),
+            ("https://134744072/", Unusable::UnclearHost),
+            ("https:///h.example/", Unusable::UnclearHost),
         ] {
             assert_eq!(parse(text), Err(why), "{text:?}");
         }
@@ -289,6 +311,8 @@ mod tests {
         assert_eq!(seconds("X-Amz-Date=20250415T100007Z"), Some(600));
         assert_eq!(seconds("X-Amz-Expires=900&X-Amz-Expires=30"), Some(30));
         assert_eq!(seconds("X-Amz-Expires=never"), Some(0));
+        assert_eq!(seconds("X-Amz-Expires=900&X-Amz-Expires=never"), Some(0));
+        assert_eq!(seconds("se=2025-04-15T10:10:37Z&Expires=never"), Some(0));
         assert_eq!(seconds("X-Amz-Date=20250415T101007Z&X-Amz-Expires=61.0"), Some(0));
         assert_eq!(seconds("X-Amz-Date=2025-04-15"), Some(0));
         assert_eq!(seconds("Expires=1744711837"), Some(30));

@@ -7,6 +7,12 @@ use url::Url;
 /// The longest source URL taken, in bytes, as asked and as normalised.
 pub const MAX_BYTES: usize = 4096;
 
+/// The longest host taken, in bytes, as normalised: DNS has no longer names, the root's dot included.
+const MAX_HOST_BYTES: usize = 254;
+
+/// The longest host and port taken, in bytes, as asked: letters beyond ASCII take more there.
+const MAX_AUTHORITY_BYTES: usize = 1024;
+
 /// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
 ///
 /// `Debug` shows the host only: a full source URL is never logged.
@@ -59,7 +65,8 @@ impl SourceUrl {
         // The URL standard also takes `https:host` and `https:/host`; no caller means that.
         let authority = strip_scheme(text).ok_or(Invalid::NotHttp)?;
         let authority = &authority[..authority.find(['/', '\\', '?', '#']).unwrap_or(authority.len())];
-        if authority.is_empty() {
+        // SECURITY: the time that an `xn--` label takes grows with the square of its length.
+        if authority.is_empty() || authority.len() > MAX_AUTHORITY_BYTES {
             return Err(Invalid::Syntax);
         }
         if authority.contains('@') {
@@ -78,7 +85,7 @@ impl SourceUrl {
         if text.len() > MAX_BYTES {
             return Err(Invalid::TooLong);
         }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(Invalid::Syntax)?;
+        let host = url.host_str().filter(|host| (1..=MAX_HOST_BYTES).contains(&host.len())).ok_or(Invalid::Syntax)?;
         let start = url.scheme().len() + "://".len();
         let host = HostRange {
             start: u16::try_from(start).expect("bounded by MAX_BYTES"),
@@ -280,6 +287,16 @@ mod tests {
         // Each ü becomes six bytes on the wire.
         let grows = format!("https://h/{}", "ü".repeat(1000));
         assert_eq!(SourceUrl::parse(&grows).unwrap_err(), Invalid::TooLong);
+    }
+
+    #[test]
+    fn the_host_has_limits_of_its_own() {
+        let of = |host: String| SourceUrl::parse(&format!("https://{host}/a")).map(|_| ());
+        assert_eq!(of("a".repeat(MAX_HOST_BYTES)), Ok(()));
+        assert_eq!(of("a".repeat(MAX_HOST_BYTES + 1)), Err(Invalid::Syntax));
+        let escaped = |bytes: usize| "%61".repeat(100) + ":" + &"0".repeat(bytes - 301);
+        assert_eq!(of(escaped(MAX_AUTHORITY_BYTES)), Ok(()));
+        assert_eq!(of(escaped(MAX_AUTHORITY_BYTES + 1)), Err(Invalid::Syntax));
     }
 
     #[test]

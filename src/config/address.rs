@@ -63,7 +63,7 @@ impl std::str::FromStr for Address {
             None if host.contains(':') => return Err(expected()),
             None => host,
         };
-        if host.is_empty() || host.contains(['/', ' ']) {
+        if host.is_empty() || host.contains(['/', ' ', '[', ']']) || host.contains(char::is_control) {
             return Err(expected());
         }
         Ok(Address::Tcp { host: host.to_owned(), port })
@@ -93,9 +93,19 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in
-            ["", "8080", ":8080", "::1:8080", "host:port", "host:70000", "unix:relative.sock", "http://h:1", "[::1:80"]
-        {
+        for text in [
+            "",
+            "8080",
+            ":8080",
+            "::1:8080",
+            "host:port",
+            "host:70000",
+            "unix:relative.sock",
+            "http://h:1",
+            "[::1:80",
+            "[[h]]:1",
+            "h\n:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
         assert!(format!("unix:/{}", "a".repeat(107)).parse::<Address>().is_err());

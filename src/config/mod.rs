@@ -70,7 +70,7 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// All problems with reading the settings at all; a wrong setting elsewhere does not matter here.
 pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
-    let (raw, reader) = raw::read(sources)?;
+    let (raw, reader) = raw::read(sources, raw::file(sources)?.as_deref())?;
     if !raw.admin_listen.is_empty() {
         return Ok(raw.admin_listen);
     }
@@ -86,7 +86,15 @@ impl Config {
     /// # Errors
     /// All problems at once.
     pub fn load(sources: &Sources) -> Result<Config, Problems> {
-        raw::load(sources)
+        Config::load_text(sources, raw::file(sources)?.as_deref())
+    }
+
+    /// The same with the text of `sources.file` at hand, so that nothing need lie on a disk.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub(crate) fn load_text(sources: &Sources, file: Option<&str>) -> Result<Config, Problems> {
+        raw::load(sources, file)
     }
 
     /// The effective settings as TOML with one comment line about the key.

@@ -64,8 +64,8 @@ pub(super) struct Raw {
 ///
 /// # Errors
 /// When a layer cannot be read at all.
-pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
-    let layers = layers(sources).map_err(|why| Problems(vec![why]))?;
+pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader), Problems> {
+    let layers = layers(sources, file).map_err(|why| Problems(vec![why]))?;
     let mut r = Reader::new(layers, sources);
     let raw = Raw {
         listen: r.list("server.listen", |text| text.parse::<Address>()),
@@ -112,21 +112,32 @@ pub(super) fn read(sources: &Sources) -> Result<(Raw, Reader), Problems> {
     Ok((raw, r))
 }
 
-fn layers(sources: &Sources) -> Result<BTreeMap<String, config::Value>, String> {
+/// The text of the settings file, where there is one.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn file(sources: &Sources) -> Result<Option<String>, Problems> {
+    let Some(path) = &sources.file else { return Ok(None) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(why) => Err(Problems(vec![format!("cannot read the configuration file {}: {why}", path.display())])),
+    }
+}
+
+fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, config::Value>, String> {
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(sandbox) = &sources.sandbox {
         let lines = sandbox.defaults.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
         builder = builder.add_source(File::from_str(&lines.collect::<String>(), FileFormat::Toml));
     }
-    if let Some(path) = &sources.file {
-        // Read here: the crate would go looking for other endings, and its messages quote the line, which may hold a secret.
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| format!("cannot read the configuration file {}: {why}", path.display()))?;
-        if let Err(why) = config::Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build() {
+    // As a text: of a path, the crate would go looking for other endings.
+    if let (Some(path), Some(text)) = (&sources.file, file) {
+        // Tried alone first: the crate's messages quote the line, which may hold a secret.
+        if let Err(why) = config::Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build() {
             let place = toml_place(&why.to_string()).unwrap_or_default();
             return Err(format!("{} is not valid TOML{place}", path.display()));
         }
-        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        builder = builder.add_source(File::from_str(text, FileFormat::Toml));
     }
     // No `try_parsing` and no global `list_separator`: both mangle values.
     let environment = Environment::with_prefix(PREFIX)
@@ -149,8 +160,8 @@ fn toml_place(message: &str) -> Option<String> {
     Some(format!(" ({place})"))
 }
 
-pub(super) fn load(sources: &Sources) -> Result<Config, Problems> {
-    let (raw, mut reader) = read(sources)?;
+pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Problems> {
+    let (raw, mut reader) = read(sources, file)?;
     let key = match &sources.sandbox {
         Some(sandbox) => Some((sandbox.key.clone(), KeySource::Sandbox)),
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),

@@ -74,7 +74,7 @@ impl Reader {
     where
         T: Display,
     {
-        self.scalar(key, parse, |value| format!("{:?}", value.to_string()))
+        self.scalar(key, parse, |value| toml_text(&value.to_string()))
     }
 
     /// A setting that may be absent; its value is for the caller to render.
@@ -83,7 +83,7 @@ impl Reader {
         let value = self.left.remove(key)?;
         let text = value.into_string().ok();
         match &text {
-            Some(text) => self.effective.push((key.to_owned(), format!("{text:?}"))),
+            Some(text) => self.effective.push((key.to_owned(), toml_text(text))),
             None => self.problem(key, "expected a text"),
         }
         text
@@ -108,7 +108,8 @@ impl Reader {
             self.problem(key, "expected a list of texts");
             return Vec::new();
         };
-        self.effective.push((key.to_owned(), format!("{texts:?}")));
+        let items: Vec<String> = texts.iter().map(|text| toml_text(text)).collect();
+        self.effective.push((key.to_owned(), format!("[{}]", items.join(", "))));
         let mut parsed = Vec::new();
         for text in &texts {
             match parse(text) {
@@ -179,6 +180,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// A text as TOML has it; Rust's own `{:?}` is another language: `"\u{1}"`.
+fn toml_text(text: &str) -> String {
+    // JSON's escapes are all TOML's, but TOML wants DEL to have one, too.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// In the largest unit that holds it exactly: a rounded one would load again as another size.

@@ -163,6 +163,16 @@ fn a_rejected_value_is_not_repeated() {
 }
 
 #[test]
+fn a_text_is_printed_as_toml_has_it() {
+    let environment = ("KIELINK__SERVER__LISTEN", "unix:/tmp/\u{1}\u{7f}'\"\\ü, localhost:0");
+    let printed = load(&[environment]).unwrap();
+    let mut sources = Sources { file: Some("printed.toml".into()), ..Sources::default() };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    let again = Config::load_text(&sources, Some(&printed.render())).unwrap();
+    assert_eq!(again.app.listen, printed.app.listen);
+}
+
+#[test]
 fn what_check_config_prints_can_be_loaded_again() {
     let text = load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")]).unwrap().render();
     assert!(!text.contains(KEY) && text.contains("# API key: fingerprint "), "{text}");

@@ -155,7 +155,7 @@ impl Found {
     }
 }
 
-fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
+pub(crate) fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
     let malformed = |what: String| {
         Problem::refused(Kind::MalformedRequest, format!("The body {what}. Send {{\"urls\": [\"https://…\", …]}}."))
     };
@@ -168,7 +168,7 @@ fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
 }
 
 /// Whether `Accept` names NDJSON and does not refuse it.
-fn wants_lines(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_lines(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
         .iter()
@@ -204,9 +204,16 @@ mod tests {
     fn a_batch_is_bounded_and_well_formed() {
         assert_eq!(parse(br#"{"urls":["a","b"],"x":1}"#, 2).unwrap(), ["a", "b"]);
         assert_eq!(parse(br#"{"urls":[]}"#, 2).unwrap(), Vec::<String>::new());
-        for body in
-            ["", "{}", "[]", r#"{"urls":"a"}"#, r#"{"urls":[1]}"#, r#"{"urls":["a","b","c"]}"#, r#"{"url":"a"}"#]
-        {
+        for body in [
+            "",
+            "{}",
+            "[]",
+            r#"[["a"]]"#,
+            r#"{"urls":"a"}"#,
+            r#"{"urls":[1]}"#,
+            r#"{"urls":["a","b","c"]}"#,
+            r#"{"url":"a"}"#,
+        ] {
             assert_eq!(parse(body.as_bytes(), 2).unwrap_err().kind, Kind::MalformedRequest, "{body}");
         }
     }

@@ -6,7 +6,7 @@ use super::problem::{Kind, Problem};
 use crate::server::Ambiguous;
 
 /// A source URL takes at most 4,096 bytes, or three times that percent-encoded.
-const MAX_URI_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_URI_BYTES: usize = 16 * 1024;
 
 /// Refuses what no internal caller would send.
 pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {
@@ -20,7 +20,7 @@ pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Probl
     }
     check_host(parts, allowed_hosts)?;
     // SECURITY: a page of another site must not make its visitor's browser fetch links from inside the network.
-    if parts.headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+    if parts.headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site") {
         return Err(Problem::refused(Kind::CrossSite, "Pages of other sites may not use this service."));
     }
     Ok(())
@@ -179,6 +179,9 @@ mod tests {
         for friendly in ["same-origin", "same-site", "none"] {
             assert_eq!(site(friendly), None);
         }
+        let twice =
+            |r: axum::http::request::Builder| r.header("sec-fetch-site", "none").header("sec-fetch-site", "cross-site");
+        assert_eq!(verdict(|r| twice(r.uri("/").header("host", "localhost"))), Some(Kind::CrossSite));
     }
 
     #[test]

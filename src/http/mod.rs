@@ -1,10 +1,10 @@
 //! The data interface: every route and every layer, each with its reason.
 
 mod answer;
-mod batch;
-mod directives;
+pub(crate) mod batch;
+pub(crate) mod directives;
 pub(crate) mod edge;
-mod guard;
+pub(crate) mod guard;
 mod handlers;
 pub(crate) mod problem;
 pub(crate) mod query;

@@ -271,7 +271,7 @@ impl Problem {
     }
 
     /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
-    fn envelope(&self) -> String {
+    pub(crate) fn envelope(&self) -> String {
         let (_, status, title) = self.kind.parts();
         let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
         let message = self.answer().and_then(|answer| answer.message.as_deref()).filter(|_| code.is_some());

@@ -42,13 +42,18 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> 
     if body.is_empty() {
         return Err("is empty".to_owned());
     }
-    serde_json::from_slice(body).map_err(|why| {
+    let value = serde_json::from_slice(body).map_err(|why| {
         let what = match why.classify() {
             serde_json::error::Category::Data => "has another shape",
             _ => "is not valid JSON",
         };
         format!("{what} (line {}, column {})", why.line(), why.column())
-    })
+    })?;
+    // To serde, `["https://…"]` is as good a struct as `{"url": "https://…"}`.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err("is no object".to_owned());
+    }
+    Ok(value)
 }
 
 pub(crate) fn source(text: &str) -> Result<SourceUrl, Problem> {
@@ -110,6 +115,7 @@ mod tests {
             "",
             "{",
             "[]",
+            "[\"https://h/\"]",
             "null",
             "\"https://h/\"",
             "{}",

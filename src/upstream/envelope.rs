@@ -10,17 +10,17 @@ use serde_json::Value;
 use super::error::{Answer, BadAnswer, Error};
 
 /// Messages are shown to callers; a page of HTML is not a message.
-const MAX_MESSAGE_CHARS: usize = 300;
+pub(crate) const MAX_MESSAGE_CHARS: usize = 300;
 
 /// An answer as it came, body and two headers.
-pub(super) struct Raw<'a> {
-    pub(super) http_status: u16,
-    pub(super) retry_after: Option<Duration>,
-    pub(super) body: &'a [u8],
+pub(crate) struct Raw<'a> {
+    pub(crate) http_status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: &'a [u8],
 }
 
 /// The text that stands where the link should, or why there is none. `scrub` takes the key out of messages.
-pub(super) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
+pub(crate) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
     let parsed = parse(raw.body);
     let (code, message) = match &parsed {
         Ok(envelope) => (envelope.code, envelope.message.as_deref().map(|text| tidy(&scrub(text)))),
@@ -101,8 +101,9 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
 /// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it.
 fn tidy(message: &str) -> String {
     let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = printable.split(' ').map(|word| match (word.find("://"), word.find('?')) {
-        (Some(scheme), Some(query)) if scheme < query => &word[..query],
+    // Wherever the address begins in its word: what stands before it may be another that has lost its scheme.
+    let words = printable.split(' ').map(|word| match word.split_once('?') {
+        Some((before, _)) if word.contains("://") => before,
         _ => word,
     });
     let mut tidy: String = words.collect::<Vec<_>>().join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
@@ -198,9 +199,15 @@ mod tests {
 
     #[test]
     fn an_address_in_a_message_loses_its_query() {
-        let body = r#"{"code":500,"msg":"cannot fetch https://h/a?X-Amz-Signature=s, why? because"}"#;
-        let Err(Error::Failed(answer)) = answer(200, body) else { panic!("not failed") };
-        assert_eq!(answer.message.as_deref(), Some("cannot fetch https://h/a why? because"));
+        for (message, shown) in [
+            ("cannot fetch https://h/a?X-Amz-Signature=s, why? because", "cannot fetch https://h/a why? because"),
+            ("why?https://h/a?X-Amz-Signature=s", "why"),
+            ("h/a?X-Amz-Signature=s&from=https://h/b now", "h/a now"),
+        ] {
+            let body = format!(r#"{{"code":500,"msg":"{message}"}}"#);
+            let Err(Error::Failed(answer)) = answer(200, &body) else { panic!("not failed") };
+            assert_eq!(answer.message.as_deref(), Some(shown));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Does not know that there is a cache, nor who waits. A mint goes through `Kie` (when, how often) to `Wire` (one
 //! request), and every request passes the `gate`.
 
-mod envelope;
+pub(crate) mod envelope;
 mod error;
 mod gate;
 mod retry;
@@ -13,7 +13,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::life;
 pub use self::{
     error::{Answer, BadAnswer, Error},
