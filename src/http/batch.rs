@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{
     StreamExt,
-    stream::{FuturesUnordered, Stream},
+    stream::{self, FuturesUnordered, Stream},
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,13 @@ enum Item<'a> {
     Problem { source_url: &'a str, error: Document<'a> },
 }
 
+/// The pieces of a JSON answer.
+enum Part {
+    Head,
+    Item(Found),
+    Tail,
+}
+
 /// What became of one item.
 struct Found {
     place: usize,
@@ -64,7 +71,7 @@ pub(crate) async fn links(
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
     // What is made of the body is about as large, and stays until the last item is known.
-    let mut room = Room::of(&endpoints.batch_room);
+    let mut room = Room::of(&endpoints.batch_room, endpoints.body);
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
     let texts = parse(&body, endpoints.batch)?;
     let wanted = texts.into_iter().enumerate().collect();
@@ -83,15 +90,27 @@ pub(crate) async fn links(
         (NDJSON, Body::from_stream(lines))
     } else {
         let all = all_found(&endpoints, &call, wish, wanted).await;
-        let mut json = b"{\"links\":[".to_vec();
-        for found in all {
-            if found.place > 0 {
-                json.push(b',');
+        // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its
+        // place and its room until the last one.
+        let parts = std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail]);
+        let pieces = stream::iter(parts).chunks(LINES_AT_ONCE).map(move |parts| {
+            let _ = &room;
+            let mut json = Vec::new();
+            for part in parts {
+                match part {
+                    Part::Head => json.extend(b"{\"links\":["),
+                    Part::Item(found) => {
+                        if found.place > 0 {
+                            json.push(b',');
+                        }
+                        json.extend(found.render(&endpoints, &call));
+                    }
+                    Part::Tail => json.extend(b"]}"),
+                }
             }
-            json.extend(found.render(&endpoints, &call));
-        }
-        json.extend(b"]}");
-        ("application/json", Body::from(json))
+            Ok::<_, Infallible>(Bytes::from(json))
+        });
+        ("application/json", Body::from_stream(pieces))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -144,7 +163,15 @@ impl Found {
     }
 
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
-        let item = match &self.result {
+        let late;
+        let result = if self.is_dead(endpoints.clock.now()) {
+            // SECURITY: a slow reader, or one that was suspended, has let it die.
+            late = Err(Problem::refused(Kind::Timeout, "The link reached its deadline before it was read. Ask again."));
+            &late
+        } else {
+            &self.result
+        };
+        let item = match result {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
             Err(problem) => Item::Problem {
                 source_url: problem.source.as_ref().map_or(self.text.as_str(), SourceUrl::as_str),

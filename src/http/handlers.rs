@@ -147,20 +147,24 @@ pub(crate) struct Room {
     /// A permit a byte; `None` where other limits suffice.
     shared: Option<Arc<Semaphore>>,
     taken: Option<OwnedSemaphorePermit>,
+    /// Bytes that are still its own: a small request finds room however large the others are.
+    own: usize,
 }
 
 impl Room {
-    pub(crate) fn of(shared: &Arc<Semaphore>) -> Room {
-        Room { shared: Some(Arc::clone(shared)), taken: None }
+    pub(crate) fn of(shared: &Arc<Semaphore>, own: usize) -> Room {
+        Room { shared: Some(Arc::clone(shared)), taken: None, own }
     }
 
     fn unshared() -> Room {
-        Room { shared: None, taken: None }
+        Room { shared: None, taken: None, own: 0 }
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let beyond = bytes.saturating_sub(self.own);
+        self.own = self.own.saturating_sub(bytes);
+        let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
         let Ok(more) = Arc::clone(shared).try_acquire_many_owned(permits) else {
             return Err(Problem::refused(
                 Kind::Overloaded,

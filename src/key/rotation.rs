@@ -3,6 +3,7 @@
 //! Knows which keys there are and what kie.ai said of them; does not know how it is asked.
 
 use std::{
+    collections::VecDeque,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,6 +26,9 @@ const READ_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A key that kie.ai has refused is not tried again before this, unless the file changes.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+/// Keys that are still blotted out of what kie.ai says once they are out of use; more rotations than a day has.
+const FORMER_KEYS: usize = 4;
 
 /// Asks for the key file to be read now (SIGHUP). Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +58,8 @@ struct State {
     seen: Result<String, String>,
     /// The newer key that kie.ai refused last, and when.
     refused: Option<(ApiKey, Instant)>,
+    /// Let go or refused; they may still be good, and kie.ai may still mention them.
+    former: VecDeque<ApiKey>,
     reloads: Reloads,
 }
 
@@ -61,7 +67,14 @@ impl Keys {
     /// `source` is where `key` came from; newer ones may come from a file only.
     pub fn new(key: ApiKey, source: KeySource) -> Keys {
         let seen = Ok(key.fingerprint().to_owned());
-        let state = State { serving: key, trial: None, seen, refused: None, reloads: Reloads::default() };
+        let state = State {
+            serving: key,
+            trial: None,
+            seen,
+            refused: None,
+            former: VecDeque::new(),
+            reloads: Reloads::default(),
+        };
         Keys(Arc::new(Inner { state: Mutex::new(state), source }))
     }
 
@@ -94,7 +107,7 @@ impl Keys {
     /// Every key that must not show in anything kie.ai says.
     pub fn all(&self) -> Vec<ApiKey> {
         let state = self.lock();
-        state.trial.iter().chain([&state.serving]).cloned().collect()
+        state.trial.iter().chain([&state.serving]).chain(&state.former).cloned().collect()
     }
 
     /// kie.ai has minted with `used`.
@@ -102,15 +115,11 @@ impl Keys {
         let mut state = self.lock();
         if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
-            state.serving = used.clone();
+            let former = std::mem::replace(&mut state.serving, used.clone());
+            state.remember(former);
             state.trial = None;
             state.reloads.count(ReloadResult::Minted);
         }
-    }
-
-    /// Whether `used` is the key that has minted, rather than one on trial, or let go.
-    pub fn serves(&self, used: &ApiKey) -> bool {
-        self.lock().serving.is(used)
     }
 
     /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old one, or one that lies in
@@ -127,6 +136,7 @@ impl Keys {
                 );
                 state.trial = None;
                 state.refused = Some((used.clone(), Instant::now()));
+                state.remember(used.clone());
                 state.reloads.count(ReloadResult::Refused);
                 return true;
             }
@@ -176,6 +186,12 @@ impl Keys {
 }
 
 impl State {
+    fn remember(&mut self, former: ApiKey) {
+        self.former.retain(|known| !known.is(&former));
+        self.former.push_front(former);
+        self.former.truncate(FORMER_KEYS);
+    }
+
     fn take(&mut self, key: ApiKey, again: bool) {
         if !again && self.seen.as_deref() == Ok(key.fingerprint()) {
             return;
@@ -252,8 +268,22 @@ mod tests {
         bench.keys.minted_with(&key("old"));
         assert_eq!(bench.keys.all().len(), 2, "the old one has, the new one has not");
         bench.keys.minted_with(&key("new"));
-        assert_eq!(bench.keys.all().len(), 1);
         assert!(bench.newest_is("new"));
+        assert_eq!(bench.keys.all().len(), 2, "the old one is still blotted out");
+    }
+
+    #[tokio::test]
+    async fn a_few_former_keys_are_remembered_and_no_more() {
+        let bench = Bench::new();
+        for n in 0..20 {
+            let name = format!("new-{n}");
+            bench.file_says(name.as_bytes()).await;
+            bench.keys.minted_with(&key(&name));
+        }
+        assert_eq!(bench.keys.all().len(), 1 + FORMER_KEYS);
+        bench.file_says(b"wrong").await;
+        bench.keys.refused(&key("wrong"), &"401").await;
+        assert!(bench.keys.all().iter().any(|known| known.is(&key("wrong"))));
     }
 
     #[tokio::test]

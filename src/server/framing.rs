@@ -20,6 +20,9 @@ use tower::{Layer, Service};
 
 use super::MAX_HEAD_BYTES;
 
+/// Of a line that comes in pieces no more is kept: longer than the names and values that matter here. hyper has the whole.
+const KEPT_BYTES: usize = 256;
+
 /// Why it is unclear where a request ends; in its extensions. The service answers it with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ambiguous {
@@ -95,8 +98,11 @@ enum At {
 
 #[derive(Debug, Default)]
 struct Head {
-    /// The part of the present line that earlier reads brought.
-    line: Vec<u8>,
+    /// The beginning of the part of the present line that earlier reads brought, at most `KEPT_BYTES`.
+    kept: Vec<u8>,
+    /// That part's last byte; where it is longer than what is kept, that it is.
+    last: Option<u8>,
+    is_cut: bool,
     /// Bytes of this head so far.
     length: usize,
     has_request_line: bool,
@@ -154,25 +160,26 @@ impl HeadReader {
 impl Head {
     fn keep(&mut self, part: &[u8]) {
         self.length += part.len();
-        if self.length <= MAX_HEAD_BYTES {
-            self.line.extend_from_slice(part);
-        }
+        let room = KEPT_BYTES.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&part[..room.min(part.len())]);
+        self.is_cut |= room < part.len();
+        self.last = part.last().copied().or(self.last);
     }
 
-    /// Takes a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what follows.
+    /// Takes the end of a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what
+    /// follows.
     fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, At)> {
-        let mut kept = std::mem::take(&mut self.line);
-        let line = if kept.is_empty() {
-            part
-        } else {
-            kept.extend_from_slice(part);
-            &kept
-        };
-        self.length += part.len();
+        let before_end = part.len().checked_sub(2).map(|at| part[at]).or(self.last);
+        self.keep(part);
+        let kept = std::mem::take(&mut self.kept);
+        let is_cut = std::mem::take(&mut self.is_cut);
+        self.last = None;
         let refused = |why| Some((Some(Verdict::Refused(why)), At::Unwatched));
-        let Some(line) = line.strip_suffix(b"\r\n") else {
+        if before_end != Some(b'\r') {
             return refused(Ambiguous::BareLineFeed);
-        };
+        }
+        // Cut or not, its beginning tells what it is.
+        let line = kept.strip_suffix(b"\r\n").unwrap_or(&kept);
         if !self.has_request_line {
             // An empty line before the request line is passed over (RFC 9112 section 2.2).
             if line.is_empty() {
@@ -194,10 +201,14 @@ impl Head {
         if let Some(colon) = memchr(b':', line) {
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
             if name.eq_ignore_ascii_case(b"content-length") {
-                let length = if self.content_length.is_some() { Err(Ambiguous::TwoLengths) } else { number(value) };
+                let length = match self.content_length {
+                    Some(_) => Err(Ambiguous::TwoLengths),
+                    None if is_cut => Err(Ambiguous::BadLength),
+                    None => number(value),
+                };
                 self.content_length = Some(length);
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-                let only = self.transfer_encoding.is_none() && value.eq_ignore_ascii_case(b"chunked");
+                let only = self.transfer_encoding.is_none() && !is_cut && value.eq_ignore_ascii_case(b"chunked");
                 self.transfer_encoding = Some(if only { Ok(()) } else { Err(Ambiguous::UnknownEncoding) });
             }
         }
@@ -344,6 +355,10 @@ mod tests {
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
             ("POST / HTTP/1.1\r\ncontent-length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
             ("POST / HTTP/1.1\r\nTRANSFER-ENCODING: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nX\n", vec![ClearAndLast]),
+            (
+                &format!("GET / HTTP/1.1\r\nx: {}\r\n\r\nGET /{} HTTP/1.1\r\n\r\n", "y".repeat(600), "z".repeat(300)),
+                vec![Clear, Clear],
+            ),
             ("CONNECT h:1 HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc\n", vec![ClearAndLast]),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\n\0\n", vec![]),
         ] {
@@ -362,6 +377,8 @@ mod tests {
             ("content-length: 3, 3\r\n", BadLength),
             ("content-length: +3\r\n", BadLength),
             ("content-length:\r\n", BadLength),
+            (&format!("content-length: {}3\r\n", " ".repeat(300)), BadLength),
+            (&format!("x: {}\ncontent-length: 3\r\n", "y".repeat(300)), BareLineFeed),
             ("content-length: 18446744073709551616\r\n", BadLength),
             ("transfer-encoding: gzip, chunked\r\n", UnknownEncoding),
             ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", UnknownEncoding),

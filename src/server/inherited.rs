@@ -40,7 +40,7 @@ fn take(sockets: &mut ListenFd, at: usize) -> io::Result<Bound> {
             return Err(unusable(&"it is a Unix socket without a path"));
         }
         listener.set_nonblocking(true)?;
-        return Ok(Bound::Unix(listener, None));
+        return Ok(Bound::Unix(None, listener));
     }
     let listener = sockets.take_tcp_listener(at).map_err(|error| unusable(&error))?;
     let listener = listener.ok_or_else(|| unusable(&"it is taken"))?;

@@ -32,15 +32,16 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub enum Bound {
     Tcp(StdTcpListener),
-    /// Without a file where somebody else made it, and will remove it.
-    Unix(StdUnixListener, Option<SocketFile>),
+    /// Without a file where somebody else made it, and will remove it. The file is dropped first: as long as the socket is
+    /// there, no successor's file has its inode.
+    Unix(Option<SocketFile>, StdUnixListener),
 }
 
 /// A listener on the runtime that it was registered with.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, Option<SocketFile>),
+    Unix(Option<SocketFile>, UnixListener),
 }
 
 /// Removes the socket's file in the end, unless a successor's has taken its place.
@@ -88,7 +89,7 @@ impl Bound {
                 let address = listener.local_addr().expect("a bound listener has an address");
                 Address::Tcp { host: address.ip().to_string(), port: address.port() }
             }
-            Bound::Unix(listener, _) => {
+            Bound::Unix(_, listener) => {
                 let address = listener.local_addr().expect("a bound listener has an address");
                 // Others are not taken.
                 Address::Unix(address.as_pathname().expect("a Unix socket has a path").to_owned())
@@ -100,7 +101,7 @@ impl Bound {
     pub(crate) fn register(self) -> io::Result<Listener> {
         Ok(match self {
             Bound::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
-            Bound::Unix(listener, file) => Listener::Unix(UnixListener::from_std(listener)?, file),
+            Bound::Unix(file, listener) => Listener::Unix(file, UnixListener::from_std(listener)?),
         })
     }
 }
@@ -148,7 +149,7 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(Bound::Unix(socket.into(), Some(file)))
+    Ok(Bound::Unix(Some(file), socket.into()))
 }
 
 impl Listener {
@@ -161,7 +162,7 @@ impl Listener {
                 let _ = stream.set_nodelay(true);
                 Ok(Stream::Tcp(stream))
             }
-            Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
+            Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
         }
     }
 }

@@ -56,7 +56,9 @@ pub(crate) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<Stri
 fn refusal(code: i64, answer: Answer, retry_after: Option<Duration>) -> Error {
     // One recording shows "Credits insufficient" under code 500.
     let out_of_credits = answer.message.as_deref().is_some_and(|message| {
-        let message = message.to_ascii_lowercase();
+        // Not in an address, which may be a caller's.
+        let words = message.split(' ').filter(|word| !word.contains('/'));
+        let message = words.collect::<Vec<_>>().join(" ").to_ascii_lowercase();
         message.contains("credit") && (message.contains("insufficient") || message.contains("not enough"))
     });
     match code {
@@ -160,6 +162,7 @@ mod tests {
             (403, r#"{"code":500,"msg":"x"}"#, "KeyRefused"),
             (200, r#"{"code":402,"msg":"x"}"#, "CreditsExhausted"),
             (200, credits, "CreditsExhausted"),
+            (200, r#"{"code":500,"msg":"no file https://h/insufficient-credit.png"}"#, "Failed"),
             (200, r#"{"code":429,"msg":"x","data":null}"#, "RateLimited"),
             (429, "slow down", "RateLimited"),
             (200, r#"{"code":433,"msg":"x"}"#, "RateLimited"),

@@ -164,6 +164,33 @@ async fn a_new_key_that_several_have_in_hand_when_it_is_refused_fails_none_of_th
 }
 
 #[tokio::test]
+async fn an_account_that_runs_dry_gives_way_to_the_key_that_lies_in_the_file() {
+    let bench = Bench::new();
+    bench.kie.refuse_with(Answer::envelope(402, "Credits insufficient"));
+    put(&bench.path, &key(1));
+    bench.kie.accept_only(&[&key(1)]);
+    assert_eq!(bench.sidecar.link(SOURCE).await.status, 200);
+    assert_eq!(bench.last_key(), key(1));
+}
+
+#[tokio::test]
+async fn a_message_with_a_callers_url_in_it_does_not_cost_a_new_key_its_trial() {
+    let bench = Bench::new();
+    put(&bench.path, &key(1));
+    bench.sidecar.reload();
+    let read = "a new API key was read; the next mint tries it";
+    eventually("it is read", async || !bench.sidecar.log_lines(read).is_empty()).await;
+    bench.kie.accept_only(&[&key(1)]);
+    let named = format!("{SOURCE}?insufficient%20credit");
+    let echo = Answer::envelope(500, "cannot fetch https://tempfile.aiquickdraw.com/s/a.png?insufficient credit");
+    bench.kie.answer_for(&named, echo);
+    bench.sidecar.link(&named).await;
+    assert_eq!(bench.reloads("refused").await, 0);
+    assert_eq!(bench.sidecar.link(SOURCE).await.status, 200);
+    assert_eq!(bench.last_key(), key(1));
+}
+
+#[tokio::test]
 async fn a_file_that_becomes_useless_changes_nothing() {
     let bench = Bench::new();
     let message = "the key file cannot be used; the API key in use goes on";

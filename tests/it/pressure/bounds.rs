@@ -73,29 +73,58 @@ async fn memory_is_bounded_however_many_files_are_asked_for() {
 }
 
 #[tokio::test]
-async fn batches_that_are_under_way_share_a_bounded_memory() {
+async fn large_batches_that_are_under_way_share_a_bounded_memory() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("limits.batch_body", "1KiB")]);
+    // Room for eight of the largest, beyond the first kilobyte of each.
+    let sidecar = Sidecar::with(&kie, &[("limits.batch_body", "16KiB"), ("limits.body", "1KiB")]);
     assert_eq!(sidecar.link(SOURCE).await.status, 200);
-    let post = async |name: String, cache_control: &str| {
-        let urls = [format!("{SOURCE}?{name}-{}", "x".repeat(900))];
+    let post = async |urls: Vec<String>, cache_control: &str| {
         let body = serde_json::json!({ "urls": urls }).to_string();
         let request = sidecar.client().post(format!("{}/v1/links", sidecar.base_url()));
         sidecar.send(request.header("cache-control", cache_control).body(body)).await
     };
+    let large = |name: &str| (0..3).map(|n| format!("{SOURCE}?{name}-{n}-{}", "x".repeat(4000))).collect::<Vec<_>>();
     kie.hold();
-    let under_way = join_all((0..8).map(|n| post(n.to_string(), "max-age=60")));
+    let under_way = join_all((0..11).map(|n| post(large(&n.to_string()), "max-age=60")));
     let (replies, ()) = tokio::join!(under_way, async {
         // One that waits for nothing, so that it takes room only for a moment.
         eventually("the room is taken", async || {
-            let reply = post("beyond".to_owned(), "only-if-cached").await;
+            let reply = post(large("beyond"), "only-if-cached").await;
             reply.status == 503 && reply.slug() == "overloaded"
         })
         .await;
+        assert_eq!(post(vec![SOURCE.to_owned()], "").await.status, 200, "a small batch finds room");
         assert!(is_hit(&sidecar.link(SOURCE).await), "callers of one link are not held up");
         kie.release();
     });
     assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
-    let after = post("after".to_owned(), "only-if-cached").await;
+    let after = post(large("after"), "only-if-cached").await;
     assert_eq!(after.status, 200, "the room is given back: {after:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_keeps_its_place() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let kie = FakeKie::start();
+    // Two places, and one more for those whom memory answers.
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "1h")]);
+    let source = format!("{SOURCE}?{}", "x".repeat(3900));
+    assert_eq!(sidecar.link(&source).await.status, 200);
+    // Four megabytes are asked for, and a few bytes of them read.
+    let body = serde_json::json!({ "urls": vec![source; 500] }).to_string();
+    let head = format!("POST /v1/links HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(sidecar.address().parse().unwrap()).await.unwrap();
+        stream.write_all((head.clone() + &body).as_bytes()).await.unwrap();
+        let mut beginning = [0; 15];
+        stream.read_exact(&mut beginning).await.unwrap();
+        assert_eq!(&beginning, b"HTTP/1.1 200 OK");
+        unread.push(stream);
+    }
+    assert_eq!(sidecar.link(SOURCE).await.status, 503, "all places are taken by answers that nobody reads");
+    drop(unread);
+    eventually("the places are given back", async || sidecar.link(SOURCE).await.status == 200).await;
 }
