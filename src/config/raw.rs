@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use config::{Environment, File, FileFormat};
+use config::{Environment, File, FileFormat, Source};
 use url::{Host, Url};
 
 use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, reader::Reader};
@@ -133,17 +133,21 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
     // As a text: of a path, the crate would go looking for other endings.
     if let (Some(path), Some(text)) = (&sources.file, file) {
         // Tried alone first: the crate's messages quote the line, which may hold a secret.
-        if let Err(why) = config::Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build() {
+        let file = File::from_str(text, FileFormat::Toml);
+        let names = file.collect().map_err(|why| {
             let place = toml_place(&why.to_string()).unwrap_or_default();
-            return Err(format!("{} is not valid TOML{place}", path.display()));
-        }
-        builder = builder.add_source(File::from_str(text, FileFormat::Toml));
+            format!("{} is not valid TOML{place}", path.display())
+        })?;
+        refuse_indices(names.keys(), &path.display().to_string())?;
+        builder = builder.add_source(file);
     }
     // No `try_parsing` and no global `list_separator`: both mangle values.
     let environment = Environment::with_prefix(PREFIX)
         .prefix_separator("__")
         .separator("__")
         .source(Some(sources.environment.clone()));
+    let names = environment.collect().map_err(|why| format!("cannot read the environment: {why}"))?;
+    refuse_indices(names.keys(), "the environment")?;
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
         builder = builder.set_override(key, value.as_str()).map_err(|_| format!("{key}: not a setting"))?;
@@ -151,6 +155,15 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
     let merged = builder.build().map_err(|why| format!("cannot merge the configuration: {why}"))?;
     let root = merged.cache.into_table().map_err(|_| "the configuration is not a table".to_owned())?;
     Ok(root.into_iter().collect())
+}
+
+/// To the config crate a name with `[9]` at its end is a list's tenth item, for which it makes room: with another number,
+/// more than there is.
+fn refuse_indices<'a>(mut names: impl Iterator<Item = &'a String>, origin: &str) -> Result<(), String> {
+    match names.any(|name| name.contains('[')) {
+        true => Err(format!("a name of a setting has no brackets (from {origin})")),
+        false => Ok(()),
+    }
 }
 
 /// `TOML parse error at line 3, column 7` without the quoted line that follows.

@@ -71,6 +71,16 @@ fn every_problem_is_named_in_one_go() {
 }
 
 #[test]
+fn a_name_that_counts_items_is_refused_before_there_is_room_for_them() {
+    let all = problems(&[("KIELINK__SERVER__LISTEN[99999999999999]", "127.0.0.1:0")]);
+    assert!(all.contains("no brackets (from the environment)"), "{all}");
+    let mut sources = Sources { file: Some("kielink.toml".into()), ..Sources::default() };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    let all = Config::load_text(&sources, Some("\"a[99999999999999]\" = 1")).map(|_| ()).unwrap_err().to_string();
+    assert!(all.contains("no brackets (from kielink.toml)"), "{all}");
+}
+
+#[test]
 fn incoherent_pairs_refuse_to_start() {
     for (environment, part) in [
         (vec![("KIELINK__CACHE__REFRESH_AFTER", "19m")], "cache.refresh_after"),

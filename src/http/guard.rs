@@ -89,7 +89,9 @@ fn without_port(host: &str) -> Option<&str> {
 }
 
 fn is_port(text: &str) -> bool {
-    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+    // Rust's numbers may begin with a plus.
+    let is_number = |port: &str| !port.starts_with('+') && port.parse::<u16>().is_ok();
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.is_empty() || is_number(port))
 }
 
 fn length(uri: &Uri) -> usize {
@@ -148,6 +150,7 @@ mod tests {
             "[::1",
             "[evil]",
             "127.0.0.1:x",
+            "127.0.0.1:+80",
             "a b",
             "",
             ".local",
