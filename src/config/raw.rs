@@ -150,6 +150,10 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
     refuse_indices(names.keys(), "the environment")?;
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
+        // Not repeated: it may be anything, a secret in the wrong place among them.
+        if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)) {
+            return Err("--set: a name of a setting has letters, digits, dots and underscores only".to_owned());
+        }
         builder = builder.set_override(key, value.as_str()).map_err(|_| format!("{key}: not a setting"))?;
     }
     let merged = builder.build().map_err(|why| format!("cannot merge the configuration: {why}"))?;

@@ -193,3 +193,12 @@ fn what_check_config_prints_can_be_loaded_again() {
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     assert_eq!(Config::load(&sources).unwrap().render(), text);
 }
+
+#[test]
+fn a_flag_s_name_is_plain_and_is_not_repeated_where_it_is_not() {
+    for name in ["server.listen[200000000000]", "sk-secret/1", "a\nb", "é"] {
+        let sources = Sources { flags: vec![(name.to_owned(), "x".to_owned())], ..Sources::default() };
+        let problems = Config::load(&sources).unwrap_err().to_string();
+        assert!(problems.contains("--set: a name of a setting") && !problems.contains(name), "{problems}");
+    }
+}
