@@ -1,5 +1,7 @@
 //! The process: command line, logs, settings, listeners, signals, exit code.
 
+mod systemd;
+
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -54,7 +56,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
-            let ended = runtime.block_on(until_ended(app::serve, listeners, config));
+            let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
+            let ended = runtime.block_on(until_ended(app::serve, listeners, config, is_supervised));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
             runtime.shutdown_timeout(Duration::from_millis(500));
             ended
@@ -81,7 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = sandbox.config.clone();
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
-                until_ended(app::serve, listeners, config).await
+                until_ended(app::serve, listeners, config, false).await
             })
         }
         Command::Healthcheck => {
@@ -114,7 +117,12 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
-async fn until_ended<F, S>(serve: F, listeners: Listeners, config: Config) -> anyhow::Result<ExitCode>
+async fn until_ended<F, S>(
+    serve: F,
+    listeners: Listeners,
+    config: Config,
+    is_supervised: bool,
+) -> anyhow::Result<ExitCode>
 where
     F: FnOnce(Listeners, Config, Clock, Reload, Stop) -> S,
     S: Future<Output = Result<Ended, app::Error>>,
@@ -140,6 +148,7 @@ where
             match stop.take() {
                 Some(stop) => {
                     tracing::info!(signal = name, "stopping");
+                    systemd::stopping();
                     let _ = stop.send(());
                 }
                 None => return name,
@@ -150,7 +159,9 @@ where
         // An error means that the sender is gone, and with it everything that could ask us to go on.
         let _ = stopped.await;
     });
+    let admin = listeners.admin_addresses().remove(0);
     tokio::select! {
+        never = systemd::report(admin, is_supervised) => match never {},
         ended = serve(listeners, config, Clock::system(), reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
             // What it was told to do, and within the time it was given.

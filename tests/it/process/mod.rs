@@ -10,4 +10,5 @@ mod probes;
 mod sandbox;
 mod settings;
 mod shutdown;
+mod systemd;
 mod wire;
