@@ -39,7 +39,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`app`] | the composition root: builds the parts, orders shutdown |
-//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes |
+//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes; what systemd hears (`systemd.rs`, `main`'s) |
 //! | [`config`] | layers of settings -> one valid `Config`, all problems at once |
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |
@@ -63,7 +63,7 @@
 //! - Only `key::metrics`, `admin::metrics` and `app` know prometheus-client.
 //! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
-//!   (`server::inherited` has it read by a crate, for `main`).
+//!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
 //! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
