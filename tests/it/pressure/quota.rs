@@ -24,7 +24,7 @@ async fn three_hundred_cold_files_at_once_stay_within_the_quota_and_everybody_is
     assert_eq!(kie.max_in_flight_per_source(), 1);
 
     let arrivals: Vec<_> = kie.requests().iter().map(|request| request.at - kie.requests()[0].at).collect();
-    let in_window = |from: Duration| arrivals.iter().filter(|at| (from..from + SECOND).contains(at)).count();
+    let in_window = |from: Duration| arrivals.iter().filter(|at| (from..from + SECOND).contains(*at)).count();
     assert!(in_window(Duration::ZERO) <= 20, "{arrivals:?}");
     for second in 1..6 {
         assert!(in_window(SECOND * second) <= 10, "in second {second}: {arrivals:?}");
@@ -49,7 +49,7 @@ async fn retries_are_within_the_quota_too() {
     assert!(count(&replies, 200) >= 4 && kie.mints() > count(&replies, 200), "{} mints: {replies:?}", kie.mints());
     let arrivals: Vec<_> = kie.requests().iter().map(|request| request.at).collect();
     for from in &arrivals {
-        let seen = arrivals.iter().filter(|at| (*from..*from + SECOND).contains(at)).count();
+        let seen = arrivals.iter().filter(|at| (*from..*from + SECOND).contains(*at)).count();
         assert!(seen <= 7, "{seen} in a second: {arrivals:?}");
     }
 }

@@ -11,4 +11,5 @@ mod sandbox;
 mod settings;
 mod shutdown;
 mod systemd;
+mod tls;
 mod wire;
