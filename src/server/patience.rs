@@ -1,12 +1,14 @@
-//! Two deadlines that hyper does not keep: for the first bytes of a connection, and for a peer that stops reading.
+//! Two deadlines that hyper does not keep: for the first bytes of a connection, and for a peer that stops reading. And a
+//! moment's patience at the end, which hyper does not have.
 //!
 //! hyper-util reads until it can tell HTTP/1 from HTTP/2, and only then does any of their own timeouts begin: a peer
 //! that says nothing, or a part of HTTP/2's preface, would hold its place for ever.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,6 +20,11 @@ use tokio::{
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Closing over what the peer still sends is a reset, which would take the last answer along. So after that answer what comes
+/// is read away for so long, and for so many bytes: a little more than the largest body that may be refused.
+const FAREWELL: Duration = Duration::from_millis(500);
+const FAREWELL_BYTES: usize = 8 * 1024 * 1024;
+
 /// Reading fails at the deadline, unless the version is known by then; writing fails when the peer stops reading.
 pub(crate) struct Patience<S> {
     stream: S,
@@ -28,12 +35,15 @@ pub(crate) struct Patience<S> {
     timeout: Duration,
     /// While the peer reads nothing of what waits for it.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Once our side is shut.
+    farewell: Option<Pin<Box<Sleep>>>,
+    discarded: usize,
 }
 
 impl<S> Patience<S> {
     pub(crate) fn new(stream: S, timeout: Duration) -> Patience<S> {
         let deadline = Some(Box::pin(tokio::time::sleep(timeout)));
-        Patience { stream, matched: 0, deadline, timeout, stalled: None }
+        Patience { stream, matched: 0, deadline, timeout, stalled: None, farewell: None, discarded: 0 }
     }
 
     /// Fails when the peer has not taken all that waits for it within the timeout: hyper flushes once it has handed over
@@ -79,7 +89,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -110,7 +120,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let farewell = match &mut this.farewell {
+            Some(farewell) => farewell,
+            None => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                this.farewell.insert(Box::pin(tokio::time::sleep(FAREWELL)))
+            }
+        };
+        let mut bytes = [MaybeUninit::uninit(); 8 * 1024];
+        while this.discarded < FAREWELL_BYTES {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => this.discarded += buffer.filled().len(),
+                // The peer has closed, too.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return farewell.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -147,6 +175,31 @@ mod tests {
             };
             assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);
             assert_eq!(began.elapsed().as_secs(), 10);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_still_sends_is_read_away_for_a_moment_and_no_longer() {
+        use tokio::io::AsyncWriteExt as _;
+        // One that goes on for a while and closes, and one that never does.
+        for closes in [true, false] {
+            let (mine, mut theirs) = tokio::io::duplex(64);
+            let mut stream = Patience::new(mine, Duration::from_secs(10));
+            let began = tokio::time::Instant::now();
+            let sending = async {
+                theirs.write_all(&[7; 4096]).await.unwrap();
+                if !closes {
+                    std::future::pending::<()>().await;
+                }
+                drop(theirs);
+            };
+            let (shut, ()) = tokio::join!(stream.shutdown(), async {
+                let _ = tokio::time::timeout(Duration::from_secs(60), sending).await;
+            });
+            shut.unwrap();
+            assert_eq!(stream.discarded, 4096);
+            let waited = began.elapsed();
+            assert!(if closes { waited < FAREWELL } else { waited >= FAREWELL }, "{waited:?}");
         }
     }
 
