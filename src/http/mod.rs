@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The bodies of batches that are under way at once may take as much memory as so many of the largest: a flood of them must
-/// not end the process for want of memory. Batches in use are a hundredth of the largest.
+/// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
 const LARGEST_BATCHES: usize = 8;
 
 /// What callers may do.
@@ -57,7 +57,7 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         body: config.body,
         batch_body: config.batch_body,
         batch_room: Arc::new(Semaphore::new(
-            (config.batch_body.saturating_mul(LARGEST_BATCHES)).min(Semaphore::MAX_PERMITS),
+            config.batch_body.saturating_mul(LARGEST_BATCHES).min(Semaphore::MAX_PERMITS),
         )),
         batch: config.batch,
         body_timeout: config.body_timeout,

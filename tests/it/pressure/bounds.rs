@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::{ask_at_once, count, files, is_hit};
-use crate::support::{Answer, FakeKie, SOURCE, Sidecar, eventually};
+use crate::support::{Answer, FakeKie, SOURCE, Sidecar, encode, eventually};
 
 #[tokio::test]
 async fn callers_who_wait_are_bounded_while_hits_go_on() {
@@ -133,4 +133,40 @@ async fn an_answer_that_is_not_read_keeps_its_place() {
     assert_eq!(sidecar.link(SOURCE).await.status, 503);
     drop((unread, writers));
     eventually("the places are given back", async || sidecar.link(SOURCE).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_link_that_dies_while_its_batch_waits_to_be_read_is_not_handed_out() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let kie = FakeKie::start();
+    let settings = [
+        ("cache.ttl", "2s"),
+        ("cache.refresh_after", "1900ms"),
+        ("limits.batch", "2000"),
+        ("limits.batch_body", "16MiB"),
+        ("limits.header_timeout", "1h"),
+    ];
+    let sidecar = Sidecar::with(&kie, &settings);
+    let source = format!("{SOURCE}?{}", "x".repeat(3900));
+    // Eight megabytes of answer: twice what the system's own buffers hold.
+    let body = serde_json::json!({ "urls": vec![source.as_str(); 2000] }).to_string();
+    let head = "POST /v1/links HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: ";
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(sidecar.address().parse().unwrap()).await.unwrap();
+    stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    let mut answer = vec![0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+    eventually("the link is dead", async || {
+        let state = sidecar.get_admin(&format!("/v1/explain?url={}", encode(&source))).await.json()["state"].clone();
+        state == "dead" || state == "absent"
+    })
+    .await;
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    let (links, late) =
+        (answer.matches("\"expires_at\"").count(), answer.matches("urn:kielink:problem:timeout").count());
+    assert_eq!(links + late, 2000, "{links} links and {late} that came too late");
+    assert!(late > 0, "every link was handed out, though the last were written when it was dead");
 }
