@@ -52,7 +52,7 @@ impl Connection {
     }
 }
 
-/// Head, in lower case, and body of one HTTP/1.1 message whose length is announced.
+/// Head, in lower case, and body of one HTTP/1.1 message: of an announced length, or in chunks.
 fn message(stream: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -61,8 +61,23 @@ fn message(stream: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
         }
     }
     let head = head.to_lowercase();
+    let mut body = Vec::new();
+    if head.contains("transfer-encoding: chunked") {
+        loop {
+            let mut size = String::new();
+            stream.read_line(&mut size).ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let start = body.len();
+            body.resize(start + size + 2, 0);
+            stream.read_exact(&mut body[start..]).ok()?;
+            body.truncate(start + size);
+            if size == 0 {
+                return Some((head, body));
+            }
+        }
+    }
     let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
-    let mut body = vec![0; length.parse().unwrap()];
+    body.resize(length.parse().unwrap(), 0);
     stream.read_exact(&mut body).ok()?;
     Some((head, body))
 }
