@@ -39,7 +39,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`app`] | the composition root: builds the parts, orders shutdown |
-//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes; what systemd hears (`systemd.rs`, `main`'s) |
+//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes; what systemd hears (`systemd.rs`) and how much memory there is (`cgroup.rs`), `main`'s |
 //! | [`config`] | layers of settings -> one valid `Config`, all problems at once |
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |

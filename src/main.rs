@@ -1,5 +1,6 @@
 //! The process: command line, logs, settings, listeners, signals, exit code.
 
+mod cgroup;
 mod systemd;
 
 use std::{
@@ -187,7 +188,7 @@ fn sources(settings: &Settings) -> Sources {
         })
         .collect::<HashMap<_, _>>();
     let file = settings.config.clone().or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
-    Sources { file, environment, flags: settings.flags(), sandbox: None }
+    Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
 /// Logs of every thread of this process.
@@ -205,6 +206,9 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
         base_url = %config.upstream.wire.base_url,
         "kielink starts",
     );
+    for (setting, value) in &config.fitted {
+        tracing::info!(setting, value, "the default is smaller than usual, as memory is limited");
+    }
     for warning in &config.warnings {
         tracing::warn!(warning, "risky configuration");
     }

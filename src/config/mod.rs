@@ -3,6 +3,7 @@
 //! `Config` is valid by construction. All problems are found in one go, and none shows a secret.
 
 mod address;
+mod memory;
 mod raw;
 mod reader;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub log: telemetry::Config,
     /// Legal but risky; said once at start.
     pub warnings: Vec<String>,
+    /// Defaults that are smaller than the built-in ones, since memory is limited; said once at start.
+    pub fitted: Vec<(String, String)>,
     /// Every setting as it took effect, in the order of `config/default.toml`.
     pub effective: Vec<(String, String)>,
 }
@@ -39,6 +42,8 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
     /// A key and links policy that replace the configured ones; for the sandbox.
     pub sandbox: Option<Sandbox>,
+    /// Bytes of memory that the process may take, where it is limited: little of it makes some defaults smaller.
+    pub memory_limit: Option<u64>,
 }
 
 /// What the sandbox puts in the place of kie.ai's.

@@ -10,7 +10,7 @@ use std::{
 use config::{Environment, File, FileFormat, Source};
 use url::{Host, Url};
 
-use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, reader::Reader};
+use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, memory::Share, reader::Reader};
 use crate::{
     app, http,
     key::{self, ApiKey},
@@ -25,6 +25,10 @@ const PREFIX: &str = "KIELINK";
 
 /// Requests a second beyond which the time between two of them is no longer measured.
 const MOST_A_SECOND: u32 = 1_000_000;
+
+/// The bodies of batches that are under way at once may take as much memory as so many of the largest: a flood of them must
+/// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
+const LARGEST_BATCHES: u64 = 8;
 
 /// The settings as written, each parsed for itself; rules that span several come in `load`.
 pub(super) struct Raw {
@@ -126,8 +130,11 @@ pub(super) fn file(sources: &Sources) -> Result<Option<String>, Problems> {
 
 fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, config::Value>, String> {
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    if let Some(sandbox) = &sources.sandbox {
-        let lines = sandbox.defaults.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
+    let fitted = Share::of(sources.memory_limit).map(|share| share.defaults());
+    for defaults in
+        [fitted.as_deref(), sources.sandbox.as_ref().map(|sandbox| &*sandbox.defaults)].into_iter().flatten()
+    {
+        let lines = defaults.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
         builder = builder.add_source(File::from_str(&lines.collect::<String>(), FileFormat::Toml));
     }
     // As a text: of a path, the crate would go looking for other endings.
@@ -184,7 +191,18 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
     };
     check(&raw, &mut reader);
-    let warnings = warnings(&raw);
+    let mut warnings = warnings(&raw);
+    let share = Share::of(sources.memory_limit);
+    let effective = &reader.effective;
+    let fitted = share.iter().flat_map(Share::defaults).filter(|(key, value)| {
+        // Those that nobody has replaced.
+        effective.iter().any(|(name, shown)| name == key && shown.trim_matches('"') == value)
+    });
+    let fitted: Vec<_> = fitted.collect();
+    if let Some(share) = &share {
+        warnings.extend(share.warnings(raw.max_bytes, raw.connections.into()));
+    }
+    let batches = share.map_or(u64::MAX, |share| share.batches.max(raw.batch_body));
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -217,6 +235,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             in_flight: raw.in_flight as usize,
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
+            batch_room: usize::try_from(raw.batch_body.saturating_mul(LARGEST_BATCHES).min(batches))
+                .unwrap_or(usize::MAX),
             batch: raw.batch as usize,
             body_timeout: raw.header_timeout,
         },
@@ -250,6 +270,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
         },
         log: telemetry::Config { format, level },
         warnings,
+        fitted,
         effective: reader.effective,
     })
 }

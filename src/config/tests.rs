@@ -202,3 +202,25 @@ fn a_flag_s_name_is_plain_and_is_not_repeated_where_it_is_not() {
         assert!(problems.contains("--set: a name of a setting") && !problems.contains(name), "{problems}");
     }
 }
+
+#[test]
+fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
+    let mut sources = Sources { memory_limit: Some(64 << 20), ..Sources::default() };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.links.max_bytes, config.app.connections, config.http.batch_room), (21 << 20, 873, 8 << 20));
+    assert_eq!(config.fitted.len(), 2);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    assert!(config.render().contains("max_bytes = \"21MiB\"\n"), "the effective value is shown");
+
+    sources.flags.push(("cache.max_bytes".into(), "60MiB".into()));
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 873));
+    assert_eq!(config.fitted.len(), 1, "{:?}", config.fitted);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+
+    sources.memory_limit = None;
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.app.connections, config.http.batch_room), (8192, 16 << 20));
+    assert!(config.fitted.is_empty() && config.warnings.is_empty());
+}

@@ -28,10 +28,6 @@ use crate::{
     upstream,
 };
 
-/// The bodies of batches that are under way at once may take as much memory as so many of the largest: a flood of them must
-/// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
-const LARGEST_BATCHES: usize = 8;
-
 /// What callers may do.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -43,6 +39,8 @@ pub struct Config {
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
+    /// Of all batches' bodies that are under way at once.
+    pub batch_room: usize,
     /// Source URLs in one batch.
     pub batch: usize,
     pub body_timeout: Duration,
@@ -56,9 +54,7 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         sources: config.sources.clone(),
         body: config.body,
         batch_body: config.batch_body,
-        batch_room: Arc::new(Semaphore::new(
-            config.batch_body.saturating_mul(LARGEST_BATCHES).min(Semaphore::MAX_PERMITS),
-        )),
+        batch_room: Arc::new(Semaphore::new(config.batch_room.min(Semaphore::MAX_PERMITS))),
         batch: config.batch,
         body_timeout: config.body_timeout,
     });

@@ -1,0 +1,113 @@
+//! What fits into the memory that the machine grants: some defaults follow from it where it is little. Pure.
+//!
+//! A container's limit is a bound whether or not somebody wrote settings that obey it: beyond it the kernel ends the
+//! process, and every caller with it. Settings that a user wrote are never changed; those that do not fit are warned of.
+
+/// From here on the defaults of `cache.max_bytes` and `limits.connections` fit, a third each.
+const AMPLE: u64 = 3 * 8192 * CONNECTION_BYTES;
+
+/// A connection with a request of 1 KiB under way took 17 to 25 KiB, measured with thousands of them.
+const CONNECTION_BYTES: u64 = 25 << 10;
+
+/// Below this, nothing is divided any more: a fiftieth of what the process itself takes would be left for each.
+const LEAST: u64 = 16 << 20;
+
+/// How much of `limit` (bytes) each large consumer may take: a third for links, a third for connections, an eighth for
+/// batches. The rest is the process itself, remembered refusals (an eighth of the links' share), and what the allocator keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) limit: u64,
+    /// Bytes of links.
+    pub(super) cache: u64,
+    pub(super) connections: u64,
+    /// Bytes of batches' bodies.
+    pub(super) batches: u64,
+}
+
+impl Share {
+    /// `None` where the defaults fit.
+    pub(super) fn of(limit: Option<u64>) -> Option<Share> {
+        let limit = limit.filter(|limit| *limit < AMPLE)?;
+        let counted = limit.max(LEAST);
+        Some(Share {
+            limit,
+            // Whole MiB, as it is shown to people.
+            cache: (counted / 3) >> 20 << 20,
+            connections: counted / 3 / CONNECTION_BYTES,
+            batches: counted / 8,
+        })
+    }
+
+    /// `section.key` = value, in the place of built-in defaults that would not fit.
+    pub(super) fn defaults(&self) -> Vec<(String, String)> {
+        let default_cache = 64 << 20;
+        let default_connections = 8192;
+        [
+            ("cache.max_bytes", format!("{}MiB", self.cache >> 20), self.cache < default_cache),
+            ("limits.connections", self.connections.to_string(), self.connections < default_connections),
+        ]
+        .into_iter()
+        .filter(|(_, _, smaller)| *smaller)
+        .map(|(key, value, _)| (key.to_owned(), value))
+        .collect()
+    }
+
+    /// What a user wrote and what will not fit, should all of it be used.
+    pub(super) fn warnings(&self, cache: u64, connections: u64) -> Vec<String> {
+        let wanted = cache.saturating_add(connections.saturating_mul(CONNECTION_BYTES));
+        let room = self.cache + self.connections * CONNECTION_BYTES;
+        if wanted <= room {
+            return Vec::new();
+        }
+        vec![format!(
+            "cache.max_bytes and limits.connections ({} KiB each) may take {} MiB; of the memory limit of {} MiB, {} are \
+             theirs: beyond it the system ends the process. Without these settings they fit by themselves",
+            CONNECTION_BYTES >> 10,
+            wanted >> 20,
+            self.limit >> 20,
+            room >> 20,
+        )]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn without_a_limit_or_with_an_ample_one_nothing_changes() {
+        assert_eq!(Share::of(None), None);
+        assert_eq!(Share::of(Some(AMPLE)), None);
+        assert_eq!(Share::of(Some(u64::MAX)), None);
+    }
+
+    #[test]
+    fn what_is_given_away_leaves_room_for_the_process() {
+        for mib in [16, 24, 32, 64, 100, 128, 256, 599] {
+            let share = Share::of(Some(mib * MIB)).unwrap();
+            let refusals = share.cache / 8;
+            let sum = share.cache + refusals + share.connections * CONNECTION_BYTES + share.batches;
+            assert!(sum <= mib * MIB * 5 / 6, "{mib} MiB: {share:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_machine_gets_small_defaults() {
+        let share = Share::of(Some(64 * MIB)).unwrap();
+        let expected = [("cache.max_bytes", "21MiB"), ("limits.connections", "873")];
+        assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        // Enough for the default of one, not of the other.
+        let share = Share::of(Some(256 * MIB)).unwrap();
+        assert_eq!(share.defaults(), [("limits.connections".to_owned(), "3495".to_owned())]);
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_warned_of() {
+        let share = Share::of(Some(64 * MIB)).unwrap();
+        assert!(share.warnings(share.cache, share.connections).is_empty());
+        assert!(share.warnings(10 * MIB, 1000).is_empty(), "what one leaves, the other may take");
+        assert_eq!(share.warnings(64 * MIB, 8192).len(), 1);
+    }
+}
