@@ -11,10 +11,11 @@ use crate::{
     admin::{self, Readiness},
     clock::Clock,
     config::{self, Address},
-    http,
+    http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
     server::{Bound, FAREWELLS, Inherited, Server},
+    telemetry::metrics::reading,
     upstream::{Chain, Kie, Wire},
 };
 
@@ -65,6 +66,9 @@ const ADMIN_CONNECTIONS: usize = 256;
 
 /// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a collector of traces may take for the last ones.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 impl Listeners {
     /// Sockets that were handed over take the place of the settings' addresses: those with `admin` in their name, or bound to
@@ -127,19 +131,38 @@ pub async fn serve(
     background.spawn(keys.clone().watch(reload, cut.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
     readiness.show_upstream(kie.clone());
-    let links =
-        Links::new(config.links, Arc::new(kie), clock.clone(), log_hash.clone(), background.clone(), cut.clone());
+    let links = Links::new(
+        config.links,
+        Arc::new(kie.clone()),
+        clock.clone(),
+        log_hash.clone(),
+        config.tracer.clone(),
+        background.clone(),
+        cut.clone(),
+    );
 
     let addresses = (listeners.data_addresses(), listeners.admin_addresses());
-    let mut registry = Registry::with_prefix("kielink");
-    keys.register(&mut registry);
+    let mut registry = Registry::default();
+    admin::register_process(&mut registry);
+    let own = registry.sub_registry_with_prefix("kielink");
+    admin::register(own, &readiness);
+    keys.register(own);
+    kie.register(own);
+    links.register(own);
+    let most = config.app.connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(most));
+    let free = Arc::clone(&places);
+    reading(own, "connections", "Connections of callers", move || (most - free.available_permits()) as f64);
+    let watched = Watched { requests: Requests::default(), tracer: config.tracer.clone() };
+    let service = http::router(&config.http, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
+
     let allowed_hosts = &config.http.allowed_hosts;
-    let admin_router = admin::router(links.clone(), readiness.clone(), registry, &clock, &log_hash, allowed_hosts);
+    let admin_router = admin::router(links, readiness.clone(), registry, &clock, &log_hash, allowed_hosts);
     let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
 
     let server = Server {
-        service: http::router(&config.http, links, readiness.clone(), &clock, &log_hash),
-        places: Arc::new(Semaphore::new(config.app.connections.min(Semaphore::MAX_PERMITS))),
+        service,
+        places,
         header_timeout: config.app.header_timeout,
         idle_timeout: config.app.header_timeout * 3 + config.http.request_timeout,
         tasks: connections.clone(),
@@ -187,6 +210,9 @@ pub async fn serve(
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
     }
     drop(admin);
+    // What it has not sent by then is lost: traces are worth less than an orderly end.
+    let tracer = config.tracer;
+    let _ = tokio::task::spawn_blocking(move || tracer.shutdown(LAST_SPANS)).await;
     Ok(ended)
 }
 

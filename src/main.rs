@@ -21,6 +21,7 @@ use kielink::{
     key::Reload,
     sandbox,
     server::Inherited,
+    telemetry::trace::Tracer,
 };
 use tokio::{
     runtime::Runtime,
@@ -50,13 +51,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let sources = sources(&cli.settings);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            let config = Config::load(&sources)?;
+            let mut config = Config::load(&sources)?;
             let _logs = start_logs(&config);
             raise_file_limit(&config);
             let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
+            config.tracer = tracer(&runtime, &sources.environment)?;
             let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
             let ended = runtime.block_on(until_ended(app::serve, listeners, config, is_supervised));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
@@ -65,6 +67,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Sandbox(flags) => {
             let runtime = runtime()?;
+            let environment = sources.environment.clone();
             let sandbox = match sandbox::run::Sandbox::bind(&flags, sources, &Clock::system()) {
                 Ok(sandbox) => sandbox,
                 Err(sandbox::run::Error::Behaviour(why)) => {
@@ -82,7 +85,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 .context("another address can be given with --listen and --admin-listen")?;
             // The commands to try are what the sandbox is for: they go to standard output.
             say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-            let config = sandbox.config.clone();
+            let mut config = sandbox.config.clone();
+            config.tracer = tracer(&runtime, &environment)?;
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
                 until_ended(app::serve, listeners, config, false).await
@@ -235,6 +239,12 @@ fn raise_file_limit(config: &Config) {
 
 /// The admin interface, connections to kie.ai, and what every process has open.
 const OTHER_FILES: u64 = 400;
+
+/// Traces go where the environment says; a collector that cannot be had is a refusal to start.
+fn tracer(runtime: &Runtime, environment: &HashMap<String, String>) -> anyhow::Result<Tracer> {
+    let _inside = runtime.enter();
+    Tracer::from_environment(environment).context("cannot trace; unset OTEL_EXPORTER_OTLP_ENDPOINT to do without")
+}
 
 fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")

@@ -9,13 +9,36 @@ use axum::{
 };
 use prometheus_client::{
     encoding::{prometheus_text, text},
+    metrics::info::Info,
     registry::Registry,
 };
 
-use crate::http::problem::Problem;
+use super::{Readiness, process::Process};
+use crate::{http::problem::Problem, telemetry::metrics::reading};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Which build this is, for `kielink_build_info`; the image's builder sets it.
+const REVISION: &str = match option_env!("KIELINK_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Adds `process_*`, whose names have no prefix, to what `/metrics` shows.
+pub(crate) fn register_process(registry: &mut Registry) {
+    registry.register_collector(Box::new(Process));
+}
+
+/// Adds what is known of the life of this kielink.
+pub(crate) fn register(registry: &mut Registry, readiness: &Readiness) {
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION)];
+    registry.register("build", "Which kielink this is", Info::new(build));
+    let of = readiness.clone();
+    reading(registry, "ready", "1 where /readyz says so", move || f64::from(of.is_ready()));
+    let of = readiness.clone();
+    reading(registry, "draining", "1 from SIGTERM on", move || f64::from(of.is_draining()));
+}
 
 pub(super) async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Result<Response, Problem> {
     let open = headers

@@ -6,6 +6,7 @@
 mod explain;
 mod metrics;
 pub(crate) mod probes;
+mod process;
 mod readiness;
 
 use std::{sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 
+pub(crate) use self::metrics::{register, register_process};
 pub use self::readiness::Readiness;
 use crate::{
     clock::Clock,
@@ -49,6 +51,7 @@ pub(crate) fn router(
         allowed_hosts: allowed_hosts.to_vec(),
         request_timeout: Duration::from_secs(5),
         readiness,
+        watched: None,
     };
     http::layered(routes, Arc::new(edge))
 }

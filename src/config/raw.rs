@@ -269,6 +269,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             },
         },
         log: telemetry::Config { format, level },
+        tracer: telemetry::trace::Tracer::default(),
         warnings,
         fitted,
         effective: reader.effective,

@@ -48,7 +48,8 @@ pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, 
     set(header::AGE, age.to_string());
     set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
     set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
-    response.extensions_mut().insert(Served { source, outcome: lookup.outcome });
+    let life_left = lookup.now.until(lookup.entry.ends_at);
+    response.extensions_mut().insert(Served { source, outcome: lookup.outcome, life_left });
     response
 }
 

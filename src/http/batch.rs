@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     answer::LinkView,
     directives,
-    edge::{CACHE_STATUS, Call},
+    edge::{CACHE_STATUS, Call, ServedBatch},
     handlers::{Endpoints, Room, read_body},
     problem::{Document, Kind, Problem},
     query,
@@ -117,6 +117,7 @@ pub(crate) async fn links(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // The links come from the cache or not, each for itself; the batch as a whole never does.
     headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
+    response.extensions_mut().insert(ServedBatch);
     Ok(response)
 }
 
@@ -164,13 +165,18 @@ impl Found {
 
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
         let late;
-        let result = if self.is_dead(endpoints.clock.now()) {
+        let now = endpoints.clock.now();
+        let result = if self.is_dead(now) {
             // SECURITY: a slow reader, or one that was suspended, has let it die.
             late = Err(Problem::refused(Kind::Timeout, "The link reached its deadline before it was read. Ask again."));
             &late
         } else {
             &self.result
         };
+        match result {
+            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, Some(now.until(lookup.entry.ends_at))),
+            Err(problem) => endpoints.requests.item(problem.outcome, None),
+        }
         let item = match result {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
             Err(problem) => Item::Problem {

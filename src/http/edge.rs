@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     guard,
+    metrics::{Answered, Endpoint, Requests, Verdict},
     problem::{Kind, Problem},
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     links::Outcome,
     server::LastRequest,
     source::SourceUrl,
+    telemetry::trace::{Span, TraceId, Tracer},
     upstream::Chain,
 };
 
@@ -38,6 +40,15 @@ pub(crate) struct Edge {
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) request_timeout: Duration,
     pub(crate) readiness: Readiness,
+    /// What is watched; `None` on the admin interface, whose requests are its watchers' own.
+    pub(crate) watched: Option<Watched>,
+}
+
+/// Where requests of the data interface are counted and traced.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    pub(crate) requests: Requests,
+    pub(crate) tracer: Tracer,
 }
 
 /// What is known of a request before its handler runs.
@@ -46,14 +57,22 @@ pub(crate) struct Call {
     pub(crate) request_id: Arc<str>,
     /// No caller waits beyond this.
     pub(crate) deadline: Instant,
+    /// Its place in a trace.
+    pub(crate) span: Span,
 }
 
-/// Attached to an answer that is about one source URL, for the log.
+/// Attached to an answer that is about one source URL, for whoever watches.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     pub(crate) source: SourceUrl,
     pub(crate) outcome: Outcome,
+    /// Of its link, to the real end.
+    pub(crate) life_left: Duration,
 }
+
+/// Attached to a batch's answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServedBatch;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -66,9 +85,12 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     };
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
-    request
-        .extensions_mut()
-        .insert(Call { request_id: Arc::clone(&request_id), deadline: began + edge.request_timeout });
+    let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        watched.tracer.request(header("traceparent"), header("tracestate"))
+    });
+    let deadline = began + edge.request_timeout;
+    request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone() });
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
     let (parts, body) = request.into_parts();
@@ -82,7 +104,12 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         // there is time. HTTP/2 has its own way, and forbids this one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    log(&edge, &response, &method, &request_id, began);
+    let record = Record::of(&response, edge.clock.now().since(began));
+    if let Some(watched) = &edge.watched {
+        watched.requests.answered(&record.answered(span.sampled_trace_id()));
+        record.trace(&span, &method);
+    }
+    record.log(&edge, &method, &request_id, &span);
     response
 }
 
@@ -154,36 +181,104 @@ fn finish(response: &mut Response, path: &str, request_id: &str) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
-fn log(edge: &Edge, response: &Response, method: &Method, request_id: &str, began: Instant) {
-    let extensions = response.extensions();
-    let problem = extensions.get::<Arc<Problem>>();
-    let served = extensions.get::<Served>();
-    let source = served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref()));
-    let outcome = served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome));
-    let endpoint = extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let status = response.status().as_u16();
-    let duration_ms = edge.clock.now().since(began).as_micros() as f64 / 1000.0;
-    let source_host = source.map(SourceUrl::host);
-    // The hash is worked out only where the line is written.
-    let source_hash = || source.map(|source| edge.log_hash.of(source.as_str()));
-    let outcome_name = outcome.map(Outcome::as_str);
-    let kind = problem.map(|problem| problem.kind.slug());
-    let cause = problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                request_id, %method, endpoint, source_host, source_hash = source_hash(), outcome = outcome_name, status,
-                problem = kind, cause, duration_ms, "request",
-            )
-        };
+/// One request and its answer, as metrics, trace and log tell of it.
+struct Record<'a> {
+    /// The route that matched.
+    route: Option<&'a str>,
+    served: Option<&'a Served>,
+    is_batch: bool,
+    problem: Option<&'a Problem>,
+    source: Option<&'a SourceUrl>,
+    outcome: Option<Outcome>,
+    status: StatusCode,
+    took: Duration,
+}
+
+impl<'a> Record<'a> {
+    fn of(response: &'a Response, took: Duration) -> Record<'a> {
+        let extensions = response.extensions();
+        let problem = extensions.get::<Arc<Problem>>().map(|problem| &**problem);
+        let served = extensions.get::<Served>();
+        Record {
+            route: extensions.get::<MatchedPath>().map(MatchedPath::as_str),
+            served,
+            is_batch: extensions.get::<ServedBatch>().is_some(),
+            problem,
+            source: served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref())),
+            outcome: served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome)),
+            status: response.status(),
+            took,
+        }
     }
-    match outcome {
-        Some(Outcome::Error) => line!(warn),
-        Some(Outcome::Miss) => line!(info),
-        Some(Outcome::Refused | Outcome::Negative) if response.status() != StatusCode::NOT_FOUND => line!(info),
-        Some(Outcome::Hit | Outcome::HitRefresh | Outcome::Joined | Outcome::Negative | Outcome::Refused) | None => {
-            line!(debug);
+
+    fn answered(&self, trace_id: Option<TraceId>) -> Answered {
+        let verdict = match self.outcome {
+            Some(outcome) => Verdict::Of(outcome),
+            None if self.is_batch => Verdict::Batch,
+            None => Verdict::None,
+        };
+        Answered {
+            endpoint: Endpoint::of(self.route),
+            verdict,
+            status: self.status.as_u16(),
+            took: self.took,
+            life_left: self.served.map(|served| served.life_left),
+            trace_id,
+        }
+    }
+
+    /// Attributes by OpenTelemetry's conventions for HTTP, without the URL: it holds the source URL.
+    fn trace(&self, span: &Span, method: &Method) {
+        if span.is_recording() {
+            let route = self.route.unwrap_or("other").to_owned();
+            span.name(format!("{method} {route}"));
+            span.note("http.request.method", method.to_string());
+            span.note("http.route", route);
+            span.note("http.response.status_code", i64::from(self.status.as_u16()));
+            if let Some(source) = self.source {
+                span.note("kielink.source_host", source.host().to_owned());
+            }
+            if let Some(outcome) = self.outcome {
+                span.note("kielink.outcome", outcome.as_str());
+            }
+            match self.problem {
+                // A caller's own mistakes are no failures of the service's (the same conventions).
+                Some(problem) if self.status.is_server_error() => span.failed(problem.kind.slug()),
+                Some(problem) => span.note("error.type", problem.kind.slug()),
+                None => {}
+            }
+            span.end();
+        }
+    }
+
+    /// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
+    fn log(&self, edge: &Edge, method: &Method, request_id: &str, span: &Span) {
+        let endpoint = self.route.unwrap_or_default();
+        let status = self.status.as_u16();
+        let duration_ms = self.took.as_micros() as f64 / 1000.0;
+        let source_host = self.source.map(SourceUrl::host);
+        // The hash is worked out only where the line is written.
+        let source_hash = || self.source.map(|source| edge.log_hash.of(source.as_str()));
+        let trace_id = span.trace_id().map(tracing::field::display);
+        let outcome = self.outcome.map(Outcome::as_str);
+        let kind = self.problem.map(|problem| problem.kind.slug());
+        let cause = self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    request_id, trace_id, %method, endpoint, source_host, source_hash = source_hash(), outcome, status,
+                    problem = kind, cause, duration_ms, "request",
+                )
+            };
+        }
+        match self.outcome {
+            Some(Outcome::Error) => line!(warn),
+            Some(Outcome::Miss) => line!(info),
+            Some(Outcome::Refused | Outcome::Negative) if self.status != StatusCode::NOT_FOUND => line!(info),
+            Some(Outcome::Hit | Outcome::HitRefresh | Outcome::Joined | Outcome::Negative | Outcome::Refused)
+            | None => {
+                line!(debug);
+            }
         }
     }
 }

@@ -16,12 +16,13 @@ use super::{
     answer::{self, LinkView},
     directives,
     edge::Call,
+    metrics::Requests,
     problem::{Envelope, Kind, Problem},
     query,
 };
 use crate::{
     clock::Clock,
-    links::{Links, Lookup, Wish},
+    links::{Caller, Links, Lookup, Wish},
     source::{AllowList, SourceUrl},
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Endpoints {
     /// Source URLs in one batch.
     pub(crate) batch: usize,
     pub(crate) body_timeout: Duration,
+    pub(crate) requests: Requests,
 }
 
 /// `POST /api/v1/common/download-url`
@@ -90,7 +92,7 @@ pub(crate) async fn redirect(
 impl Endpoints {
     pub(crate) async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        match self.links.get(&source, wish, call.deadline).await {
+        match self.links.get(&source, wish, Caller { deadline: call.deadline, span: call.span.clone() }).await {
             Ok(lookup) => Ok((source, lookup)),
             Err(error) => Err(Problem::of(error, &source)),
         }

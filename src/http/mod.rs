@@ -6,6 +6,7 @@ pub(crate) mod directives;
 pub(crate) mod edge;
 pub(crate) mod guard;
 mod handlers;
+pub mod metrics;
 pub(crate) mod problem;
 pub(crate) mod query;
 
@@ -15,10 +16,14 @@ use axum::{
     Router, middleware,
     routing::{get, post},
 };
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::{edge::Edge, handlers::Endpoints};
+use self::{
+    edge::{Edge, Watched},
+    handlers::Endpoints,
+};
 use crate::{
     admin::{Readiness, probes},
     clock::Clock,
@@ -46,8 +51,16 @@ pub struct Config {
     pub body_timeout: Duration,
 }
 
-/// Everything that callers can reach.
-pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock: &Clock, log_hash: &LogHash) -> Router {
+/// Everything that callers can reach. What it counts goes to `registry`.
+pub(crate) fn router(
+    config: &Config,
+    links: Links,
+    readiness: Readiness,
+    clock: &Clock,
+    log_hash: &LogHash,
+    watched: Watched,
+    registry: &mut Registry,
+) -> Router {
     let endpoints = Arc::new(Endpoints {
         links,
         clock: clock.clone(),
@@ -57,18 +70,21 @@ pub(crate) fn router(config: &Config, links: Links, readiness: Readiness, clock:
         batch_room: Arc::new(Semaphore::new(config.batch_room.min(Semaphore::MAX_PERMITS))),
         batch: config.batch,
         body_timeout: config.body_timeout,
+        requests: watched.requests.clone(),
     });
+    // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
+    // memory answers, so that a kie.ai that hangs does not shut them out.
+    let most = (config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(most));
+    watched.requests.register(registry, Arc::clone(&places), most);
     let edge = Arc::new(Edge {
         clock: clock.clone(),
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
         request_timeout: config.request_timeout,
         readiness: readiness.clone(),
+        watched: Some(watched),
     });
-    // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
-    // memory answers, so that a kie.ai that hangs does not shut them out.
-    let places = (config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS);
-    let places = Arc::new(Semaphore::new(places));
     let routes = Router::new()
         .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
         .route("/v1/link", get(handlers::link))

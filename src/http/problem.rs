@@ -313,3 +313,37 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{BadAnswer, Error};
+
+    #[test]
+    fn callers_and_metrics_hear_the_same_word() {
+        let answer = || Answer { http_status: 200, code: Some(1), message: None };
+        let pause = Duration::from_secs(1);
+        let errors = [
+            Error::SourceRefused(answer()),
+            Error::SourceNotFound(answer()),
+            Error::KeyRefused(answer()),
+            Error::KeyReplaced(answer()),
+            Error::CreditsExhausted(answer()),
+            Error::RateLimited { answer: answer(), retry_after: None },
+            Error::Maintenance(answer()),
+            Error::Failed(answer()),
+            Error::Unusable { reason: BadAnswer::Empty, answer: answer() },
+            Error::ShortLived,
+            Error::Timeout,
+            Error::NoBudget { retry_after: pause },
+            Error::Paused { retry_after: pause },
+            Error::Unwell { retry_after: pause },
+            Error::ShuttingDown,
+        ];
+        for error in errors {
+            let slug = error.slug();
+            assert!(Error::SLUGS.contains(&slug), "{slug}");
+            assert_eq!(Problem::upstream(Arc::new(error), Outcome::Error).kind.slug(), slug);
+        }
+    }
+}

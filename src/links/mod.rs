@@ -6,6 +6,7 @@
 mod entry;
 mod flight;
 mod freshness;
+mod metrics;
 mod outcome;
 mod refusals;
 mod sync;
@@ -18,10 +19,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     entry::{Entry, Renewal},
     freshness::{Freshness, Times, Wish},
+    metrics::Count,
     outcome::{Error, Lookup, Outcome},
 };
 use self::{
     flight::{Boarding, Flights, Lead, Seat},
+    metrics::Metrics,
     refusals::Refusals,
 };
 use crate::{
@@ -29,6 +32,7 @@ use crate::{
     key::LogHash,
     link,
     source::SourceUrl,
+    telemetry::trace::{Place, Span, Tracer},
     upstream::{self, Ask, Chain, Mint, Reason},
 };
 
@@ -83,8 +87,26 @@ struct Inner {
     refusals: Refusals,
     flights: Flights<SourceUrl, Landed>,
     waiting: Semaphore,
+    metrics: Metrics,
+    tracer: Tracer,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Who asks for a link.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// It waits no longer than until then.
+    pub deadline: Instant,
+    /// Its place in a trace.
+    pub span: Span,
+}
+
+/// Somebody of whom nothing else is known.
+impl From<Instant> for Caller {
+    fn from(deadline: Instant) -> Caller {
+        Caller { deadline, span: Span::default() }
+    }
 }
 
 /// What is known of one file, for people; never the link.
@@ -104,6 +126,17 @@ pub struct Explanation {
 struct Landed {
     result: Result<Arc<Entry>, Arc<upstream::Error>>,
     reason: Reason,
+    /// Where it stands in a trace, for those who joined it.
+    place: Option<Place>,
+}
+
+/// Why a flight sets out.
+struct Purpose {
+    reason: Reason,
+    /// The caller insists on a fresh link.
+    insists: bool,
+    old: Option<Arc<Entry>>,
+    caller: Caller,
 }
 
 /// What memory says.
@@ -127,31 +160,49 @@ impl Links {
         mint: Arc<dyn Mint>,
         clock: Clock,
         log_hash: LogHash,
+        tracer: Tracer,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Links {
+        let metrics = Metrics::default();
         let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
             .weigher(|source: &SourceUrl, entry: &Arc<Entry>| entry.weight(source.as_str()))
             // Memory only: moka's clock stands still during suspend. Freshness is decided by `Times::judge`.
             .time_to_live(link::LIFE)
+            .eviction_listener(metrics::listener(&metrics))
             .build();
         let refusals = Refusals::new(config.negative_ttl, config.max_bytes / 8);
         let flights = Flights::new();
         let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
-        Links(Arc::new(Inner { config, clock, log_hash, mint, entries, refusals, flights, waiting, tasks, stop }))
+        Links(Arc::new(Inner {
+            config,
+            clock,
+            log_hash,
+            mint,
+            entries,
+            refusals,
+            flights,
+            waiting,
+            metrics,
+            tracer,
+            tasks,
+            stop,
+        }))
     }
 
-    /// A live link for `source`, or the reason why there is none. Waits no longer than until `deadline`.
+    /// A live link for `source`, or the reason why there is none. Waits no longer than until the caller's deadline.
     ///
     /// Cancel safe: a caller that goes away leaves the flight it began to those who joined, and to the cache.
-    pub async fn get(&self, source: &SourceUrl, wish: &Wish, deadline: Instant) -> Result<Lookup, Error> {
+    pub async fn get(&self, source: &SourceUrl, wish: &Wish, caller: impl Into<Caller>) -> Result<Lookup, Error> {
         let inner = &self.0;
+        let caller: Caller = caller.into();
+        let deadline = caller.deadline;
         for round in 0..ROUNDS {
             let now = inner.clock.now();
             let wanted = match inner.look(source, wish, now) {
                 Look::Serve { entry, due } => {
-                    let lookup = inner.serve(source, entry, due, wish, now);
+                    let lookup = inner.serve(source, entry, due, wish, &caller, now);
                     // Whoever has waited for a flight, even a lost one, has not had it from memory.
                     let outcome = if round == 0 { lookup.outcome } else { Outcome::Joined };
                     return Ok(Lookup { outcome, ..lookup });
@@ -167,12 +218,13 @@ impl Links {
                     // Between the look and the boarding a flight landed: do not mint twice.
                     Look::Serve { entry, due } => {
                         drop(lead);
-                        return Ok(inner.serve(source, entry, due, wish, now));
+                        return Ok(inner.serve(source, entry, due, wish, &caller, now));
                     }
                     Look::Refused(error) => return Err(Error::Refused(error)),
                     Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
-                        (inner.take_off(lead, source, reason, insists, old, deadline), Outcome::Miss, reason)
+                        let purpose = Purpose { reason, insists, old, caller: caller.clone() };
+                        (inner.take_off(lead, source, purpose), Outcome::Miss, reason)
                     }
                 },
             };
@@ -181,6 +233,11 @@ impl Links {
                 Ok(None) => continue,
                 Ok(Some(landed)) => landed,
             };
+            if outcome == Outcome::Joined
+                && let Some(place) = &landed.place
+            {
+                caller.span.link(place);
+            }
             // The clock again: the wait may have been long, and the machine may have slept in it.
             let now = inner.clock.now();
             match landed.result {
@@ -221,6 +278,12 @@ impl Links {
         self.0.entries.entry_count()
     }
 
+    /// What the entries weigh, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.0.entries.run_pending_tasks();
+        self.0.entries.weighted_size()
+    }
+
     /// Flights under way.
     pub fn flights_under_way(&self) -> usize {
         self.0.flights.len()
@@ -254,15 +317,24 @@ impl Inner {
         }
     }
 
-    fn serve(self: &Arc<Inner>, source: &SourceUrl, entry: Arc<Entry>, due: bool, wish: &Wish, now: Instant) -> Lookup {
+    fn serve(
+        self: &Arc<Inner>,
+        source: &SourceUrl,
+        entry: Arc<Entry>,
+        due: bool,
+        wish: &Wish,
+        caller: &Caller,
+        now: Instant,
+    ) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
             if let Boarding::Lead(lead) = self.flights.board(source)
                 // Unless it has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
-                let deadline = now + self.config.flight_timeout;
-                self.take_off(lead, source, Reason::Refresh, false, Some(Arc::clone(&entry)), deadline);
+                let caller = Caller { deadline: now + self.config.flight_timeout, span: caller.span.clone() };
+                let old = Some(Arc::clone(&entry));
+                self.take_off(lead, source, Purpose { reason: Reason::Refresh, insists: false, old, caller });
             }
         }
         let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
@@ -275,55 +347,66 @@ impl Inner {
         self: &Arc<Inner>,
         lead: Lead<SourceUrl, Landed>,
         source: &SourceUrl,
-        reason: Reason,
-        insists: bool,
-        old: Option<Arc<Entry>>,
-        deadline: Instant,
+        purpose: Purpose,
     ) -> Seat<Landed> {
         let seat = lead.seat();
         let inner = Arc::clone(self);
         let source = source.clone();
         self.tasks.spawn(async move {
+            let reason = purpose.reason;
+            let is_awaited = reason != Reason::Refresh;
+            let span = inner.tracer.mint(&purpose.caller.span, is_awaited, reason.as_str(), source.host());
             let result = tokio::select! {
-                result = inner.fly(&source, reason, insists, old.as_deref(), deadline) => result,
+                result = inner.fly(&source, purpose, &span) => result,
                 () = inner.stop.cancelled() => Err(Arc::new(upstream::Error::ShuttingDown)),
             };
+            match &result {
+                Ok(_) => span.note("kielink.result", "ok"),
+                Err(error) => span.failed(error.slug()),
+            }
+            span.end();
+            let place = span.place().cloned();
             // In the cache first, landed second: who boards next must find it.
-            lead.land(Landed { result, reason });
+            lead.land(Landed { result, reason, place });
         });
         seat
     }
 
-    async fn fly(
-        &self,
-        source: &SourceUrl,
-        reason: Reason,
-        insists: bool,
-        old: Option<&Entry>,
-        deadline: Instant,
-    ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
+    async fn fly(&self, source: &SourceUrl, purpose: Purpose, span: &Span) -> Result<Arc<Entry>, Arc<upstream::Error>> {
+        let Purpose { reason, insists, ref old, caller: Caller { deadline, .. } } = purpose;
+        let old = old.as_deref();
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
         let urgent = reason == Reason::Refresh && old.is_some_and(|old| old.times.is_about_to_die(began));
-        let minted = self.mint_alive(source, Ask { reason, deadline, urgent }, forced_at).await;
+        let ask = Ask { reason, deadline, urgent, span: span.clone() };
+        let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
         let (source_host, source_hash) = (source.host(), self.log_hash.of(source.as_str()));
+        let trace_id = span.trace_id().map(tracing::field::display);
         match minted {
             Ok(entry) => {
                 let entry = Arc::new(entry);
                 self.entries.insert(source.clone(), Arc::clone(&entry));
                 self.refusals.forget(source);
                 let life_left_s = now.until(entry.ends_at).as_secs();
-                tracing::info!(source_host, source_hash, reason = reason.as_str(), duration_ms, life_left_s, "minted");
+                tracing::info!(
+                    trace_id,
+                    source_host,
+                    source_hash,
+                    reason = reason.as_str(),
+                    duration_ms,
+                    life_left_s,
+                    "minted"
+                );
                 Ok(entry)
             }
             Err(error) => {
                 macro_rules! line {
                     ($level:ident) => {
                         tracing::$level!(
-                            source_host, source_hash, reason = reason.as_str(), duration_ms, error = %Chain(&error),
-                            "mint failed",
+                            trace_id, source_host, source_hash, reason = reason.as_str(), duration_ms,
+                            error = %Chain(&error), "mint failed",
                         )
                     };
                 }
@@ -365,11 +448,23 @@ impl Inner {
         forced_at: Option<Instant>,
     ) -> Result<Entry, upstream::Error> {
         for _ in 0..2 {
-            let minted = self.mint.mint(source, ask).await?;
-            let entry = Entry::new(minted, &self.config, fastrand::f64(), forced_at);
-            if self.clock.now() < entry.times.deadline {
-                return Ok(entry);
+            let began = self.clock.now();
+            let minted = self.mint.mint(source, ask.clone()).await;
+            let now = self.clock.now();
+            let entry = minted.map(|minted| Entry::new(minted, &self.config, fastrand::f64(), forced_at));
+            let (count, trace_id) = (&self.metrics, ask.span.sampled_trace_id());
+            match &entry {
+                Ok(entry) if now < entry.times.deadline => count.minted(ask.reason, None, began.until(now), trace_id),
+                Ok(_) => {
+                    let dead = upstream::Error::ShortLived;
+                    count.minted(ask.reason, Some(&dead), began.until(now), trace_id);
+                    continue;
+                }
+                // Of these, kie.ai has not heard.
+                Err(error) if error.is_our_own() => {}
+                Err(error) => count.minted(ask.reason, Some(error), began.until(now), trace_id),
             }
+            return entry;
         }
         Err(upstream::Error::ShortLived)
     }

@@ -9,6 +9,7 @@ use crate::{
     clock::testing::VirtualTime,
     key::ApiKey,
     link::{Link, Policy},
+    telemetry::trace::Tracer,
     upstream::{Answer, MintFuture, Minted},
 };
 
@@ -52,6 +53,7 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
         Arc::clone(&script) as Arc<dyn Mint>,
         clock.clone(),
         ApiKey::new("key").unwrap().log_hash(),
+        Tracer::default(),
         tasks.clone(),
         CancellationToken::new(),
     );

@@ -12,6 +12,7 @@ use crate::{
     clock::{Clock, Instant, testing::VirtualTime},
     link::{self, Link, Policy},
     source::SourceUrl,
+    telemetry::trace::Span,
     upstream::{Answer, BadAnswer, Error, MintFuture, Minted, Transport, life},
 };
 
@@ -154,7 +155,7 @@ impl Model {
 }
 
 impl Transport for Arc<Model> {
-    fn send<'a>(&'a self, source: &'a SourceUrl) -> MintFuture<'a> {
+    fn send<'a>(&'a self, source: &'a SourceUrl, _span: &'a Span) -> MintFuture<'a> {
         Box::pin(self.answer(source))
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     key::ApiKey,
     links::{self, Links, Outcome, Wish},
     source::SourceUrl,
+    telemetry::trace::Tracer,
     upstream::{GateConfig, Kie, KieConfig},
 };
 
@@ -82,7 +83,9 @@ impl World {
         let config_of_kie = KieConfig { gate, attempt_timeout, attempts: rng.u32(1..4) };
         let mint = Kie::new(&config_of_kie, Arc::clone(&model), clock.clone(), &tasks, stop.clone());
         let hash = ApiKey::new("simulated").unwrap().log_hash();
-        let links = Links::new(config.clone(), Arc::new(mint), clock.clone(), hash, tasks.clone(), stop.clone());
+        let tracer = Tracer::default();
+        let (links_tasks, links_stop) = (tasks.clone(), stop.clone());
+        let links = Links::new(config.clone(), Arc::new(mint), clock.clone(), hash, tracer, links_tasks, links_stop);
         World { rng, time, clock, model, oracle, links, config, tasks, stop }
     }
 

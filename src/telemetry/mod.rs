@@ -1,7 +1,10 @@
-//! What the process says about itself. For now: logs.
+//! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
 //!
 //! One line an event, on standard error. The libraries underneath never log below `warn`: at `debug` and `trace`
 //! some print addresses, and an address may be a link.
+
+pub(crate) mod metrics;
+pub mod trace;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 

@@ -118,6 +118,36 @@ impl std::fmt::Display for Answer {
 }
 
 impl Error {
+    /// Every slug there is, for whoever counts.
+    pub const SLUGS: [&'static str; 10] = [
+        "source-refused",
+        "source-not-found",
+        "key-refused",
+        "credits-exhausted",
+        "rate-limited",
+        "upstream-unavailable",
+        "upstream-error",
+        "upstream-unreachable",
+        "timeout",
+        "overloaded",
+    ];
+
+    /// The problem type as which callers hear of it; metrics and traces say the same word.
+    pub fn slug(&self) -> &'static str {
+        match self {
+            Error::SourceRefused(_) => "source-refused",
+            Error::SourceNotFound(_) => "source-not-found",
+            Error::KeyRefused(_) | Error::KeyReplaced(_) => "key-refused",
+            Error::CreditsExhausted(_) => "credits-exhausted",
+            Error::RateLimited { .. } | Error::NoBudget { .. } | Error::Paused { .. } => "rate-limited",
+            Error::Maintenance(_) | Error::Unwell { .. } => "upstream-unavailable",
+            Error::Failed(_) | Error::Unusable { .. } | Error::NotHttp(_) | Error::ShortLived => "upstream-error",
+            Error::Unreachable(_) | Error::DeadConnection(_) => "upstream-unreachable",
+            Error::Timeout => "timeout",
+            Error::ShuttingDown => "overloaded",
+        }
+    }
+
     /// kie.ai's answer, where there was one.
     pub fn answer(&self) -> Option<&Answer> {
         match self {

@@ -6,6 +6,7 @@
 pub(crate) mod envelope;
 mod error;
 mod gate;
+mod metrics;
 mod retry;
 mod wire;
 
@@ -22,12 +23,14 @@ pub use self::{
 };
 use self::{
     gate::{Gate, Permit, Priority, Refusal, Verdict},
+    metrics::Metrics,
     retry::{Retries, RetryBudget},
 };
 use crate::{
     clock::{Clock, Instant},
     link::Link,
     source::SourceUrl,
+    telemetry::trace::Span,
 };
 
 /// The path of the one endpoint, below `base_url`; also the path under which kielink offers it.
@@ -64,7 +67,7 @@ pub struct Minted {
 }
 
 /// Why a mint is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Callers wait for it.
     Miss,
@@ -85,13 +88,15 @@ impl Reason {
 }
 
 /// A mint, asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ask {
     pub reason: Reason,
     /// No request begins after this, and none is waited for.
     pub deadline: Instant,
     /// A refresh that must not be put off any more: callers will wait for its file in a moment.
     pub urgent: bool,
+    /// Where it stands in a trace.
+    pub span: Span,
 }
 
 pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
@@ -105,7 +110,7 @@ pub trait Mint: Send + Sync + 'static {
 /// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
 pub trait Transport: Send + Sync + 'static {
     /// One request, one answer. Cancel safe: dropping the future closes the connection.
-    fn send<'a>(&'a self, source: &'a SourceUrl) -> MintFuture<'a>;
+    fn send<'a>(&'a self, source: &'a SourceUrl, span: &'a Span) -> MintFuture<'a>;
 }
 
 /// kie.ai, asked with restraint. Cheap to clone.
@@ -119,6 +124,7 @@ struct Inner {
     clock: Clock,
     attempt_timeout: Duration,
     attempts: u32,
+    metrics: Metrics,
 }
 
 impl Kie {
@@ -140,6 +146,7 @@ impl Kie {
             clock,
             attempt_timeout,
             attempts,
+            metrics: Metrics::default(),
         }))
     }
 }
@@ -188,7 +195,10 @@ impl Inner {
                 Ok(permit) => permit,
                 Err(refusal) => return Err(last.map_or_else(|| refused(refusal), |error| self.in_the_end(error))),
             };
-            let error = match self.attempt(source, ask.deadline, permit).await {
+            if last.is_some() {
+                self.metrics.retried();
+            }
+            let error = match self.attempt(source, &ask, permit).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,
             };
@@ -202,6 +212,7 @@ impl Inner {
                 pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "mint attempt failed, trying again",
             );
+            ask.span.event("retry", "error.type", error.slug());
             last = Some(error);
             tokio::time::sleep(pause).await;
         }
@@ -220,11 +231,11 @@ impl Inner {
     }
 
     /// One request, bounded in time, reported to the gate.
-    async fn attempt(&self, source: &SourceUrl, deadline: Instant, permit: Permit) -> Result<Minted, Error> {
-        let left = self.clock.now().until(deadline);
+    async fn attempt(&self, source: &SourceUrl, ask: &Ask, permit: Permit) -> Result<Minted, Error> {
+        let left = self.clock.now().until(ask.deadline);
         let (patience, cut_short) =
             if left < self.attempt_timeout { (left, true) } else { (self.attempt_timeout, false) };
-        let result = match tokio::time::timeout(patience, self.wire.send(source)).await {
+        let result = match tokio::time::timeout(patience, self.wire.send(source, &ask.span)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(Error::Timeout),
         };

@@ -22,6 +22,7 @@ use crate::{
     key::{ApiKey, Keys},
     link::{self, Link},
     source::SourceUrl,
+    telemetry::trace::Span,
 };
 
 /// A `Retry-After` beyond this is taken for this: kie.ai never sent one, so none can be trusted to be sane.
@@ -76,9 +77,9 @@ impl Wire {
     }
 
     /// One request with the newest key, and what its answer says of that key.
-    async fn attempt(&self, source: &SourceUrl) -> Result<Minted, Error> {
+    async fn attempt(&self, source: &SourceUrl, span: &Span) -> Result<Minted, Error> {
         let key = self.keys.newest();
-        match self.request(source, &key).await {
+        match self.request(source, &key, span).await {
             Ok(minted) => {
                 self.keys.minted_with(&key);
                 Ok(minted)
@@ -94,12 +95,12 @@ impl Wire {
         }
     }
 
-    async fn request(&self, source: &SourceUrl, key: &ApiKey) -> Result<Minted, Error> {
+    async fn request(&self, source: &SourceUrl, key: &ApiKey, span: &Span) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
         let kept = self.kept.load(Ordering::Relaxed);
-        let mut response = self
-            .client
-            .post(self.endpoint.clone())
+        let request = self.client.post(self.endpoint.clone());
+        let request = span.headers().fold(request, |request, (name, value)| request.header(name, value));
+        let mut response = request
             .header(AUTHORIZATION, authorization(key))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
@@ -153,8 +154,8 @@ fn authorization(key: &ApiKey) -> HeaderValue {
 }
 
 impl Transport for Wire {
-    fn send<'a>(&'a self, source: &'a SourceUrl) -> MintFuture<'a> {
-        Box::pin(self.attempt(source))
+    fn send<'a>(&'a self, source: &'a SourceUrl, span: &'a Span) -> MintFuture<'a> {
+        Box::pin(self.attempt(source, span))
     }
 }
 

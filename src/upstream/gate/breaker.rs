@@ -67,6 +67,14 @@ impl Breaker {
         !matches!(self.state, State::Closed { .. })
     }
 
+    pub(super) fn state(&self) -> &'static str {
+        match self.state {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half-open",
+        }
+    }
+
     /// The probe sets out.
     pub(super) fn probing(&mut self) {
         if let State::Open { opened, .. } = self.state {

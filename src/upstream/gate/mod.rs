@@ -182,6 +182,18 @@ impl Gate {
         self.lock().pause.until(now).map(|until| now.until(until))
     }
 
+    /// Requests that may go at once, as far as the budget is concerned.
+    pub(super) fn tokens(&self) -> f64 {
+        let now = self.0.clock.now();
+        // Below zero where somebody has been told when the next one comes.
+        self.lock().budget.tokens(now).max(0.0)
+    }
+
+    /// The breaker's state, by its usual name.
+    pub(super) fn breaker(&self) -> &'static str {
+        self.lock().breaker.state()
+    }
+
     pub(super) fn condition(&self) -> Condition {
         let now = self.0.clock.now();
         let state = self.lock();

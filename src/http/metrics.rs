@@ -1,0 +1,299 @@
+//! What operators see of requests: counts and histograms for `/metrics`, and the last minutes' figures for people.
+//!
+//! Recording a hit costs well under a microsecond (`benches/recording.rs`).
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    links::Outcome,
+    telemetry::{
+        metrics::{Latencies, histogram, observe, reading},
+        trace::TraceId,
+    },
+    upstream::DOWNLOAD_URL,
+};
+
+/// Seconds. Hits take microseconds, mints hundreds of milliseconds, and nobody waits longer than 20 s by default.
+const DURATIONS: [f64; 17] =
+    [10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
+
+/// Seconds. Nothing may ever be counted in the first one by default: that is `cache.margin`.
+const LIVES: [f64; 13] = [60.0, 90.0, 120.0, 180.0, 240.0, 300.0, 420.0, 480.0, 600.0, 780.0, 960.0, 1140.0, 1200.0];
+
+/// Latencies for people: from a microsecond to a minute, to two digits.
+const LONGEST_MICROS: u64 = 60_000_000;
+const DIGITS: u8 = 2;
+
+/// A route of the data interface: a label's value, bounded however many paths callers try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint(&'static str);
+
+impl Endpoint {
+    const ALL: [&'static str; 7] =
+        [DOWNLOAD_URL, "/v1/link", "/v1/redirect", "/v1/links", "/healthz", "/openapi.json", "/docs"];
+
+    /// Of the route that matched, if one did.
+    pub fn of(route: Option<&str>) -> Endpoint {
+        let known = route.and_then(|route| Endpoint::ALL.into_iter().find(|known| *known == route));
+        Endpoint(known.unwrap_or("other"))
+    }
+}
+
+/// What became of a request, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Of a request that is about one link, or of an item of a batch.
+    Of(Outcome),
+    /// A batch as a whole: its items have outcomes of their own.
+    Batch,
+    /// A request that is about no link: probes, the description of the interface.
+    None,
+}
+
+impl Verdict {
+    const OUTCOMES: [Outcome; 7] = [
+        Outcome::Hit,
+        Outcome::HitRefresh,
+        Outcome::Miss,
+        Outcome::Joined,
+        Outcome::Negative,
+        Outcome::Refused,
+        Outcome::Error,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Of(outcome) => outcome.as_str(),
+            Verdict::Batch => "batch",
+            Verdict::None => "none",
+        }
+    }
+}
+
+impl EncodeLabelValue for Endpoint {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Verdict {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    endpoint: Endpoint,
+    outcome: Verdict,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    endpoint: Endpoint,
+    outcome: Verdict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ItemLabels {
+    outcome: Verdict,
+}
+
+/// One request, answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    pub endpoint: Endpoint,
+    pub verdict: Verdict,
+    /// The HTTP status.
+    pub status: u16,
+    pub took: Duration,
+    /// Of the link that was handed out.
+    pub life_left: Option<Duration>,
+    /// Where the request's trace is kept.
+    pub trace_id: Option<TraceId>,
+}
+
+/// Counts requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Requests(Arc<Inner>);
+
+struct Inner {
+    total: Family<Labels, Counter>,
+    durations: Family<DurationLabels, Latencies, fn() -> Latencies>,
+    lives: Histogram,
+    items: Family<ItemLabels, Counter>,
+    /// Links asked for, by outcome in the order of `Verdict::OUTCOMES`, items of batches included.
+    outcomes: [AtomicU64; Verdict::OUTCOMES.len()],
+    /// Since somebody last took them.
+    recent: Mutex<Recent>,
+}
+
+/// What has happened since the last look, for people.
+#[derive(Debug, Clone)]
+pub struct Recent {
+    /// Microseconds.
+    pub latencies: hdrhistogram::Histogram<u32>,
+    /// Least life left of a link that was handed out.
+    pub least_life: Option<Duration>,
+}
+
+impl fmt::Debug for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requests").finish_non_exhaustive()
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Recent {
+        let latencies =
+            hdrhistogram::Histogram::new_with_max(LONGEST_MICROS, DIGITS).expect("constants that are in bounds");
+        Recent { latencies, least_life: None }
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Requests {
+        Requests(Arc::new(Inner {
+            total: Family::default(),
+            durations: Family::new_with_constructor(|| Latencies::new(DURATIONS.into_iter())),
+            lives: histogram(&LIVES),
+            items: Family::default(),
+            outcomes: Default::default(),
+            recent: Mutex::default(),
+        }))
+    }
+}
+
+impl Requests {
+    /// Notes a request that has been answered.
+    pub fn answered(&self, answered: &Answered) {
+        if cfg!(feature = "unrecorded") {
+            return;
+        }
+        let inner = &*self.0;
+        let &Answered { endpoint, verdict: outcome, status, took, life_left, trace_id } = answered;
+        inner.total.get_or_create(&Labels { endpoint, outcome, status }).inc();
+        let labels = DurationLabels { endpoint, outcome };
+        observe(&inner.durations.get_or_create(&labels), took.as_secs_f64(), trace_id);
+        if let Some(life_left) = life_left {
+            inner.lives.observe(life_left.as_secs_f64());
+        }
+        if let Verdict::Of(outcome) = outcome {
+            inner.count(outcome);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST_MICROS);
+            let mut recent = inner.recent();
+            recent.latencies.saturating_record(micros);
+            recent.note_life(life_left);
+        }
+    }
+
+    /// Notes an item of a batch. It has no latency of its own: items wait for each other.
+    pub fn item(&self, outcome: Outcome, life_left: Option<Duration>) {
+        if cfg!(feature = "unrecorded") {
+            return;
+        }
+        let inner = &*self.0;
+        inner.items.get_or_create(&ItemLabels { outcome: Verdict::Of(outcome) }).inc();
+        inner.count(outcome);
+        if let Some(life_left) = life_left {
+            inner.lives.observe(life_left.as_secs_f64());
+            inner.recent().note_life(Some(life_left));
+        }
+    }
+
+    /// Links asked for since the start, by outcome.
+    pub fn outcomes(&self) -> Vec<(Outcome, u64)> {
+        let counts = self.0.outcomes.iter().map(|count| count.load(Ordering::Relaxed));
+        Verdict::OUTCOMES.into_iter().zip(counts).collect()
+    }
+
+    /// What has happened since the last call.
+    pub fn take_recent(&self) -> Recent {
+        std::mem::take(&mut self.0.recent())
+    }
+
+    /// Adds what is known of requests to what `/metrics` shows. `places` has a permit for each request that may be under
+    /// way besides those that are, of `limit`.
+    pub(crate) fn register(&self, registry: &mut Registry, places: Arc<Semaphore>, limit: usize) {
+        let help = "Requests answered, by route, outcome and HTTP status";
+        registry.register("requests", help, self.0.total.clone());
+        let help = "From a request's head to its answer's head";
+        registry.register_with_unit("request_duration", help, Unit::Seconds, self.0.durations.clone());
+        let help = "Time to the real end of links, at the moment they were handed out";
+        registry.register_with_unit("link_life_left", help, Unit::Seconds, self.0.lives.clone());
+        let help = "Items of batches, by outcome; the batch itself is a request with the outcome batch";
+        registry.register("batch_items", help, self.0.items.clone());
+        let help = "Requests under way, probes apart";
+        reading(registry, "requests_in_flight", help, move || limit.saturating_sub(places.available_permits()) as f64);
+    }
+}
+
+impl Inner {
+    fn count(&self, outcome: Outcome) {
+        let place = Verdict::OUTCOMES.iter().position(|known| *known == outcome).expect("the table has all outcomes");
+        self.outcomes[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // A panic in the middle leaves a figure for people that is off by one.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn note_life(&mut self, life_left: Option<Duration>) {
+        self.least_life = self.least_life.into_iter().chain(life_left).min();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_route_has_no_label_of_its_own() {
+        assert_eq!(Endpoint::of(Some("/v1/link")), Endpoint("/v1/link"));
+        assert_eq!(Endpoint::of(Some("/v1/links/{any}")), Endpoint("other"));
+        assert_eq!(Endpoint::of(None), Endpoint("other"));
+    }
+
+    #[test]
+    fn what_is_taken_is_gone_and_totals_stay() {
+        let requests = Requests::default();
+        let hit = Answered {
+            endpoint: Endpoint::of(Some("/v1/link")),
+            verdict: Verdict::Of(Outcome::Hit),
+            status: 200,
+            took: Duration::from_micros(40),
+            life_left: Some(Duration::from_secs(700)),
+            trace_id: None,
+        };
+        requests.answered(&hit);
+        requests.answered(&Answered { life_left: Some(Duration::from_secs(90)), ..hit });
+        requests.answered(&Answered { verdict: Verdict::None, ..hit });
+        requests.item(Outcome::Miss, None);
+        let recent = requests.take_recent();
+        assert_eq!((recent.latencies.len(), recent.least_life), (2, Some(Duration::from_secs(90))));
+        assert_eq!(requests.take_recent().latencies.len(), 0);
+        let outcomes = requests.outcomes();
+        assert!(outcomes.contains(&(Outcome::Hit, 2)) && outcomes.contains(&(Outcome::Miss, 1)));
+        // Far beyond the scale: counted as its end.
+        requests.answered(&Answered { took: Duration::from_secs(4000), ..hit });
+        assert_eq!(requests.take_recent().latencies.len(), 1);
+    }
+}

@@ -1,0 +1,150 @@
+//! What operators see of the cache and of mints.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use moka::notification::RemovalCause;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family},
+    registry::{Registry, Unit},
+};
+
+use super::Links;
+use crate::{
+    telemetry::{
+        metrics::{Latencies, observe, reading},
+        trace::TraceId,
+    },
+    upstream::{self, Reason},
+};
+
+/// Seconds. kie.ai's usual answer takes some hundred milliseconds; a mint may take three tries of 8 s, within 20 s in all.
+const DURATIONS: [f64; 15] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0];
+
+const REASONS: [Reason; 3] = [Reason::Miss, Reason::Refresh, Reason::Forced];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    reason: Reason,
+    /// `ok`, or the slug of a problem.
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Evicted {
+    cause: &'static str,
+}
+
+/// How many mints had this result, whatever their reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    pub reason: &'static str,
+    pub result: &'static str,
+    pub count: u64,
+}
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    mints: Family<Labels, Counter>,
+    durations: Latencies,
+    evictions: Family<Evicted, Counter>,
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl Default for Metrics {
+    /// The usual ones from the start, so that the first one is an increase to whoever watches.
+    fn default() -> Metrics {
+        let metrics = Metrics {
+            mints: Family::default(),
+            durations: Latencies::new(DURATIONS.into_iter()),
+            evictions: Family::default(),
+        };
+        for reason in REASONS {
+            for result in ["ok", "key-refused", "upstream-error", "upstream-unreachable", "rate-limited", "timeout"] {
+                let _: &Counter = &metrics.mints.get_or_create(&Labels { reason, result });
+            }
+        }
+        for cause in [RemovalCause::Expired, RemovalCause::Explicit, RemovalCause::Size] {
+            let _: &Counter = &metrics.evictions.get_or_create(&Evicted { cause: word(cause) });
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    /// A mint has ended, of which kie.ai has heard.
+    pub(super) fn minted(
+        &self,
+        reason: Reason,
+        error: Option<&upstream::Error>,
+        took: Duration,
+        trace_id: Option<TraceId>,
+    ) {
+        let result = error.map_or("ok", upstream::Error::slug);
+        self.mints.get_or_create(&Labels { reason, result }).inc();
+        observe(&self.durations, took.as_secs_f64(), trace_id);
+    }
+
+    /// An entry has left the cache; one that was replaced by a newer one has not.
+    pub(super) fn evicted(&self, cause: RemovalCause) {
+        if cause != RemovalCause::Replaced {
+            self.evictions.get_or_create(&Evicted { cause: word(cause) }).inc();
+        }
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let results = std::iter::once("ok").chain(upstream::Error::SLUGS);
+        let labels = results.flat_map(|result| REASONS.map(|reason| Labels { reason, result }));
+        labels
+            .filter_map(|labels| {
+                let count = self.mints.get(&labels)?.get();
+                (count > 0).then_some(Count { reason: labels.reason.as_str(), result: labels.result, count })
+            })
+            .collect()
+    }
+}
+
+fn word(cause: RemovalCause) -> &'static str {
+    match cause {
+        RemovalCause::Expired => "expired",
+        RemovalCause::Explicit => "explicit",
+        RemovalCause::Replaced => "replaced",
+        RemovalCause::Size => "size",
+    }
+}
+
+impl Links {
+    /// Adds what is known of links and mints to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let Metrics { mints, durations, evictions } = self.0.metrics.clone();
+        registry.register("mints", "Mints that kie.ai has heard of, by why they were made and how they ended", mints);
+        let help = "How long mints take, their retries and waits for the budget included";
+        registry.register_with_unit("mint_duration", help, Unit::Seconds, durations);
+        let help = "Links that left the cache: expired, explicit (forgotten on request), size (no room)";
+        registry.register("cache_evictions", help, evictions);
+        let read = |read: fn(&Links) -> u64| {
+            let links = self.clone();
+            move || read(&links) as f64
+        };
+        reading(registry, "mints_in_flight", "Mints under way", read(|links| links.flights_under_way() as u64));
+        reading(registry, "cache_entries", "Links in the cache", read(Links::entry_count));
+        reading(registry, "cache_bytes", "Memory that links in the cache take, estimated", read(Links::weight));
+    }
+
+    /// Mints since the start, by reason and result; those that never happened are left out.
+    pub fn mints(&self) -> Vec<Count> {
+        self.0.metrics.counts()
+    }
+}
+
+/// The part that moka calls.
+pub(super) fn listener<K, V>(metrics: &Metrics) -> impl Fn(Arc<K>, V, RemovalCause) + Send + Sync + use<K, V> {
+    let metrics = metrics.clone();
+    move |_, _, cause| metrics.evicted(cause)
+}

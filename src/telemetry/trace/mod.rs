@@ -1,0 +1,239 @@
+//! Traces: one span a request, one a mint. Off unless the environment names a collector (OpenTelemetry's own variables);
+//! then a request has at most the place in a trace that its caller gave it (W3C Trace Context), for the log and for kie.ai.
+//!
+//! The one place that knows OpenTelemetry. Spans carry no URL but a source's host, and no text of kie.ai's.
+
+mod export;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+pub use opentelemetry::trace::TraceId;
+use opentelemetry::{
+    Context, KeyValue,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _},
+};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan},
+};
+
+pub use self::export::Error;
+
+/// Makes spans. Cheap to clone; `Default` is off.
+#[derive(Clone, Default)]
+pub struct Tracer(Option<Arc<On>>);
+
+struct On {
+    tracer: SdkTracer,
+    provider: SdkTracerProvider,
+}
+
+/// A span under way, or only a caller's place in a trace, or nothing. Cheap to clone; the last one to go ends it.
+#[derive(Clone, Default)]
+pub struct Span {
+    recording: Option<Arc<Mutex<SdkSpan>>>,
+    /// Where what follows belongs.
+    place: Option<Place>,
+}
+
+/// A place in a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place(SpanContext);
+
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Tracer::on" } else { "Tracer::off" })
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Span").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Tracer {
+    fn new(provider: SdkTracerProvider) -> Tracer {
+        use opentelemetry::trace::TracerProvider as _;
+        Tracer(Some(Arc::new(On { tracer: provider.tracer("kielink"), provider })))
+    }
+
+    /// A request begins, with the caller's headers of these names.
+    pub(crate) fn request(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Span {
+        let parent = traceparent.and_then(|traceparent| place_of(&Headers { traceparent, tracestate }));
+        let Some(on) = &self.0 else { return Span { recording: None, place: parent } };
+        on.start(on.tracer.span_builder("request").with_kind(SpanKind::Server), parent.as_ref())
+    }
+
+    /// A mint begins: part of what asked for it where somebody waits, else a trace of its own that is linked to it.
+    pub(crate) fn mint(&self, cause: &Span, is_awaited: bool, reason: &'static str, source_host: &str) -> Span {
+        let parent = cause.place.as_ref().filter(|_| is_awaited);
+        let Some(on) = &self.0 else { return Span { recording: None, place: parent.cloned() } };
+        let builder = on.tracer.span_builder("mint").with_kind(SpanKind::Client).with_attributes([
+            KeyValue::new("kielink.reason", reason),
+            KeyValue::new("kielink.source_host", source_host.to_owned()),
+        ]);
+        let span = on.start(builder, parent);
+        if !is_awaited && let Some(cause) = &cause.place {
+            span.link(cause);
+        }
+        span
+    }
+
+    /// Sends what has not been sent yet, and ends. Blocks for as long as the collector takes, at most for `patience`.
+    pub fn shutdown(&self, patience: std::time::Duration) {
+        if let Some(on) = &self.0 {
+            // Whatever is wrong has been logged by the exporter.
+            let _ = on.provider.shutdown_with_timeout(patience);
+        }
+    }
+}
+
+impl On {
+    fn start(&self, builder: SpanBuilder, parent: Option<&Place>) -> Span {
+        let context = match parent {
+            Some(Place(parent)) => Context::new().with_remote_span_context(parent.clone()),
+            None => Context::new(),
+        };
+        let span = self.tracer.build_with_context(builder, &context);
+        let place = Place(span.span_context().clone());
+        Span { recording: span.is_recording().then(|| Arc::new(Mutex::new(span))), place: Some(place) }
+    }
+}
+
+impl Span {
+    /// What follows from it may say so with this.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.place.as_ref().map(|Place(context)| context.trace_id())
+    }
+
+    /// Its trace, where somebody will find it: a trace that is not sampled is kept nowhere.
+    pub fn sampled_trace_id(&self) -> Option<TraceId> {
+        let Place(context) = self.place.as_ref()?;
+        context.is_sampled().then(|| context.trace_id())
+    }
+
+    /// `traceparent` and `tracestate` for whoever is asked next (W3C Trace Context, section 3).
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
+        let context = self.place.as_ref().map(|Place(context)| context);
+        let traceparent = context.map(|context| {
+            let flags = context.trace_flags().to_u8() & 0x01;
+            ("traceparent", format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
+        });
+        let tracestate = context.map(|context| context.trace_state().header()).filter(|state| !state.is_empty());
+        traceparent.into_iter().chain(tracestate.map(|state| ("tracestate", state)))
+    }
+
+    /// Whether anybody will see what is noted in it.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    pub(crate) fn name(&self, name: String) {
+        self.with(|span| span.update_name(name));
+    }
+
+    pub(crate) fn note(&self, key: &'static str, value: impl Into<opentelemetry::Value>) {
+        self.with(|span| span.set_attribute(KeyValue::new(key, value)));
+    }
+
+    /// Something happened in it.
+    pub(crate) fn event(&self, name: &'static str, key: &'static str, value: impl Into<opentelemetry::Value>) {
+        self.with(|span| span.add_event(name, vec![KeyValue::new(key, value)]));
+    }
+
+    pub(crate) fn failed(&self, why: &'static str) {
+        self.with(|span| {
+            span.set_attribute(KeyValue::new("error.type", why));
+            span.set_status(Status::Error { description: Cow::Borrowed(why) });
+        });
+    }
+
+    /// It has waited for what is at `place`.
+    pub(crate) fn link(&self, Place(place): &Place) {
+        self.with(|span| span.add_link(place.clone(), Vec::new()));
+    }
+
+    /// Now, rather than when the last one is dropped.
+    pub(crate) fn end(&self) {
+        self.with(|span| span.end());
+    }
+
+    fn with(&self, act: impl FnOnce(&mut SdkSpan)) {
+        if let Some(span) = &self.recording {
+            // A panic in the middle leaves a span with an attribute less.
+            act(&mut span.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// What the caller's headers say; nothing where they are not as W3C wants them.
+fn place_of(headers: &Headers<'_>) -> Option<Place> {
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), headers);
+    let place = context.span().span_context().clone();
+    place.is_valid().then_some(Place(place))
+}
+
+struct Headers<'a> {
+    traceparent: &'a str,
+    tracestate: Option<&'a str>,
+}
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            "traceparent" => Some(self.traceparent),
+            "tracestate" => self.tracestate,
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn request(traceparent: Option<&'static str>) -> Span {
+        Tracer::default().request(traceparent, None)
+    }
+
+    #[test]
+    fn without_a_collector_a_callers_place_is_passed_on_unchanged() {
+        let span = request(Some(TRACEPARENT));
+        assert_eq!(span.trace_id().unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        let mint = Tracer::default().mint(&span, true, "miss", "h.example");
+        assert_eq!(mint.headers().collect::<Vec<_>>(), [("traceparent", TRACEPARENT.to_owned())]);
+        let refresh = Tracer::default().mint(&span, false, "refresh", "h.example");
+        assert_eq!(refresh.headers().count(), 0, "nobody waits for it");
+    }
+
+    #[test]
+    fn nonsense_is_no_place() {
+        for nonsense in [
+            "",
+            "nonsense",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(request(Some(nonsense)).trace_id(), None, "{nonsense}");
+        }
+        assert_eq!(request(None).trace_id(), None);
+    }
+}
