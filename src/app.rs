@@ -129,6 +129,7 @@ pub async fn serve(
     // Where the start fails half-way, what has begun ends, too.
     let _guards = [drain.clone().drop_guard(), kill.clone().drop_guard(), cut.clone().drop_guard()];
     background.spawn(keys.clone().watch(reload, cut.clone()));
+    background.spawn(config.log.failures.clone().sum_up(cut.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
     readiness.show_upstream(kie.clone());
     let links = Links::new(

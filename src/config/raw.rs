@@ -268,7 +268,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
                 attempts: raw.attempts,
             },
         },
-        log: telemetry::Config { format, level },
+        log: telemetry::Config { format, level, failures: telemetry::Failures::default() },
         tracer: telemetry::trace::Tracer::default(),
         warnings,
         fitted,

@@ -1,21 +1,26 @@
 //! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
 //!
-//! One line an event, on standard error. The libraries underneath never log below `warn`: at `debug` and `trace`
+//! One line an event, on standard error; failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
 //! some print addresses, and an address may be a link.
 
+mod failures;
 pub(crate) mod metrics;
 pub mod trace;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing::{Dispatch, level_filters::LevelFilter};
-use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt};
+use tracing_subscriber::{Layer as _, filter::Targets, fmt::MakeWriter, layer::SubscriberExt};
+
+pub use self::failures::{Failure, Failures};
 
 /// How and how much is logged.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Config {
     pub format: Format,
     pub level: Level,
+    /// What has failed of late; filled by the log.
+    pub failures: Failures,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +51,7 @@ impl Config {
         };
         if text {
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer))
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(self.failures.clone())))
         } else {
             let layer = tracing_subscriber::fmt::layer()
                 .json()
@@ -55,7 +60,7 @@ impl Config {
                 .with_span_list(false)
                 .with_target(false)
                 .with_writer(writer);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer))
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(self.failures.clone())))
         }
     }
 }

@@ -1,0 +1,346 @@
+//! Failures that repeat: summed up in the log instead of written a thousand times a second, and kept for `/status`.
+//!
+//! A failure is a line at `warn` or above, or one that names a problem. Two of them are the same where level, message, problem,
+//! reason and error are: hosts and request ids differ a thousandfold in one outage.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::layer::{Context, Filter};
+
+use crate::clock::{Clock, Instant};
+
+/// The first so many lines of one failure in a window are written; of the others only their number, when it has ended.
+const LINES: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Failures that are told apart at once; in an outage there are a handful. The others go without a sum, as they come.
+const MOST: usize = 128;
+
+/// What is remembered of one: enough for a cause and everything behind it.
+const LONGEST: usize = 300;
+
+/// What a sum's line says.
+const SUM: &str = "more of the same";
+
+/// Shared between the log, which counts, and those who look. Cheap to clone.
+#[derive(Clone)]
+pub struct Failures(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    state: Mutex<HashMap<Key, State>>,
+}
+
+/// What makes two failures the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Key {
+    is_error: bool,
+    message: String,
+    problem: Option<String>,
+    reason: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug)]
+struct State {
+    is_severe: bool,
+    count: u64,
+    first_at: Timestamp,
+    last_at: Timestamp,
+    last_seen: Instant,
+    /// Of the last one.
+    source_host: Option<String>,
+    window_began: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+/// One failure, for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Failure {
+    /// `error` or `warn`.
+    pub level: &'static str,
+    pub message: String,
+    pub problem: Option<String>,
+    /// Of a mint: why it was made.
+    pub reason: Option<String>,
+    /// The cause and what lies behind it.
+    pub error: Option<String>,
+    /// How often, and when first and last.
+    pub count: u64,
+    pub first_at: String,
+    pub last_at: String,
+    /// Of the last one.
+    pub source_host: Option<String>,
+}
+
+impl Default for Failures {
+    fn default() -> Failures {
+        Failures::on(Clock::system())
+    }
+}
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failures").finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    fn on(clock: Clock) -> Failures {
+        Failures(Arc::new(Shared { clock, state: Mutex::default() }))
+    }
+
+    /// The most recent ones at `warn` or above, newest first, at most `most`.
+    pub fn recent(&self, most: usize) -> Vec<Failure> {
+        let state = self.lock();
+        let mut severe: Vec<_> = state.iter().filter(|(_, state)| state.is_severe).collect();
+        severe.sort_by_key(|(_, state)| std::cmp::Reverse(state.last_seen));
+        let shown = severe.into_iter().take(most).map(|(key, state)| Failure {
+            level: if key.is_error { "error" } else { "warn" },
+            message: key.message.clone(),
+            problem: key.problem.clone(),
+            reason: key.reason.clone(),
+            error: key.error.clone(),
+            count: state.count,
+            first_at: seconds(state.first_at),
+            last_at: seconds(state.last_at),
+            source_host: state.source_host.clone(),
+        });
+        shown.collect()
+    }
+
+    /// Writes a line for each failure of which lines were left out, once its window has ended; until `stop`.
+    pub async fn sum_up(self, stop: CancellationToken) {
+        loop {
+            let is_last = tokio::select! {
+                () = stop.cancelled() => true,
+                () = tokio::time::sleep(Duration::from_secs(1)) => false,
+            };
+            for (key, left_out) in self.take_left_out(is_last) {
+                let Key { message, problem, reason, error, .. } = key;
+                tracing::warn!(repeated = message, problem, reason, error, left_out, "{SUM}");
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    fn take_left_out(&self, also_unended: bool) -> Vec<(Key, u64)> {
+        let now = self.0.clock.now();
+        let mut left_out = Vec::new();
+        for (key, state) in self.lock().iter_mut() {
+            if state.left_out > 0 && (also_unended || now.since(state.window_began) >= WINDOW) {
+                left_out.push((key.clone(), std::mem::take(&mut state.left_out)));
+            }
+        }
+        left_out
+    }
+
+    /// Notes one; false where its line is to be left out.
+    fn note(&self, line: Line, is_severe: bool) -> bool {
+        let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
+        let mut all = self.lock();
+        if !all.contains_key(&line.key) && all.len() >= MOST {
+            // One whose sum is still to be written stays.
+            let oldest = all.iter().filter(|(_, state)| state.left_out == 0).min_by_key(|(_, state)| state.last_seen);
+            match oldest.map(|(key, _)| key.clone()) {
+                Some(key) => drop(all.remove(&key)),
+                None => return true,
+            }
+        }
+        let state = all.entry(line.key).or_insert(State {
+            is_severe,
+            count: 0,
+            first_at: wall,
+            last_at: wall,
+            last_seen: now,
+            source_host: None,
+            window_began: now,
+            lines: 0,
+            left_out: 0,
+        });
+        state.count += 1;
+        (state.last_at, state.last_seen) = (wall, now);
+        state.source_host = line.source_host.or(state.source_host.take());
+        if now.since(state.window_began) >= WINDOW && state.left_out == 0 {
+            (state.window_began, state.lines) = (now, 0);
+        }
+        if state.lines < LINES {
+            state.lines += 1;
+            true
+        } else {
+            state.left_out += 1;
+            false
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, State>> {
+        // A panic in the middle leaves a count that is off by one.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seconds(at: Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+/// In front of the layer that writes: decides for each line whether it is written, and counts it.
+impl<S: Subscriber> Filter<S> for Failures {
+    fn enabled(&self, _metadata: &Metadata<'_>, _context: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
+        let level = *event.metadata().level();
+        if level > Level::INFO {
+            return true;
+        }
+        let mut line = Line::default();
+        event.record(&mut line);
+        let is_severe = level <= Level::WARN;
+        if line.key.message == SUM || (!is_severe && line.key.problem.is_none()) {
+            return true;
+        }
+        line.key.is_error = level == Level::ERROR;
+        self.note(line, is_severe)
+    }
+}
+
+/// What an event says, as far as it matters here.
+#[derive(Debug, Default)]
+struct Line {
+    key: Key,
+    source_host: Option<String>,
+}
+
+impl Line {
+    fn set(&mut self, field: &Field, value: impl FnOnce() -> String) {
+        let place = match field.name() {
+            "message" => {
+                self.key.message = value();
+                return;
+            }
+            "problem" => &mut self.key.problem,
+            "reason" => &mut self.key.reason,
+            // A request's line says `cause` of what a mint's calls `error`; `warning` is what check-config would print.
+            "error" | "cause" | "warning" => &mut self.key.error,
+            "source_host" => &mut self.source_host,
+            _ => return,
+        };
+        *place = Some(value());
+    }
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, || value.chars().take(LONGEST).collect());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, || {
+            let mut text = String::new();
+            write!(text, "{value:?}").expect("a String takes everything");
+            text.chars().take(LONGEST).collect()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt};
+
+    use super::*;
+    use crate::clock::testing::VirtualTime;
+
+    /// Runs `act` under a log that counts; tells how many lines were written.
+    fn written(failures: &Failures, act: impl FnOnce()) -> usize {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(failures.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
+        let text = lines.0.lock().unwrap();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    #[test]
+    fn a_failure_that_repeats_is_written_a_few_times_and_then_counted() {
+        let time = VirtualTime::new();
+        let failures = Failures::on(time.clock());
+        let fail = |times: u32| {
+            for n in 0..times {
+                tracing::warn!(request_id = n, problem = "upstream-error", cause = "HTTP 502", "request");
+            }
+        };
+        assert_eq!(written(&failures, || fail(1000)), LINES as usize);
+        assert!(failures.take_left_out(false).is_empty(), "its window has not ended");
+        time.suspend(WINDOW);
+        let left_out = failures.take_left_out(false);
+        assert_eq!(left_out.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1000 - u64::from(LINES)]);
+        assert_eq!(written(&failures, || fail(3)), 3, "a new window");
+        let recent = failures.recent(5);
+        assert_eq!(recent.len(), 1);
+        assert_eq!((recent[0].count, recent[0].level), (1003, "warn"));
+        assert_eq!(recent[0].error.as_deref(), Some("HTTP 502"));
+    }
+
+    #[test]
+    fn what_differs_in_its_cause_is_another_failure() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        let lines = written(&failures, || {
+            for n in 0..40 {
+                tracing::warn!(error = format!("HTTP {}", 500 + n % 4), "mint failed");
+                tracing::info!(outcome = "miss", "request");
+            }
+        });
+        assert_eq!(lines, 40 + 40, "four causes, ten times each, and what is no failure");
+        assert_eq!(failures.recent(9).len(), 4);
+    }
+
+    #[test]
+    fn refused_requests_are_summed_up_and_not_shown() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        let lines = written(&failures, || {
+            for _ in 0..50 {
+                tracing::info!(problem = "overloaded", "request");
+            }
+        });
+        assert_eq!((lines, failures.recent(9).len()), (10, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_sums_are_not_lost() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        written(&failures, || {
+            for n in 0..3 * MOST {
+                tracing::warn!(error = format!("cause {n}"), "mint failed");
+            }
+        });
+        assert_eq!(failures.lock().len(), MOST);
+        assert_eq!(failures.recent(MOST).len(), MOST);
+    }
+}
