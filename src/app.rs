@@ -8,7 +8,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::dispatcher;
 
 use crate::{
-    admin::{self, Readiness},
+    admin::{
+        self, Readiness,
+        status::{self, Status},
+    },
     clock::Clock,
     config::{self, Address},
     http::{self, edge::Watched, metrics::Requests},
@@ -154,11 +157,23 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(most));
     let free = Arc::clone(&places);
     reading(own, "connections", "Connections of callers", move || (most - free.available_permits()) as f64);
-    let watched = Watched { requests: Requests::default(), tracer: config.tracer.clone() };
+    let requests = Requests::default();
+    let watched = Watched { requests: requests.clone(), tracer: config.tracer.clone() };
+    let status = Status::new(status::Sources {
+        readiness: readiness.clone(),
+        requests,
+        links: links.clone(),
+        kie: kie.clone(),
+        keys: keys.clone(),
+        failures: config.log.failures.clone(),
+        clock: clock.clone(),
+        settings: config.effective,
+    });
+    background.spawn(status.clone().watch(cut.clone()));
     let service = http::router(&config.http, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
-    let admin_router = admin::router(links, readiness.clone(), registry, &clock, &log_hash, allowed_hosts);
+    let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
     let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
 
     let server = Server {

@@ -47,9 +47,9 @@
 //! | [`links`] | the heart: cache, freshness, flights, refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems |
-//! | [`admin`] | probes, metrics, explain; the admin interface, on a thread of its own |
+//! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
 //! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`] | logs, and what the parts need to count and to trace themselves |
 //! | [`sandbox`] | a simulated kie.ai and file host |
 //! | `simulation` | (tests) random schedules checked against the promises |
 //! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
@@ -60,7 +60,8 @@
 //! particular, and deliberately absent elsewhere:
 //!
 //! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it.
-//! - Only `key::metrics`, `admin::metrics` and `app` know prometheus-client.
+//! - Only the parts' `metrics`, `admin` and `app` know prometheus-client: each part counts for itself and registers what it
+//!   counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`.
 //! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
 //!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).

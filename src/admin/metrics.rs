@@ -20,7 +20,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Which build this is, for `kielink_build_info`; the image's builder sets it.
-const REVISION: &str = match option_env!("KIELINK_REVISION") {
+pub(super) const REVISION: &str = match option_env!("KIELINK_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -1,13 +1,12 @@
 //! The admin interface: what orchestrators and people ask. Runs on a thread and runtime of its own, so that it
 //! answers under any load of the data interface.
-//!
-//! Place for more: `/status`.
 
 mod explain;
 mod metrics;
 pub(crate) mod probes;
 mod process;
 mod readiness;
+pub(crate) mod status;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 pub(crate) use self::metrics::{register, register_process};
 pub use self::readiness::Readiness;
+use self::status::Status;
 use crate::{
     clock::Clock,
     http::{self, edge::Edge},
@@ -30,6 +30,7 @@ pub(crate) fn router(
     links: Links,
     readiness: Readiness,
     registry: Registry,
+    status: Status,
     clock: &Clock,
     log_hash: &LogHash,
     allowed_hosts: &[String],
@@ -44,7 +45,8 @@ pub(crate) fn router(
         .route("/readyz", get(probes::readyz))
         .route("/healthz", get(probes::readyz))
         .route("/startupz", get(probes::startupz))
-        .with_state(readiness.clone());
+        .with_state(readiness.clone())
+        .merge(status.routes());
     let edge = Edge {
         clock: clock.clone(),
         log_hash: log_hash.clone(),

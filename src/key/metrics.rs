@@ -1,6 +1,6 @@
 //! What operators see of keys: `kielink_key_info`, `kielink_key_reloads_total`. Fingerprints only.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::{
     collector::Collector,
@@ -26,13 +26,21 @@ pub(super) enum ReloadResult {
 
 impl EncodeLabelValue for ReloadResult {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let word = match self {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl ReloadResult {
+    const ALL: [ReloadResult; 4] =
+        [ReloadResult::Taken, ReloadResult::Minted, ReloadResult::Refused, ReloadResult::Unreadable];
+
+    fn as_str(self) -> &'static str {
+        match self {
             ReloadResult::Taken => "taken",
             ReloadResult::Minted => "ok",
             ReloadResult::Refused => "refused",
             ReloadResult::Unreadable => "unreadable",
-        };
-        word.encode(encoder)
+        }
     }
 }
 
@@ -49,7 +57,7 @@ impl Default for Reloads {
     /// Every result from the start, so that the first one is an increase to whoever watches.
     fn default() -> Reloads {
         let family = Family::default();
-        for result in [ReloadResult::Taken, ReloadResult::Minted, ReloadResult::Refused, ReloadResult::Unreadable] {
+        for result in ReloadResult::ALL {
             let _: &Counter = &family.get_or_create(&Labels { result });
         }
         Reloads(family)
@@ -59,6 +67,11 @@ impl Default for Reloads {
 impl Reloads {
     pub(super) fn count(&self, result: ReloadResult) {
         self.0.get_or_create(&Labels { result }).inc();
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let count = |result| self.0.get(&Labels { result }).map_or(0, |count| count.get());
+        ReloadResult::ALL.into_iter().map(|result| (result.as_str(), count(result))).collect()
     }
 }
 

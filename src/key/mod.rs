@@ -12,7 +12,7 @@ use std::{fmt, path::PathBuf};
 use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::rotation::{Keys, Reload};
+pub use self::rotation::{Description, Keys, Reload};
 
 /// kie.ai's API key. No `Debug`, `Display` or `Serialize` shows it; its own memory is zeroed on drop.
 #[derive(Clone)]

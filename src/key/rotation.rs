@@ -3,7 +3,7 @@
 //! Knows which keys there are and what kie.ai said of them; does not know how it is asked.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -44,6 +44,21 @@ impl Reload {
 #[derive(Debug, Clone)]
 pub struct Keys(Arc<Inner>);
 
+/// The keys, for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Description {
+    /// Of the key that serves.
+    pub fingerprint: String,
+    /// `environment`, `file` or `sandbox`.
+    pub source: &'static str,
+    /// Since it was loaded, or has minted for the first time after a rotation.
+    pub age_seconds: u64,
+    /// The fingerprint of a newer one that has not minted yet.
+    pub on_trial: Option<String>,
+    /// Key files read while running, by what became of them.
+    pub reloads: BTreeMap<&'static str, u64>,
+}
+
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
@@ -53,6 +68,7 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     serving: ApiKey,
+    serving_since: Instant,
     trial: Option<ApiKey>,
     /// What the file said last: a fingerprint or a problem. Each is acted on, and logged, once.
     seen: Result<String, String>,
@@ -69,6 +85,7 @@ impl Keys {
         let seen = Ok(key.fingerprint().to_owned());
         let state = State {
             serving: key,
+            serving_since: Instant::now(),
             trial: None,
             seen,
             refused: None,
@@ -85,6 +102,18 @@ impl Keys {
     /// The key that has minted last, or was there first.
     pub(super) fn serving(&self) -> ApiKey {
         self.lock().serving.clone()
+    }
+
+    /// What people may know of the keys: fingerprints only.
+    pub fn describe(&self) -> Description {
+        let state = self.lock();
+        Description {
+            fingerprint: state.serving.fingerprint().to_owned(),
+            source: self.0.source.kind(),
+            age_seconds: state.serving_since.elapsed().as_secs(),
+            on_trial: state.trial.as_ref().map(|trial| trial.fingerprint().to_owned()),
+            reloads: state.reloads.counts(),
+        }
     }
 
     pub(super) fn source(&self) -> &KeySource {
@@ -117,6 +146,7 @@ impl Keys {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
             let former = std::mem::replace(&mut state.serving, used.clone());
             state.remember(former);
+            state.serving_since = Instant::now();
             state.trial = None;
             state.reloads.count(ReloadResult::Minted);
         }

@@ -36,7 +36,7 @@ struct Evicted {
 }
 
 /// How many mints had this result, whatever their reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Count {
     pub reason: &'static str,
     pub result: &'static str,

@@ -1,0 +1,128 @@
+//! The one sentence at the top: are links flowing, and if not, what to look at. Pure.
+
+use serde::Serialize;
+
+use super::history::Minute;
+use crate::upstream::Condition;
+
+/// Links with less than this are about to die unrefreshed: a minute beyond `cache.margin`, which is a minute by default.
+const LITTLE_LIFE_SECONDS: u64 = 120;
+
+/// A share of requests that nobody would call a hiccup.
+const MANY_ERRORS: f64 = 0.05;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Headline {
+    /// `ok`, `idle`, `warning` or `problem`.
+    pub(super) level: &'static str,
+    pub(super) text: String,
+    /// What to do, where something is to be done.
+    pub(super) advice: Option<&'static str>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Facts<'a> {
+    pub(super) ready: bool,
+    pub(super) draining: bool,
+    pub(super) condition: Condition,
+    /// Links asked for since the start.
+    pub(super) asked: u64,
+    pub(super) last_minute: &'a Minute,
+}
+
+impl Headline {
+    /// The worst that is the case.
+    pub(super) fn of(facts: &Facts<'_>) -> Headline {
+        let minute = facts.last_minute;
+        let say = |level, text: &str, advice| Headline { level, text: text.to_owned(), advice };
+        if facts.draining {
+            return say("warning", "kielink is stopping: it serves what it has accepted and no new connections", None);
+        }
+        if !facts.ready {
+            return say("problem", "kielink is not ready", Some("/readyz lists what is missing."));
+        }
+        if minute.key_refused > 0 {
+            let advice =
+                "Put a good key into the key file: it is taken within seconds. Links in memory are served meanwhile.";
+            return say("problem", "kie.ai refuses the API key", Some(advice));
+        }
+        if facts.condition == Condition::Unwell {
+            let advice = "Links in memory are served until their deadline; kielink tries again by itself. See the failures below.";
+            return say("problem", "kie.ai is failing and is not asked for the moment", Some(advice));
+        }
+        if minute.error_ratio.is_some_and(|ratio| ratio >= MANY_ERRORS) {
+            let share = minute.error_ratio.unwrap_or_default() * 100.0;
+            let text = format!("{share:.0} % of the requests of the last minute got no link");
+            return Headline { level: "problem", text, advice: Some("The failures below tell why.") };
+        }
+        if facts.condition == Condition::Limiting {
+            let advice =
+                "Nothing is minted for a while. If it lasts: lower upstream.rate, or share links between replicas.";
+            return say("warning", "kie.ai limits the rate", Some(advice));
+        }
+        if minute.least_life_left_seconds.is_some_and(|life| life < LITTLE_LIFE_SECONDS) {
+            let advice = "They could not be renewed in time. The failures below tell why.";
+            return say("warning", "Links are handed out that are about to end", Some(advice));
+        }
+        if minute.mints_failed > 0 {
+            return say("warning", "Links flow, but some mints failed", Some("The failures below tell why."));
+        }
+        match (facts.asked, minute.per_second > 0.0) {
+            (0, _) => say("idle", "Ready; nobody has asked for a link yet", None),
+            (_, true) => say("ok", "Links are flowing", None),
+            (_, false) => say("idle", "Ready; nobody has asked for a link in the last minute", None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Minute = Minute {
+        seconds: 60,
+        per_second: 3.0,
+        hit_ratio: Some(0.9),
+        error_ratio: Some(0.0),
+        latency_ms: None,
+        least_life_left_seconds: Some(600),
+        minted: 5,
+        mints_failed: 0,
+        key_refused: 0,
+    };
+
+    fn headline(minute: &Minute, change: impl FnOnce(&mut Facts<'_>)) -> (&'static str, String) {
+        let mut facts =
+            Facts { ready: true, draining: false, condition: Condition::Well, asked: 100, last_minute: minute };
+        change(&mut facts);
+        let headline = Headline::of(&facts);
+        (headline.level, headline.text)
+    }
+
+    #[test]
+    fn the_worst_that_is_the_case_is_said() {
+        let (level, text) = headline(&MINUTE, |_| {});
+        assert_eq!((level, text.as_str()), ("ok", "Links are flowing"));
+        let quiet = Minute { per_second: 0.0, hit_ratio: None, error_ratio: None, ..MINUTE };
+        assert_eq!(headline(&quiet, |_| {}).0, "idle");
+        assert_eq!(headline(&quiet, |facts| facts.asked = 0).0, "idle");
+        let few = Minute { error_ratio: Some(0.04), mints_failed: 1, ..MINUTE };
+        assert_eq!(headline(&few, |_| {}).0, "warning");
+        let many = Minute { error_ratio: Some(0.05), ..few };
+        assert!(headline(&many, |_| {}).1.contains("5 %"));
+        let refused = Minute { key_refused: 1, ..many };
+        assert!(headline(&refused, |facts| facts.condition = Condition::Unwell).1.contains("API key"));
+        assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Unwell).0, "problem");
+        assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Limiting).0, "warning");
+        assert_eq!(headline(&MINUTE, |facts| facts.ready = false).0, "problem");
+        assert!(headline(&refused, |facts| facts.draining = true).1.contains("stopping"));
+    }
+
+    #[test]
+    fn links_that_are_about_to_end_are_worth_a_warning() {
+        for (life, level) in [(119, "warning"), (120, "ok")] {
+            let minute = Minute { least_life_left_seconds: Some(life), ..MINUTE };
+            assert_eq!(headline(&minute, |_| {}).0, level, "{life}");
+        }
+    }
+}

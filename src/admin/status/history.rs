@@ -1,0 +1,225 @@
+//! The last quarter of an hour, in steps of five seconds. Pure: what was counted is an argument.
+
+use std::{collections::VecDeque, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::http::metrics::Recent;
+
+pub(super) const STEP: Duration = Duration::from_secs(5);
+
+/// 15 minutes.
+const STEPS: usize = 180;
+
+/// One minute: long enough for a percentile to mean something, short enough to show what happens now.
+const MINUTE: usize = 12;
+
+/// What has been counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Links asked for.
+    pub(super) asked: u64,
+    /// Of them, answered out of memory.
+    pub(super) hits: u64,
+    /// Of them, kie.ai was asked and gave no link.
+    pub(super) errors: u64,
+    /// Of them, turned away for overload or for want of budget.
+    pub(super) refused: u64,
+    pub(super) minted: u64,
+    pub(super) mints_failed: u64,
+    /// Of them, because kie.ai refuses the key.
+    pub(super) key_refused: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    /// Within the step.
+    counts: Totals,
+    p99_micros: Option<u64>,
+    least_life: Option<Duration>,
+}
+
+/// What was counted in each step, and the latencies of the last minute.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    before: Totals,
+    samples: VecDeque<Sample>,
+    latencies: VecDeque<Histogram<u32>>,
+}
+
+/// The last minute.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Minute {
+    /// Seconds that it covers: less than 60 after a start.
+    pub(super) seconds: u64,
+    /// Links asked for, a second.
+    pub(super) per_second: f64,
+    /// Shares of the links asked for; nothing where nobody asked.
+    pub(super) hit_ratio: Option<f64>,
+    pub(super) error_ratio: Option<f64>,
+    pub(super) latency_ms: Option<Latency>,
+    /// Of a link that was handed out.
+    pub(super) least_life_left_seconds: Option<u64>,
+    pub(super) minted: u64,
+    pub(super) mints_failed: u64,
+    #[serde(skip)]
+    pub(super) key_refused: u64,
+}
+
+/// From a request's head to its answer's head; batches apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Latency {
+    pub(super) p50: f64,
+    pub(super) p90: f64,
+    pub(super) p99: f64,
+    pub(super) max: f64,
+}
+
+/// One value a step, oldest first; `null` where there was nothing to measure.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Lines {
+    pub(super) step_seconds: u64,
+    pub(super) asked_per_second: Vec<f64>,
+    pub(super) hit_ratio: Vec<Option<f64>>,
+    pub(super) errors_per_second: Vec<f64>,
+    pub(super) mints_per_second: Vec<f64>,
+    pub(super) latency_p99_ms: Vec<Option<f64>>,
+    pub(super) least_life_left_seconds: Vec<Option<u64>>,
+}
+
+impl History {
+    /// Ends a step.
+    pub(super) fn sample(&mut self, totals: Totals, recent: Recent) {
+        let counts = totals.since(&self.before);
+        self.before = totals;
+        let p99_micros = (!recent.latencies.is_empty()).then(|| recent.latencies.value_at_quantile(0.99));
+        self.samples.push_back(Sample { counts, p99_micros, least_life: recent.least_life });
+        self.latencies.push_back(recent.latencies);
+        if self.samples.len() > STEPS {
+            self.samples.pop_front();
+        }
+        if self.latencies.len() > MINUTE {
+            self.latencies.pop_front();
+        }
+    }
+
+    pub(super) fn minute(&self) -> Minute {
+        let samples = || self.samples.iter().rev().take(MINUTE);
+        let sum = |count: fn(&Totals) -> u64| samples().map(|sample| count(&sample.counts)).sum::<u64>();
+        let seconds = samples().count() as u64 * STEP.as_secs();
+        let asked = sum(|counts| counts.asked);
+        let ratio = |count: u64| (asked > 0).then(|| count as f64 / asked as f64);
+        Minute {
+            seconds,
+            per_second: if seconds == 0 { 0.0 } else { asked as f64 / seconds as f64 },
+            hit_ratio: ratio(sum(|counts| counts.hits)),
+            error_ratio: ratio(sum(|counts| counts.errors)),
+            latency_ms: self.latency(),
+            least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
+            minted: sum(|counts| counts.minted),
+            mints_failed: sum(|counts| counts.mints_failed),
+            key_refused: sum(|counts| counts.key_refused),
+        }
+    }
+
+    fn latency(&self) -> Option<Latency> {
+        let mut all = Recent::default().latencies;
+        for latencies in &self.latencies {
+            all.add(latencies).expect("all have the same bounds");
+        }
+        let at = |quantile| all.value_at_quantile(quantile) as f64 / 1000.0;
+        (!all.is_empty()).then(|| Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) })
+    }
+
+    pub(super) fn lines(&self) -> Lines {
+        let per_second = |count: fn(&Totals) -> u64| {
+            let rates = self.samples.iter().map(|sample| count(&sample.counts) as f64 / STEP.as_secs_f64());
+            rates.collect::<Vec<_>>()
+        };
+        let samples = || self.samples.iter();
+        let hit_ratio = |sample: &Sample| {
+            let Totals { asked, hits, .. } = sample.counts;
+            (asked > 0).then(|| hits as f64 / asked as f64)
+        };
+        Lines {
+            step_seconds: STEP.as_secs(),
+            asked_per_second: per_second(|counts| counts.asked),
+            hit_ratio: samples().map(hit_ratio).collect(),
+            errors_per_second: per_second(|counts| counts.errors),
+            mints_per_second: per_second(|counts| counts.minted + counts.mints_failed),
+            latency_p99_ms: samples().map(|sample| Some(sample.p99_micros? as f64 / 1000.0)).collect(),
+            least_life_left_seconds: samples().map(|sample| Some(sample.least_life?.as_secs())).collect(),
+        }
+    }
+}
+
+impl Totals {
+    fn since(&self, before: &Totals) -> Totals {
+        let Totals { asked, hits, errors, refused, minted, mints_failed, key_refused } = *self;
+        Totals {
+            asked: asked.saturating_sub(before.asked),
+            hits: hits.saturating_sub(before.hits),
+            errors: errors.saturating_sub(before.errors),
+            refused: refused.saturating_sub(before.refused),
+            minted: minted.saturating_sub(before.minted),
+            mints_failed: mints_failed.saturating_sub(before.mints_failed),
+            key_refused: key_refused.saturating_sub(before.key_refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recent(micros: &[u64], least_life: Option<u64>) -> Recent {
+        let mut recent = Recent { least_life: least_life.map(Duration::from_secs), ..Recent::default() };
+        for micros in micros {
+            recent.latencies.record(*micros).unwrap();
+        }
+        recent
+    }
+
+    #[test]
+    fn nothing_has_no_ratio_and_no_latency() {
+        let mut history = History::default();
+        assert_eq!((history.minute().seconds, history.minute().hit_ratio), (0, None));
+        history.sample(Totals::default(), Recent::default());
+        let minute = history.minute();
+        assert_eq!((minute.seconds, minute.per_second, minute.hit_ratio, minute.latency_ms), (5, 0.0, None, None));
+        assert_eq!(history.lines().hit_ratio, [None]);
+    }
+
+    #[test]
+    fn the_last_minute_is_twelve_steps_and_what_is_older_does_not_count() {
+        let mut history = History::default();
+        let mut totals = Totals { asked: 600, errors: 600, ..Totals::default() };
+        history.sample(totals, recent(&[9_000_000], Some(61)));
+        for _ in 0..12 {
+            totals.asked += 10;
+            totals.hits += 9;
+            totals.minted += 1;
+            history.sample(totals, recent(&[100, 200], Some(800)));
+        }
+        let minute = history.minute();
+        assert_eq!((minute.seconds, minute.per_second, minute.minted), (60, 2.0, 12));
+        assert_eq!((minute.hit_ratio, minute.error_ratio), (Some(0.9), Some(0.0)));
+        assert_eq!(minute.least_life_left_seconds, Some(800));
+        assert_eq!(minute.latency_ms.map(|latency| (latency.p50, latency.max)), Some((0.1, 0.2)));
+        let lines = history.lines();
+        assert_eq!(lines.asked_per_second.len(), 13);
+        assert_eq!((lines.asked_per_second[0], lines.asked_per_second[12]), (120.0, 2.0));
+        assert_eq!(lines.least_life_left_seconds[0], Some(61));
+    }
+
+    #[test]
+    fn it_forgets_after_a_quarter_of_an_hour() {
+        let mut history = History::default();
+        for _ in 0..3 * STEPS {
+            history.sample(Totals::default(), Recent::default());
+        }
+        assert_eq!((history.samples.len(), history.latencies.len()), (STEPS, MINUTE));
+        assert_eq!(STEPS as u64 * STEP.as_secs(), 15 * 60);
+    }
+}

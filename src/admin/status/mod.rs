@@ -1,0 +1,231 @@
+//! `/status` and `/status.json`: whether links flow, for people, at a glance. The page is the same data, drawn.
+
+mod headline;
+mod history;
+mod page;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    headline::Headline,
+    history::{History, Lines, Minute, STEP, Totals},
+};
+use super::{Readiness, metrics::REVISION};
+use crate::{
+    clock::{Clock, Instant},
+    http::metrics::Requests,
+    key::{self, Keys},
+    links::{self, Links, Outcome},
+    telemetry::{Failure, Failures},
+    upstream::{Condition, Kie},
+};
+
+/// Failures that are shown.
+const MOST_FAILURES: usize = 12;
+
+/// What the status is read from.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) readiness: Readiness,
+    pub(crate) requests: Requests,
+    pub(crate) links: Links,
+    pub(crate) kie: Kie,
+    pub(crate) keys: Keys,
+    pub(crate) failures: Failures,
+    pub(crate) clock: Clock,
+    /// Every setting as it took effect, without secrets.
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+/// Keeps the last quarter of an hour. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Status(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sources: Sources,
+    started_at: Instant,
+    history: Mutex<History>,
+}
+
+/// `/status.json`.
+#[derive(Debug, Serialize)]
+struct Snapshot<'a> {
+    /// RFC 3339, UTC, whole seconds.
+    at: String,
+    headline: Headline,
+    version: &'static str,
+    revision: &'static str,
+    uptime_seconds: u64,
+    ready: bool,
+    draining: bool,
+    /// Links asked for since the start, by outcome; items of batches included.
+    outcomes: BTreeMap<&'static str, u64>,
+    last_minute: Minute,
+    links: Cached,
+    mints: Mints,
+    kie: Upstream,
+    key: key::Description,
+    /// The shared tier; `null` where there is none.
+    shared: Option<()>,
+    /// Newest first.
+    failures: Vec<Failure>,
+    history: Lines,
+    settings: BTreeMap<&'a str, &'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cached {
+    entries: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Mints {
+    in_flight: usize,
+    /// Since the start.
+    results: Vec<links::Count>,
+    retries: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Upstream {
+    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open).
+    condition: &'static str,
+    breaker: &'static str,
+    /// Requests that may go at once.
+    budget_tokens: f64,
+}
+
+impl Status {
+    pub(crate) fn new(sources: Sources) -> Status {
+        let started_at = sources.clock.now();
+        Status(Arc::new(Inner { sources, started_at, history: Mutex::default() }))
+    }
+
+    /// Takes a sample every five seconds until `stop`.
+    pub(crate) async fn watch(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(STEP) => {}
+            }
+            let recent = self.0.sources.requests.take_recent();
+            let totals = self.0.totals();
+            self.0.history().sample(totals, recent);
+        }
+    }
+
+    pub(super) fn routes(self) -> Router {
+        Router::new().route("/status", get(show)).route("/status.json", get(json)).with_state(self)
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        let Inner { sources, started_at, .. } = &*self.0;
+        let now = sources.clock.now();
+        let wall = sources.clock.wall();
+        let (last_minute, history) = {
+            let history = self.0.history();
+            (history.minute(), history.lines())
+        };
+        let kie = Upstream {
+            condition: match sources.kie.condition() {
+                Condition::Well => "well",
+                Condition::Limiting => "limiting",
+                Condition::Unwell => "unwell",
+            },
+            breaker: sources.kie.breaker(),
+            budget_tokens: (sources.kie.tokens() * 10.0).round() / 10.0,
+        };
+        let (ready, draining) = (sources.readiness.is_ready(), sources.readiness.is_draining());
+        let outcomes: BTreeMap<_, _> =
+            sources.requests.outcomes().into_iter().map(|(outcome, count)| (outcome.as_str(), count)).collect();
+        let asked = outcomes.values().sum();
+        Snapshot {
+            at: jiff::Timestamp::from_second(wall.as_second()).unwrap_or(wall).to_string(),
+            headline: Headline::of(&headline::Facts {
+                ready,
+                draining,
+                condition: sources.kie.condition(),
+                asked,
+                last_minute: &last_minute,
+            }),
+            version: env!("CARGO_PKG_VERSION"),
+            revision: REVISION,
+            uptime_seconds: now.since(*started_at).as_secs(),
+            ready,
+            draining,
+            outcomes,
+            last_minute,
+            links: Cached { entries: sources.links.entry_count(), bytes: sources.links.weight() },
+            mints: Mints {
+                in_flight: sources.links.flights_under_way(),
+                results: sources.links.mints(),
+                retries: sources.kie.retries(),
+            },
+            kie,
+            key: sources.keys.describe(),
+            shared: None,
+            failures: sources.failures.recent(MOST_FAILURES),
+            history,
+            settings: sources.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for (outcome, count) in self.sources.requests.outcomes() {
+            totals.asked += count;
+            match outcome {
+                Outcome::Hit | Outcome::HitRefresh => totals.hits += count,
+                Outcome::Error => totals.errors += count,
+                Outcome::Refused => totals.refused += count,
+                Outcome::Miss | Outcome::Joined | Outcome::Negative => {}
+            }
+        }
+        for links::Count { result, count, .. } in self.sources.links.mints() {
+            match result {
+                "ok" => totals.minted += count,
+                _ => totals.mints_failed += count,
+            }
+            if result == "key-refused" {
+                totals.key_refused += count;
+            }
+        }
+        totals
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // A panic in the middle leaves a step less.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn json(State(status): State<Status>) -> Response {
+    let body = serde_json::to_string(&status.snapshot()).expect("numbers and texts serialise");
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+async fn show(State(status): State<Status>) -> Response {
+    let html = page::render(&status.snapshot());
+    let mut response = html.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(HeaderName::from_static("content-security-policy"), HeaderValue::from_static(page::POLICY));
+    response
+}
