@@ -12,3 +12,4 @@ mod pressure;
 mod process;
 mod rotation;
 mod support;
+mod watching;

@@ -1,6 +1,6 @@
 //! The binary itself: command line, exit codes, signals, probes, the sandbox.
 
-mod child;
+pub(crate) mod child;
 mod command_line;
 mod connections;
 mod hostile;
