@@ -15,6 +15,9 @@ RUN sed -i '/^\[\[\(test\|bench\)\]\]/,/^$/d' Cargo.toml \
     && mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && cargo build --locked --profile dist --target "$(rustc --print host-tuple)"
 
+# Which commit it is, for kielink_build_info; in this layer, so that another one builds no dependency again.
+ARG REVISION=unknown
+ENV KIELINK_REVISION=${REVISION}
 COPY config config
 COPY src src
 # Copied files are as old as in the working tree; Cargo would take the empty ones above for newer.
