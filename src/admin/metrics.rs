@@ -27,7 +27,7 @@ pub(super) const REVISION: &str = match option_env!("KIELINK_REVISION") {
 
 /// Adds `process_*`, whose names have no prefix, to what `/metrics` shows.
 pub(crate) fn register_process(registry: &mut Registry) {
-    registry.register_collector(Box::new(Process));
+    registry.register_collector(Box::new(Process::default()));
 }
 
 /// Adds what is known of the life of this kielink.

@@ -1,6 +1,6 @@
 //! `process_*`: what every Prometheus client says of its process, by their usual names and thus without our prefix.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use prometheus_client::{
     collector::Collector,
@@ -9,8 +9,12 @@ use prometheus_client::{
 };
 
 /// Read from `/proc` whenever somebody looks.
-#[derive(Debug)]
-pub(super) struct Process;
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    /// As it was found first: it is worked out from the boot's time, which moves with every correction of the clock, and a
+    /// start that moves looks like a restart.
+    start_seconds: OnceLock<f64>,
+}
 
 struct Figures {
     cpu_seconds: f64,
@@ -26,6 +30,7 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // Where there is no `/proc`, or another one, nothing is said.
         let Some(figures) = figures() else { return Ok(()) };
+        let start_seconds = *self.start_seconds.get_or_init(|| figures.start_seconds);
         let cpu = encoder.encode_descriptor(
             "process_cpu_seconds",
             "Processor time, of user and system",
@@ -36,7 +41,7 @@ impl Collector for Process {
         for (name, help, value) in [
             ("process_resident_memory_bytes", "Resident memory", Some(figures.resident_bytes)),
             ("process_virtual_memory_bytes", "Virtual memory", Some(figures.virtual_bytes)),
-            ("process_start_time_seconds", "Start, in seconds since the Unix epoch", Some(figures.start_seconds)),
+            ("process_start_time_seconds", "Start, in seconds since the Unix epoch", Some(start_seconds)),
             ("process_open_fds", "Open files, connections among them", Some(figures.open_fds)),
             ("process_max_fds", "The limit on open files", figures.max_fds),
         ] {

@@ -31,6 +31,12 @@ struct Labels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Withheld {
+    reason: Reason,
+    rule: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Evicted {
     cause: &'static str,
 }
@@ -47,6 +53,7 @@ pub struct Count {
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
     mints: Family<Labels, Counter>,
+    withheld: Family<Withheld, Counter>,
     durations: Latencies,
     evictions: Family<Evicted, Counter>,
 }
@@ -62,12 +69,16 @@ impl Default for Metrics {
     fn default() -> Metrics {
         let metrics = Metrics {
             mints: Family::default(),
+            withheld: Family::default(),
             durations: Latencies::new(DURATIONS.into_iter()),
             evictions: Family::default(),
         };
         for reason in REASONS {
             for result in ["ok", "key-refused", "upstream-error", "upstream-unreachable", "rate-limited", "timeout"] {
                 let _: &Counter = &metrics.mints.get_or_create(&Labels { reason, result });
+            }
+            for rule in ["budget", "pause", "breaker"] {
+                let _: &Counter = &metrics.withheld.get_or_create(&Withheld { reason, rule });
             }
         }
         for cause in [RemovalCause::Expired, RemovalCause::Explicit, RemovalCause::Size] {
@@ -78,7 +89,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A mint has ended, of which kie.ai has heard.
+    /// A mint has ended. One that a rule of ours kept from kie.ai is none, and is counted apart.
     pub(super) fn minted(
         &self,
         reason: Reason,
@@ -86,9 +97,19 @@ impl Metrics {
         took: Duration,
         trace_id: Option<TraceId>,
     ) {
-        let result = error.map_or("ok", upstream::Error::slug);
-        self.mints.get_or_create(&Labels { reason, result }).inc();
-        observe(&self.durations, took.as_secs_f64(), trace_id);
+        let rule = match error {
+            Some(upstream::Error::NoBudget { .. }) => "budget",
+            Some(upstream::Error::Paused { .. }) => "pause",
+            Some(upstream::Error::Unwell { .. }) => "breaker",
+            Some(upstream::Error::ShuttingDown) => return,
+            _ => {
+                let result = error.map_or("ok", upstream::Error::slug);
+                self.mints.get_or_create(&Labels { reason, result }).inc();
+                observe(&self.durations, took.as_secs_f64(), trace_id);
+                return;
+            }
+        };
+        self.withheld.get_or_create(&Withheld { reason, rule }).inc();
     }
 
     /// An entry has left the cache; one that was replaced by a newer one has not.
@@ -122,8 +143,10 @@ fn word(cause: RemovalCause) -> &'static str {
 impl Links {
     /// Adds what is known of links and mints to what `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
-        let Metrics { mints, durations, evictions } = self.0.metrics.clone();
+        let Metrics { mints, withheld, durations, evictions } = self.0.metrics.clone();
         registry.register("mints", "Mints that kie.ai has heard of, by why they were made and how they ended", mints);
+        let help = "Mints that were wanted and not asked of kie.ai, by why and by the rule: budget (upstream.rate), pause (after a 429), breaker";
+        registry.register("mints_withheld", help, withheld);
         let help = "How long mints take, their retries and waits for the budget included";
         registry.register_with_unit("mint_duration", help, Unit::Seconds, durations);
         let help = "Links that left the cache: expired, explicit (forgotten on request), size (no room)";

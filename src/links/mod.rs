@@ -452,17 +452,12 @@ impl Inner {
             let minted = self.mint.mint(source, ask.clone()).await;
             let now = self.clock.now();
             let entry = minted.map(|minted| Entry::new(minted, &self.config, fastrand::f64(), forced_at));
-            let (count, trace_id) = (&self.metrics, ask.span.sampled_trace_id());
-            match &entry {
-                Ok(entry) if now < entry.times.deadline => count.minted(ask.reason, None, began.until(now), trace_id),
-                Ok(_) => {
-                    let dead = upstream::Error::ShortLived;
-                    count.minted(ask.reason, Some(&dead), began.until(now), trace_id);
-                    continue;
-                }
-                // Of these, kie.ai has not heard.
-                Err(error) if error.is_our_own() => {}
-                Err(error) => count.minted(ask.reason, Some(error), began.until(now), trace_id),
+            let dead = upstream::Error::ShortLived;
+            let is_dead = entry.as_ref().is_ok_and(|entry| now >= entry.times.deadline);
+            let error = if is_dead { Some(&dead) } else { entry.as_ref().err() };
+            self.metrics.minted(ask.reason, error, began.until(now), ask.span.sampled_trace_id());
+            if is_dead {
+                continue;
             }
             return entry;
         }
