@@ -3,23 +3,29 @@
 //! A container's limit is a bound whether or not somebody wrote settings that obey it: beyond it the kernel ends the
 //! process, and every caller with it. Settings that a user wrote are never changed; those that do not fit are warned of.
 
-/// From here on the defaults of `cache.max_bytes` and `limits.connections` fit, a third each.
-const AMPLE: u64 = 3 * 8192 * CONNECTION_BYTES;
+/// From here on the defaults of `cache.max_bytes` and `limits.connections` fit, a quarter each.
+const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 
-/// A connection with a request of 1 KiB under way took 17 to 25 KiB, measured with thousands of them.
-const CONNECTION_BYTES: u64 = 25 << 10;
+/// A connection takes some 20 KiB when it is idle, and up to this with a large request under way (measured in floods of them).
+const CONNECTION_BYTES: u64 = 64 << 10;
 
-/// Below this, nothing is divided any more: a fiftieth of what the process itself takes would be left for each.
+/// The default of `limits.body`.
+const BODY_BYTES: u64 = 16 << 10;
+
+/// Below this, nothing is divided any more: a fraction of what the process itself takes would be left for each.
 const LEAST: u64 = 16 << 20;
 
-/// How much of `limit` (bytes) each large consumer may take: a third for links, a third for connections, an eighth for
-/// batches. The rest is the process itself, remembered refusals (an eighth of the links' share), and what the allocator keeps.
+/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, an eighth for
+/// batches (and as much for requests that share HTTP/2 connections). The rest is the process itself, remembered refusals (an eighth of the links' share), and the allocator, which was
+/// seen to need half as much again as the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) limit: u64,
     /// Bytes of links.
     pub(super) cache: u64,
     pub(super) connections: u64,
+    /// Requests, each with a body of `BODY_BYTES`: HTTP/2 has many on a connection.
+    pub(super) in_flight: u64,
     /// Bytes of batches' bodies.
     pub(super) batches: u64,
 }
@@ -32,8 +38,9 @@ impl Share {
         Some(Share {
             limit,
             // Whole MiB, as it is shown to people.
-            cache: (counted / 3) >> 20 << 20,
-            connections: counted / 3 / CONNECTION_BYTES,
+            cache: (counted / 4) >> 20 << 20,
+            connections: counted / 4 / CONNECTION_BYTES,
+            in_flight: counted / 8 / BODY_BYTES,
             batches: counted / 8,
         })
     }
@@ -41,9 +48,10 @@ impl Share {
     /// `section.key` = value, in the place of built-in defaults that would not fit.
     pub(super) fn defaults(&self) -> Vec<(String, String)> {
         let default_cache = 64 << 20;
-        let default_connections = 8192;
+        let (default_connections, default_in_flight) = (8192, 4096);
         [
             ("cache.max_bytes", format!("{}MiB", self.cache >> 20), self.cache < default_cache),
+            ("limits.in_flight", self.in_flight.to_string(), self.in_flight < default_in_flight),
             ("limits.connections", self.connections.to_string(), self.connections < default_connections),
         ]
         .into_iter()
@@ -85,10 +93,10 @@ mod tests {
 
     #[test]
     fn what_is_given_away_leaves_room_for_the_process() {
-        for mib in [16, 24, 32, 64, 100, 128, 256, 599] {
+        for mib in [16, 24, 32, 64, 100, 128, 256, 512, 2047] {
             let share = Share::of(Some(mib * MIB)).unwrap();
-            let refusals = share.cache / 8;
-            let sum = share.cache + refusals + share.connections * CONNECTION_BYTES + share.batches;
+            let links = share.cache + share.cache / 2 + share.cache / 8;
+            let sum = links + share.connections * CONNECTION_BYTES + share.batches;
             assert!(sum <= mib * MIB * 5 / 6, "{mib} MiB: {share:?}");
         }
     }
@@ -96,18 +104,18 @@ mod tests {
     #[test]
     fn a_small_machine_gets_small_defaults() {
         let share = Share::of(Some(64 * MIB)).unwrap();
-        let expected = [("cache.max_bytes", "21MiB"), ("limits.connections", "873")];
+        let expected = [("cache.max_bytes", "16MiB"), ("limits.in_flight", "512"), ("limits.connections", "256")];
         assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        // Enough for the default of one, not of the other.
-        let share = Share::of(Some(256 * MIB)).unwrap();
-        assert_eq!(share.defaults(), [("limits.connections".to_owned(), "3495".to_owned())]);
+        // Enough for the defaults of two, not of the third.
+        let share = Share::of(Some(512 * MIB)).unwrap();
+        assert_eq!(share.defaults(), [("limits.connections".to_owned(), "2048".to_owned())]);
     }
 
     #[test]
     fn settings_that_do_not_fit_are_warned_of() {
         let share = Share::of(Some(64 * MIB)).unwrap();
         assert!(share.warnings(share.cache, share.connections).is_empty());
-        assert!(share.warnings(10 * MIB, 1000).is_empty(), "what one leaves, the other may take");
+        assert!(share.warnings(10 * MIB, 350).is_empty(), "what one leaves, the other may take");
         assert_eq!(share.warnings(64 * MIB, 8192).len(), 1);
     }
 }

@@ -208,15 +208,15 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     let mut sources = Sources { memory_limit: Some(64 << 20), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections, config.http.batch_room), (21 << 20, 873, 8 << 20));
-    assert_eq!(config.fitted.len(), 2);
+    assert_eq!((config.links.max_bytes, config.app.connections, config.http.batch_room), (16 << 20, 256, 8 << 20));
+    assert_eq!((config.fitted.len(), config.http.in_flight), (3, 512));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    assert!(config.render().contains("max_bytes = \"21MiB\"\n"), "the effective value is shown");
+    assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
     sources.flags.push(("cache.max_bytes".into(), "60MiB".into()));
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 873));
-    assert_eq!(config.fitted.len(), 1, "{:?}", config.fitted);
+    assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 256));
+    assert_eq!(config.fitted.len(), 2, "{:?}", config.fitted);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 
     sources.memory_limit = None;
