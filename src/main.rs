@@ -70,8 +70,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let environment = sources.environment.clone();
             let sandbox = match sandbox::run::Sandbox::bind(&flags, sources, &Clock::system()) {
                 Ok(sandbox) => sandbox,
-                Err(sandbox::run::Error::Behaviour(why)) => {
-                    Cli::command().error(ErrorKind::ValueValidation, why).exit()
+                Err(error @ (sandbox::run::Error::Behaviour(_) | sandbox::run::Error::Key(_))) => {
+                    Cli::command().error(ErrorKind::ValueValidation, error).exit()
                 }
                 // As itself, so that `main` finds it and the exit code is the configuration's.
                 Err(sandbox::run::Error::Problems(problems)) => return Err(problems.into()),

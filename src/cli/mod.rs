@@ -2,9 +2,10 @@
 
 pub mod probe;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
 
 /// A sidecar that holds one kie.ai API key and serves signed download links from a cache.
 ///
@@ -77,6 +78,9 @@ pub struct Sandbox {
     /// Where the simulated kie.ai listens
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub kie_listen: SocketAddr,
+    /// The API key that the simulated kie.ai takes, so that another kielink can ask it [default: made up anew]
+    #[arg(long, value_name = "KEY", value_parser = secret)]
+    pub kie_key: Option<SecretString>,
     /// Where the simulated file host listens
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub files_listen: SocketAddr,
@@ -104,6 +108,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected KEY=VALUE, e.g. cache.ttl=15m".to_owned()),
     }
+}
+
+/// Takes everything: whether it is a key is checked where nothing repeats it, as clap would a refused value.
+#[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
+fn secret(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -13,7 +13,7 @@ use crate::{
     cli,
     clock::Clock,
     config::{self, Address, Config, Problems, Sources},
-    key::ApiKey,
+    key::{self, ApiKey},
     link,
     server::{Bound, FAREWELLS, Server},
 };
@@ -39,6 +39,8 @@ pub enum Error {
     Listen(#[from] io::Error),
     #[error(transparent)]
     Behaviour(#[from] super::Error),
+    #[error("--kie-key: {0}")]
+    Key(#[from] key::Invalid),
     #[error(transparent)]
     Problems(#[from] Problems),
 }
@@ -58,8 +60,12 @@ impl Sandbox {
             Some(url) => url.clone(),
             None => url_of(&files),
         };
-        // Nobody else's: a key of this run's, so that the simulation can tell it from all others.
-        let secret = format!("sandbox-{:032x}", fastrand::u128(..));
+        // Unless told otherwise nobody else's: a key of this run's, so that the simulation can tell it from all others.
+        let secret = match &flags.kie_key {
+            Some(secret) => secret.clone(),
+            None => SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..))),
+        };
+        let key = ApiKey::new(secret.expose_secret())?;
         let behaviour = Behaviour {
             latency: flags.latency,
             failure_rate: flags.failure_rate,
@@ -69,13 +75,13 @@ impl Sandbox {
         let wall = clock.clone();
         let world = World::new(
             behaviour,
-            SecretString::from(secret.as_str()),
+            secret,
             files_url.clone(),
             Arc::new(move || wall.wall()),
             fastrand::u64(..),
         )?;
         let sandbox = config::Sandbox {
-            key: ApiKey::new(&secret).expect("made of header characters"),
+            key,
             files: files_url.origin().ascii_serialization(),
             defaults: short_lives(flags.link_life),
         };

@@ -45,6 +45,8 @@ async fn a_sandbox_that_cannot_be_is_refused_and_says_why() {
         ("--failure-rate", "1.5", "failure_rate is a share from 0 to 1"),
         ("--link-life", "10ms", "link_life is 1s to 7d"),
         ("--latency", "2h", "latency is at most 1h"),
+        // It might be a real one: `Child` searches everything that is printed for it.
+        ("--kie-key", &format!("{KEY} {KEY}"), "--kie-key: the API key has a character"),
     ] {
         let run = Run::new(&["sandbox", flag, value]).finished().await;
         assert_eq!(run.code, Some(2), "{run:?}");

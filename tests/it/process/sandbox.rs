@@ -228,6 +228,20 @@ async fn no_key_is_needed_and_one_that_is_there_is_not_used() {
 }
 
 #[tokio::test]
+async fn another_kielink_can_ask_the_simulated_kie_with_the_key_that_it_was_given() {
+    let sandbox = Sandbox::start(&["--latency", "0s", "--kie-key", KEY, "--files-url", "https://files.example"]).await;
+    let kie = Url::parse(&sandbox.command("/sandbox?outage=").url).unwrap().origin().ascii_serialization();
+    let other = Run::new(&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).key();
+    let other = other.arguments(&["--set", &format!("upstream.base_url={kie}")]).ready().await;
+    for child in [&other, &sandbox.child] {
+        let reply = child.link(SUNRISE).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert!(reply.json()["url"].as_str().unwrap().starts_with("https://files.example/"), "{reply:?}");
+    }
+    assert_eq!(sandbox.mints().await, 2);
+}
+
+#[tokio::test]
 async fn a_link_that_has_expired_is_refused_by_the_file_host_and_kielink_hands_out_a_new_one() {
     let sandbox = Sandbox::start(&["--latency", "0s", "--link-life", "4s"]).await;
     let link = sandbox.child.link(SUNRISE).await.json()["url"].as_str().unwrap().to_owned();

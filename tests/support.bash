@@ -1,0 +1,76 @@
+# What the test scripts have in common: they count, wait and clean up alike. Sourced from the repository's folder.
+#
+# A script that leaves more behind than files in $work defines `remove`.
+# shellcheck shell=bash disable=SC2034,SC2317,SC2329  # variables and functions for whoever sources this
+
+work=$(mktemp -d)
+passed=0
+failed=0
+ended=no
+trap 'line=$LINENO' ERR
+trap clean_up EXIT
+
+# The closing line, and the exit code that goes with it.
+end() {
+    ended=yes
+    echo "$passed passed, $failed failed"
+    exit $((failed > 0))
+}
+
+clean_up() {
+    # A command that nobody expected to fail ended the run.
+    if [ "$ended" = no ]; then
+        fail "the run itself stopped${line:+ in line $line}"
+        echo "$passed passed, $failed failed"
+    fi
+    ! declare -F remove >/dev/null || remove >"$work/remove" 2>&1 || true
+    rm -rf "$work"
+}
+
+pass() {
+    passed=$((passed + 1))
+    echo "ok      $1"
+}
+
+fail() {
+    failed=$((failed + 1))
+    echo "FAILED  $1"
+    [ $# -lt 2 ] || note <<<"$2"
+}
+
+skip() { echo "skipped $1: $2"; }
+note() { sed 's/^/        /'; }
+have() { command -v "$1" >/dev/null; }
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+
+# check NAME COMMAND...: passes when the command does.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$work/check" 2>&1; then pass "$name"; else fail "$name" "$(tail -20 "$work/check")"; fi
+}
+
+# equal NAME EXPECTED ACTUAL
+equal() {
+    if [ "$2" = "$3" ]; then pass "$1"; else fail "$1" "expected: $2"$'\n'"found:    $3"; fi
+}
+
+# contains NAME PATTERN TEXT
+contains() {
+    if grep -q -- "$2" <<<"$3"; then pass "$1"; else fail "$1" "no $2 in:"$'\n'"$3"; fi
+}
+
+# lacks NAME PATTERN TEXT
+lacks() {
+    if grep -q -- "$2" <<<"$3"; then fail "$1" "there is $2"; else pass "$1"; fi
+}
+
+# eventually SECONDS COMMAND...: tries it until it succeeds.
+eventually() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.05
+    done
+}
