@@ -32,9 +32,6 @@ job "example" {
         # Callers are not asked who they are: nobody outside of the group.
         KIELINK__SERVER__LISTEN = "127.0.0.1:8080"
         KIELINK__ADMIN__LISTEN  = "127.0.0.1:9090"
-        # Under half of the memory, as the default (64MiB) would fill all of it.
-        KIELINK__CACHE__MAX_BYTES    = "16MiB"
-        KIELINK__LIMITS__CONNECTIONS = "250"
       }
 
       # A variable that only this task may read, by its path. In the file, and not in the environment: a new key is
