@@ -73,13 +73,7 @@ impl Sandbox {
             quota: flags.quota,
         };
         let wall = clock.clone();
-        let world = World::new(
-            behaviour,
-            secret,
-            files_url.clone(),
-            Arc::new(move || wall.wall()),
-            fastrand::u64(..),
-        )?;
+        let world = World::new(behaviour, secret, files_url.clone(), Arc::new(move || wall.wall()), fastrand::u64(..))?;
         let sandbox = config::Sandbox {
             key,
             files: files_url.origin().ascii_serialization(),
