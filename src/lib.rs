@@ -46,7 +46,7 @@
 //! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
 //! | [`links`] | the heart: cache, freshness, flights, refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
-//! | [`http`] | the data interface: routes, layers, handlers, problems |
+//! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
 //! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
 //! | [`telemetry`] | logs, and what the parts need to count and to trace themselves |

@@ -3,10 +3,12 @@
 mod answer;
 pub(crate) mod batch;
 pub(crate) mod directives;
+mod docs;
 pub(crate) mod edge;
 pub(crate) mod guard;
 mod handlers;
 pub mod metrics;
+mod openapi;
 pub(crate) mod problem;
 pub(crate) mod query;
 
@@ -14,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, middleware,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -85,17 +87,34 @@ pub(crate) fn router(
         readiness: readiness.clone(),
         watched: Some(watched),
     });
-    let routes = Router::new()
-        .route(upstream::DOWNLOAD_URL, post(handlers::download_url))
-        .route("/v1/link", get(handlers::link))
-        .route("/v1/redirect", get(handlers::redirect))
-        .route("/v1/links", post(batch::links))
+    let links = link_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    let routes = links
         .with_state(endpoints)
         // Around the routes above only: `/healthz` answers under any load.
-        .route_layer(middleware::from_fn_with_state(places, edge::admit))
+        .route_layer(middleware::from_fn_with_state(places, edge::admit));
+    let own = own_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    layered(routes.merge(own.with_state(readiness)), edge)
+}
+
+/// What takes a place among the requests in flight. These two lists are all there is: a route that is not in
+/// `openapi.json` fails its test.
+fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 4] {
+    [
+        (upstream::DOWNLOAD_URL, post(handlers::download_url)),
+        ("/v1/link", get(handlers::link)),
+        ("/v1/redirect", get(handlers::redirect)),
+        ("/v1/links", post(batch::links)),
+    ]
+}
+
+/// What kielink says of itself.
+fn own_routes() -> [(&'static str, MethodRouter<Readiness>); 3] {
+    [
         // For load balancers that cannot reach the admin interface.
-        .route("/healthz", get(probes::readyz).with_state(readiness));
-    layered(routes, edge)
+        ("/healthz", get(probes::readyz)),
+        ("/openapi.json", get(openapi::openapi)),
+        ("/docs", get(docs::docs).with_state(docs::Page::default())),
+    ]
 }
 
 /// Puts the layers that both interfaces share around `routes`. Read from the bottom: outermost last.

@@ -135,6 +135,9 @@ impl Sandbox {
         say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encode(first)));
         say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
         say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", crate::upstream::DOWNLOAD_URL));
+        if to_data.is_empty() {
+            say(&format!("\nThe whole interface, as a page for a browser: {data}/docs"));
+        }
         say("\nIs it ready?");
         say(&format!("  curl{to_admin} '{admin}/readyz?verbose'"));
         say("\nTake the simulated kie.ai down for 30 s, make it slow, let it fail, limit it; see what it has seen:");

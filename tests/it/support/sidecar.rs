@@ -18,7 +18,7 @@ use kielink::{
 };
 use tokio::sync::oneshot;
 
-use super::FakeKie;
+use super::{FakeKie, assert_described};
 
 /// The canary: looks like nothing else, and has characters that change when percent-encoded.
 pub(crate) const KEY: &str = "canary/key+0123456789abcdef==";
@@ -150,12 +150,19 @@ impl Sidecar {
         self.send(self.client.post(format!("{}/api/v1/common/download-url", self.data)).body(body)).await
     }
 
-    /// For requests of any shape: build with `client()`, send with this, so that the answer is captured.
+    /// For requests of any shape: build with `client()`, send with this, so that the answer is captured and, if it is one
+    /// to a caller, held against the description of the interface.
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
-        let response = request.send().await.unwrap();
+        let (client, request) = request.build_split();
+        let request = request.unwrap();
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let response = client.execute(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let reply = Reply { status, headers, body: response.text().await.unwrap() };
         self.saw(&reply);
+        if url.as_str().starts_with(&self.data) {
+            assert_described(&method, url.path(), &reply);
+        }
         reply
     }
 

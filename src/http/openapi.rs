@@ -1,0 +1,191 @@
+//! `/openapi.json`: the data interface described for programs.
+//!
+//! Kept by hand, for its readers: what code can say of itself is less than what they need. The tests hold it against
+//! the code, the integration tests against every answer that they get.
+
+use axum::{
+    http::{HeaderValue, header},
+    response::IntoResponse,
+};
+
+pub(crate) const DOCUMENT: &str = include_str!("openapi.json");
+
+/// `GET /openapi.json`
+pub(crate) async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
+    use super::{
+        super::{
+            link_routes,
+            metrics::Endpoint,
+            own_routes,
+            problem::{Kind, Problem},
+        },
+        *,
+    };
+
+    fn document() -> Value {
+        serde_json::from_str(DOCUMENT).unwrap()
+    }
+
+    /// A kind that is not here does not compile.
+    fn next(kind: Kind) -> Option<Kind> {
+        Some(match kind {
+            Kind::MalformedRequest => Kind::InvalidSourceUrl,
+            Kind::InvalidSourceUrl => Kind::SourceNotAllowed,
+            Kind::SourceNotAllowed => Kind::SourceRefused,
+            Kind::SourceRefused => Kind::SourceNotFound,
+            Kind::SourceNotFound => Kind::KeyRefused,
+            Kind::KeyRefused => Kind::CreditsExhausted,
+            Kind::CreditsExhausted => Kind::RateLimited,
+            Kind::RateLimited => Kind::UpstreamUnavailable,
+            Kind::UpstreamUnavailable => Kind::UpstreamError,
+            Kind::UpstreamError => Kind::UpstreamUnreachable,
+            Kind::UpstreamUnreachable => Kind::Timeout,
+            Kind::Timeout => Kind::NotCached,
+            Kind::NotCached => Kind::BodyTooLarge,
+            Kind::BodyTooLarge => Kind::UriTooLong,
+            Kind::UriTooLong => Kind::Misdirected,
+            Kind::Misdirected => Kind::CrossSite,
+            Kind::CrossSite => Kind::Overloaded,
+            Kind::Overloaded => Kind::NotFound,
+            Kind::NotFound => Kind::MethodNotAllowed,
+            Kind::MethodNotAllowed => Kind::Internal,
+            Kind::Internal => return None,
+        })
+    }
+
+    fn kinds() -> impl Iterator<Item = Kind> {
+        std::iter::successors(Some(Kind::MalformedRequest), |kind| next(*kind))
+    }
+
+    #[test]
+    fn it_is_of_this_version() {
+        assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    /// Their methods are asked of a running kielink, by the integration tests.
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        let document = document();
+        let described: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let (links, own) = (link_routes(), own_routes());
+        let routes: BTreeSet<&str> =
+            links.iter().map(|(path, _)| *path).chain(own.iter().map(|(path, _)| *path)).collect();
+        assert_eq!(described, routes);
+        for path in routes {
+            assert_ne!(Endpoint::of(Some(path)), Endpoint::of(None), "{path} is counted with what is not there");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_described_as_it_is_rendered() {
+        let document = document();
+        let examples = &document["components"]["examples"];
+        let mut types = Vec::new();
+        for kind in kinds() {
+            let (slug, status) = (kind.slug(), kind.status().as_u16());
+            let example = &examples[slug]["value"];
+            let detail = example["detail"].as_str().unwrap_or_else(|| panic!("{slug} has no example")).to_owned();
+            let problem = Problem::refused(kind, detail);
+            let mut rendered = serde_json::to_value(problem.document(example["request_id"].as_str().unwrap())).unwrap();
+            // kie.ai's own answer, which this problem is not made of.
+            let code = example.get("upstream_code");
+            if let Some(code) = code {
+                rendered["upstream_code"] = code.clone();
+            }
+            assert_eq!(*example, rendered, "{slug}");
+
+            let envelope = &examples[format!("kie-{slug}")];
+            assert_eq!(envelope["summary"], examples[slug]["summary"], "{slug}");
+            match code {
+                Some(code) => assert_eq!(envelope["value"]["code"], *code, "{slug}"),
+                None => {
+                    let rendered: Value = serde_json::from_str(&problem.envelope()).unwrap();
+                    assert_eq!(envelope["value"], rendered, "{slug}");
+                }
+            }
+            types.push((rendered["type"].clone(), status));
+        }
+        let names: Vec<&Value> = types.iter().map(|(name, _)| name).collect();
+        assert_eq!(json!(names), document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]);
+        let statuses: BTreeSet<u16> = types.iter().map(|(_, status)| *status).collect();
+        assert_eq!(json!(statuses), document["components"]["schemas"]["Problem"]["properties"]["status"]["enum"]);
+        assert_eq!(examples.as_object().unwrap().len(), 2 * names.len(), "an example is of no problem");
+    }
+
+    #[test]
+    fn every_response_has_problems_of_its_status_and_every_problem_a_response() {
+        let document = document();
+        let mut seen = BTreeSet::new();
+        // What a path that is not described is told; no operation can say so.
+        seen.extend(problems(&document, &document["components"]["responses"]["NotFound"]));
+        assert_eq!(seen, BTreeSet::from(["not-found", "kie-not-found"]));
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let what = format!("{method} {path}: {status}");
+                    let response = resolve(&document, response);
+                    let problems = problems(&document, response);
+                    for problem in &problems {
+                        let slug = problem.strip_prefix("kie-").unwrap_or(problem);
+                        let kind = kinds().find(|kind| kind.slug() == slug).unwrap();
+                        assert_eq!(kind.status().as_str(), status, "{what}: {problem}");
+                    }
+                    let is_error = status.starts_with(['4', '5']) && status != "431";
+                    assert_eq!(problems.is_empty(), !is_error, "{what}");
+                    seen.extend(problems);
+                }
+            }
+        }
+        for kind in kinds() {
+            assert!(seen.contains(kind.slug()), "{}", kind.slug());
+        }
+    }
+
+    fn problems<'a>(document: &Value, response: &'a Value) -> BTreeSet<&'a str> {
+        let contents = response["content"].as_object();
+        let named = contents.into_iter().flatten().filter_map(|(_, content)| content["examples"].as_object());
+        let references = named.flatten().filter_map(|(_, example)| example["$ref"].as_str());
+        references
+            .map(|reference| {
+                assert!(document.pointer(reference.strip_prefix('#').unwrap()).is_some(), "{reference} leads nowhere");
+                reference.strip_prefix("#/components/examples/").unwrap()
+            })
+            .collect()
+    }
+
+    fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(reference) => document.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
+            None => value,
+        }
+    }
+
+    #[test]
+    fn it_needs_nothing_from_elsewhere() {
+        fn check(value: &Value) {
+            match value {
+                Value::Object(fields) => {
+                    for (name, value) in fields {
+                        if ["$ref", "externalValue", "externalDocs"].contains(&name.as_str()) {
+                            assert!(value.as_str().is_some_and(|reference| reference.starts_with("#/")), "{value}");
+                        }
+                        check(value);
+                    }
+                }
+                Value::Array(items) => items.iter().for_each(check),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        check(&document());
+        assert_eq!(document()["servers"], json!([{ "url": "/" }]));
+    }
+}
