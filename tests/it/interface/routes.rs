@@ -77,6 +77,8 @@ fn assert_probe(what: &str, reply: &Reply, status: u16) {
 async fn probes_answer_on_the_admin_listener_and_one_of_them_to_callers() {
     let kie = FakeKie::start();
     let sidecar = Sidecar::start(&kie);
+    // Its admin listener is there a moment before the other one.
+    eventually("it is ready", async || sidecar.get_admin("/readyz").await.status == 200).await;
     for path in ["/livez", "/readyz", "/healthz", "/startupz"] {
         let reply = sidecar.get_admin(path).await;
         assert_probe(path, &reply, 200);
