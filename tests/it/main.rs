@@ -11,5 +11,6 @@ mod kie_answers;
 mod pressure;
 mod process;
 mod rotation;
+mod status;
 mod support;
 mod watching;

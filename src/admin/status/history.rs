@@ -10,7 +10,7 @@ use crate::http::metrics::Recent;
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
 /// 15 minutes.
-const STEPS: usize = 180;
+pub(super) const STEPS: usize = 180;
 
 /// One minute: long enough for a percentile to mean something, short enough to show what happens now.
 const MINUTE: usize = 12;
@@ -83,7 +83,9 @@ pub(super) struct Lines {
     pub(super) asked_per_second: Vec<f64>,
     pub(super) hit_ratio: Vec<Option<f64>>,
     pub(super) errors_per_second: Vec<f64>,
+    /// Failed ones included.
     pub(super) mints_per_second: Vec<f64>,
+    pub(super) mints_failed_per_second: Vec<f64>,
     pub(super) latency_p99_ms: Vec<Option<f64>>,
     pub(super) least_life_left_seconds: Vec<Option<u64>>,
 }
@@ -148,6 +150,7 @@ impl History {
             hit_ratio: samples().map(hit_ratio).collect(),
             errors_per_second: per_second(|counts| counts.errors),
             mints_per_second: per_second(|counts| counts.minted + counts.mints_failed),
+            mints_failed_per_second: per_second(|counts| counts.mints_failed),
             latency_p99_ms: samples().map(|sample| Some(sample.p99_micros? as f64 / 1000.0)).collect(),
             least_life_left_seconds: samples().map(|sample| Some(sample.least_life?.as_secs())).collect(),
         }
