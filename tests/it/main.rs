@@ -11,6 +11,5 @@ mod kie_answers;
 mod pressure;
 mod process;
 mod rotation;
-mod status;
 mod support;
 mod watching;

@@ -42,8 +42,8 @@ impl Headline {
             return say("problem", "kielink is not ready", Some("/readyz lists what is missing."));
         }
         if minute.key_refused > 0 {
-            let advice =
-                "Put a good key into the key file: it is taken within seconds. Links in memory are served meanwhile.";
+            let advice = "A good key in the key file is taken within seconds, one in KIE_API_KEY at a restart. \
+                          Links in memory are served meanwhile.";
             return say("problem", "kie.ai refuses the API key", Some(advice));
         }
         if facts.condition == Condition::Unwell {

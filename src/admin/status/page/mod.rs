@@ -23,6 +23,9 @@ use crate::telemetry::Failure;
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
 
+/// The message of the line that the log has of every request.
+const REQUEST: &str = "request";
+
 /// A reader without JavaScript sees the page anew after so many seconds.
 const PLAIN_REFRESH_SECONDS: u32 = 10;
 
@@ -176,33 +179,52 @@ fn failures(failures: &[Failure], now: &str) -> Markup {
                             th scope="col" { "What failed" }
                         }
                     }
-                    tbody { @for failure in failures { (one_failure(failure, now)) } }
+                    tbody {
+                        @for failure in failures.iter().filter(|failure| !is_told_by_a_mint(failure, failures)) {
+                            (one_failure(failure, failures, now))
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-fn one_failure(failure: &Failure, now: &str) -> Markup {
+/// The log has a line for a mint that failed and one for each request that got no link for it: one fact, to people.
+fn is_told_by_a_mint(failure: &Failure, failures: &[Failure]) -> bool {
+    failures.iter().any(|mint| belongs(failure, mint))
+}
+
+/// A refresh fails without a request that does.
+fn belongs(request: &Failure, mint: &Failure) -> bool {
+    let is_mint = mint.reason.as_deref().is_some_and(|reason| reason != "refresh");
+    request.message == REQUEST && is_mint && request.error.is_some() && request.error == mint.error
+}
+
+fn one_failure(failure: &Failure, failures: &[Failure], now: &str) -> Markup {
     let Failure { level, message, problem, reason, error, count: times, first_at, last_at, source_host } = failure;
+    let request = failures.iter().find(|request| belongs(request, failure));
+    let problem = problem.as_ref().or(request.and_then(|request| request.problem.as_ref()));
     let lasted = numbers::between(first_at, last_at);
     html! {
         tr {
             td.when {
-                time datetime=(last_at) { (time_of_day(last_at, now)) }
+                time datetime=(last_at) { (time_of_day(last_at, now)) } " "
                 @if let Some(lasted) = lasted { span.note { "for " (span(lasted.as_secs())) } }
             }
             td.number { (count(*times)) }
             td {
                 span class={ "level " (level) } { (if *level == "error" { "Error" } else { "Warning" }) } " "
                 span.message {
-                    // The line that the log has of every request.
-                    @if message == "request" { "Request without a link" } @else { (numbers::capitalised(message)) }
+                    @if message == REQUEST { "Request without a link" } @else { (numbers::capitalised(message)) }
+                    @if let Some(reason) = reason { " (" (reason) ")" }
                 }
-                @if let Some(reason) = reason { span.note { "on a " (reason) } }
                 @if let Some(problem) = problem { " " code { (problem) } }
-                @if let Some(host) = source_host { span.note { "last for " (host) } }
                 @if let Some(error) = error { p { (error) } }
+                p.note {
+                    @if let Some(request) = request { span { (counted(request.count, "request", "requests")) " without a link" } " " }
+                    @if let Some(host) = source_host { span { "last for " (host) } }
+                }
             }
         }
     }
@@ -248,7 +270,11 @@ fn key(snapshot: &Snapshot<'_>) -> Markup {
         section aria-labelledby="key" {
             h2 #key { "API key" }
             dl {
-                dt { "Fingerprint" } dd { code { (key.fingerprint) } }
+                dt { "Fingerprint" }
+                dd {
+                    code { (key.fingerprint) }
+                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign("problem")) "refused" } }
+                }
                 dt { "From" } dd { (key.source) }
                 dt { "In use for" } dd { (span(key.age_seconds)) }
                 dt { "On trial" }
@@ -548,11 +574,36 @@ mod tests {
             "3.5 of 19 at once",
             "3.0 KiB of 64.0 MiB",
             "1,234",
-            "00:01:04</time><span class=\"note\">for 3 min 3 s</span>",
+            "00:01:04</time> <span class=\"note\">for 3 min 3 s</span>",
             "<td><code>&quot;https://api.kie.ai/&quot;</code></td>",
         ] {
             assert!(page.contains(text), "{text}: {page}");
         }
+    }
+
+    #[test]
+    fn a_mint_that_failed_and_its_requests_are_one_failure() {
+        let mut snapshot = snapshot(1);
+        let failure = |message: &str, reason: Option<&str>, error: &str, count| Failure {
+            message: message.to_owned(),
+            problem: (message == REQUEST).then(|| "upstream-error".to_owned()),
+            reason: reason.map(str::to_owned),
+            error: Some(error.to_owned()),
+            count,
+            ..snapshot.failures[0].clone()
+        };
+        snapshot.failures = vec![
+            failure(REQUEST, None, "code 500", 30),
+            failure("mint failed", Some("miss"), "code 500", 10),
+            failure("mint failed", Some("refresh"), "code 501", 20),
+            failure(REQUEST, None, "code 501", 40),
+        ];
+        let page = render(&snapshot).replace('\u{a0}', " ");
+        let table = between(&page, "<section class=\"failures\"", "</section>");
+        assert_eq!(table.matches("<tr><td").count(), 3, "{table}");
+        assert_eq!(table.matches("upstream-error").count(), 2, "{table}");
+        assert!(table.contains("Mint failed (miss)") && table.contains("30 requests without a link"), "{table}");
+        assert_eq!(table.matches("Request without a link").count(), 1, "no mint for a request tells of it: {table}");
     }
 
     #[test]
