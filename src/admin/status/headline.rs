@@ -85,6 +85,7 @@ mod tests {
         per_second: 3.0,
         hit_ratio: Some(0.9),
         error_ratio: Some(0.0),
+        refused_ratio: Some(0.0),
         latency_ms: None,
         least_life_left_seconds: Some(600),
         minted: 5,

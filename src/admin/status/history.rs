@@ -24,7 +24,7 @@ pub(super) struct Totals {
     pub(super) hits: u64,
     /// Of them, kie.ai was asked and gave no link.
     pub(super) errors: u64,
-    /// Of them, turned away for overload or for want of budget.
+    /// Of them, answered without kie.ai: it is unwell, there was no room, or the request was bad.
     pub(super) refused: u64,
     pub(super) minted: u64,
     pub(super) mints_failed: u64,
@@ -58,6 +58,7 @@ pub(super) struct Minute {
     /// Shares of the links asked for; nothing where nobody asked.
     pub(super) hit_ratio: Option<f64>,
     pub(super) error_ratio: Option<f64>,
+    pub(super) refused_ratio: Option<f64>,
     pub(super) latency_ms: Option<Latency>,
     /// Of a link that was handed out.
     pub(super) least_life_left_seconds: Option<u64>,
@@ -117,6 +118,7 @@ impl History {
             per_second: if seconds == 0 { 0.0 } else { asked as f64 / seconds as f64 },
             hit_ratio: ratio(sum(|counts| counts.hits)),
             error_ratio: ratio(sum(|counts| counts.errors)),
+            refused_ratio: ratio(sum(|counts| counts.refused)),
             latency_ms: self.latency(),
             least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
             minted: sum(|counts| counts.minted),

@@ -113,8 +113,11 @@ pub(super) fn uncapitalised(text: &str) -> String {
     first(text, |letter| letter.to_lowercase().to_string())
 }
 
-/// For the beginning of one.
+/// For the beginning of one; names that are written small stay as they are.
 pub(super) fn capitalised(text: &str) -> String {
+    if ["kie.ai", "kielink"].iter().any(|name| text.starts_with(name)) {
+        return text.to_owned();
+    }
     first(text, |letter| letter.to_uppercase().to_string())
 }
 
@@ -245,6 +248,7 @@ mod tests {
     fn a_sentence_begins_with_a_capital() {
         assert_eq!(uncapitalised("Links are flowing"), "links are flowing");
         assert_eq!(capitalised("mint failed"), "Mint failed");
+        assert_eq!(capitalised("kie.ai is unwell"), "kie.ai is unwell");
         assert_eq!((uncapitalised(""), capitalised("")), (String::new(), String::new()));
     }
 }

@@ -107,10 +107,13 @@ fn requests(snapshot: &Snapshot<'_>) -> Strip {
     Strip {
         name: "Links asked for",
         figure: if minute.seconds == 0 { NOTHING.to_owned() } else { a_second(minute.per_second) },
-        note: match minute.error_ratio {
-            None => html! {},
-            Some(0.0) => html! { "no errors" },
-            Some(ratio) => html! { span.bad { "errors " (percent(ratio)) } },
+        note: html! {
+            @match minute.error_ratio {
+                None => {}
+                Some(0.0) => span { "no errors" },
+                Some(ratio) => span.bad { "errors " (percent(ratio)) },
+            }
+            @if let Some(ratio) = minute.refused_ratio.filter(|ratio| *ratio > 0.0) { " " span { "refused " (percent(ratio)) } }
         },
         summary: format!("{}; errors {}", extent(&asked, a_second), extent(&errors, a_second)),
         picture: html! { (filled(&asked, &scale)) (failing(&errors, &scale)) },
