@@ -2,6 +2,7 @@
 //!
 //! Everything goes through maud, which escapes every text; only the style and the script, which are ours, do not.
 
+mod failures;
 mod line;
 mod numbers;
 mod strips;
@@ -14,17 +15,14 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use ring::digest;
 
 use self::{
+    failures::failures,
     numbers::{NOTHING, bytes, count, counted, percent, span, tenths, time_of_day},
     strips::strips,
 };
 use super::{Headline, Snapshot};
-use crate::telemetry::Failure;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
-
-/// The message of the line that the log has of every request.
-const REQUEST: &str = "request";
 
 /// A reader without JavaScript sees the page anew after so many seconds.
 const PLAIN_REFRESH_SECONDS: u32 = 10;
@@ -162,72 +160,6 @@ fn icon(level: &str) -> String {
         "data:image/svg+xml,%3Csvg xmlns='http:%2F%2Fwww.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Ccircle cx='12' cy='12' r='12' \
          fill='%23{colour}'/%3E%3Cpath d='{stroke}' fill='none' stroke='%23fff' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
     )
-}
-
-fn failures(failures: &[Failure], now: &str) -> Markup {
-    html! {
-        section.failures aria-labelledby="failures" {
-            h2 #failures { "Recent failures" }
-            @if failures.is_empty() {
-                p.none { "None since the start." }
-            } @else {
-                table {
-                    thead {
-                        tr {
-                            th scope="col" { "Last, UTC" }
-                            th.number scope="col" { "Times" }
-                            th scope="col" { "What failed" }
-                        }
-                    }
-                    tbody {
-                        @for failure in failures.iter().filter(|failure| !is_told_by_a_mint(failure, failures)) {
-                            (one_failure(failure, failures, now))
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The log has a line for a mint that failed and one for each request that got no link for it: one fact, to people.
-fn is_told_by_a_mint(failure: &Failure, failures: &[Failure]) -> bool {
-    failures.iter().any(|mint| belongs(failure, mint))
-}
-
-/// A refresh fails without a request that does.
-fn belongs(request: &Failure, mint: &Failure) -> bool {
-    let is_mint = mint.reason.as_deref().is_some_and(|reason| reason != "refresh");
-    request.message == REQUEST && is_mint && request.error.is_some() && request.error == mint.error
-}
-
-fn one_failure(failure: &Failure, failures: &[Failure], now: &str) -> Markup {
-    let Failure { level, message, problem, reason, error, count: times, first_at, last_at, source_host } = failure;
-    let request = failures.iter().find(|request| belongs(request, failure));
-    let problem = problem.as_ref().or(request.and_then(|request| request.problem.as_ref()));
-    let lasted = numbers::between(first_at, last_at);
-    html! {
-        tr {
-            td.when {
-                time datetime=(last_at) { (time_of_day(last_at, now)) } " "
-                @if let Some(lasted) = lasted { span.note { "for " (span(lasted.as_secs())) } }
-            }
-            td.number { (count(*times)) }
-            td {
-                span class={ "level " (level) } { (if *level == "error" { "Error" } else { "Warning" }) } " "
-                span.message {
-                    @if message == REQUEST { "Request without a link" } @else { (numbers::capitalised(message)) }
-                    @if let Some(reason) = reason { " (" (reason) ")" }
-                }
-                @if let Some(problem) = problem { " " code { (problem) } }
-                @if let Some(error) = error { p { (error) } }
-                p.note {
-                    @if let Some(request) = request { span { (counted(request.count, "request", "requests")) " without a link" } " " }
-                    @if let Some(host) = source_host { span { "last for " (host) } }
-                }
-            }
-        }
-    }
 }
 
 fn kie(snapshot: &Snapshot<'_>) -> Markup {
@@ -415,6 +347,7 @@ fn settings(snapshot: &Snapshot<'_>) -> Markup {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::failures::REQUEST;
     use super::{
         super::{
             Cached, Mints, Upstream,
@@ -422,7 +355,7 @@ mod tests {
         },
         *,
     };
-    use crate::{key, links};
+    use crate::{key, links, telemetry::Failure};
 
     const MARKUP: &str = "</p><script>alert(\"it's out\")</script>";
 
