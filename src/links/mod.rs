@@ -284,6 +284,16 @@ impl Links {
         self.0.entries.weighted_size()
     }
 
+    /// What the entries may weigh, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.0.config.max_bytes
+    }
+
+    /// Life that every link still has when it is handed out.
+    pub fn margin(&self) -> Duration {
+        self.0.config.margin
+    }
+
     /// Flights under way.
     pub fn flights_under_way(&self) -> usize {
         self.0.flights.len()

@@ -41,6 +41,11 @@ impl Kie {
         self.0.gate.tokens()
     }
 
+    /// The most tokens there can be, and how many are added a second.
+    pub fn budget_bounds(&self) -> (f64, f64) {
+        self.0.gate.budget_bounds()
+    }
+
     /// `closed`, `open` or `half-open`.
     pub fn breaker(&self) -> &'static str {
         self.0.gate.breaker()

@@ -42,8 +42,8 @@ impl Headline {
             return say("problem", "kielink is not ready", Some("/readyz lists what is missing."));
         }
         if minute.key_refused > 0 {
-            let advice =
-                "Put a good key into the key file: it is taken within seconds. Links in memory are served meanwhile.";
+            let advice = "A good key in the key file is taken within seconds, one in KIE_API_KEY at a restart. \
+                          Links in memory are served meanwhile.";
             return say("problem", "kie.ai refuses the API key", Some(advice));
         }
         if facts.condition == Condition::Unwell {
@@ -68,6 +68,7 @@ impl Headline {
             return say("warning", "Links flow, but some mints failed", Some("The failures below tell why."));
         }
         match (facts.asked, minute.per_second > 0.0) {
+            (1.., _) if minute.seconds == 0 => say("idle", "Ready; the first figures come in a few seconds", None),
             (0, _) => say("idle", "Ready; nobody has asked for a link yet", None),
             (_, true) => say("ok", "Links are flowing", None),
             (_, false) => say("idle", "Ready; nobody has asked for a link in the last minute", None),
@@ -84,6 +85,7 @@ mod tests {
         per_second: 3.0,
         hit_ratio: Some(0.9),
         error_ratio: Some(0.0),
+        refused_ratio: Some(0.0),
         latency_ms: None,
         least_life_left_seconds: Some(600),
         minted: 5,
@@ -106,6 +108,9 @@ mod tests {
         let quiet = Minute { per_second: 0.0, hit_ratio: None, error_ratio: None, ..MINUTE };
         assert_eq!(headline(&quiet, |_| {}).0, "idle");
         assert_eq!(headline(&quiet, |facts| facts.asked = 0).0, "idle");
+        let none_yet = Minute { seconds: 0, ..quiet };
+        assert!(headline(&none_yet, |_| {}).1.contains("first figures"));
+        assert!(headline(&none_yet, |facts| facts.asked = 0).1.contains("nobody"));
         let few = Minute { error_ratio: Some(0.04), mints_failed: 1, ..MINUTE };
         assert_eq!(headline(&few, |_| {}).0, "warning");
         let many = Minute { error_ratio: Some(0.05), ..few };

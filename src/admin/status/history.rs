@@ -10,7 +10,7 @@ use crate::http::metrics::Recent;
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
 /// 15 minutes.
-const STEPS: usize = 180;
+pub(super) const STEPS: usize = 180;
 
 /// One minute: long enough for a percentile to mean something, short enough to show what happens now.
 const MINUTE: usize = 12;
@@ -24,7 +24,7 @@ pub(super) struct Totals {
     pub(super) hits: u64,
     /// Of them, kie.ai was asked and gave no link.
     pub(super) errors: u64,
-    /// Of them, turned away for overload or for want of budget.
+    /// Of them, answered without kie.ai: it is unwell, there was no room, or the request was bad.
     pub(super) refused: u64,
     pub(super) minted: u64,
     pub(super) mints_failed: u64,
@@ -58,6 +58,7 @@ pub(super) struct Minute {
     /// Shares of the links asked for; nothing where nobody asked.
     pub(super) hit_ratio: Option<f64>,
     pub(super) error_ratio: Option<f64>,
+    pub(super) refused_ratio: Option<f64>,
     pub(super) latency_ms: Option<Latency>,
     /// Of a link that was handed out.
     pub(super) least_life_left_seconds: Option<u64>,
@@ -83,7 +84,9 @@ pub(super) struct Lines {
     pub(super) asked_per_second: Vec<f64>,
     pub(super) hit_ratio: Vec<Option<f64>>,
     pub(super) errors_per_second: Vec<f64>,
+    /// Failed ones included.
     pub(super) mints_per_second: Vec<f64>,
+    pub(super) mints_failed_per_second: Vec<f64>,
     pub(super) latency_p99_ms: Vec<Option<f64>>,
     pub(super) least_life_left_seconds: Vec<Option<u64>>,
 }
@@ -115,6 +118,7 @@ impl History {
             per_second: if seconds == 0 { 0.0 } else { asked as f64 / seconds as f64 },
             hit_ratio: ratio(sum(|counts| counts.hits)),
             error_ratio: ratio(sum(|counts| counts.errors)),
+            refused_ratio: ratio(sum(|counts| counts.refused)),
             latency_ms: self.latency(),
             least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
             minted: sum(|counts| counts.minted),
@@ -148,6 +152,7 @@ impl History {
             hit_ratio: samples().map(hit_ratio).collect(),
             errors_per_second: per_second(|counts| counts.errors),
             mints_per_second: per_second(|counts| counts.minted + counts.mints_failed),
+            mints_failed_per_second: per_second(|counts| counts.mints_failed),
             latency_p99_ms: samples().map(|sample| Some(sample.p99_micros? as f64 / 1000.0)).collect(),
             least_life_left_seconds: samples().map(|sample| Some(sample.least_life?.as_secs())).collect(),
         }

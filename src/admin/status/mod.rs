@@ -91,6 +91,9 @@ struct Snapshot<'a> {
 struct Cached {
     entries: u64,
     bytes: u64,
+    max_bytes: u64,
+    /// No link with less life left is handed out.
+    margin_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +111,9 @@ struct Upstream {
     breaker: &'static str,
     /// Requests that may go at once.
     budget_tokens: f64,
+    /// After a quiet time, and how many are added a second: a little less than `upstream.burst` and `.rate`.
+    budget_most_tokens: f64,
+    budget_tokens_per_second: f64,
 }
 
 impl Status {
@@ -141,6 +147,8 @@ impl Status {
             let history = self.0.history();
             (history.minute(), history.lines())
         };
+        let tenths = |number: f64| (number * 10.0).round() / 10.0;
+        let (most_tokens, tokens_per_second) = sources.kie.budget_bounds();
         let kie = Upstream {
             condition: match sources.kie.condition() {
                 Condition::Well => "well",
@@ -148,7 +156,9 @@ impl Status {
                 Condition::Unwell => "unwell",
             },
             breaker: sources.kie.breaker(),
-            budget_tokens: (sources.kie.tokens() * 10.0).round() / 10.0,
+            budget_tokens: tenths(sources.kie.tokens()),
+            budget_most_tokens: most_tokens,
+            budget_tokens_per_second: tenths(tokens_per_second),
         };
         let (ready, draining) = (sources.readiness.is_ready(), sources.readiness.is_draining());
         let outcomes: BTreeMap<_, _> =
@@ -170,7 +180,12 @@ impl Status {
             draining,
             outcomes,
             last_minute,
-            links: Cached { entries: sources.links.entry_count(), bytes: sources.links.weight() },
+            links: Cached {
+                entries: sources.links.entry_count(),
+                bytes: sources.links.weight(),
+                max_bytes: sources.links.max_bytes(),
+                margin_seconds: sources.links.margin().as_secs(),
+            },
             mints: Mints {
                 in_flight: sources.links.flights_under_way(),
                 results: sources.links.mints(),
@@ -226,6 +241,6 @@ async fn show(State(status): State<Status>) -> Response {
     let mut response = html.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(HeaderName::from_static("content-security-policy"), HeaderValue::from_static(page::POLICY));
+    headers.insert(HeaderName::from_static("content-security-policy"), page::POLICY.clone());
     response
 }

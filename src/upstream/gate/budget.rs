@@ -92,6 +92,11 @@ impl Budget {
         (tokens + now.since(at).as_secs_f64() / self.period.as_secs_f64()).min(self.burst)
     }
 
+    /// Tokens after a quiet time, and how many are added a second: a little less than what was set.
+    pub(super) fn bounds(&self) -> (f64, f64) {
+        (self.burst, self.period.as_secs_f64().recip())
+    }
+
     /// When somebody with `ahead` others in front of it gets a token, if nothing else holds them up.
     pub(super) fn turn(&self, ahead: usize, now: Instant) -> Instant {
         let missing = ahead as f64 + 1.0 - self.tokens(now);

@@ -189,6 +189,11 @@ impl Gate {
         self.lock().budget.tokens(now).max(0.0)
     }
 
+    /// The most tokens there can be, and how many are added a second.
+    pub(super) fn budget_bounds(&self) -> (f64, f64) {
+        self.lock().budget.bounds()
+    }
+
     /// The breaker's state, by its usual name.
     pub(super) fn breaker(&self) -> &'static str {
         self.lock().breaker.state()

@@ -2,4 +2,5 @@
 
 mod alike;
 mod collector;
+mod page;
 mod traces;

@@ -1,0 +1,75 @@
+//! What has failed lately, newest first.
+
+use maud::{Markup, html};
+
+use super::numbers::{self, count, counted, span, time_of_day};
+use crate::telemetry::Failure;
+
+/// The message of the line that the log has of every request.
+pub(super) const REQUEST: &str = "request";
+
+pub(super) fn failures(failures: &[Failure], now: &str) -> Markup {
+    html! {
+        section.failures aria-labelledby="failures" {
+            h2 #failures { "Recent failures" }
+            @if failures.is_empty() {
+                p.none { "None since the start." }
+            } @else {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Last, UTC" }
+                            th.number scope="col" { "Times" }
+                            th scope="col" { "What failed" }
+                        }
+                    }
+                    tbody {
+                        @for failure in failures.iter().filter(|failure| !is_told_by_a_mint(failure, failures)) {
+                            (one_failure(failure, failures, now))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The log has a line for a mint that failed and one for each request that got no link for it: one fact, to people.
+fn is_told_by_a_mint(failure: &Failure, failures: &[Failure]) -> bool {
+    failures.iter().any(|mint| belongs(failure, mint))
+}
+
+/// A refresh fails without a request that does.
+fn belongs(request: &Failure, mint: &Failure) -> bool {
+    let is_mint = mint.reason.as_deref().is_some_and(|reason| reason != "refresh");
+    request.message == REQUEST && is_mint && request.error.is_some() && request.error == mint.error
+}
+
+fn one_failure(failure: &Failure, failures: &[Failure], now: &str) -> Markup {
+    let Failure { level, message, problem, reason, error, count: times, first_at, last_at, source_host } = failure;
+    let request = failures.iter().find(|request| belongs(request, failure));
+    let problem = problem.as_ref().or(request.and_then(|request| request.problem.as_ref()));
+    let lasted = numbers::between(first_at, last_at);
+    html! {
+        tr {
+            td.when {
+                time datetime=(last_at) { (time_of_day(last_at, now)) } " "
+                @if let Some(lasted) = lasted { span.note { "for " (span(lasted.as_secs())) } }
+            }
+            td.number { (count(*times)) }
+            td {
+                span class={ "level " (level) } { (if *level == "error" { "Error" } else { "Warning" }) } " "
+                span.message {
+                    @if message == REQUEST { "Request without a link" } @else { (numbers::capitalised(message)) }
+                    @if let Some(reason) = reason { " (" (reason) ")" }
+                }
+                @if let Some(problem) = problem { " " code { (problem) } }
+                @if let Some(error) = error { p { (error) } }
+                p.note {
+                    @if let Some(request) = request { span { (counted(request.count, "request", "requests")) " without a link" } " " }
+                    @if let Some(host) = source_host { span { "last for " (host) } }
+                }
+            }
+        }
+    }
+}

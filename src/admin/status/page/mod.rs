@@ -1,0 +1,554 @@
+//! Draws the status: one page without any outside resource, complete without JavaScript, refreshed by a few lines of it.
+//!
+//! Everything goes through maud, which escapes every text; only the style and the script, which are ours, do not.
+
+mod failures;
+mod line;
+mod numbers;
+mod strips;
+
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use axum::http::HeaderValue;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use ring::digest;
+
+use self::{
+    failures::failures,
+    numbers::{NOTHING, bytes, count, counted, percent, span, tenths, time_of_day},
+    strips::strips,
+};
+use super::{Headline, Snapshot};
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("refresh.js");
+
+/// A reader without JavaScript sees the page anew after so many seconds.
+const PLAIN_REFRESH_SECONDS: u32 = 10;
+
+/// SECURITY: nothing is loaded from anywhere, and no style or script but these two takes effect, whatever a field may contain.
+pub(super) static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let (style, script) = (hash(STYLE), hash(SCRIPT));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).expect("ASCII")
+});
+
+fn hash(text: &str) -> String {
+    BASE64_STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
+    let Snapshot { headline, at, .. } = snapshot;
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" data-level=(headline.level) {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title(headline)) }
+                link rel="icon" href=(icon(headline.level));
+                noscript { meta http-equiv="refresh" content=(PLAIN_REFRESH_SECONDS); }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    // Stays when the page is refreshed, so that a screen reader notices what changes in it.
+                    div #headline aria-live="polite" { (announcement(headline.level, &headline.text, headline.advice)) }
+                    p #about { (about(snapshot)) }
+                }
+                main {
+                    (strips(snapshot))
+                    (failures(&snapshot.failures, at))
+                    div.columns {
+                        (kie(snapshot))
+                        (key(snapshot))
+                        (cache(snapshot))
+                    }
+                    div.columns.wide {
+                        (outcomes(snapshot))
+                        (mints(snapshot))
+                    }
+                    (settings(snapshot))
+                }
+                footer {
+                    nav aria-label="The same for machines" {
+                        a href="status.json" { "status.json" } " "
+                        a href="metrics" { "metrics" } " "
+                        a href="readyz?verbose" { "readyz?verbose" }
+                    }
+                }
+                // What the script says when kielink does not answer.
+                template #lost {
+                    (announcement("lost", "Not reachable", Some("What is shown below is what it said last.")))
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn title(headline: &Headline) -> String {
+    match headline.text.starts_with("kielink") {
+        true => headline.text.clone(),
+        false => format!("kielink: {}", numbers::uncapitalised(&headline.text)),
+    }
+}
+
+fn announcement(level: &str, text: &str, advice: Option<&str>) -> Markup {
+    html! {
+        span.sign { (sign(level)) }
+        h1 { span.word { (word(level)) } " " (text) }
+        @if let Some(advice) = advice { p.advice { (advice) } }
+    }
+}
+
+fn about(snapshot: &Snapshot<'_>) -> Markup {
+    let Snapshot { at, version, revision, uptime_seconds, .. } = snapshot;
+    html! {
+        span.as-of { "as of " time datetime=(at) { (time_of_day(at, at)) " UTC" } span.held { ", held while text is selected" } }
+        span { "kielink " (version) @if *revision != "unknown" { " (" (revision) ")" } ", up " (span(*uptime_seconds)) }
+    }
+}
+
+/// What a level is called, since colours alone tell some people nothing.
+fn word(level: &str) -> &'static str {
+    match level {
+        "ok" => "OK",
+        "idle" => "Idle",
+        "warning" => "Warning",
+        "problem" => "Problem",
+        _ => "Lost",
+    }
+}
+
+/// The stroke of a level's sign, in 24 by 24.
+fn stroke(level: &str) -> &'static str {
+    match level {
+        "ok" => "M7 12.5l3.5 3.5L17 8.5",
+        "idle" => "M7.5 12h9",
+        "warning" => "M12 6.5v7M12 17.4v.1",
+        "problem" => "M8 8l8 8M16 8l-8 8",
+        _ => "M9.2 9.3a2.8 2.8 0 1 1 4.3 2.4c-1 .6-1.5 1.1-1.5 2.2M12 17.4v.1",
+    }
+}
+
+fn sign(level: &str) -> Markup {
+    html! {
+        svg viewBox="0 0 24 24" aria-hidden="true" {
+            circle cx="12" cy="12" r="12" {}
+            path d=(stroke(level)) {}
+        }
+    }
+}
+
+/// The sign again, for the browser's tab. There is no style in it, so the colour is one that suits a light and a dark one.
+fn icon(level: &str) -> String {
+    let colour = match level {
+        "ok" => "2da44e",
+        "warning" => "bf8700",
+        "problem" => "cf222e",
+        _ => "6e7781",
+    };
+    let stroke = stroke(level);
+    format!(
+        "data:image/svg+xml,%3Csvg xmlns='http:%2F%2Fwww.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Ccircle cx='12' cy='12' r='12' \
+         fill='%23{colour}'/%3E%3Cpath d='{stroke}' fill='none' stroke='%23fff' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
+    )
+}
+
+fn kie(snapshot: &Snapshot<'_>) -> Markup {
+    let kie = &snapshot.kie;
+    let (level, condition) = match kie.condition {
+        "well" => ("ok", "well"),
+        "limiting" => ("warning", "limits the rate, is not asked for a while"),
+        _ => ("problem", "fails, is not asked for the moment"),
+    };
+    html! {
+        section aria-labelledby="kie" {
+            h2 #kie { "kie.ai" }
+            dl {
+                dt { "Condition" }
+                dd { span class={ "state " (level) } { (sign(level)) (condition) } }
+                dt { "Breaker" }
+                dd {
+                    (kie.breaker)
+                    @match kie.breaker {
+                        "closed" => ", requests pass",
+                        "open" => ", nothing is asked",
+                        _ => ", one request finds out",
+                    }
+                }
+                dt { "Quota left" }
+                dd {
+                    (tenths(kie.budget_tokens)) " of " (tenths(kie.budget_most_tokens)) " at once"
+                    span.note { (tenths(kie.budget_tokens_per_second)) " a second are added" }
+                }
+                dt { "Mints under way" } dd { (snapshot.mints.in_flight) }
+            }
+        }
+    }
+}
+
+fn key(snapshot: &Snapshot<'_>) -> Markup {
+    let key = &snapshot.key;
+    let reloads: Vec<_> = key.reloads.iter().filter(|(_, times)| **times > 0).collect();
+    html! {
+        section aria-labelledby="key" {
+            h2 #key { "API key" }
+            dl {
+                dt { "Fingerprint" }
+                dd {
+                    code { (key.fingerprint) }
+                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign("problem")) "refused" } }
+                }
+                dt { "From" } dd { (key.source) }
+                dt { "In use for" } dd { (span(key.age_seconds)) }
+                dt { "On trial" }
+                dd {
+                    @match &key.on_trial {
+                        Some(fingerprint) => span.state.warning { (sign("warning")) code { (fingerprint) } },
+                        None => "none",
+                    }
+                }
+                dt { "Read again" }
+                dd {
+                    @if reloads.is_empty() { "never" }
+                    @for (place, (result, times)) in reloads.iter().enumerate() {
+                        @if place > 0 { ", " } (result) " " (count(**times))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cache(snapshot: &Snapshot<'_>) -> Markup {
+    let links = &snapshot.links;
+    html! {
+        section aria-labelledby="cache" {
+            h2 #cache { "Cache" }
+            dl {
+                dt { "Links in memory" } dd { (count(links.entries)) }
+                dt { "Memory" } dd {
+                    (bytes(links.bytes)) " of " (bytes(links.max_bytes))
+                }
+                dt { "Margin" } dd { (span(links.margin_seconds)) }
+                dt { "Shared tier" } dd { (if snapshot.shared.is_some() { "on" } else { "off" }) }
+            }
+        }
+    }
+}
+
+/// What became of the links that were asked for, in the order from good to bad.
+const OUTCOMES: [(&str, &str); 7] = [
+    ("hit", "from memory"),
+    ("hit-refresh", "from memory, renewed meanwhile"),
+    ("joined", "waited for a mint under way"),
+    ("miss", "minted for this request"),
+    ("negative", "a refusal that is remembered"),
+    ("refused", "answered without kie.ai"),
+    ("error", "kie.ai gave no link"),
+];
+
+fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
+    let total: u64 = snapshot.outcomes.values().sum();
+    html! {
+        section aria-labelledby="outcomes" {
+            h2 #outcomes { "Links asked for, since the start" }
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Outcome" } th scope="col" { span.unseen { "Meaning" } }
+                        th.number scope="col" { "Number" } th.number scope="col" { "Share" }
+                    }
+                }
+                tbody {
+                    @for (outcome, meaning) in OUTCOMES {
+                        @let number = snapshot.outcomes.get(outcome).copied().unwrap_or_default();
+                        tr.zero[number == 0] data-outcome=(outcome) {
+                            th scope="row" { (outcome) } td.note { (meaning) }
+                            td.number { (count(number)) }
+                            td.number { @if total > 0 { (percent(number as f64 / total as f64)) } @else { (NOTHING) } }
+                        }
+                    }
+                }
+                tfoot { tr { th scope="row" { "all" } td {} td.number { (count(total)) } td {} } }
+            }
+        }
+    }
+}
+
+fn mints(snapshot: &Snapshot<'_>) -> Markup {
+    let mints = &snapshot.mints;
+    let mut seen = BTreeSet::new();
+    let results: Vec<_> = mints.results.iter().map(|of| of.result).filter(|result| seen.insert(*result)).collect();
+    let number = |reason: &str, result: &str| {
+        let of = mints.results.iter().filter(|of| of.reason == reason && of.result == result);
+        of.map(|of| of.count).sum::<u64>()
+    };
+    html! {
+        section aria-labelledby="mints" {
+            h2 #mints { "Mints, since the start" }
+            @if results.is_empty() {
+                p.none { "None yet." }
+            } @else {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Result" }
+                            th.number scope="col" { "for a miss" }
+                            th.number scope="col" { "refresh" }
+                            th.number scope="col" { "forced" }
+                        }
+                    }
+                    tbody {
+                        @for result in results {
+                            tr {
+                                th scope="row" { (result) }
+                                @for reason in ["miss", "refresh", "forced"] {
+                                    @let number = number(reason, result);
+                                    td.number.zero[number == 0] { (count(number)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            @if mints.retries > 0 {
+                p.note { (counted(mints.retries, "request", "requests")) " to kie.ai repeated one that had failed." }
+            }
+        }
+    }
+}
+
+fn settings(snapshot: &Snapshot<'_>) -> Markup {
+    html! {
+        details #settings {
+            summary #settings-summary { h2 { "Configuration" } " " span.note { (counted(snapshot.settings.len() as u64, "setting", "settings")) } }
+            table {
+                thead.unseen { tr { th scope="col" { "Setting" } th scope="col" { "Value" } } }
+                tbody {
+                    @for (name, value) in &snapshot.settings {
+                        tr { th scope="row" { code { (name) } } td { code { (value) } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::failures::REQUEST;
+    use super::{
+        super::{
+            Cached, Mints, Upstream,
+            history::{Latency, Lines, Minute},
+        },
+        *,
+    };
+    use crate::{key, links, telemetry::Failure};
+
+    const MARKUP: &str = "</p><script>alert(\"it's out\")</script>";
+
+    fn snapshot(values: usize) -> Snapshot<'static> {
+        let some = values > 0;
+        let failure = Failure {
+            level: "warn",
+            message: MARKUP.to_owned(),
+            problem: Some(MARKUP.to_owned()),
+            reason: Some(MARKUP.to_owned()),
+            error: Some(format!("kie.ai failed: code 500: {MARKUP}")),
+            count: 1234,
+            first_at: "2026-11-22T23:58:01Z".to_owned(),
+            last_at: "2026-11-23T00:01:04Z".to_owned(),
+            source_host: Some("\"onload='x'".to_owned()),
+        };
+        Snapshot {
+            at: "2026-11-23T00:02:00Z".to_owned(),
+            headline: Headline { level: "ok", text: "Links are flowing".to_owned(), advice: None },
+            version: "0.1.0",
+            revision: "unknown",
+            uptime_seconds: 723,
+            ready: true,
+            draining: false,
+            outcomes: BTreeMap::from([("hit", 2_000 * u64::from(some))]),
+            last_minute: Minute {
+                seconds: values.min(12) as u64 * 5,
+                per_second: 2.0,
+                hit_ratio: some.then_some(0.983),
+                error_ratio: some.then_some(0.017),
+                refused_ratio: some.then_some(0.25),
+                latency_ms: some.then_some(Latency { p50: 0.1, p90: 0.2, p99: 0.48, max: 1_600.0 }),
+                least_life_left_seconds: some.then_some(723),
+                minted: 3,
+                mints_failed: 1,
+                key_refused: 0,
+            },
+            links: Cached { entries: 3, bytes: 3_072, max_bytes: 64 << 20, margin_seconds: 60 },
+            mints: Mints {
+                in_flight: 1,
+                results: vec![
+                    links::Count { reason: "refresh", result: "upstream-error", count: 7 };
+                    usize::from(some)
+                ],
+                retries: 2,
+            },
+            kie: Upstream {
+                condition: "well",
+                breaker: "closed",
+                budget_tokens: 3.5,
+                budget_most_tokens: 19.0,
+                budget_tokens_per_second: 9.7,
+            },
+            key: key::Description {
+                fingerprint: "c93ab9081bea".to_owned(),
+                source: "file",
+                age_seconds: 60,
+                on_trial: some.then(|| "0123456789ab".to_owned()),
+                reloads: BTreeMap::from([("taken", u64::from(some))]),
+            },
+            shared: None,
+            failures: vec![failure; usize::from(some)],
+            history: Lines {
+                step_seconds: 5,
+                asked_per_second: vec![2.0; values],
+                hit_ratio: vec![Some(0.983); values],
+                errors_per_second: vec![0.1; values],
+                mints_per_second: vec![0.2; values],
+                mints_failed_per_second: vec![0.0; values],
+                latency_p99_ms: vec![Some(0.48); values],
+                least_life_left_seconds: vec![Some(723); values],
+            },
+            settings: BTreeMap::from([("sources.allow", MARKUP), ("upstream.base_url", "\"https://api.kie.ai/\"")]),
+        }
+    }
+
+    /// What stands between `<` and `>`.
+    fn tags(page: &str) -> impl Iterator<Item = &str> {
+        page.split('<').filter_map(|part| part.split('>').next())
+    }
+
+    fn between<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
+        page.split_once(from).and_then(|(_, rest)| rest.split_once(to)).expect(from).0
+    }
+
+    #[test]
+    fn whatever_comes_from_outside_is_text() {
+        let page = render(&snapshot(3));
+        assert_eq!(page.matches("<script").count(), 1, "our own");
+        assert_eq!(page.matches("&lt;script&gt;alert(&quot;it's out&quot;)").count(), 5, "failure and setting");
+        assert!(tags(&page).all(|tag| !tag.contains("onload")), "{page}");
+        assert!(page.contains("&quot;onload='x'"));
+    }
+
+    #[test]
+    fn nothing_is_loaded_from_elsewhere() {
+        let page = render(&snapshot(180));
+        let own = ["status.json", "metrics", "readyz?verbose"];
+        for tag in tags(&page) {
+            for attribute in ["href=", "src=", "srcset=", "action=", "style="] {
+                let Some((_, value)) = tag.split_once(attribute) else { continue };
+                let value = value.trim_start_matches('"').split('"').next().unwrap_or_default();
+                assert!(own.contains(&value) || value.starts_with("data:image/svg+xml,"), "{tag}");
+            }
+            assert!(!tag.contains("//"), "{tag}");
+        }
+        for text in [STYLE, SCRIPT] {
+            for loading in ["://", "url(", "@import", "</", "<!--"] {
+                assert!(!text.contains(loading), "{loading}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_policy_admits_what_is_in_the_page_and_nothing_else() {
+        let page = render(&snapshot(3));
+        let policy = POLICY.to_str().unwrap();
+        for (from, to) in [("<style>", "</style>"), ("<script>", "</script>")] {
+            let hash = hash(between(&page, from, to));
+            assert!(policy.contains(&format!("'sha256-{hash}'")), "{policy}");
+        }
+        assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
+        // Of RFC 6234's "abc".
+        assert_eq!(hash("abc"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
+    }
+
+    #[test]
+    fn a_page_without_figures_has_dashes_and_no_lines() {
+        let page = render(&snapshot(0));
+        assert!(page.contains("<strong>–</strong>") && page.contains("None since the start."));
+        assert!(page.contains("<path class=\"line\" d=\"\">"));
+        for values in [0, 1, 180] {
+            let page = render(&snapshot(values));
+            let main = between(&page, "<main>", "</main>");
+            assert!(!main.contains("NaN") && !main.contains("inf ") && !main.contains("-0"), "{main}");
+        }
+    }
+
+    #[test]
+    fn it_says_what_it_knows() {
+        let page = render(&snapshot(3)).replace('\u{a0}', " ");
+        for text in [
+            "<title>kielink: links are flowing</title>",
+            "<span class=\"word\">OK</span> Links are flowing",
+            "as of <time datetime=\"2026-11-23T00:02:00Z\">00:02:00 UTC</time>",
+            "<strong>98.3 %</strong>",
+            "errors 1.7 %</span> <span>refused 25.0 %",
+            "<strong>0.48 ms</strong>",
+            "<strong>12 min 3 s</strong>",
+            "Last 15 s",
+            "3.5 of 19 at once",
+            "3.0 KiB of 64.0 MiB",
+            "1,234",
+            "00:01:04</time> <span class=\"note\">for 3 min 3 s</span>",
+            "<td><code>&quot;https://api.kie.ai/&quot;</code></td>",
+        ] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
+    }
+
+    #[test]
+    fn a_mint_that_failed_and_its_requests_are_one_failure() {
+        let mut snapshot = snapshot(1);
+        let failure = |message: &str, reason: Option<&str>, error: &str, count| Failure {
+            message: message.to_owned(),
+            problem: (message == REQUEST).then(|| "upstream-error".to_owned()),
+            reason: reason.map(str::to_owned),
+            error: Some(error.to_owned()),
+            count,
+            ..snapshot.failures[0].clone()
+        };
+        snapshot.failures = vec![
+            failure(REQUEST, None, "code 500", 30),
+            failure("mint failed", Some("miss"), "code 500", 10),
+            failure("mint failed", Some("refresh"), "code 501", 20),
+            failure(REQUEST, None, "code 501", 40),
+        ];
+        let page = render(&snapshot).replace('\u{a0}', " ");
+        let table = between(&page, "<section class=\"failures\"", "</section>");
+        assert_eq!(table.matches("<tr><td").count(), 3, "{table}");
+        assert_eq!(table.matches("upstream-error").count(), 2, "{table}");
+        assert!(table.contains("Mint failed (miss)") && table.contains("30 requests without a link"), "{table}");
+        assert_eq!(table.matches("Request without a link").count(), 1, "no mint for a request tells of it: {table}");
+    }
+
+    #[test]
+    fn a_title_says_kielink_once() {
+        for (text, shown) in [
+            ("Links are flowing", "kielink: links are flowing"),
+            ("kie.ai refuses the API key", "kielink: kie.ai refuses the API key"),
+            ("kielink is not ready", "kielink is not ready"),
+        ] {
+            assert_eq!(title(&Headline { level: "ok", text: text.to_owned(), advice: None }), shown);
+        }
+    }
+}

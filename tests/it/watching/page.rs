@@ -1,0 +1,51 @@
+//! The page for people.
+
+use crate::support::{Answer, FakeKie, SOURCE, Sidecar, eventually};
+
+/// The number that the page's table has for an outcome.
+fn shown(page: &str, outcome: &str) -> Option<u64> {
+    let (_, row) = page.split_once(&format!("data-outcome=\"{outcome}\""))?;
+    let (_, number) = row.split_once("<td class=\"number\">")?;
+    number.split('<').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn the_page_has_the_headline_and_the_counts_that_the_json_has() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    eventually("it is ready", async || sidecar.get_admin("/readyz").await.status == 200).await;
+    let fresh = sidecar.get_admin("/status").await;
+    assert_eq!((fresh.status, fresh.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(fresh.header("content-security-policy").starts_with("default-src 'none'; style-src 'sha256-"), "{fresh:?}");
+    assert_eq!(fresh.header("cache-control"), "no-store");
+    assert!(fresh.body.contains("<title>kielink: ready; nobody has asked for a link yet</title>"), "{}", fresh.body);
+
+    for _ in 0..3 {
+        sidecar.link(SOURCE).await;
+    }
+    let json = sidecar.get_admin("/status.json").await.json();
+    let page = sidecar.get_admin("/status").await.body;
+    for (outcome, count) in json["outcomes"].as_object().unwrap() {
+        assert_eq!(shown(&page, outcome), count.as_u64(), "{outcome}: {page}");
+    }
+    assert_eq!((shown(&page, "hit"), shown(&page, "miss")), (Some(2), Some(1)));
+    assert!(page.contains(json["key"]["fingerprint"].as_str().unwrap()), "{page}");
+    eventually("both say the same of the last minute", async || {
+        let json = sidecar.get_admin("/status.json").await.json();
+        let page = sidecar.get_admin("/status").await.body;
+        page.contains(&format!("</span> {}</h1>", json["headline"]["text"].as_str().unwrap()))
+    })
+    .await;
+    assert_eq!(sidecar.get("/status").await.status, 404, "it is on the admin interface alone");
+}
+
+#[tokio::test]
+async fn what_kie_ai_says_is_shown_and_is_no_markup() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    kie.answer(Answer::envelope(402, "<script> no \"credits\""));
+    sidecar.link(SOURCE).await;
+    let page = sidecar.get_admin("/status").await.body;
+    assert!(page.contains("&lt;script&gt; no "), "{page}");
+    assert_eq!(page.matches("<script").count(), 1, "our own: {page}");
+}
