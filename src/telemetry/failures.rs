@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
 };
 use tracing_subscriber::layer::{Context, Filter};
 
@@ -149,8 +150,13 @@ impl Failures {
         left_out
     }
 
-    /// Notes one; false where its line is to be left out.
-    fn note(&self, line: Line, is_severe: bool) -> bool {
+    /// What stands in front of a layer that writes lines of `level` and above.
+    pub(super) fn gatekeeper(&self, level: LevelFilter) -> Gatekeeper {
+        Gatekeeper { failures: self.clone(), level }
+    }
+
+    /// Notes one, of which lines `are_written`; false where this line is to be left out.
+    fn note(&self, line: Line, is_severe: bool, are_written: bool) -> bool {
         let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
         let mut all = self.lock();
         if !all.contains_key(&line.key) && all.len() >= MOST {
@@ -158,7 +164,7 @@ impl Failures {
             let oldest = all.iter().filter(|(_, state)| state.left_out == 0).min_by_key(|(_, state)| state.last_seen);
             match oldest.map(|(key, _)| key.clone()) {
                 Some(key) => drop(all.remove(&key)),
-                None => return true,
+                None => return are_written,
             }
         }
         let state = all.entry(line.key).or_insert(State {
@@ -175,6 +181,9 @@ impl Failures {
         state.count += 1;
         (state.last_at, state.last_seen) = (wall, now);
         state.source_host = line.source_host.or(state.source_host.take());
+        if !are_written {
+            return false;
+        }
         if now.since(state.window_began) >= WINDOW && state.left_out == 0 {
             (state.window_began, state.lines) = (now, 0);
         }
@@ -197,8 +206,15 @@ fn seconds(at: Timestamp) -> String {
     jiff::Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }
 
-/// In front of the layer that writes: decides for each line whether it is written, and counts it.
-impl<S: Subscriber> Filter<S> for Failures {
+/// In front of the layer that writes: decides for each line whether it is written, and counts it, written or not.
+#[derive(Debug)]
+pub(super) struct Gatekeeper {
+    failures: Failures,
+    /// Lines below are counted only.
+    level: LevelFilter,
+}
+
+impl<S: Subscriber> Filter<S> for Gatekeeper {
     fn enabled(&self, _metadata: &Metadata<'_>, _context: &Context<'_, S>) -> bool {
         true
     }
@@ -206,16 +222,16 @@ impl<S: Subscriber> Filter<S> for Failures {
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
         let level = *event.metadata().level();
         if level > Level::INFO {
-            return true;
+            return level <= self.level;
         }
         let mut line = Line::default();
         event.record(&mut line);
         let is_severe = level <= Level::WARN;
         if line.key.message == SUM || (!is_severe && line.key.problem.is_none()) {
-            return true;
+            return level <= self.level;
         }
         line.key.is_error = level == Level::ERROR;
-        self.note(line, is_severe)
+        self.failures.note(line, is_severe, level <= self.level)
     }
 }
 
@@ -267,6 +283,10 @@ mod tests {
 
     /// Runs `act` under a log that counts; tells how many lines were written.
     fn written(failures: &Failures, act: impl FnOnce()) -> usize {
+        written_at(LevelFilter::INFO, failures, act)
+    }
+
+    fn written_at(level: LevelFilter, failures: &Failures, act: impl FnOnce()) -> usize {
         #[derive(Clone, Default)]
         struct Lines(Arc<Mutex<Vec<u8>>>);
         impl std::io::Write for Lines {
@@ -281,7 +301,9 @@ mod tests {
         }
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(failures.clone());
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .with_filter(failures.gatekeeper(level));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
         let text = lines.0.lock().unwrap();
         text.iter().filter(|byte| **byte == b'\n').count()
@@ -330,6 +352,19 @@ mod tests {
             }
         });
         assert_eq!((lines, failures.recent(9).len()), (10, 0));
+    }
+
+    #[test]
+    fn what_is_not_written_is_counted_all_the_same() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        let lines = written_at(LevelFilter::ERROR, &failures, || {
+            for _ in 0..50 {
+                tracing::warn!(error = "HTTP 502", "mint failed");
+            }
+            tracing::error!("kie.ai refuses the key");
+        });
+        assert_eq!((lines, failures.recent(9).len()), (1, 2));
+        assert!(failures.take_left_out(true).is_empty(), "nothing was left out of what is written");
     }
 
     #[test]

@@ -42,8 +42,11 @@ impl Config {
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
         let Level(level) = self.level;
-        let filter =
-            Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_PKG_NAME"), level);
+        // Failures are counted also where they are not written.
+        let filter = Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target(env!("CARGO_PKG_NAME"), level.max(LevelFilter::WARN));
+        let gatekeeper = self.failures.gatekeeper(level);
         let text = match self.format {
             Format::Text => true,
             Format::Json => false,
@@ -51,7 +54,7 @@ impl Config {
         };
         if text {
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(self.failures.clone())))
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(gatekeeper)))
         } else {
             let layer = tracing_subscriber::fmt::layer()
                 .json()
@@ -60,7 +63,7 @@ impl Config {
                 .with_span_list(false)
                 .with_target(false)
                 .with_writer(writer);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(self.failures.clone())))
+            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(gatekeeper)))
         }
     }
 }
