@@ -1,6 +1,14 @@
 //! The composition root: builds the parts, runs them, ends them in order.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -18,7 +26,7 @@ use crate::{
     key::{Keys, Reload},
     links::Links,
     server::{Bound, FAREWELLS, Inherited, Server},
-    telemetry::metrics::reading,
+    telemetry::metrics::{counting, reading},
     upstream::{Chain, Kie, Wire},
 };
 
@@ -157,6 +165,10 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(most));
     let free = Arc::clone(&places);
     reading(own, "connections", "Connections of callers", move || (most - free.available_permits()) as f64);
+    let turned_away = Arc::<AtomicU64>::default();
+    let count = Arc::clone(&turned_away);
+    let help = "Connections of callers that were turned away, beyond limits.connections";
+    counting(own, "connections_refused", help, move || count.load(Ordering::Relaxed));
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: config.tracer.clone() };
     let status = Status::new(status::Sources {
@@ -185,6 +197,7 @@ pub async fn serve(
         drain: drain.clone(),
         kill: kill.clone(),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        turned_away,
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;
@@ -251,6 +264,7 @@ impl AdminThread {
             drain: drain.clone(),
             kill: drain.clone(),
             farewells: Arc::new(Semaphore::new(FAREWELLS)),
+            turned_away: Arc::default(),
         };
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
         let logs = dispatcher::get_default(Clone::clone);

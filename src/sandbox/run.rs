@@ -108,6 +108,7 @@ impl Sandbox {
                 drain: drain.clone(),
                 kill: drain.clone(),
                 farewells: Arc::new(Semaphore::new(FAREWELLS)),
+                turned_away: Arc::default(),
             };
             tasks.spawn(server.run(bound.register()?));
         }

@@ -9,7 +9,14 @@ mod inherited;
 mod listener;
 mod patience;
 
-use std::{io::ErrorKind, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
@@ -84,6 +91,8 @@ pub(crate) struct Server {
     pub(crate) kill: CancellationToken,
     /// One permit a connection that is being turned away; beyond them it is dropped without a word.
     pub(crate) farewells: Arc<Semaphore>,
+    /// Connections that were turned away.
+    pub(crate) turned_away: Arc<AtomicU64>,
 }
 
 /// Runs HTTP/2's streams on the tracker, so that shutdown waits for them.
@@ -139,6 +148,7 @@ impl Server {
     /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
     /// reset, which would take the answer along.
     fn turn_away(&self, mut stream: listener::Stream) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
         let Ok(place) = Arc::clone(&self.farewells).try_acquire_owned() else { return };
         self.tasks.spawn(async move {
             let farewell = async {

@@ -7,7 +7,9 @@ use std::fmt;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
-    metrics::{MetricType, exemplar::HistogramWithExemplars, gauge::ConstGauge, histogram::Histogram},
+    metrics::{
+        MetricType, counter::ConstCounter, exemplar::HistogramWithExemplars, gauge::ConstGauge, histogram::Histogram,
+    },
     registry::Registry,
 };
 
@@ -41,7 +43,18 @@ pub(crate) fn reading(
     read: impl Fn() -> f64 + Send + Sync + 'static,
 ) {
     let encode = move |metric: MetricEncoder<'_>| ConstGauge::new(read()).encode(metric);
-    registry.register_collector(Box::new(Reading { name, help, encode }));
+    registry.register_collector(Box::new(Reading { name, help, kind: MetricType::Gauge, encode }));
+}
+
+/// Registers a counter that is kept elsewhere and read when it is looked at; `_total` is added to its name.
+pub(crate) fn counting(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+) {
+    let encode = move |metric: MetricEncoder<'_>| ConstCounter::new(read()).encode(metric);
+    registry.register_collector(Box::new(Reading { name, help, kind: MetricType::Counter, encode }));
 }
 
 /// Registers a family of gauges, each with a label of its own.
@@ -54,12 +67,13 @@ pub(crate) fn readings<const N: usize>(
     let encode = move |mut family: MetricEncoder<'_>| {
         read().into_iter().try_for_each(|(label, value)| ConstGauge::new(value).encode(family.encode_family(&[label])?))
     };
-    registry.register_collector(Box::new(Reading { name, help, encode }));
+    registry.register_collector(Box::new(Reading { name, help, kind: MetricType::Gauge, encode }));
 }
 
 struct Reading<F> {
     name: &'static str,
     help: &'static str,
+    kind: MetricType,
     encode: F,
 }
 
@@ -74,6 +88,6 @@ where
     F: Fn(MetricEncoder<'_>) -> fmt::Result + Send + Sync + 'static,
 {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        (self.encode)(encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?)
+        (self.encode)(encoder.encode_descriptor(self.name, self.help, None, self.kind)?)
     }
 }
