@@ -168,7 +168,7 @@ pub async fn serve(
     let turned_away = Arc::<AtomicU64>::default();
     let count = Arc::clone(&turned_away);
     let help = "Connections of callers that were turned away, beyond limits.connections";
-    counting(own, "connections_refused", help, move || count.load(Ordering::Relaxed));
+    counting(own, "connections_turned_away", help, move || count.load(Ordering::Relaxed));
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: config.tracer.clone() };
     let status = Status::new(status::Sources {

@@ -61,6 +61,7 @@ async fn a_miss_is_a_span_with_its_mint_below_it_in_the_callers_trace() {
         let heard = asked.last().unwrap().header("traceparent").unwrap();
         assert_eq!(heard, format!("00-{TRACE}-{}-01", mint.id));
         // So does whoever reads the log.
+        child.wait_for_log("request").await;
         let line = child.log_lines("request").remove(0);
         assert_eq!(line["trace_id"], TRACE);
         assert_eq!(collector.resource()["service.name"], "kielink");
@@ -152,6 +153,7 @@ async fn without_a_collector_there_are_no_spans_and_a_callers_place_is_passed_on
     let asked = kie.requests().pop().unwrap();
     assert_eq!(asked.header("traceparent"), Some(traceparent().as_str()));
     assert_eq!(asked.header("tracestate"), Some("vendor=1"));
+    child.wait_for_log("request").await;
     assert_eq!(child.log_lines("request").remove(0)["trace_id"], TRACE);
 }
 
