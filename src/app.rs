@@ -25,7 +25,7 @@ use crate::{
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, FAREWELLS, Inherited, Server},
+    server::{Bound, FAREWELLS, Inherited, MAX_STREAMS, Server},
     telemetry::metrics::{counting, reading},
     upstream::{Chain, Kie, Wire},
 };
@@ -72,13 +72,15 @@ pub enum Error {
 /// closing at once would reset it.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Connections to the admin interface at once.
-const ADMIN_CONNECTIONS: usize = 256;
+/// Connections to the admin interface at once, and HTTP/2 streams on each. A page of some 20 KiB may wait on each of them to be
+/// read, and nobody who watches needs more.
+const ADMIN_CONNECTIONS: usize = 128;
+const ADMIN_STREAMS: u32 = 8;
 
 /// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How long a collector of traces may take for the last ones.
+/// How long a collector of traces may take for the last ones; part of the grace, too.
 const LAST_SPANS: Duration = Duration::from_secs(1);
 
 impl Listeners {
@@ -138,9 +140,11 @@ pub async fn serve(
     let (background, connections) = (TaskTracker::new(), TaskTracker::new());
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     // Where the start fails half-way, what has begun ends, too.
-    let _guards = [drain.clone().drop_guard(), kill.clone().drop_guard(), cut.clone().drop_guard()];
+    let last_words_said = CancellationToken::new();
+    let _guards = [&drain, &kill, &cut, &last_words_said].map(|token| token.clone().drop_guard());
     background.spawn(keys.clone().watch(reload, cut.clone()));
-    background.spawn(config.log.failures.clone().sum_up(cut.clone()));
+    let sums = TaskTracker::new();
+    sums.spawn(config.log.failures.clone().sum_up(last_words_said.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
     readiness.show_upstream(kie.clone());
     let links = Links::new(
@@ -197,6 +201,7 @@ pub async fn serve(
         drain: drain.clone(),
         kill: kill.clone(),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        streams: MAX_STREAMS,
         turned_away,
     };
     for bound in listeners.data {
@@ -219,7 +224,9 @@ pub async fn serve(
     drain.cancel();
     connections.close();
     let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
-    let ended = match tokio::time::timeout(config.app.shutdown_grace - last_words, connections.wait()).await {
+    let last_spans = if config.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
+    let patience = config.app.shutdown_grace - last_words - last_spans;
+    let ended = match tokio::time::timeout(patience, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,
     };
@@ -238,10 +245,13 @@ pub async fn serve(
         Ended::Drained => tracing::info!("every accepted request was answered"),
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
     }
-    drop(admin);
     // What it has not sent by then is lost: traces are worth less than an orderly end.
     let tracer = config.tracer;
-    let _ = tokio::task::spawn_blocking(move || tracer.shutdown(LAST_SPANS)).await;
+    let _ = tokio::task::spawn_blocking(move || tracer.shutdown(last_spans)).await;
+    last_words_said.cancel();
+    sums.close();
+    sums.wait().await;
+    drop(admin);
     Ok(ended)
 }
 
@@ -264,6 +274,7 @@ impl AdminThread {
             drain: drain.clone(),
             kill: drain.clone(),
             farewells: Arc::new(Semaphore::new(FAREWELLS)),
+            streams: ADMIN_STREAMS,
             turned_away: Arc::default(),
         };
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.

@@ -21,7 +21,7 @@
 //! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
 //!    died on its way.
 //! 8. Back through `http::edge`: problems are rendered in the form of the path, the headers that every answer has are
-//!    set, one line is logged.
+//!    set; it is counted, traced and logged.
 //!
 //! # The life of a link
 //!
@@ -40,7 +40,7 @@
 //! |---|---|
 //! | [`app`] | the composition root: builds the parts, orders shutdown |
 //! | [`cli`], `main.rs` | the command line; the process: signals, exit codes; what systemd hears (`systemd.rs`) and how much memory there is (`cgroup.rs`), `main`'s |
-//! | [`config`] | layers of settings -> one valid `Config`, all problems at once |
+//! | [`config`] | layers of settings -> one valid `Config`, all problems at once; defaults that fit into the memory (`memory`) |
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |
 //! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
@@ -49,21 +49,21 @@
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
 //! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
-//! | [`telemetry`] | logs, and what the parts need to count and to trace themselves |
+//! | [`telemetry`] | logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`) |
 //! | [`sandbox`] | a simulated kie.ai and file host |
 //! | `simulation` | (tests) random schedules checked against the promises |
 //! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
 //!
 //! # Invariants
 //!
-//! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`. In
-//! particular, and deliberately absent elsewhere:
+//! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`, and
+//! all of them to `telemetry`. In particular, and deliberately absent elsewhere:
 //!
 //! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it.
-//! - Only the parts' `metrics`, `admin` and `app` know prometheus-client: each part counts for itself and registers what it
-//!   counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`.
+//! - Only the parts' `metrics`, `http`, `admin` and `app` know prometheus-client: each part counts for itself and registers what
+//!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
 //! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
-//!   reqwest; only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
+//!   reqwest (and `telemetry::trace`, spans to their collector); only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
 //!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
@@ -72,7 +72,8 @@
 //! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is only compared and
 //!   hashed.
 //! - No statics with state: two kielinks can live in one process, and tests do that.
-//! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for.
+//! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for, but for the sending of spans, which
+//!   shutdown gives a second.
 
 pub mod admin;
 pub mod app;

@@ -58,7 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
-            config.tracer = tracer(&runtime, &sources.environment)?;
+            config.tracer = tracer(&runtime, &sources.environment);
             let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
             let ended = runtime.block_on(until_ended(app::serve, listeners, config, is_supervised));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
@@ -86,7 +86,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             // The commands to try are what the sandbox is for: they go to standard output.
             say(&format!("{}\n", sandbox.welcome(&listeners)))?;
             let mut config = sandbox.config.clone();
-            config.tracer = tracer(&runtime, &environment)?;
+            config.tracer = tracer(&runtime, &environment);
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
                 until_ended(app::serve, listeners, config, false).await
@@ -240,10 +240,14 @@ fn raise_file_limit(config: &Config) {
 /// The admin interface, connections to kie.ai, and what every process has open.
 const OTHER_FILES: u64 = 400;
 
-/// Traces go where the environment says; a collector that cannot be had is a refusal to start.
-fn tracer(runtime: &Runtime, environment: &HashMap<String, String>) -> anyhow::Result<Tracer> {
+/// Traces go where the environment says. Its variables are often set for a whole cluster: where they ask for something that
+/// cannot be had there are none, and links all the same.
+fn tracer(runtime: &Runtime, environment: &HashMap<String, String>) -> Tracer {
     let _inside = runtime.enter();
-    Tracer::from_environment(environment).context("cannot trace; unset OTEL_EXPORTER_OTLP_ENDPOINT to do without")
+    Tracer::from_environment(environment).unwrap_or_else(|error| {
+        tracing::error!(%error, "there will be no traces");
+        Tracer::default()
+    })
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -16,33 +16,35 @@ pub(super) struct Process {
     start_seconds: OnceLock<f64>,
 }
 
+/// Each for itself: without a free file descriptor some cannot be read, and the others matter most just then.
+#[derive(Debug, Default)]
 struct Figures {
-    cpu_seconds: f64,
-    resident_bytes: f64,
-    virtual_bytes: f64,
-    start_seconds: f64,
-    open_fds: f64,
-    /// `None` where there is no limit.
+    cpu_seconds: Option<f64>,
+    resident_bytes: Option<f64>,
+    virtual_bytes: Option<f64>,
+    start_seconds: Option<f64>,
+    open_fds: Option<f64>,
+    /// `None` where there is no limit, too.
     max_fds: Option<f64>,
 }
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // Where there is no `/proc`, or another one, nothing is said.
-        let Some(figures) = figures() else { return Ok(()) };
-        let start_seconds = *self.start_seconds.get_or_init(|| figures.start_seconds);
-        let cpu = encoder.encode_descriptor(
-            "process_cpu_seconds",
-            "Processor time, of user and system",
-            None,
-            MetricType::Counter,
-        )?;
-        ConstCounter::new(figures.cpu_seconds).encode(cpu)?;
+        let figures = figures();
+        if let Some(start) = figures.start_seconds {
+            let _ = self.start_seconds.set(start);
+        }
+        if let Some(seconds) = figures.cpu_seconds {
+            let help = "Processor time, of user and system";
+            let cpu = encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
+            ConstCounter::new(seconds).encode(cpu)?;
+        }
         for (name, help, value) in [
-            ("process_resident_memory_bytes", "Resident memory", Some(figures.resident_bytes)),
-            ("process_virtual_memory_bytes", "Virtual memory", Some(figures.virtual_bytes)),
-            ("process_start_time_seconds", "Start, in seconds since the Unix epoch", Some(start_seconds)),
-            ("process_open_fds", "Open files, connections among them", Some(figures.open_fds)),
+            ("process_resident_memory_bytes", "Resident memory", figures.resident_bytes),
+            ("process_virtual_memory_bytes", "Virtual memory", figures.virtual_bytes),
+            ("process_start_time_seconds", "Start, in seconds since the Unix epoch", self.start_seconds.get().copied()),
+            ("process_open_fds", "Open files, connections among them", figures.open_fds),
             ("process_max_fds", "The limit on open files", figures.max_fds),
         ] {
             if let Some(value) = value {
@@ -54,28 +56,30 @@ impl Collector for Process {
 }
 
 #[cfg(target_os = "linux")]
-fn figures() -> Option<Figures> {
+fn figures() -> Figures {
     use procfs::process::{LimitValue, Process};
-    let process = Process::myself().ok()?;
-    let stat = process.stat().ok()?;
+    let Ok(process) = Process::myself() else { return Figures::default() };
     let ticks = procfs::ticks_per_second() as f64;
-    let max_fds = match process.limits().ok()?.max_open_files.soft_limit {
+    let stat = process.stat().ok();
+    let stat = stat.as_ref();
+    let max_fds = process.limits().ok().and_then(|limits| match limits.max_open_files.soft_limit {
         LimitValue::Value(limit) => Some(limit as f64),
         LimitValue::Unlimited => None,
-    };
-    Some(Figures {
-        cpu_seconds: (stat.utime + stat.stime) as f64 / ticks,
-        resident_bytes: (stat.rss * procfs::page_size()) as f64,
-        virtual_bytes: stat.vsize as f64,
-        start_seconds: procfs::boot_time_secs().ok()? as f64 + stat.starttime as f64 / ticks,
-        open_fds: process.fd_count().ok()? as f64,
+    });
+    Figures {
+        cpu_seconds: stat.map(|stat| (stat.utime + stat.stime) as f64 / ticks),
+        resident_bytes: stat.map(|stat| (stat.rss * procfs::page_size()) as f64),
+        virtual_bytes: stat.map(|stat| stat.vsize as f64),
+        start_seconds: stat
+            .and_then(|stat| Some(procfs::boot_time_secs().ok()? as f64 + stat.starttime as f64 / ticks)),
+        open_fds: process.fd_count().ok().map(|count| count as f64),
         max_fds,
-    })
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn figures() -> Option<Figures> {
-    None
+fn figures() -> Figures {
+    Figures::default()
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -84,10 +88,11 @@ mod tests {
 
     #[test]
     fn the_figures_are_this_process_s() {
-        let figures = figures().expect("there is a /proc");
-        assert!(figures.resident_bytes > 1e6 && figures.virtual_bytes >= figures.resident_bytes);
-        assert!(figures.open_fds >= 3.0 && figures.max_fds.is_none_or(|max| max >= figures.open_fds));
-        assert!(figures.start_seconds > 1.6e9, "{}", figures.start_seconds);
-        assert!(figures.cpu_seconds >= 0.0);
+        let figures = figures();
+        let (resident, open) = (figures.resident_bytes.unwrap(), figures.open_fds.unwrap());
+        assert!(resident > 1e6 && figures.virtual_bytes.unwrap() >= resident);
+        assert!(open >= 3.0 && figures.max_fds.is_none_or(|max| max >= open));
+        assert!(figures.start_seconds.unwrap() > 1.6e9);
+        assert!(figures.cpu_seconds.unwrap() >= 0.0);
     }
 }

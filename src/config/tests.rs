@@ -222,5 +222,6 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     sources.memory_limit = None;
     let config = Config::load(&sources).unwrap();
     assert_eq!((config.app.connections, config.http.batch_room), (8192, 16 << 20));
+    assert_eq!(config.http.in_flight, 4096, "what memory::Share calls the default");
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

@@ -174,8 +174,8 @@ impl Found {
             &self.result
         };
         match result {
-            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, Some(now.until(lookup.entry.ends_at))),
-            Err(problem) => endpoints.requests.item(problem.outcome, None),
+            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, 200, Some(now.until(lookup.entry.ends_at))),
+            Err(problem) => endpoints.requests.item(problem.outcome, problem.kind.status().as_u16(), None),
         }
         let item = match result {
             Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),

@@ -94,10 +94,14 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
     let (parts, body) = request.into_parts();
+    let method = known(&method);
+    let mut caller =
+        Waiting { edge: &edge, began, method, path: &path, request_id: &request_id, span: &span, is_there: true };
     let mut response = match guard::check(&parts, &edge.allowed_hosts) {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
+    caller.is_there = false;
     finish(&mut response, &path, &request_id);
     if (is_last || edge.readiness.is_draining()) && version <= Version::HTTP_11 {
         // What follows on this connection could not be told apart; or it drains, and keep-alive peers go elsewhere while
@@ -107,9 +111,9 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     let record = Record::of(&response, edge.clock.now().since(began));
     if let Some(watched) = &edge.watched {
         watched.requests.answered(&record.answered(span.sampled_trace_id()));
-        record.trace(&span, &method);
+        record.trace(&span, method);
     }
-    record.log(&edge, &method, &request_id, &span);
+    record.log(&edge, method, &request_id, &span);
     response
 }
 
@@ -181,6 +185,61 @@ fn finish(response: &mut Response, path: &str, request_id: &str) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
+/// A caller that waits for its answer. Dropped while it is there, its connection has gone, and with it whoever would have
+/// counted, traced and logged the answer.
+struct Waiting<'a> {
+    edge: &'a Edge,
+    began: Instant,
+    method: &'static str,
+    path: &'a str,
+    request_id: &'a str,
+    span: &'a Span,
+    is_there: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(watched) = self.edge.watched.as_ref().filter(|_| self.is_there) else { return };
+        // The route that matches is not known out here; but all routes are plain paths.
+        let endpoint = Endpoint::of(Some(self.path));
+        watched.requests.abandoned(endpoint);
+        if self.span.is_recording() {
+            name(self.span, self.method, endpoint);
+            self.span.failed("abandoned");
+            self.span.end();
+        }
+        let trace_id = self.span.trace_id().map(tracing::field::display);
+        let duration_ms = self.edge.clock.now().since(self.began).as_micros() as f64 / 1000.0;
+        let (request_id, method, endpoint) = (self.request_id, self.method, endpoint.as_str());
+        tracing::debug!(request_id, trace_id, method, endpoint, duration_ms, "the caller hung up");
+    }
+}
+
+/// The method's name. Those that HTTP does not know are of any length and of callers' choice: they are `_OTHER` to whoever watches,
+/// as OpenTelemetry's conventions have it.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::PATCH => "PATCH",
+        _ => "_OTHER",
+    }
+}
+
+/// By OpenTelemetry's conventions for HTTP.
+fn name(span: &Span, method: &'static str, endpoint: Endpoint) {
+    let route = endpoint.as_str();
+    span.name(format!("{} {route}", if method == "_OTHER" { "HTTP" } else { method }));
+    span.note("http.request.method", method);
+    span.note("http.route", route);
+}
+
 /// One request and its answer, as metrics, trace and log tell of it.
 struct Record<'a> {
     /// The route that matched.
@@ -228,12 +287,9 @@ impl<'a> Record<'a> {
     }
 
     /// Attributes by OpenTelemetry's conventions for HTTP, without the URL: it holds the source URL.
-    fn trace(&self, span: &Span, method: &Method) {
+    fn trace(&self, span: &Span, method: &'static str) {
         if span.is_recording() {
-            let route = self.route.unwrap_or("other").to_owned();
-            span.name(format!("{method} {route}"));
-            span.note("http.request.method", method.to_string());
-            span.note("http.route", route);
+            name(span, method, Endpoint::of(self.route));
             span.note("http.response.status_code", i64::from(self.status.as_u16()));
             if let Some(source) = self.source {
                 span.note("kielink.source_host", source.host().to_owned());
@@ -252,7 +308,7 @@ impl<'a> Record<'a> {
     }
 
     /// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
-    fn log(&self, edge: &Edge, method: &Method, request_id: &str, span: &Span) {
+    fn log(&self, edge: &Edge, method: &'static str, request_id: &str, span: &Span) {
         let endpoint = self.route.unwrap_or_default();
         let status = self.status.as_u16();
         let duration_ms = self.took.as_micros() as f64 / 1000.0;
@@ -266,8 +322,18 @@ impl<'a> Record<'a> {
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    request_id, trace_id, %method, endpoint, source_host, source_hash = source_hash(), outcome, status,
-                    problem = kind, cause, duration_ms, "request",
+                    request_id,
+                    trace_id,
+                    method,
+                    endpoint,
+                    source_host,
+                    source_hash = source_hash(),
+                    outcome,
+                    status,
+                    problem = kind,
+                    cause,
+                    duration_ms,
+                    "request",
                 )
             };
         }

@@ -43,12 +43,22 @@ const DIGITS: u8 = 2;
 pub struct Endpoint(&'static str);
 
 impl Endpoint {
-    const ALL: [&'static str; 7] =
-        [DOWNLOAD_URL, "/v1/link", "/v1/redirect", "/v1/links", "/healthz", "/openapi.json", "/docs"];
+    const OF_LINKS: [&'static str; 4] = [DOWNLOAD_URL, "/v1/link", "/v1/redirect", "/v1/links"];
+    const OTHERS: [&'static str; 3] = ["/healthz", "/openapi.json", "/docs"];
+
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    /// Whether it gives links; the others are probes, or tell about the interface.
+    fn gives_links(self) -> bool {
+        Endpoint::OF_LINKS.contains(&self.0)
+    }
 
     /// Of the route that matched, if one did.
     pub fn of(route: Option<&str>) -> Endpoint {
-        let known = route.and_then(|route| Endpoint::ALL.into_iter().find(|known| *known == route));
+        let all = Endpoint::OF_LINKS.into_iter().chain(Endpoint::OTHERS);
+        let known = route.and_then(|route| all.into_iter().find(|known| *known == route));
         Endpoint(known.unwrap_or("other"))
     }
 }
@@ -65,16 +75,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const OUTCOMES: [Outcome; 7] = [
-        Outcome::Hit,
-        Outcome::HitRefresh,
-        Outcome::Miss,
-        Outcome::Joined,
-        Outcome::Negative,
-        Outcome::Refused,
-        Outcome::Error,
-    ];
-
     fn as_str(self) -> &'static str {
         match self {
             Verdict::Of(outcome) => outcome.as_str(),
@@ -110,6 +110,11 @@ struct DurationLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ItemLabels {
     outcome: Verdict,
 }
@@ -137,8 +142,12 @@ struct Inner {
     durations: Family<DurationLabels, Latencies, fn() -> Latencies>,
     lives: Histogram,
     items: Family<ItemLabels, Counter>,
-    /// Links asked for, by outcome in the order of `Verdict::OUTCOMES`, items of batches included.
-    outcomes: [AtomicU64; Verdict::OUTCOMES.len()],
+    abandoned: Family<EndpointLabels, Counter>,
+    /// Links asked for, by outcome in the order of `Outcome::ALL`, items of batches included.
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    /// Of them, those that had no link though their callers asked for nothing wrong.
+    failed: AtomicU64,
+    turned_away: AtomicU64,
     /// Since somebody last took them.
     recent: Mutex<Recent>,
 }
@@ -173,7 +182,10 @@ impl Default for Requests {
             durations: Family::new_with_constructor(|| Latencies::new(DURATIONS.into_iter())),
             lives: histogram(&LIVES),
             items: Family::default(),
+            abandoned: Family::default(),
             outcomes: Default::default(),
+            failed: AtomicU64::default(),
+            turned_away: AtomicU64::default(),
             recent: Mutex::default(),
         }))
     }
@@ -193,8 +205,10 @@ impl Requests {
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
         }
-        if let Verdict::Of(outcome) = outcome {
-            inner.count(outcome);
+        if let Verdict::Of(outcome) = outcome
+            && endpoint.gives_links()
+        {
+            inner.count(outcome, status);
             let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST_MICROS);
             let mut recent = inner.recent();
             recent.latencies.saturating_record(micros);
@@ -202,24 +216,40 @@ impl Requests {
         }
     }
 
-    /// Notes an item of a batch. It has no latency of its own: items wait for each other.
-    pub fn item(&self, outcome: Outcome, life_left: Option<Duration>) {
+    /// Notes an item of a batch and the status that it would have had alone. It has no latency of its own: items wait for each other.
+    pub fn item(&self, outcome: Outcome, status: u16, life_left: Option<Duration>) {
         if cfg!(feature = "unrecorded") {
             return;
         }
         let inner = &*self.0;
         inner.items.get_or_create(&ItemLabels { outcome: Verdict::Of(outcome) }).inc();
-        inner.count(outcome);
+        inner.count(outcome, status);
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
             inner.recent().note_life(Some(life_left));
         }
     }
 
+    /// Notes a caller that hung up before it had its answer; it is in no other count.
+    pub fn abandoned(&self, endpoint: Endpoint) {
+        self.0.abandoned.get_or_create(&EndpointLabels { endpoint }).inc();
+    }
+
     /// Links asked for since the start, by outcome.
     pub fn outcomes(&self) -> Vec<(Outcome, u64)> {
         let counts = self.0.outcomes.iter().map(|count| count.load(Ordering::Relaxed));
-        Verdict::OUTCOMES.into_iter().zip(counts).collect()
+        Outcome::ALL.into_iter().zip(counts).collect()
+    }
+
+    /// Of them, those for which kie.ai was asked and gave no link; what it says of a file (404, 422) is no failure.
+    pub fn failed(&self) -> u64 {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
+    /// Of them, those turned away without asking kie.ai though they asked for nothing wrong: overload, no budget, a pause, an
+    /// open breaker (429, 503).
+    pub fn turned_away(&self) -> u64 {
+        self.0.turned_away.load(Ordering::Relaxed)
     }
 
     /// What has happened since the last call.
@@ -238,15 +268,23 @@ impl Requests {
         registry.register_with_unit("link_life_left", help, Unit::Seconds, self.0.lives.clone());
         let help = "Items of batches, by outcome; the batch itself is a request with the outcome batch";
         registry.register("batch_items", help, self.0.items.clone());
+        let help = "Callers that hung up before they had an answer; they are in no other count";
+        registry.register("requests_abandoned", help, self.0.abandoned.clone());
         let help = "Requests under way, probes apart";
         reading(registry, "requests_in_flight", help, move || limit.saturating_sub(places.available_permits()) as f64);
     }
 }
 
 impl Inner {
-    fn count(&self, outcome: Outcome) {
-        let place = Verdict::OUTCOMES.iter().position(|known| *known == outcome).expect("the table has all outcomes");
-        self.outcomes[place].fetch_add(1, Ordering::Relaxed);
+    fn count(&self, outcome: Outcome, status: u16) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        let trouble = match (outcome, status) {
+            (Outcome::Error, 404 | 422) => return,
+            (Outcome::Error, _) => &self.failed,
+            (Outcome::Refused, 429 | 503) => &self.turned_away,
+            _ => return,
+        };
+        trouble.fetch_add(1, Ordering::Relaxed);
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -273,6 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn what_callers_did_wrong_is_no_trouble() {
+        let requests = Requests::default();
+        for (outcome, status) in [
+            (Outcome::Error, 502),
+            (Outcome::Error, 404),
+            (Outcome::Error, 422),
+            (Outcome::Refused, 429),
+            (Outcome::Refused, 503),
+            (Outcome::Refused, 400),
+            (Outcome::Refused, 504),
+            (Outcome::Hit, 200),
+        ] {
+            requests.item(outcome, status, None);
+        }
+        assert_eq!((requests.failed(), requests.turned_away()), (1, 2));
+    }
+
+    #[test]
     fn what_is_taken_is_gone_and_totals_stay() {
         let requests = Requests::default();
         let hit = Answered {
@@ -286,7 +342,7 @@ mod tests {
         requests.answered(&hit);
         requests.answered(&Answered { life_left: Some(Duration::from_secs(90)), ..hit });
         requests.answered(&Answered { verdict: Verdict::None, ..hit });
-        requests.item(Outcome::Miss, None);
+        requests.item(Outcome::Miss, 200, None);
         let recent = requests.take_recent();
         assert_eq!((recent.latencies.len(), recent.least_life), (2, Some(Duration::from_secs(90))));
         assert_eq!(requests.take_recent().latencies.len(), 0);

@@ -31,10 +31,13 @@ struct Labels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Withheld {
+struct WithheldLabels {
     reason: Reason,
     rule: &'static str,
 }
+
+/// The rules that keep mints from kie.ai.
+const RULES: [&str; 3] = ["budget", "pause", "breaker"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Evicted {
@@ -49,11 +52,20 @@ pub struct Count {
     pub count: u64,
 }
 
+/// How many mints a rule withheld.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Withheld {
+    pub reason: &'static str,
+    /// `budget`, `pause` or `breaker`.
+    pub rule: &'static str,
+    pub count: u64,
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
     mints: Family<Labels, Counter>,
-    withheld: Family<Withheld, Counter>,
+    withheld: Family<WithheldLabels, Counter>,
     durations: Latencies,
     evictions: Family<Evicted, Counter>,
 }
@@ -65,7 +77,7 @@ impl EncodeLabelValue for Reason {
 }
 
 impl Default for Metrics {
-    /// The usual ones from the start, so that the first one is an increase to whoever watches.
+    /// All of them from the start, so that the first one is an increase to whoever watches.
     fn default() -> Metrics {
         let metrics = Metrics {
             mints: Family::default(),
@@ -74,11 +86,11 @@ impl Default for Metrics {
             evictions: Family::default(),
         };
         for reason in REASONS {
-            for result in ["ok", "key-refused", "upstream-error", "upstream-unreachable", "rate-limited", "timeout"] {
+            for result in std::iter::once("ok").chain(upstream::Error::SLUGS) {
                 let _: &Counter = &metrics.mints.get_or_create(&Labels { reason, result });
             }
-            for rule in ["budget", "pause", "breaker"] {
-                let _: &Counter = &metrics.withheld.get_or_create(&Withheld { reason, rule });
+            for rule in RULES {
+                let _: &Counter = &metrics.withheld.get_or_create(&WithheldLabels { reason, rule });
             }
         }
         for cause in [RemovalCause::Expired, RemovalCause::Explicit, RemovalCause::Size] {
@@ -109,7 +121,7 @@ impl Metrics {
                 return;
             }
         };
-        self.withheld.get_or_create(&Withheld { reason, rule }).inc();
+        self.withheld.get_or_create(&WithheldLabels { reason, rule }).inc();
     }
 
     /// An entry has left the cache; one that was replaced by a newer one has not.
@@ -158,6 +170,17 @@ impl Links {
         reading(registry, "mints_in_flight", "Mints under way", read(|links| links.flights_under_way() as u64));
         reading(registry, "cache_entries", "Links in the cache", read(Links::entry_count));
         reading(registry, "cache_bytes", "Memory that links in the cache take, estimated", read(Links::weight));
+    }
+
+    /// Mints withheld since the start; rules that never applied are left out.
+    pub fn mints_withheld(&self) -> Vec<Withheld> {
+        let labels = RULES.into_iter().flat_map(|rule| REASONS.map(|reason| WithheldLabels { reason, rule }));
+        labels
+            .filter_map(|labels| {
+                let count = self.0.metrics.withheld.get(&labels)?.get();
+                (count > 0).then_some(Withheld { reason: labels.reason.as_str(), rule: labels.rule, count })
+            })
+            .collect()
     }
 
     /// Mints since the start, by reason and result; those that never happened are left out.

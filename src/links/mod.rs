@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     entry::{Entry, Renewal},
     freshness::{Freshness, Times, Wish},
-    metrics::Count,
+    metrics::{Count, Withheld},
     outcome::{Error, Lookup, Outcome},
 };
 use self::{

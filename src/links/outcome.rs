@@ -25,6 +25,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// In the order of the variants, so that `outcome as usize` is a place in it.
+    pub const ALL: [Outcome; 7] = [
+        Outcome::Hit,
+        Outcome::HitRefresh,
+        Outcome::Miss,
+        Outcome::Joined,
+        Outcome::Negative,
+        Outcome::Refused,
+        Outcome::Error,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Hit => "hit",
@@ -64,4 +75,21 @@ pub enum Error {
     TimedOut,
     #[error("the flight was lost, several times over")]
     Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_outcomes_are_there_in_their_places() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, place);
+            // A new one does not compile here, and belongs above, too.
+            match outcome {
+                Outcome::Hit | Outcome::HitRefresh | Outcome::Miss | Outcome::Joined => {}
+                Outcome::Negative | Outcome::Refused | Outcome::Error => {}
+            }
+        }
+    }
 }

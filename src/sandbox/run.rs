@@ -15,7 +15,7 @@ use crate::{
     config::{self, Address, Config, Problems, Sources},
     key::{self, ApiKey},
     link,
-    server::{Bound, FAREWELLS, Server},
+    server::{Bound, FAREWELLS, MAX_STREAMS, Server},
 };
 
 /// A sandbox with its addresses taken, not yet serving.
@@ -108,6 +108,7 @@ impl Sandbox {
                 drain: drain.clone(),
                 kill: drain.clone(),
                 farewells: Arc::new(Semaphore::new(FAREWELLS)),
+                streams: MAX_STREAMS,
                 turned_away: Arc::default(),
             };
             tasks.spawn(server.run(bound.register()?));

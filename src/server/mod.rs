@@ -46,7 +46,7 @@ pub use self::{
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
-const MAX_STREAMS: u32 = 256;
+pub(crate) const MAX_STREAMS: u32 = 256;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// A stream's body may be ahead of its reader by so much; hyper's own is sixteen times that, for downloads.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -89,6 +89,8 @@ pub(crate) struct Server {
     pub(crate) drain: CancellationToken,
     /// Drop what is still there.
     pub(crate) kill: CancellationToken,
+    /// HTTP/2 streams that a connection may have open.
+    pub(crate) streams: u32,
     /// One permit a connection that is being turned away; beyond them it is dropped without a word.
     pub(crate) farewells: Arc<Semaphore>,
     /// Connections that were turned away.
@@ -170,7 +172,7 @@ impl Server {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(self.streams)
             .max_send_buf_size(MAX_SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

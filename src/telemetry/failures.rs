@@ -25,7 +25,7 @@ use crate::clock::{Clock, Instant};
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Failures that are told apart at once; in an outage there are a handful. The others go without a sum, as they come.
+/// Failures that are told apart at once; in an outage there are a handful.
 const MOST: usize = 128;
 
 /// What is remembered of one: enough for a cause and everything behind it.
@@ -46,16 +46,25 @@ struct Shared {
 /// What makes two failures the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Key {
-    is_error: bool,
+    severity: Severity,
     message: String,
     problem: Option<String>,
     reason: Option<String>,
     error: Option<String>,
 }
 
+/// The levels that a failure's line may have, the worst last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Severity {
+    /// A request that was refused.
+    #[default]
+    Info,
+    Warn,
+    Error,
+}
+
 #[derive(Debug)]
 struct State {
-    is_severe: bool,
     count: u64,
     first_at: Timestamp,
     last_at: Timestamp,
@@ -106,10 +115,10 @@ impl Failures {
     /// The most recent ones at `warn` or above, newest first, at most `most`.
     pub fn recent(&self, most: usize) -> Vec<Failure> {
         let state = self.lock();
-        let mut severe: Vec<_> = state.iter().filter(|(_, state)| state.is_severe).collect();
+        let mut severe: Vec<_> = state.iter().filter(|(key, _)| key.severity >= Severity::Warn).collect();
         severe.sort_by_key(|(_, state)| std::cmp::Reverse(state.last_seen));
         let shown = severe.into_iter().take(most).map(|(key, state)| Failure {
-            level: if key.is_error { "error" } else { "warn" },
+            level: if key.severity == Severity::Error { "error" } else { "warn" },
             message: key.message.clone(),
             problem: key.problem.clone(),
             reason: key.reason.clone(),
@@ -130,8 +139,17 @@ impl Failures {
                 () = tokio::time::sleep(Duration::from_secs(1)) => false,
             };
             for (key, left_out) in self.take_left_out(is_last) {
-                let Key { message, problem, reason, error, .. } = key;
-                tracing::warn!(repeated = message, problem, reason, error, left_out, "{SUM}");
+                let Key { severity, message, problem, reason, error } = key;
+                macro_rules! line {
+                    ($level:ident) => {
+                        tracing::$level!(repeated = message, problem, reason, error, left_out, "{SUM}")
+                    };
+                }
+                match severity {
+                    Severity::Error => line!(error),
+                    Severity::Warn => line!(warn),
+                    Severity::Info => line!(info),
+                }
             }
             if is_last {
                 return;
@@ -156,19 +174,18 @@ impl Failures {
     }
 
     /// Notes one, of which lines `are_written`; false where this line is to be left out.
-    fn note(&self, line: Line, is_severe: bool, are_written: bool) -> bool {
+    fn note(&self, line: Line, are_written: bool) -> bool {
         let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
         let mut all = self.lock();
         if !all.contains_key(&line.key) && all.len() >= MOST {
-            // One whose sum is still to be written stays.
-            let oldest = all.iter().filter(|(_, state)| state.left_out == 0).min_by_key(|(_, state)| state.last_seen);
-            match oldest.map(|(key, _)| key.clone()) {
-                Some(key) => drop(all.remove(&key)),
-                None => return are_written,
+            // The least severe goes first, whoever's doing the others are, and of those the one that is longest ago. Lines of it
+            // that were left out go without a sum: that table is full of failures tells enough.
+            let least = all.iter().min_by_key(|(key, state)| (key.severity, state.last_seen));
+            if let Some(key) = least.map(|(key, _)| key.clone()) {
+                all.remove(&key);
             }
         }
         let state = all.entry(line.key).or_insert(State {
-            is_severe,
             count: 0,
             first_at: wall,
             last_at: wall,
@@ -226,12 +243,23 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
         }
         let mut line = Line::default();
         event.record(&mut line);
-        let is_severe = level <= Level::WARN;
-        if line.key.message == SUM || (!is_severe && line.key.problem.is_none()) {
+        if line.key.message.is_empty() {
+            // OpenTelemetry's own events have a name and no message.
+            line.key.message = event.metadata().name().to_owned();
+        }
+        line.key.severity = match level {
+            Level::ERROR => Severity::Error,
+            Level::WARN => Severity::Warn,
+            _ => Severity::Info,
+        };
+        if line.key.message == SUM || (line.key.severity == Severity::Info && line.key.problem.is_none()) {
             return level <= self.level;
         }
-        line.key.is_error = level == Level::ERROR;
-        self.failures.note(line, is_severe, level <= self.level)
+        if line.key.severity == Severity::Info {
+            // What a caller did wrong is the same whatever kie.ai, or the caller, says of it.
+            line.key.error = None;
+        }
+        self.failures.note(line, level <= self.level)
     }
 }
 
@@ -252,7 +280,8 @@ impl Line {
             "problem" => &mut self.key.problem,
             "reason" => &mut self.key.reason,
             // A request's line says `cause` of what a mint's calls `error`; `warning` is what check-config would print.
-            "error" | "cause" | "warning" => &mut self.key.error,
+            // `at` is where a panic was.
+            "error" | "cause" | "warning" | "at" => &mut self.key.error,
             "source_host" => &mut self.source_host,
             _ => return,
         };
@@ -368,14 +397,36 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_sums_are_not_lost() {
-        let failures = Failures::on(VirtualTime::new().clock());
+    fn memory_is_bounded_and_the_severe_ones_stay() {
+        let time = VirtualTime::new();
+        let failures = Failures::on(time.clock());
         written(&failures, || {
+            tracing::error!("kie.ai refuses the key");
             for n in 0..3 * MOST {
+                time.suspend(Duration::from_millis(1));
                 tracing::warn!(error = format!("cause {n}"), "mint failed");
+                tracing::info!(problem = format!("problem-{n}"), "request");
             }
         });
         assert_eq!(failures.lock().len(), MOST);
-        assert_eq!(failures.recent(MOST).len(), MOST);
+        let recent = failures.recent(MOST);
+        assert!(recent.len() >= MOST - 1 && recent.iter().any(|failure| failure.level == "error"), "{recent:?}");
+    }
+
+    #[test]
+    fn a_sum_has_the_level_of_what_it_sums_up() {
+        let time = VirtualTime::new();
+        let failures = Failures::on(time.clock());
+        written_at(LevelFilter::ERROR, &failures, || {
+            for _ in 0..50 {
+                tracing::error!("kie.ai refuses the key");
+            }
+        });
+        time.suspend(WINDOW);
+        let left_out = failures.take_left_out(false);
+        assert_eq!(
+            left_out.iter().map(|(key, count)| (key.severity, *count)).collect::<Vec<_>>(),
+            [(Severity::Error, 50 - u64::from(LINES))]
+        );
     }
 }

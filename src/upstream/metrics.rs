@@ -2,7 +2,7 @@
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
-use super::{Condition, Kie};
+use super::Kie;
 use crate::telemetry::metrics::{reading, readings};
 
 /// Cheap to clone.
@@ -27,13 +27,18 @@ impl Kie {
         reading(registry, "budget_tokens", help, move || kie.tokens());
         let kie = self.clone();
         let help = "1 where kie.ai has said 429 and is not asked for a while";
-        reading(registry, "upstream_paused", help, move || f64::from(kie.condition() == Condition::Limiting));
+        reading(registry, "upstream_paused", help, move || f64::from(kie.is_paused()));
         let kie = self.clone();
         let help = "1 for the state that the breaker is in; open: kie.ai has failed and is not asked";
         readings(registry, "breaker_state", help, move || {
             let state = kie.breaker();
             ["closed", "open", "half-open"].map(|name| (("state", name), f64::from(name == state)))
         });
+    }
+
+    /// Whether nothing is asked for a while after a 429; the breaker may be open besides.
+    pub fn is_paused(&self) -> bool {
+        self.0.gate.pause_left().is_some()
     }
 
     /// Requests that may go to kie.ai at once.

@@ -99,7 +99,10 @@ impl Wire {
         let sent_at = self.clock.now();
         let kept = self.kept.load(Ordering::Relaxed);
         let request = self.client.post(self.endpoint.clone());
-        let request = span.headers().fold(request, |request, (name, value)| request.header(name, value));
+        let request = match span.traceparent() {
+            Some(place) => request.header("traceparent", place),
+            None => request,
+        };
         let mut response = request
             .header(AUTHORIZATION, authorization(key))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::history::Minute;
 use crate::upstream::Condition;
 
-/// Links with less than this are about to die unrefreshed: a minute beyond `cache.margin`, which is a minute by default.
-const LITTLE_LIFE_SECONDS: u64 = 120;
+/// Links with less than this beyond `cache.margin` are about to die unrefreshed, where refreshes fail. Otherwise they are only
+/// seldom asked for.
+const LITTLE_LIFE_SECONDS: u64 = 60;
 
 /// A share of requests that nobody would call a hiccup.
 const MANY_ERRORS: f64 = 0.05;
@@ -27,6 +28,7 @@ pub(super) struct Facts<'a> {
     pub(super) condition: Condition,
     /// Links asked for since the start.
     pub(super) asked: u64,
+    pub(super) margin_seconds: u64,
     pub(super) last_minute: &'a Minute,
 }
 
@@ -55,12 +57,19 @@ impl Headline {
             let text = format!("{share:.0} % of the requests of the last minute got no link");
             return Headline { level: "problem", text, advice: Some("The failures below tell why.") };
         }
+        if let Some(ratio) = minute.turned_away_ratio.filter(|ratio| *ratio >= MANY_ERRORS) {
+            let text = format!("{:.0} % of the requests of the last minute were turned away", ratio * 100.0);
+            let advice = "More is wanted than upstream.rate or limits.in_flight allow. Raise them if kie.ai's quota and the \
+                          memory have room, or find out who asks for so much.";
+            return Headline { level: "problem", text, advice: Some(advice) };
+        }
         if facts.condition == Condition::Limiting {
-            let advice =
-                "Nothing is minted for a while. If it lasts: lower upstream.rate, or share links between replicas.";
+            let advice = "Nothing is minted for a while. If it lasts: lower upstream.rate, or run fewer kielinks.";
             return say("warning", "kie.ai limits the rate", Some(advice));
         }
-        if minute.least_life_left_seconds.is_some_and(|life| life < LITTLE_LIFE_SECONDS) {
+        let little_life = facts.margin_seconds + LITTLE_LIFE_SECONDS;
+        let unrefreshed = minute.mints_failed + minute.mints_withheld > 0;
+        if unrefreshed && minute.least_life_left_seconds.is_some_and(|life| life < little_life) {
             let advice = "They could not be renewed in time. The failures below tell why.";
             return say("warning", "Links are handed out that are about to end", Some(advice));
         }
@@ -85,17 +94,24 @@ mod tests {
         per_second: 3.0,
         hit_ratio: Some(0.9),
         error_ratio: Some(0.0),
-        refused_ratio: Some(0.0),
+        turned_away_ratio: Some(0.0),
         latency_ms: None,
         least_life_left_seconds: Some(600),
         minted: 5,
         mints_failed: 0,
+        mints_withheld: 0,
         key_refused: 0,
     };
 
     fn headline(minute: &Minute, change: impl FnOnce(&mut Facts<'_>)) -> (&'static str, String) {
-        let mut facts =
-            Facts { ready: true, draining: false, condition: Condition::Well, asked: 100, last_minute: minute };
+        let mut facts = Facts {
+            ready: true,
+            draining: false,
+            condition: Condition::Well,
+            asked: 100,
+            margin_seconds: 60,
+            last_minute: minute,
+        };
         change(&mut facts);
         let headline = Headline::of(&facts);
         (headline.level, headline.text)
@@ -115,6 +131,9 @@ mod tests {
         assert_eq!(headline(&few, |_| {}).0, "warning");
         let many = Minute { error_ratio: Some(0.05), ..few };
         assert!(headline(&many, |_| {}).1.contains("5 %"));
+        let turned_away = Minute { turned_away_ratio: Some(0.9), ..MINUTE };
+        assert!(headline(&turned_away, |_| {}).1.contains("90 %"));
+        assert_eq!(headline(&Minute { turned_away_ratio: Some(0.04), ..MINUTE }, |_| {}).0, "ok");
         let refused = Minute { key_refused: 1, ..many };
         assert!(headline(&refused, |facts| facts.condition = Condition::Unwell).1.contains("API key"));
         assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Unwell).0, "problem");
@@ -124,10 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn links_that_are_about_to_end_are_worth_a_warning() {
-        for (life, level) in [(119, "warning"), (120, "ok")] {
-            let minute = Minute { least_life_left_seconds: Some(life), ..MINUTE };
-            assert_eq!(headline(&minute, |_| {}).0, level, "{life}");
+    fn links_that_are_about_to_end_are_worth_a_warning_where_they_are_not_renewed() {
+        for (life, withheld, text) in [
+            (119, 1, "Links are handed out that are about to end"),
+            (120, 1, "Links are flowing"),
+            (61, 0, "Links are flowing"),
+        ] {
+            let minute = Minute { least_life_left_seconds: Some(life), mints_withheld: withheld, ..MINUTE };
+            assert_eq!(headline(&minute, |_| {}).1, text, "{life}");
         }
     }
 }

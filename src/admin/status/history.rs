@@ -22,18 +22,23 @@ pub(super) struct Totals {
     pub(super) asked: u64,
     /// Of them, answered out of memory.
     pub(super) hits: u64,
-    /// Of them, kie.ai was asked and gave no link.
+    /// Of them, kie.ai was asked and gave no link; what it says of a file is no error.
     pub(super) errors: u64,
-    /// Of them, answered without kie.ai: it is unwell, there was no room, or the request was bad.
-    pub(super) refused: u64,
+    /// Of them, turned away without asking kie.ai: it is unwell, or there was no room.
+    pub(super) turned_away: u64,
     pub(super) minted: u64,
+    /// Likewise without what kie.ai says of files.
     pub(super) mints_failed: u64,
+    /// Mints that were wanted and not asked for.
+    pub(super) mints_withheld: u64,
     /// Of them, because kie.ai refuses the key.
     pub(super) key_refused: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sample {
+    /// How long the step was: under load, or over a suspend, longer than it should be.
+    took: Duration,
     /// Within the step.
     counts: Totals,
     p99_micros: Option<u64>,
@@ -58,12 +63,14 @@ pub(super) struct Minute {
     /// Shares of the links asked for; nothing where nobody asked.
     pub(super) hit_ratio: Option<f64>,
     pub(super) error_ratio: Option<f64>,
-    pub(super) refused_ratio: Option<f64>,
+    pub(super) turned_away_ratio: Option<f64>,
     pub(super) latency_ms: Option<Latency>,
     /// Of a link that was handed out.
     pub(super) least_life_left_seconds: Option<u64>,
     pub(super) minted: u64,
     pub(super) mints_failed: u64,
+    /// Wanted, and not asked of kie.ai: no budget, a pause, an open breaker.
+    pub(super) mints_withheld: u64,
     #[serde(skip)]
     pub(super) key_refused: u64,
 }
@@ -92,12 +99,12 @@ pub(super) struct Lines {
 }
 
 impl History {
-    /// Ends a step.
-    pub(super) fn sample(&mut self, totals: Totals, recent: Recent) {
+    /// Ends a step that took so long.
+    pub(super) fn sample(&mut self, took: Duration, totals: Totals, recent: Recent) {
         let counts = totals.since(&self.before);
         self.before = totals;
         let p99_micros = (!recent.latencies.is_empty()).then(|| recent.latencies.value_at_quantile(0.99));
-        self.samples.push_back(Sample { counts, p99_micros, least_life: recent.least_life });
+        self.samples.push_back(Sample { took, counts, p99_micros, least_life: recent.least_life });
         self.latencies.push_back(recent.latencies);
         if self.samples.len() > STEPS {
             self.samples.pop_front();
@@ -110,19 +117,21 @@ impl History {
     pub(super) fn minute(&self) -> Minute {
         let samples = || self.samples.iter().rev().take(MINUTE);
         let sum = |count: fn(&Totals) -> u64| samples().map(|sample| count(&sample.counts)).sum::<u64>();
-        let seconds = samples().count() as u64 * STEP.as_secs();
+        let took: Duration = samples().map(|sample| sample.took).sum();
+        let seconds = took.as_secs();
         let asked = sum(|counts| counts.asked);
         let ratio = |count: u64| (asked > 0).then(|| count as f64 / asked as f64);
         Minute {
             seconds,
-            per_second: if seconds == 0 { 0.0 } else { asked as f64 / seconds as f64 },
+            per_second: if took.is_zero() { 0.0 } else { asked as f64 / took.as_secs_f64() },
             hit_ratio: ratio(sum(|counts| counts.hits)),
             error_ratio: ratio(sum(|counts| counts.errors)),
-            refused_ratio: ratio(sum(|counts| counts.refused)),
+            turned_away_ratio: ratio(sum(|counts| counts.turned_away)),
             latency_ms: self.latency(),
             least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
             minted: sum(|counts| counts.minted),
             mints_failed: sum(|counts| counts.mints_failed),
+            mints_withheld: sum(|counts| counts.mints_withheld),
             key_refused: sum(|counts| counts.key_refused),
         }
     }
@@ -138,7 +147,8 @@ impl History {
 
     pub(super) fn lines(&self) -> Lines {
         let per_second = |count: fn(&Totals) -> u64| {
-            let rates = self.samples.iter().map(|sample| count(&sample.counts) as f64 / STEP.as_secs_f64());
+            let rates =
+                self.samples.iter().map(|sample| count(&sample.counts) as f64 / sample.took.max(STEP).as_secs_f64());
             rates.collect::<Vec<_>>()
         };
         let samples = || self.samples.iter();
@@ -161,14 +171,15 @@ impl History {
 
 impl Totals {
     fn since(&self, before: &Totals) -> Totals {
-        let Totals { asked, hits, errors, refused, minted, mints_failed, key_refused } = *self;
+        let Totals { asked, hits, errors, turned_away, minted, mints_failed, mints_withheld, key_refused } = *self;
         Totals {
             asked: asked.saturating_sub(before.asked),
             hits: hits.saturating_sub(before.hits),
             errors: errors.saturating_sub(before.errors),
-            refused: refused.saturating_sub(before.refused),
+            turned_away: turned_away.saturating_sub(before.turned_away),
             minted: minted.saturating_sub(before.minted),
             mints_failed: mints_failed.saturating_sub(before.mints_failed),
+            mints_withheld: mints_withheld.saturating_sub(before.mints_withheld),
             key_refused: key_refused.saturating_sub(before.key_refused),
         }
     }
@@ -190,7 +201,7 @@ mod tests {
     fn nothing_has_no_ratio_and_no_latency() {
         let mut history = History::default();
         assert_eq!((history.minute().seconds, history.minute().hit_ratio), (0, None));
-        history.sample(Totals::default(), Recent::default());
+        history.sample(STEP, Totals::default(), Recent::default());
         let minute = history.minute();
         assert_eq!((minute.seconds, minute.per_second, minute.hit_ratio, minute.latency_ms), (5, 0.0, None, None));
         assert_eq!(history.lines().hit_ratio, [None]);
@@ -200,12 +211,12 @@ mod tests {
     fn the_last_minute_is_twelve_steps_and_what_is_older_does_not_count() {
         let mut history = History::default();
         let mut totals = Totals { asked: 600, errors: 600, ..Totals::default() };
-        history.sample(totals, recent(&[9_000_000], Some(61)));
+        history.sample(STEP, totals, recent(&[9_000_000], Some(61)));
         for _ in 0..12 {
             totals.asked += 10;
             totals.hits += 9;
             totals.minted += 1;
-            history.sample(totals, recent(&[100, 200], Some(800)));
+            history.sample(STEP, totals, recent(&[100, 200], Some(800)));
         }
         let minute = history.minute();
         assert_eq!((minute.seconds, minute.per_second, minute.minted), (60, 2.0, 12));
@@ -222,7 +233,7 @@ mod tests {
     fn it_forgets_after_a_quarter_of_an_hour() {
         let mut history = History::default();
         for _ in 0..3 * STEPS {
-            history.sample(Totals::default(), Recent::default());
+            history.sample(STEP, Totals::default(), Recent::default());
         }
         assert_eq!((history.samples.len(), history.latencies.len()), (STEPS, MINUTE));
         assert_eq!(STEPS as u64 * STEP.as_secs(), 15 * 60);

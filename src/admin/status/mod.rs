@@ -101,6 +101,8 @@ struct Mints {
     in_flight: usize,
     /// Since the start.
     results: Vec<links::Count>,
+    /// Wanted, and not asked of kie.ai, by the rule that withheld them.
+    withheld: Vec<links::Withheld>,
     retries: u64,
 }
 
@@ -124,14 +126,17 @@ impl Status {
 
     /// Takes a sample every five seconds until `stop`.
     pub(crate) async fn watch(self, stop: CancellationToken) {
+        let mut began = self.0.started_at;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(STEP) => {}
             }
+            let now = self.0.sources.clock.now();
             let recent = self.0.sources.requests.take_recent();
             let totals = self.0.totals();
-            self.0.history().sample(totals, recent);
+            self.0.history().sample(began.until(now), totals, recent);
+            began = now;
         }
     }
 
@@ -171,6 +176,7 @@ impl Status {
                 draining,
                 condition: sources.kie.condition(),
                 asked,
+                margin_seconds: sources.links.margin().as_secs(),
                 last_minute: &last_minute,
             }),
             version: env!("CARGO_PKG_VERSION"),
@@ -189,6 +195,7 @@ impl Status {
             mints: Mints {
                 in_flight: sources.links.flights_under_way(),
                 results: sources.links.mints(),
+                withheld: sources.links.mints_withheld(),
                 retries: sources.kie.retries(),
             },
             kie,
@@ -204,24 +211,27 @@ impl Status {
 impl Inner {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for (outcome, count) in self.sources.requests.outcomes() {
+        let Sources { requests, links, .. } = &self.sources;
+        (totals.errors, totals.turned_away) = (requests.failed(), requests.turned_away());
+        for (outcome, count) in requests.outcomes() {
             totals.asked += count;
             match outcome {
                 Outcome::Hit | Outcome::HitRefresh => totals.hits += count,
-                Outcome::Error => totals.errors += count,
-                Outcome::Refused => totals.refused += count,
-                Outcome::Miss | Outcome::Joined | Outcome::Negative => {}
+                Outcome::Miss | Outcome::Joined | Outcome::Negative | Outcome::Refused | Outcome::Error => {}
             }
         }
-        for links::Count { result, count, .. } in self.sources.links.mints() {
+        for links::Count { result, count, .. } in links.mints() {
             match result {
                 "ok" => totals.minted += count,
+                // kie.ai's word on the file, which is the caller's.
+                "source-refused" | "source-not-found" => {}
                 _ => totals.mints_failed += count,
             }
             if result == "key-refused" {
                 totals.key_refused += count;
             }
         }
+        totals.mints_withheld = links.mints_withheld().iter().map(|withheld| withheld.count).sum();
         totals
     }
 

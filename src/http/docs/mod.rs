@@ -4,19 +4,27 @@
 mod json;
 mod page;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
+    body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, Uri, header},
     response::{Html, IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures_util::stream;
 
 use super::openapi;
 
-/// The page, once somebody has asked for it: the start does not wait for it.
+/// The page in the pieces between which the host stands, once somebody has asked for it: the start does not wait for it.
+///
+/// All answers share the pieces: a peer that asks for many pages and reads none must not have memory filled with copies.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Page(Arc<OnceLock<String>>);
+pub(crate) struct Page(Arc<OnceLock<Vec<Bytes>>>);
 
 /// SECURITY: the page shows nothing of a caller's but the host, escaped; should that ever fail, no script of anybody's runs
 /// and nothing is fetched. The hash is that of `page.css`; a test says which one it must be.
@@ -27,13 +35,24 @@ const USUAL_HOST: &str = "127.0.0.1:8080";
 
 /// `GET /docs`
 pub(crate) async fn docs(State(page): State<Page>, headers: HeaderMap, uri: Uri) -> Response {
-    let page = page.0.get_or_init(|| page::render(openapi::DOCUMENT));
+    let pieces = page.0.get_or_init(|| {
+        let page = Bytes::from(page::render(openapi::DOCUMENT));
+        let text = std::str::from_utf8(&page).expect("it was a String");
+        text.split(page::HOST).map(|piece| page.slice_ref(piece.as_bytes())).collect()
+    });
     // The commands on it are for the address that it was asked at.
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = named.or(uri.authority().map(|authority| authority.as_str())).unwrap_or(USUAL_HOST);
-    let page = page.replace(page::HOST, &page::escape(host));
+    let host = Bytes::from(page::escape(host));
+    let mut whole = Vec::with_capacity(2 * pieces.len());
+    for piece in pieces {
+        whole.extend([piece.clone(), host.clone()]);
+    }
+    whole.pop();
     let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    ([policy], Html(page)).into_response()
+    let length = (header::CONTENT_LENGTH, HeaderValue::from(whole.iter().map(Bytes::len).sum::<usize>()));
+    ([policy, length], Html(Body::from_stream(stream::iter(whole.into_iter().map(Ok::<_, Infallible>)))))
+        .into_response()
 }
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
     ExporterBuildError, SpanExporter, WithHttpConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
 };
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
+};
 use tokio::runtime::Handle;
 
 use super::Tracer;
@@ -23,9 +26,22 @@ pub enum Error {
     Protocol,
     #[error("cannot set up the client for the collector of traces")]
     Client(#[source] reqwest::Error),
-    #[error("cannot set up the collector of traces (OTEL_EXPORTER_OTLP_*)")]
-    Exporter(#[from] ExporterBuildError),
+    /// SECURITY: without what the library says: it repeats the endpoint, which may have a password in it.
+    #[error("OTEL_EXPORTER_OTLP_*: the endpoint, the headers or the compression cannot be used")]
+    Exporter,
 }
+
+impl From<ExporterBuildError> for Error {
+    fn from(_: ExporterBuildError) -> Error {
+        Error::Exporter
+    }
+}
+
+/// Spans that wait for the collector at most, and those that go in one request; OpenTelemetry's defaults. More may be set, within
+/// reason: the queue is allocated at once.
+const QUEUE: usize = 2048;
+const LONGEST_QUEUE: usize = 16 * 1024;
+const BATCH: usize = 512;
 
 /// What a collector says is of no interest beyond its status; a longer answer is a wrong address.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -47,7 +63,7 @@ impl Tracer {
         };
         let Some(endpoint) = of_traces("ENDPOINT") else { return Ok(Tracer::default()) };
         let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if is_disabled || variable("OTEL_TRACES_EXPORTER") == Some("none") {
+        if is_disabled || variable("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter != "otlp") {
             return Ok(Tracer::default());
         }
         let exporter = match of_traces("PROTOCOL") {
@@ -56,7 +72,7 @@ impl Tracer {
             }
             Some("grpc") => {
                 let tonic = SpanExporter::builder().with_tonic();
-                if endpoint.starts_with("https") {
+                if is_https(endpoint) {
                     tonic.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build()?
                 } else {
                     tonic.build()?
@@ -64,9 +80,20 @@ impl Tracer {
             }
             Some(_) => return Err(Error::Protocol),
         };
-        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(environment));
+        let number =
+            |name: &str| variable(name).and_then(|value| value.parse::<usize>().ok()).filter(|number| *number > 0);
+        let queue = number("OTEL_BSP_MAX_QUEUE_SIZE").unwrap_or(QUEUE).min(LONGEST_QUEUE);
+        let batch = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").unwrap_or(BATCH).min(queue);
+        // The others are read from the environment.
+        let config = BatchConfigBuilder::default().with_max_queue_size(queue).with_max_export_batch_size(batch).build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).with_resource(resource(environment));
         Ok(Tracer::new(provider.build()))
     }
+}
+
+fn is_https(endpoint: &str) -> bool {
+    endpoint.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
 }
 
 fn resource(environment: &HashMap<String, String>) -> Resource {
@@ -100,7 +127,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(LONGEST_REQUEST);
-        if !endpoint.starts_with("https") {
+        if !is_https(endpoint) {
             // No TLS will be spoken: a machine without root certificates must do.
             client = client.tls_certs_only([]);
         }

@@ -24,6 +24,9 @@ use opentelemetry_sdk::{
 
 pub use self::export::Error;
 
+/// W3C Trace Context, section 3.3.1.5: at least this much of a `tracestate` should be passed on. It stays in the spans' memory.
+const LONGEST_STATE: usize = 512;
+
 /// Makes spans. Cheap to clone; `Default` is off.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
@@ -63,8 +66,14 @@ impl Tracer {
         Tracer(Some(Arc::new(On { tracer: provider.tracer("kielink"), provider })))
     }
 
+    /// Whether there is a collector.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A request begins, with the caller's headers of these names.
     pub(crate) fn request(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Span {
+        let tracestate = tracestate.filter(|state| state.len() <= LONGEST_STATE);
         let parent = traceparent.and_then(|traceparent| place_of(&Headers { traceparent, tracestate }));
         let Some(on) = &self.0 else { return Span { recording: None, place: parent } };
         on.start(on.tracer.span_builder("request").with_kind(SpanKind::Server), parent.as_ref())
@@ -87,7 +96,9 @@ impl Tracer {
 
     /// Sends what has not been sent yet, and ends. Blocks for as long as the collector takes, at most for `patience`.
     pub fn shutdown(&self, patience: std::time::Duration) {
-        if let Some(on) = &self.0 {
+        if let Some(on) = &self.0
+            && !patience.is_zero()
+        {
             // Whatever is wrong has been logged by the exporter.
             let _ = on.provider.shutdown_with_timeout(patience);
         }
@@ -122,15 +133,14 @@ impl Span {
         context.is_sampled().then(|| context.trace_id())
     }
 
-    /// `traceparent` and `tracestate` for whoever is asked next (W3C Trace Context, section 3).
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
-        let context = self.place.as_ref().map(|Place(context)| context);
-        let traceparent = context.map(|context| {
-            let flags = context.trace_flags().to_u8() & 0x01;
-            ("traceparent", format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
-        });
-        let tracestate = context.map(|context| context.trace_state().header()).filter(|state| !state.is_empty());
-        traceparent.into_iter().chain(tracestate.map(|state| ("tracestate", state)))
+    /// `traceparent` for whoever is asked next (W3C Trace Context, section 3.2), written anew from the ids.
+    ///
+    /// SECURITY: never `tracestate`: it is text of callers' choice, up to 16 KiB of it, which is nothing to send to a third party,
+    /// and which could decide what that one's gateway thinks of the request and of the key.
+    pub(crate) fn traceparent(&self) -> Option<String> {
+        let Place(context) = self.place.as_ref()?;
+        let flags = context.trace_flags().to_u8() & 0x01;
+        Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
     }
 
     /// Whether anybody will see what is noted in it.
@@ -217,9 +227,9 @@ mod tests {
         let span = request(Some(TRACEPARENT));
         assert_eq!(span.trace_id().unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         let mint = Tracer::default().mint(&span, true, "miss", "h.example");
-        assert_eq!(mint.headers().collect::<Vec<_>>(), [("traceparent", TRACEPARENT.to_owned())]);
+        assert_eq!(mint.traceparent().as_deref(), Some(TRACEPARENT));
         let refresh = Tracer::default().mint(&span, false, "refresh", "h.example");
-        assert_eq!(refresh.headers().count(), 0, "nobody waits for it");
+        assert_eq!(refresh.traceparent(), None, "nobody waits for it");
     }
 
     #[test]

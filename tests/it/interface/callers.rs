@@ -67,18 +67,13 @@ async fn nothing_of_the_callers_own_reaches_kie_ai() {
             .client()
             .request(method, format!("{}{url}", sidecar.base_url()))
             .body(serde_json::json!({ "url": source, "mark": "mark" }).to_string());
-        for name in [
-            "authorization",
-            "cookie",
-            "user-agent",
-            "referer",
-            "x-request-id",
-            "x-forwarded-for",
-            "traceparent",
-            "x-any",
-        ] {
+        for name in ["authorization", "cookie", "user-agent", "referer", "x-request-id", "x-forwarded-for", "x-any"] {
             request = request.header(name, "mark");
         }
+        // A valid pair, of which only ids may go on.
+        let request = request
+            .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .header("tracestate", "vendor=mark");
         assert_eq!(sidecar.send(request).await.status, 200);
     }
     let requests = kie.requests();

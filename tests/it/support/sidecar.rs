@@ -40,6 +40,8 @@ pub(crate) struct Sidecar {
 struct Seen {
     logs: Mutex<Vec<u8>>,
     answers: Mutex<Vec<Reply>>,
+    /// Those of the admin interface once more, with their paths.
+    admin: Mutex<Vec<(String, Reply)>>,
 }
 
 /// One answer, whole.
@@ -160,6 +162,9 @@ impl Sidecar {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let reply = Reply { status, headers, body: response.text().await.unwrap() };
         self.saw(&reply);
+        if url.as_str().starts_with(&self.admin) {
+            lock(&self.seen.admin).push((url.path().to_owned(), reply.clone()));
+        }
         if url.as_str().starts_with(&self.data) {
             assert_described(&method, url.path(), &reply);
         }
@@ -223,6 +228,12 @@ impl Sidecar {
         }
         for reply in lock(&self.seen.answers).iter().filter(|reply| reply.status >= 400) {
             assert!(!format!("{reply:?}").contains("X-Amz-Signature"), "an error has a signature: {reply:?}");
+        }
+        for (path, reply) in lock(&self.seen.admin).iter() {
+            let shown = format!("{reply:?}");
+            assert!(!shown.contains("X-Amz-"), "{path} shows a link: {reply:?}");
+            // Only `explain` is asked about one.
+            assert!(path == "/v1/explain" || !shown.contains("/s/a.png"), "{path} shows a source URL: {reply:?}");
         }
     }
 }

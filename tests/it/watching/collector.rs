@@ -49,6 +49,8 @@ pub(super) struct Span {
     pub(super) trace: String,
     pub(super) id: String,
     pub(super) parent: String,
+    /// `tracestate`.
+    pub(super) state: String,
     /// Trace and id of what it is linked to.
     pub(super) links: Vec<(String, String)>,
     pub(super) kind: SpanKind,
@@ -133,6 +135,7 @@ impl Span {
             trace: hex(&span.trace_id),
             id: hex(&span.span_id),
             parent: hex(&span.parent_span_id),
+            state: span.trace_state.clone(),
             links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
             kind: span.kind(),
             attributes: texts(&span.attributes),

@@ -152,7 +152,7 @@ async fn without_a_collector_there_are_no_spans_and_a_callers_place_is_passed_on
     ask(&child, SOURCE, &format!("traceparent: {}\r\ntracestate: vendor=1\r\n", traceparent())).await;
     let asked = kie.requests().pop().unwrap();
     assert_eq!(asked.header("traceparent"), Some(traceparent().as_str()));
-    assert_eq!(asked.header("tracestate"), Some("vendor=1"));
+    assert_eq!(asked.header("tracestate"), None, "text of the caller's choice goes to no third party");
     child.wait_for_log("request").await;
     assert_eq!(child.log_lines("request").remove(0)["trace_id"], TRACE);
 }
@@ -178,12 +178,61 @@ async fn a_collector_that_is_not_there_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_protocol_that_cannot_be_had_is_a_refusal_to_start() {
+async fn variables_that_make_no_sense_cost_the_traces_and_nothing_else() {
     let kie = FakeKie::start();
-    let run = Run::serving(&kie, &[])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
-        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon");
-    let finished = run.finished().await;
-    assert_eq!(finished.code, Some(1), "{finished:?}");
-    assert!(finished.stderr.contains("OTEL_EXPORTER_OTLP_PROTOCOL"), "{finished:?}");
+    for (name, value, is_fatal) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", true),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hidden-word@[bad", true),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999999", false),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0", false),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "snappy", false),
+    ] {
+        let child = Run::serving(&kie, &[])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+            .env(name, value)
+            .ready()
+            .await;
+        assert_eq!(ask(&child, SOURCE, "").await.status, 200, "{name}");
+        child.terminate();
+        assert_eq!(child.ended().await, Some(0), "{name}");
+        assert!(!child.stderr().contains("hidden-word"), "{}", child.stderr());
+        let said = child.log_lines("there will be no traces");
+        assert_eq!(said.len(), usize::from(is_fatal), "{name}: {}", child.stderr());
+        assert!(said.iter().all(|line| line["level"] == "ERROR"), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_callers_choose_names_no_span() {
+    let (kie, collector) = (FakeKie::start(), Collector::http().await);
+    let child = traced(&kie, &collector).ready().await;
+    let mut wire = child.connect().await;
+    let method = "CHOSEN".repeat(2000);
+    wire.send(&format!("{method} /chosen HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+    assert_eq!(wire.reply().await.status, 404);
+    let state = format!("traceparent: {}\r\ntracestate: chosen={}\r\n", traceparent(), "x".repeat(600));
+    ask(&child, SOURCE, &state).await;
+    let spans = collector.wait_for(3).await;
+    let unknown = named(&spans, "HTTP other")[0];
+    assert_eq!(unknown.attribute("http.request.method"), "_OTHER");
+    assert!(!format!("{spans:?}").to_lowercase().contains("chosen"), "{spans:?}");
+    assert!(spans.iter().all(|span| span.state.is_empty()));
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_is_counted_and_its_span_says_so() {
+    let (kie, collector) = (FakeKie::start(), Collector::http().await);
+    let child = traced(&kie, &collector).arguments(&["--log-level", "debug"]).ready().await;
+    kie.hold();
+    let mut wire = child.connect().await;
+    wire.send(&format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", link_path(SOURCE))).await;
+    eventually("the mint is under way", async || kie.in_flight() == 1).await;
+    drop(wire);
+    let counted = "kielink_requests_abandoned_total{endpoint=\"/v1/link\"} 1";
+    eventually("it is counted", async || child.get_admin("/metrics").await.body.contains(counted)).await;
+    child.wait_for_log("the caller hung up").await;
+    kie.release();
+    let spans = collector.wait_for(2).await;
+    let request = named(&spans, "GET /v1/link")[0];
+    assert_eq!(request.attribute("error.type"), "abandoned", "{request:?}");
 }

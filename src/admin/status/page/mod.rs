@@ -20,6 +20,7 @@ use self::{
     strips::strips,
 };
 use super::{Headline, Snapshot};
+use crate::links::{self, Outcome};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
@@ -245,16 +246,17 @@ fn cache(snapshot: &Snapshot<'_>) -> Markup {
     }
 }
 
-/// What became of the links that were asked for, in the order from good to bad.
-const OUTCOMES: [(&str, &str); 7] = [
-    ("hit", "from memory"),
-    ("hit-refresh", "from memory, renewed meanwhile"),
-    ("joined", "waited for a mint under way"),
-    ("miss", "minted for this request"),
-    ("negative", "a refusal that is remembered"),
-    ("refused", "answered without kie.ai"),
-    ("error", "kie.ai gave no link"),
-];
+fn meaning(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Hit => "from memory",
+        Outcome::HitRefresh => "from memory, renewed meanwhile",
+        Outcome::Miss => "minted for this request",
+        Outcome::Joined => "waited for a mint under way",
+        Outcome::Negative => "a refusal that is remembered",
+        Outcome::Refused => "answered without kie.ai",
+        Outcome::Error => "kie.ai gave no link",
+    }
+}
 
 fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
     let total: u64 = snapshot.outcomes.values().sum();
@@ -269,10 +271,11 @@ fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
                     }
                 }
                 tbody {
-                    @for (outcome, meaning) in OUTCOMES {
-                        @let number = snapshot.outcomes.get(outcome).copied().unwrap_or_default();
-                        tr.zero[number == 0] data-outcome=(outcome) {
-                            th scope="row" { (outcome) } td.note { (meaning) }
+                    @for outcome in Outcome::ALL {
+                        @let name = outcome.as_str();
+                        @let number = snapshot.outcomes.get(name).copied().unwrap_or_default();
+                        tr.zero[number == 0] data-outcome=(name) {
+                            th scope="row" { (name) } td.note { (meaning(outcome)) }
                             td.number { (count(number)) }
                             td.number { @if total > 0 { (percent(number as f64 / total as f64)) } @else { (NOTHING) } }
                         }
@@ -320,10 +323,22 @@ fn mints(snapshot: &Snapshot<'_>) -> Markup {
                     }
                 }
             }
+            @for links::Withheld { reason, rule, count: number } in &mints.withheld {
+                p.note { (counted(*number, "mint", "mints")) " (" (reason) ") withheld: " (withheld(rule)) "." }
+            }
             @if mints.retries > 0 {
                 p.note { (counted(mints.retries, "request", "requests")) " to kie.ai repeated one that had failed." }
             }
         }
+    }
+}
+
+/// Why a rule keeps a mint from kie.ai.
+fn withheld(rule: &str) -> &'static str {
+    match rule {
+        "budget" => "no room in upstream.rate in time",
+        "pause" => "kie.ai had said 429",
+        _ => "the breaker was open",
     }
 }
 
@@ -386,11 +401,12 @@ mod tests {
                 per_second: 2.0,
                 hit_ratio: some.then_some(0.983),
                 error_ratio: some.then_some(0.017),
-                refused_ratio: some.then_some(0.25),
+                turned_away_ratio: some.then_some(0.25),
                 latency_ms: some.then_some(Latency { p50: 0.1, p90: 0.2, p99: 0.48, max: 1_600.0 }),
                 least_life_left_seconds: some.then_some(723),
                 minted: 3,
                 mints_failed: 1,
+                mints_withheld: 0,
                 key_refused: 0,
             },
             links: Cached { entries: 3, bytes: 3_072, max_bytes: 64 << 20, margin_seconds: 60 },
@@ -400,6 +416,7 @@ mod tests {
                     links::Count { reason: "refresh", result: "upstream-error", count: 7 };
                     usize::from(some)
                 ],
+                withheld: vec![links::Withheld { reason: "miss", rule: "budget", count: 5 }; usize::from(some)],
                 retries: 2,
             },
             kie: Upstream {
@@ -502,7 +519,7 @@ mod tests {
             "<span class=\"word\">OK</span> Links are flowing",
             "as of <time datetime=\"2026-11-23T00:02:00Z\">00:02:00 UTC</time>",
             "<strong>98.3 %</strong>",
-            "errors 1.7 %</span> <span>refused 25.0 %",
+            "errors 1.7 %</span> <span class=\"bad\">turned away 25.0 %",
             "<strong>0.48 ms</strong>",
             "<strong>12 min 3 s</strong>",
             "Last 15 s",

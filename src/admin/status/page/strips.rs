@@ -113,7 +113,9 @@ fn requests(snapshot: &Snapshot<'_>) -> Strip {
                 Some(0.0) => span { "no errors" },
                 Some(ratio) => span.bad { "errors " (percent(ratio)) },
             }
-            @if let Some(ratio) = minute.refused_ratio.filter(|ratio| *ratio > 0.0) { " " span { "refused " (percent(ratio)) } }
+            @if let Some(ratio) = minute.turned_away_ratio.filter(|ratio| *ratio > 0.0) {
+                " " span.bad { "turned away " (percent(ratio)) }
+            }
         },
         summary: format!("{}; errors {}", extent(&asked, a_second), extent(&errors, a_second)),
         picture: html! { (filled(&asked, &scale)) (failing(&errors, &scale)) },
