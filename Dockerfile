@@ -1,5 +1,6 @@
 # The image: one static binary and the roots it trusts, on nothing else.
 #   docker build -t kielink .
+#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t kielink .     # names the commit at /status
 # amd64 and arm64 by the same file; nothing here needs more than the builder that Docker brings.
 
 FROM rust:1.95-slim-bookworm AS build

@@ -39,7 +39,8 @@ fail() {
 }
 
 skip() { echo "skipped $1: $2"; }
-note() { sed 's/^/        /'; }
+# An answer may be thousands of characters wide.
+note() { cut -c1-400 | sed 's/^/        /'; }
 have() { command -v "$1" >/dev/null; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
@@ -63,6 +64,34 @@ contains() {
 # lacks NAME PATTERN TEXT
 lacks() {
     if grep -q -- "$2" <<<"$3"; then fail "$1" "there is $2"; else pass "$1"; fi
+}
+
+# bring PACKAGE...: installs them where this is Debian and root; what fails is found missing later.
+bring() {
+    have apt-get && [ "$(id -u)" = 0 ] || return 0
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get update && apt-get install -y --no-install-recommends "$@"; } >"$work/apt" 2>&1 || true
+}
+
+# python_tools FOLDER PACKAGE...: a Python environment with these from PyPI. Kept for the next run, and made anew where others are
+# wanted. Without them everything is skipped, and the run has ended.
+python_tools() {
+    # Debian has the part that `venv` needs in a package of its own.
+    python3 -m ensurepip --version >/dev/null 2>&1 || bring python3 python3-venv
+    if ! make_python_tools "$@" >"$work/tools" 2>&1; then
+        skip "everything" "the tools cannot be installed from PyPI into $1"
+        tail -5 "$work/tools" | note
+        end
+    fi
+}
+
+make_python_tools() {
+    local venv=$1
+    shift
+    [ "$(cat "$venv/installed" 2>/dev/null)" != "$*" ] || return 0
+    rm -rf "$venv" && python3 -m venv "$venv" &&
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "$@" &&
+        echo "$*" >"$venv/installed"
 }
 
 # eventually SECONDS COMMAND...: tries it until it succeeds.
