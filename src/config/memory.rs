@@ -9,25 +9,20 @@ const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 /// A connection takes some 20 KiB when it is idle, and up to this with a large request under way (measured in floods of them).
 const CONNECTION_BYTES: u64 = 64 << 10;
 
-/// The default of `limits.body`.
-const BODY_BYTES: u64 = 16 << 10;
-
 /// Below this, nothing is divided any more: a fraction of what the process itself takes would be left for each.
 const LEAST: u64 = 16 << 20;
 
 /// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, an eighth for
-/// batches (and as much for requests that share HTTP/2 connections). The rest is the process itself, remembered refusals (an eighth of the links' share), and the allocator, which was
-/// seen to need half as much again as the links.
+/// large bodies (HTTP/2 has many on a connection). The rest is the process itself, remembered refusals (an eighth of the links'
+/// share), and the allocator, which was seen to need half as much again as the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) limit: u64,
     /// Bytes of links.
     pub(super) cache: u64,
     pub(super) connections: u64,
-    /// Requests, each with a body of `BODY_BYTES`: HTTP/2 has many on a connection.
-    pub(super) in_flight: u64,
-    /// Bytes of batches' bodies.
-    pub(super) batches: u64,
+    /// Bytes of large bodies, batches' above all.
+    pub(super) bodies: u64,
 }
 
 impl Share {
@@ -40,18 +35,16 @@ impl Share {
             // Whole MiB, as it is shown to people.
             cache: (counted / 4) >> 20 << 20,
             connections: counted / 4 / CONNECTION_BYTES,
-            in_flight: counted / 8 / BODY_BYTES,
-            batches: counted / 8,
+            bodies: counted / 8,
         })
     }
 
     /// `section.key` = value, in the place of built-in defaults that would not fit.
     pub(super) fn defaults(&self) -> Vec<(String, String)> {
         let default_cache = 64 << 20;
-        let (default_connections, default_in_flight) = (8192, 4096);
+        let default_connections = 8192;
         [
             ("cache.max_bytes", format!("{}MiB", self.cache >> 20), self.cache < default_cache),
-            ("limits.in_flight", self.in_flight.to_string(), self.in_flight < default_in_flight),
             ("limits.connections", self.connections.to_string(), self.connections < default_connections),
         ]
         .into_iter()
@@ -96,7 +89,7 @@ mod tests {
         for mib in [16, 24, 32, 64, 100, 128, 256, 512, 2047] {
             let share = Share::of(Some(mib * MIB)).unwrap();
             let links = share.cache + share.cache / 2 + share.cache / 8;
-            let sum = links + share.connections * CONNECTION_BYTES + share.batches;
+            let sum = links + share.connections * CONNECTION_BYTES + share.bodies;
             assert!(sum <= mib * MIB * 5 / 6, "{mib} MiB: {share:?}");
         }
     }
@@ -104,9 +97,9 @@ mod tests {
     #[test]
     fn a_small_machine_gets_small_defaults() {
         let share = Share::of(Some(64 * MIB)).unwrap();
-        let expected = [("cache.max_bytes", "16MiB"), ("limits.in_flight", "512"), ("limits.connections", "256")];
+        let expected = [("cache.max_bytes", "16MiB"), ("limits.connections", "256")];
         assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        // Enough for the defaults of two, not of the third.
+        // Enough for the default of one, not of the other.
         let share = Share::of(Some(512 * MIB)).unwrap();
         assert_eq!(share.defaults(), [("limits.connections".to_owned(), "2048".to_owned())]);
     }

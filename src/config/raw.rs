@@ -26,7 +26,7 @@ const PREFIX: &str = "KIELINK";
 /// Requests a second beyond which the time between two of them is no longer measured.
 const MOST_A_SECOND: u32 = 1_000_000;
 
-/// The bodies of batches that are under way at once may take as much memory as so many of the largest: a flood of them must
+/// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of them must
 /// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
 const LARGEST_BATCHES: u64 = 8;
 
@@ -202,7 +202,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     if let Some(share) = &share {
         warnings.extend(share.warnings(raw.max_bytes, raw.connections.into()));
     }
-    let batches = share.map_or(u64::MAX, |share| share.batches.max(raw.batch_body));
+    let bodies = share.map_or(u64::MAX, |share| share.bodies.max(raw.batch_body));
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -235,7 +235,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             in_flight: raw.in_flight as usize,
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
-            batch_room: usize::try_from(raw.batch_body.saturating_mul(LARGEST_BATCHES).min(batches))
+            body_room: usize::try_from(raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies))
                 .unwrap_or(usize::MAX),
             batch: raw.batch as usize,
             body_timeout: raw.header_timeout,

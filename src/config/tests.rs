@@ -208,20 +208,19 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     let mut sources = Sources { memory_limit: Some(64 << 20), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections, config.http.batch_room), (16 << 20, 256, 8 << 20));
-    assert_eq!((config.fitted.len(), config.http.in_flight), (3, 512));
+    assert_eq!((config.links.max_bytes, config.app.connections, config.http.body_room), (16 << 20, 256, 8 << 20));
+    assert_eq!((config.fitted.len(), config.http.in_flight), (2, 4096));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
     sources.flags.push(("cache.max_bytes".into(), "60MiB".into()));
     let config = Config::load(&sources).unwrap();
     assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 256));
-    assert_eq!(config.fitted.len(), 2, "{:?}", config.fitted);
+    assert_eq!(config.fitted.len(), 1, "{:?}", config.fitted);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 
     sources.memory_limit = None;
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.app.connections, config.http.batch_room), (8192, 16 << 20));
-    assert_eq!(config.http.in_flight, 4096, "what memory::Share calls the default");
+    assert_eq!((config.app.connections, config.http.body_room), (8192, 16 << 20));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

@@ -34,8 +34,8 @@ pub(crate) struct Endpoints {
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
-    /// A permit for each byte of batches' bodies in memory.
-    pub(crate) batch_room: Arc<Semaphore>,
+    /// A permit for each byte of large bodies in memory.
+    pub(crate) body_room: Arc<Semaphore>,
     /// Source URLs in one batch.
     pub(crate) batch: usize,
     pub(crate) body_timeout: Duration,
@@ -49,7 +49,8 @@ pub(crate) async fn download_url(
     request: Request,
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
-    let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut Room::unshared()).await?;
+    let mut room = Room::of(&endpoints.body_room, USUAL_BODY);
+    let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut room).await?;
     let text = query::source_field(&body)?;
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
@@ -143,11 +144,15 @@ pub(crate) async fn read_body(
     })
 }
 
+/// Bodies up to this take no room from others: a source URL has a tenth of it. Larger ones are odd, and over HTTP/2 a few
+/// connections can have thousands of them half-sent.
+const USUAL_BODY: usize = 2 * 1024;
+
 /// What one request takes of the memory that all of its kind share; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
-    /// A permit a byte; `None` where other limits suffice.
-    shared: Option<Arc<Semaphore>>,
+    /// A permit a byte.
+    shared: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
     /// Bytes that are still its own: a small request finds room however large the others are.
     own: usize,
@@ -155,22 +160,17 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn of(shared: &Arc<Semaphore>, own: usize) -> Room {
-        Room { shared: Some(Arc::clone(shared)), taken: None, own }
-    }
-
-    fn unshared() -> Room {
-        Room { shared: None, taken: None, own: 0 }
+        Room { shared: Arc::clone(shared), taken: None, own }
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        let Some(shared) = &self.shared else { return Ok(()) };
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
-        let Ok(more) = Arc::clone(shared).try_acquire_many_owned(permits) else {
+        let Ok(more) = Arc::clone(&self.shared).try_acquire_many_owned(permits) else {
             return Err(Problem::refused(
                 Kind::Overloaded,
-                "Too many batches are under way. Try again after Retry-After seconds, or with fewer source URLs.",
+                "Too many large requests are under way. Try again after Retry-After seconds, or with less.",
             ));
         };
         match &mut self.taken {

@@ -46,8 +46,8 @@ pub struct Config {
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
-    /// Of all batches' bodies that are under way at once.
-    pub batch_room: usize,
+    /// Of all large bodies that are under way at once.
+    pub body_room: usize,
     /// Source URLs in one batch.
     pub batch: usize,
     pub body_timeout: Duration,
@@ -69,7 +69,7 @@ pub(crate) fn router(
         sources: config.sources.clone(),
         body: config.body,
         batch_body: config.batch_body,
-        batch_room: Arc::new(Semaphore::new(config.batch_room.min(Semaphore::MAX_PERMITS))),
+        body_room: Arc::new(Semaphore::new(config.body_room.min(Semaphore::MAX_PERMITS))),
         batch: config.batch,
         body_timeout: config.body_timeout,
         requests: watched.requests.clone(),
