@@ -19,6 +19,7 @@ use kielink::{
     clock::Clock,
     config::{Config, Sources},
     key::Reload,
+    telemetry::Telemetry,
 };
 
 const BATCH: u32 = 500;
@@ -126,7 +127,14 @@ fn start_kielink(kie: &str) -> String {
         // As the process has it.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime
-            .block_on(app::serve(listeners, config, Clock::system(), Reload::default(), std::future::pending()))
+            .block_on(app::serve(
+                listeners,
+                config,
+                Telemetry::default(),
+                Clock::system(),
+                Reload::default(),
+                std::future::pending(),
+            ))
             .unwrap();
     });
     told.recv().unwrap()

@@ -26,7 +26,10 @@ use crate::{
     key::{Keys, Reload},
     links::Links,
     server::{Bound, FAREWELLS, Inherited, MAX_STREAMS, Server},
-    telemetry::metrics::{counting, reading},
+    telemetry::{
+        Telemetry,
+        metrics::{counting, reading},
+    },
     upstream::{Chain, Kie, Wire},
 };
 
@@ -120,13 +123,15 @@ impl Listeners {
 }
 
 /// Serves on `listeners` until `stop` resolves, then ends in order: not ready, `drain_delay`, no new connections,
-/// accepted requests finish within `shutdown_grace`. Reads the key again when `reload` asks.
+/// accepted requests finish within `shutdown_grace`. Reads the key again when `reload` asks. Shows the failures that the log
+/// counts in `telemetry`, and traces with its tracer.
 ///
 /// # Errors
 /// When the client for kie.ai or the admin thread cannot be set up.
 pub async fn serve(
     listeners: Listeners,
     config: config::Config,
+    telemetry: Telemetry,
     clock: Clock,
     reload: Reload,
     stop: impl Future<Output = ()>,
@@ -144,7 +149,7 @@ pub async fn serve(
     let _guards = [&drain, &kill, &cut, &last_words_said].map(|token| token.clone().drop_guard());
     background.spawn(keys.clone().watch(reload, cut.clone()));
     let sums = TaskTracker::new();
-    sums.spawn(config.log.failures.clone().sum_up(last_words_said.clone()));
+    sums.spawn(telemetry.failures.clone().sum_up(last_words_said.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
     readiness.show_upstream(kie.clone());
     let links = Links::new(
@@ -152,7 +157,7 @@ pub async fn serve(
         Arc::new(kie.clone()),
         clock.clone(),
         log_hash.clone(),
-        config.tracer.clone(),
+        telemetry.tracer.clone(),
         background.clone(),
         cut.clone(),
     );
@@ -174,14 +179,14 @@ pub async fn serve(
     let help = "Connections of callers that were turned away, beyond limits.connections";
     counting(own, "connections_turned_away", help, move || count.load(Ordering::Relaxed));
     let requests = Requests::default();
-    let watched = Watched { requests: requests.clone(), tracer: config.tracer.clone() };
+    let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let status = Status::new(status::Sources {
         readiness: readiness.clone(),
         requests,
         links: links.clone(),
         kie: kie.clone(),
         keys: keys.clone(),
-        failures: config.log.failures.clone(),
+        failures: telemetry.failures.clone(),
         clock: clock.clone(),
         settings: config.effective,
     });
@@ -224,7 +229,8 @@ pub async fn serve(
     drain.cancel();
     connections.close();
     let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
-    let last_spans = if config.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
+    let last_spans =
+        if telemetry.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
     let patience = config.app.shutdown_grace - last_words - last_spans;
     let ended = match tokio::time::timeout(patience, connections.wait()).await {
         Ok(()) => Ended::Drained,
@@ -246,7 +252,7 @@ pub async fn serve(
         Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
     }
     // What it has not sent by then is lost: traces are worth less than an orderly end.
-    let tracer = config.tracer;
+    let tracer = telemetry.tracer;
     let _ = tokio::task::spawn_blocking(move || tracer.shutdown(last_spans)).await;
     last_words_said.cancel();
     sums.close();

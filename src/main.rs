@@ -21,7 +21,7 @@ use kielink::{
     key::Reload,
     sandbox,
     server::Inherited,
-    telemetry::trace::Tracer,
+    telemetry::{Failures, Telemetry, trace::Tracer},
 };
 use tokio::{
     runtime::Runtime,
@@ -51,16 +51,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let sources = sources(&cli.settings);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            let mut config = Config::load(&sources)?;
-            let _logs = start_logs(&config);
+            let config = Config::load(&sources)?;
+            let failures = start_logs(&config)?;
             raise_file_limit(&config);
             let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
-            config.tracer = tracer(&runtime, &sources.environment);
+            let telemetry = Telemetry { failures, tracer: tracer(&runtime, &sources.environment) };
             let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
-            let ended = runtime.block_on(until_ended(app::serve, listeners, config, is_supervised));
+            let ended = runtime.block_on(until_ended(app::serve, listeners, config, telemetry, is_supervised));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
             runtime.shutdown_timeout(Duration::from_millis(500));
             ended
@@ -80,16 +80,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     return Err(error).context(hint);
                 }
             };
-            let _logs = start_logs(&sandbox.config);
+            let failures = start_logs(&sandbox.config)?;
             let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
                 .context("another address can be given with --listen and --admin-listen")?;
             // The commands to try are what the sandbox is for: they go to standard output.
             say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-            let mut config = sandbox.config.clone();
-            config.tracer = tracer(&runtime, &environment);
+            let config = sandbox.config.clone();
+            let telemetry = Telemetry { failures, tracer: tracer(&runtime, &environment) };
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
-                until_ended(app::serve, listeners, config, false).await
+                until_ended(app::serve, listeners, config, telemetry, false).await
             })
         }
         Command::Healthcheck => {
@@ -126,10 +126,11 @@ async fn until_ended<F, S>(
     serve: F,
     listeners: Listeners,
     config: Config,
+    telemetry: Telemetry,
     is_supervised: bool,
 ) -> anyhow::Result<ExitCode>
 where
-    F: FnOnce(Listeners, Config, Clock, Reload, Stop) -> S,
+    F: FnOnce(Listeners, Config, Telemetry, Clock, Reload, Stop) -> S,
     S: Future<Output = Result<Ended, app::Error>>,
 {
     let (stop, stopped) = oneshot::channel();
@@ -167,7 +168,7 @@ where
     let admin = listeners.admin_addresses().remove(0);
     tokio::select! {
         never = systemd::report(admin, is_supervised) => match never {},
-        ended = serve(listeners, config, Clock::system(), reload, stopped) => match ended? {
+        ended = serve(listeners, config, telemetry, Clock::system(), reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
             // What it was told to do, and within the time it was given.
             Ended::CutShort => Ok(ExitCode::SUCCESS),
@@ -195,9 +196,10 @@ fn sources(settings: &Settings) -> Sources {
     Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
-/// Logs of every thread of this process.
-fn start_logs(config: &Config) -> anyhow::Result<()> {
-    let dispatch = config.log.dispatch(std::io::stderr);
+/// Logs of every thread of this process; what fails is counted in what it returns.
+fn start_logs(config: &Config) -> anyhow::Result<Failures> {
+    let failures = Failures::default();
+    let dispatch = config.log.dispatch(std::io::stderr, &failures);
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {
@@ -216,7 +218,7 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!(warning, "risky configuration");
     }
-    Ok(())
+    Ok(failures)
 }
 
 /// Every connection is an open file: takes what the system grants, and says so where that is too little.

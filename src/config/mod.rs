@@ -23,8 +23,6 @@ pub struct Config {
     pub links: links::Config,
     pub upstream: upstream::Config,
     pub log: telemetry::Config,
-    /// Off, unless `main` finds the environment's `OTEL_*` variables.
-    pub tracer: telemetry::trace::Tracer,
     /// Legal but risky; said once at start.
     pub warnings: Vec<String>,
     /// Defaults that are smaller than the built-in ones, since memory is limited; said once at start.

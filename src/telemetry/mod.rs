@@ -13,14 +13,21 @@ use tracing::{Dispatch, level_filters::LevelFilter};
 use tracing_subscriber::{Layer as _, filter::Targets, fmt::MakeWriter, layer::SubscriberExt};
 
 pub use self::failures::{Failure, Failures};
+use self::trace::Tracer;
 
 /// How and how much is logged.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Config {
     pub format: Format,
     pub level: Level,
+}
+
+/// What a run reports to, besides the log's writer. Cheap to clone; `Default` traces nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Telemetry {
     /// What has failed of late; filled by the log.
     pub failures: Failures,
+    pub tracer: Tracer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +43,8 @@ pub enum Format {
 pub struct Level(LevelFilter);
 
 impl Config {
-    /// The subscriber that writes to `writer`; the caller decides for which threads.
-    pub fn dispatch<W>(&self, writer: W) -> Dispatch
+    /// The subscriber that writes to `writer` and counts what fails; the caller decides for which threads.
+    pub fn dispatch<W>(&self, writer: W, failures: &Failures) -> Dispatch
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
@@ -46,7 +53,7 @@ impl Config {
         let filter = Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target(env!("CARGO_PKG_NAME"), level.max(LevelFilter::WARN));
-        let gatekeeper = self.failures.gatekeeper(level);
+        let gatekeeper = failures.gatekeeper(level);
         let text = match self.format {
             Format::Text => true,
             Format::Json => false,

@@ -15,6 +15,7 @@ use kielink::{
     clock::Clock,
     config::{Address, Config, Sources},
     key::Reload,
+    telemetry::Telemetry,
 };
 use tokio::sync::oneshot;
 
@@ -102,11 +103,12 @@ impl Sidecar {
         let served = reload.clone();
         let thread = std::thread::spawn(move || {
             // One thread for all its tasks, so that the subscriber of this thread sees everything.
-            let dispatch = config.log.dispatch(move || writer.clone());
+            let telemetry = Telemetry::default();
+            let dispatch = config.log.dispatch(move || writer.clone(), &telemetry.failures);
             let _guard = tracing::dispatcher::set_default(&dispatch);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
-            runtime.block_on(app::serve(listeners, config, Clock::system(), served, stop)).unwrap()
+            runtime.block_on(app::serve(listeners, config, telemetry, Clock::system(), served, stop)).unwrap()
         });
         // The same provider that kielink installs; whoever comes first.
         let _ = rustls::crypto::ring::default_provider().install_default();
