@@ -25,7 +25,7 @@ use crate::{
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, FAREWELLS, Inherited, MAX_STREAMS, Server},
+    server::{Bound, FAREWELLS, Inherited, Server},
     telemetry::{
         Telemetry,
         metrics::{counting, reading},
@@ -42,6 +42,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     pub connections: usize,
     pub header_timeout: Duration,
+    /// HTTP/2 streams on one connection.
+    pub streams: u32,
 }
 
 /// Bound listeners: nothing is served yet, but every address is taken or has failed.
@@ -206,7 +208,7 @@ pub async fn serve(
         drain: drain.clone(),
         kill: kill.clone(),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
-        streams: MAX_STREAMS,
+        streams: config.app.streams,
         turned_away,
     };
     for bound in listeners.data {

@@ -379,7 +379,7 @@ fn check_config(config: &Config) {
     }
     assert!(links.refresh_after < links.ttl, "nothing is ever renewed");
     assert!(links.ttl + links.margin <= link::LIFE, "{:?} + {:?}", links.ttl, links.margin);
-    for number in [http.in_flight, http.batch, app.connections, upstream.kie.attempts as usize] {
+    for number in [http.places, http.batch, app.connections, upstream.kie.attempts as usize] {
         assert!(number > 0);
     }
     assert!(http.body >= 1024 && http.batch_body >= 1024 && links.max_bytes >= 1024);

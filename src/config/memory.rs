@@ -9,11 +9,17 @@ const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 /// A connection takes some 20 KiB when it is idle, and up to this with a large request under way (measured in floods of them).
 const CONNECTION_BYTES: u64 = 64 << 10;
 
+/// HTTP/2 streams on a connection that fit into the above: one that is answered and not read takes some 1.6 KiB (measured).
+pub(super) const FEW_STREAMS: u32 = 32;
+
+/// A request under way, its head read and its task, beside its body.
+const REQUEST_BYTES: u64 = 16 << 10;
+
 /// Below this, nothing is divided any more: a fraction of what the process itself takes would be left for each.
 const LEAST: u64 = 16 << 20;
 
-/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, an eighth for
-/// large bodies (HTTP/2 has many on a connection). The rest is the process itself, remembered refusals (an eighth of the links'
+/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, an eighth each
+/// for requests and their large bodies where HTTP/2 has many on a connection. The rest is the process itself, remembered refusals (an eighth of the links'
 /// share), and the allocator, which was seen to need half as much again as the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
@@ -21,6 +27,8 @@ pub(super) struct Share {
     /// Bytes of links.
     pub(super) cache: u64,
     pub(super) connections: u64,
+    /// Requests under way: HTTP/2 has many on a connection.
+    pub(super) requests: u64,
     /// Bytes of large bodies, batches' above all.
     pub(super) bodies: u64,
 }
@@ -35,6 +43,7 @@ impl Share {
             // Whole MiB, as it is shown to people.
             cache: (counted / 4) >> 20 << 20,
             connections: counted / 4 / CONNECTION_BYTES,
+            requests: counted / 8 / REQUEST_BYTES,
             bodies: counted / 8,
         })
     }

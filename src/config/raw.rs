@@ -10,11 +10,16 @@ use std::{
 use config::{Environment, File, FileFormat, Source};
 use url::{Host, Url};
 
-use super::{Address, Config, KeySource, LINK_LIFE, Problems, Sources, memory::Share, reader::Reader};
+use super::{
+    Address, Config, KeySource, LINK_LIFE, Problems, Sources,
+    memory::{FEW_STREAMS, Share},
+    reader::Reader,
+};
 use crate::{
     app, http,
     key::{self, ApiKey},
     link, links,
+    server::MAX_STREAMS,
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,
@@ -202,7 +207,13 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     if let Some(share) = &share {
         warnings.extend(share.warnings(raw.max_bytes, raw.connections.into()));
     }
-    let bodies = share.map_or(u64::MAX, |share| share.bodies.max(raw.batch_body));
+    let bodies = share.map_or(u64::MAX, |share| share.bodies);
+    let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for those whom memory
+    // answers, so that a kie.ai that hangs does not shut them out.
+    let places = u64::from(raw.in_flight) + u64::from(raw.in_flight.div_ceil(4));
+    let places = share.map_or(places, |share| share.requests.min(places));
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -227,16 +238,18 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             shutdown_grace: raw.shutdown_grace,
             connections: raw.connections as usize,
             header_timeout: raw.header_timeout,
+            streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
         },
         http: http::Config {
             request_timeout: raw.request_timeout,
             allowed_hosts: raw.allowed_hosts,
             sources: sources_allowed,
-            in_flight: raw.in_flight as usize,
+            places: bytes(places),
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
-            body_room: usize::try_from(raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies))
-                .unwrap_or(usize::MAX),
+            // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
+            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body)),
+            body_room: bytes((bodies / 4).max(raw.body)),
             batch: raw.batch as usize,
             body_timeout: raw.header_timeout,
         },

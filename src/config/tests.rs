@@ -208,8 +208,9 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     let mut sources = Sources { memory_limit: Some(64 << 20), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections, config.http.body_room), (16 << 20, 256, 8 << 20));
-    assert_eq!((config.fitted.len(), config.http.in_flight), (2, 4096));
+    assert_eq!((config.links.max_bytes, config.app.connections, config.app.streams), (16 << 20, 256, 32));
+    assert_eq!((config.fitted.len(), config.links.waiting), (2, 4096));
+    assert_eq!((config.http.places, config.http.batch_room, config.http.body_room), (512, 6 << 20, 2 << 20));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
@@ -221,6 +222,7 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
 
     sources.memory_limit = None;
     let config = Config::load(&sources).unwrap();
-    assert_eq!((config.app.connections, config.http.body_room), (8192, 16 << 20));
+    assert_eq!((config.app.connections, config.app.streams, config.http.places), (8192, 256, 5120));
+    assert_eq!((config.http.batch_room, config.http.body_room), (12 << 20, 4 << 20));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

@@ -20,7 +20,7 @@ use super::{
     answer::LinkView,
     directives,
     edge::{CACHE_STATUS, Call, ServedBatch},
-    handlers::{Endpoints, Room, read_body},
+    handlers::{Endpoints, Room, USUAL_BODY, read_body},
     problem::{Document, Kind, Problem},
     query,
 };
@@ -71,7 +71,7 @@ pub(crate) async fn links(
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
     // What is made of the body is about as large, and stays until the last item is known.
-    let mut room = Room::of(&endpoints.body_room, endpoints.body);
+    let mut room = Room::of(&endpoints.batch_room, USUAL_BODY);
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
     let texts = parse(&body, endpoints.batch)?;
     let wanted = texts.into_iter().enumerate().collect();

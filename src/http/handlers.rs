@@ -34,7 +34,8 @@ pub(crate) struct Endpoints {
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
-    /// A permit for each byte of large bodies in memory.
+    /// A permit for each byte of batches' bodies in memory, and of others' that are larger than usual.
+    pub(crate) batch_room: Arc<Semaphore>,
     pub(crate) body_room: Arc<Semaphore>,
     /// Source URLs in one batch.
     pub(crate) batch: usize,
@@ -52,6 +53,8 @@ pub(crate) async fn download_url(
     let mut room = Room::of(&endpoints.body_room, USUAL_BODY);
     let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut room).await?;
     let text = query::source_field(&body)?;
+    // Nobody needs them while it waits.
+    drop((body, room));
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
@@ -68,6 +71,8 @@ pub(crate) async fn link(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(&headers);
     let text = query::source_parameter(uri.query())?;
+    // As large as callers like, and nobody needs them while it waits.
+    drop((headers, uri));
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let view = LinkView::new(&source, &lookup, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
@@ -83,6 +88,8 @@ pub(crate) async fn redirect(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(&headers);
     let text = query::source_parameter(uri.query())?;
+    // As large as callers like, and nobody needs them while it waits.
+    drop((headers, uri));
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
@@ -146,7 +153,7 @@ pub(crate) async fn read_body(
 
 /// Bodies up to this take no room from others: a source URL has a tenth of it. Larger ones are odd, and over HTTP/2 a few
 /// connections can have thousands of them half-sent.
-const USUAL_BODY: usize = 2 * 1024;
+pub(crate) const USUAL_BODY: usize = 2 * 1024;
 
 /// What one request takes of the memory that all of its kind share; given back when it is dropped.
 #[derive(Debug)]

@@ -42,15 +42,21 @@ pub struct Config {
     /// Lower-case names that `Host` may carry besides the internal ones.
     pub allowed_hosts: Vec<String>,
     pub sources: AllowList,
-    pub in_flight: usize,
+    /// Requests under way at once.
+    pub places: usize,
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
-    /// Of all large bodies that are under way at once.
+    /// Of all batches' bodies that are under way at once, and of all others that are larger than usual.
+    pub batch_room: usize,
     pub body_room: usize,
     /// Source URLs in one batch.
     pub batch: usize,
     pub body_timeout: Duration,
+}
+
+fn room(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Everything that callers can reach. What it counts goes to `registry`.
@@ -69,14 +75,13 @@ pub(crate) fn router(
         sources: config.sources.clone(),
         body: config.body,
         batch_body: config.batch_body,
-        body_room: Arc::new(Semaphore::new(config.body_room.min(Semaphore::MAX_PERMITS))),
+        batch_room: room(config.batch_room),
+        body_room: room(config.body_room),
         batch: config.batch,
         body_timeout: config.body_timeout,
         requests: watched.requests.clone(),
     });
-    // Those who wait for a link are bounded by `in_flight` inside `links`; the places above it are for those whom
-    // memory answers, so that a kie.ai that hangs does not shut them out.
-    let most = (config.in_flight + config.in_flight.div_ceil(4)).min(Semaphore::MAX_PERMITS);
+    let most = config.places.min(Semaphore::MAX_PERMITS);
     let places = Arc::new(Semaphore::new(most));
     watched.requests.register(registry, Arc::clone(&places), most);
     let edge = Arc::new(Edge {

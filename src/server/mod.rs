@@ -45,6 +45,9 @@ pub use self::{
 /// A head larger than this is refused; one of 100 KiB still gets a proper 414.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 
+/// HTTP/2's heads: the longest URI and as much again. There are many of them on a connection.
+const MAX_HEADER_LIST: u32 = 32 * 1024;
+
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 pub(crate) const MAX_STREAMS: u32 = 256;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
@@ -179,7 +182,7 @@ impl Server {
             .max_frame_size(FRAME_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(LOCAL_RESETS)
-            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("a constant that fits"))
+            .max_header_list_size(MAX_HEADER_LIST)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.header_timeout);
         let (activity, verdicts) = (Activity::default(), Verdicts::default());

@@ -40,7 +40,19 @@ pub struct Failures(Arc<Shared>);
 
 struct Shared {
     clock: Clock,
-    state: Mutex<HashMap<Key, State>>,
+    state: Mutex<Table>,
+}
+
+/// The failures that are told apart.
+#[derive(Debug, Default)]
+struct Table {
+    /// At `warn` and above; at most `MOST`.
+    severe: HashMap<Key, State>,
+    /// Refused requests, by their problem: as many as there are problem types, so that none pushes out a severe one, nor one of
+    /// those these.
+    refused: HashMap<Key, State>,
+    /// Sums of severe ones that were pushed out, still to be written; at most `MOST`.
+    owed: Vec<(Key, u64)>,
 }
 
 /// What makes two failures the same.
@@ -65,6 +77,8 @@ enum Severity {
 
 #[derive(Debug)]
 struct State {
+    /// Whole, of the last one; the key has it without what kie.ai said, which may be different each time.
+    error: Option<String>,
     count: u64,
     first_at: Timestamp,
     last_at: Timestamp,
@@ -115,14 +129,14 @@ impl Failures {
     /// The most recent ones at `warn` or above, newest first, at most `most`.
     pub fn recent(&self, most: usize) -> Vec<Failure> {
         let state = self.lock();
-        let mut severe: Vec<_> = state.iter().filter(|(key, _)| key.severity >= Severity::Warn).collect();
+        let mut severe: Vec<_> = state.severe.iter().collect();
         severe.sort_by_key(|(_, state)| std::cmp::Reverse(state.last_seen));
         let shown = severe.into_iter().take(most).map(|(key, state)| Failure {
             level: if key.severity == Severity::Error { "error" } else { "warn" },
             message: key.message.clone(),
             problem: key.problem.clone(),
             reason: key.reason.clone(),
-            error: key.error.clone(),
+            error: state.error.clone(),
             count: state.count,
             first_at: seconds(state.first_at),
             last_at: seconds(state.last_at),
@@ -159,8 +173,10 @@ impl Failures {
 
     fn take_left_out(&self, also_unended: bool) -> Vec<(Key, u64)> {
         let now = self.0.clock.now();
-        let mut left_out = Vec::new();
-        for (key, state) in self.lock().iter_mut() {
+        let mut table = self.lock();
+        let mut left_out = std::mem::take(&mut table.owed);
+        let Table { severe, refused, .. } = &mut *table;
+        for (key, state) in severe.iter_mut().chain(refused) {
             if state.left_out > 0 && (also_unended || now.since(state.window_began) >= WINDOW) {
                 left_out.push((key.clone(), std::mem::take(&mut state.left_out)));
             }
@@ -176,16 +192,16 @@ impl Failures {
     /// Notes one, of which lines `are_written`; false where this line is to be left out.
     fn note(&self, line: Line, are_written: bool) -> bool {
         let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
-        let mut all = self.lock();
-        if !all.contains_key(&line.key) && all.len() >= MOST {
-            // The least severe goes first, whoever's doing the others are, and of those the one that is longest ago. Lines of it
-            // that were left out go without a sum: that table is full of failures tells enough.
-            let least = all.iter().min_by_key(|(key, state)| (key.severity, state.last_seen));
-            if let Some(key) = least.map(|(key, _)| key.clone()) {
-                all.remove(&key);
+        let mut table = self.lock();
+        let all = match line.key.severity {
+            Severity::Info => &mut table.refused,
+            Severity::Warn | Severity::Error => {
+                table.make_room_for(&line.key);
+                &mut table.severe
             }
-        }
+        };
         let state = all.entry(line.key).or_insert(State {
+            error: None,
             count: 0,
             first_at: wall,
             last_at: wall,
@@ -195,6 +211,7 @@ impl Failures {
             lines: 0,
             left_out: 0,
         });
+        state.error = line.error;
         state.count += 1;
         (state.last_at, state.last_seen) = (wall, now);
         state.source_host = line.source_host.or(state.source_host.take());
@@ -213,9 +230,26 @@ impl Failures {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, State>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // A panic in the middle leaves a count that is off by one.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// The least severe goes first, and of those the one that is longest ago; what it owes is written all the same.
+    fn make_room_for(&mut self, key: &Key) {
+        if self.severe.contains_key(key) || self.severe.len() < MOST {
+            return;
+        }
+        let least = self.severe.iter().min_by_key(|(key, state)| (key.severity, state.last_seen));
+        if let Some(key) = least.map(|(key, _)| key.clone())
+            && let Some(state) = self.severe.remove(&key)
+            && state.left_out > 0
+            && self.owed.len() < MOST
+        {
+            self.owed.push((key, state.left_out));
+        }
     }
 }
 
@@ -255,10 +289,13 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
         if line.key.message == SUM || (line.key.severity == Severity::Info && line.key.problem.is_none()) {
             return level <= self.level;
         }
-        if line.key.severity == Severity::Info {
-            // What a caller did wrong is the same whatever kie.ai, or the caller, says of it.
-            line.key.error = None;
-        }
+        // What a caller did wrong is the same whatever is said of it; and of a cause, kie.ai's own words do not count.
+        line.key.error = match line.key.severity {
+            Severity::Info => None,
+            Severity::Warn | Severity::Error => {
+                line.error.as_ref().map(|error| error.split('"').next().unwrap_or_default().to_owned())
+            }
+        };
         self.failures.note(line, level <= self.level)
     }
 }
@@ -267,6 +304,7 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
 #[derive(Debug, Default)]
 struct Line {
     key: Key,
+    error: Option<String>,
     source_host: Option<String>,
 }
 
@@ -281,7 +319,7 @@ impl Line {
             "reason" => &mut self.key.reason,
             // A request's line says `cause` of what a mint's calls `error`; `warning` is what check-config would print.
             // `at` is where a panic was.
-            "error" | "cause" | "warning" | "at" => &mut self.key.error,
+            "error" | "cause" | "warning" | "at" => &mut self.error,
             "source_host" => &mut self.source_host,
             _ => return,
         };
@@ -400,17 +438,47 @@ mod tests {
     fn memory_is_bounded_and_the_severe_ones_stay() {
         let time = VirtualTime::new();
         let failures = Failures::on(time.clock());
-        written(&failures, || {
+        let lines = written(&failures, || {
             tracing::error!("kie.ai refuses the key");
             for n in 0..3 * MOST {
                 time.suspend(Duration::from_millis(1));
                 tracing::warn!(error = format!("cause {n}"), "mint failed");
-                tracing::info!(problem = format!("problem-{n}"), "request");
+                tracing::info!(problem = "overloaded", "request");
             }
         });
-        assert_eq!(failures.lock().len(), MOST);
+        assert_eq!(failures.lock().severe.len(), MOST);
         let recent = failures.recent(MOST);
-        assert!(recent.len() >= MOST - 1 && recent.iter().any(|failure| failure.level == "error"), "{recent:?}");
+        assert!(recent.len() == MOST && recent.iter().any(|failure| failure.level == "error"), "{recent:?}");
+        assert_eq!(lines, 1 + 3 * MOST + LINES as usize, "the refused ones were summed up all the while");
+    }
+
+    #[test]
+    fn what_was_pushed_out_is_summed_up_all_the_same() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        written(&failures, || {
+            for _ in 0..50 {
+                tracing::warn!(error = "the first", "mint failed");
+            }
+            for n in 0..MOST {
+                tracing::warn!(error = format!("cause {n}"), "mint failed");
+            }
+        });
+        let left_out: Vec<_> =
+            failures.take_left_out(false).into_iter().map(|(key, count)| (key.error, count)).collect();
+        assert_eq!(left_out, [(Some("the first".to_owned()), 40)]);
+    }
+
+    #[test]
+    fn kie_ais_own_words_make_no_other_failure() {
+        let failures = Failures::on(VirtualTime::new().clock());
+        written(&failures, || {
+            for n in 0..5 {
+                tracing::warn!(error = format!("kie.ai failed: HTTP 200, code 500, \"trace {n}\""), "mint failed");
+            }
+        });
+        let recent = failures.recent(9);
+        assert_eq!((recent.len(), recent[0].count), (1, 5));
+        assert!(recent[0].error.as_ref().is_some_and(|error| error.ends_with("\"trace 4\"")), "{recent:?}");
     }
 
     #[test]

@@ -52,20 +52,27 @@ impl Headline {
             let advice = "Links in memory are served until their deadline; kielink tries again by itself. See the failures below.";
             return say("problem", "kie.ai is failing and is not asked for the moment", Some(advice));
         }
-        if minute.error_ratio.is_some_and(|ratio| ratio >= MANY_ERRORS) {
+        let many = |ratio: Option<f64>| ratio.is_some_and(|ratio| ratio >= MANY_ERRORS);
+        if facts.condition == Condition::Limiting {
+            let suffers = many(minute.error_ratio) || many(minute.turned_away_ratio);
+            let advice = "Nothing is minted for a while. If it lasts: lower upstream.rate, or run fewer kielinks.";
+            return say(if suffers { "problem" } else { "warning" }, "kie.ai limits the rate", Some(advice));
+        }
+        if many(minute.error_ratio) {
             let share = minute.error_ratio.unwrap_or_default() * 100.0;
             let text = format!("{share:.0} % of the requests of the last minute got no link");
             return Headline { level: "problem", text, advice: Some("The failures below tell why.") };
         }
-        if let Some(ratio) = minute.turned_away_ratio.filter(|ratio| *ratio >= MANY_ERRORS) {
-            let text = format!("{:.0} % of the requests of the last minute were turned away", ratio * 100.0);
+        if many(minute.turned_away_ratio) {
+            let share = minute.turned_away_ratio.unwrap_or_default() * 100.0;
+            let text = format!("{share:.0} % of the requests of the last minute were turned away");
+            if minute.withheld_for_a_while * 2 > minute.mints_withheld {
+                let advice = "kie.ai was failing, or had limited the rate, and was not asked. It is asked again.";
+                return Headline { level: "warning", text, advice: Some(advice) };
+            }
             let advice = "More is wanted than upstream.rate or limits.in_flight allow. Raise them if kie.ai's quota and the \
                           memory have room, or find out who asks for so much.";
             return Headline { level: "problem", text, advice: Some(advice) };
-        }
-        if facts.condition == Condition::Limiting {
-            let advice = "Nothing is minted for a while. If it lasts: lower upstream.rate, or run fewer kielinks.";
-            return say("warning", "kie.ai limits the rate", Some(advice));
         }
         let little_life = facts.margin_seconds + LITTLE_LIFE_SECONDS;
         let unrefreshed = minute.mints_failed + minute.mints_withheld > 0;
@@ -100,6 +107,7 @@ mod tests {
         minted: 5,
         mints_failed: 0,
         mints_withheld: 0,
+        withheld_for_a_while: 0,
         key_refused: 0,
     };
 
@@ -133,6 +141,10 @@ mod tests {
         assert!(headline(&many, |_| {}).1.contains("5 %"));
         let turned_away = Minute { turned_away_ratio: Some(0.9), ..MINUTE };
         assert!(headline(&turned_away, |_| {}).1.contains("90 %"));
+        let limited = |facts: &mut Facts<'_>| facts.condition = Condition::Limiting;
+        assert_eq!(headline(&turned_away, limited), ("problem", "kie.ai limits the rate".to_owned()));
+        let over = Minute { mints_withheld: 10, withheld_for_a_while: 8, ..turned_away };
+        assert_eq!(headline(&over, |_| {}).0, "warning", "what withheld them is over");
         assert_eq!(headline(&Minute { turned_away_ratio: Some(0.04), ..MINUTE }, |_| {}).0, "ok");
         let refused = Minute { key_refused: 1, ..many };
         assert!(headline(&refused, |facts| facts.condition = Condition::Unwell).1.contains("API key"));

@@ -29,8 +29,9 @@ pub(super) struct Totals {
     pub(super) minted: u64,
     /// Likewise without what kie.ai says of files.
     pub(super) mints_failed: u64,
-    /// Mints that were wanted and not asked for.
-    pub(super) mints_withheld: u64,
+    /// Mints that were wanted and not asked for, by rule: the budget, or the others, which pass.
+    pub(super) withheld_by_budget: u64,
+    pub(super) withheld_for_a_while: u64,
     /// Of them, because kie.ai refuses the key.
     pub(super) key_refused: u64,
 }
@@ -71,6 +72,9 @@ pub(super) struct Minute {
     pub(super) mints_failed: u64,
     /// Wanted, and not asked of kie.ai: no budget, a pause, an open breaker.
     pub(super) mints_withheld: u64,
+    /// Of them, by a pause or an open breaker.
+    #[serde(skip)]
+    pub(super) withheld_for_a_while: u64,
     #[serde(skip)]
     pub(super) key_refused: u64,
 }
@@ -131,7 +135,8 @@ impl History {
             least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
             minted: sum(|counts| counts.minted),
             mints_failed: sum(|counts| counts.mints_failed),
-            mints_withheld: sum(|counts| counts.mints_withheld),
+            mints_withheld: sum(|counts| counts.withheld_by_budget + counts.withheld_for_a_while),
+            withheld_for_a_while: sum(|counts| counts.withheld_for_a_while),
             key_refused: sum(|counts| counts.key_refused),
         }
     }
@@ -171,16 +176,17 @@ impl History {
 
 impl Totals {
     fn since(&self, before: &Totals) -> Totals {
-        let Totals { asked, hits, errors, turned_away, minted, mints_failed, mints_withheld, key_refused } = *self;
+        let since = |count: fn(&Totals) -> u64| count(self).saturating_sub(count(before));
         Totals {
-            asked: asked.saturating_sub(before.asked),
-            hits: hits.saturating_sub(before.hits),
-            errors: errors.saturating_sub(before.errors),
-            turned_away: turned_away.saturating_sub(before.turned_away),
-            minted: minted.saturating_sub(before.minted),
-            mints_failed: mints_failed.saturating_sub(before.mints_failed),
-            mints_withheld: mints_withheld.saturating_sub(before.mints_withheld),
-            key_refused: key_refused.saturating_sub(before.key_refused),
+            asked: since(|totals| totals.asked),
+            hits: since(|totals| totals.hits),
+            errors: since(|totals| totals.errors),
+            turned_away: since(|totals| totals.turned_away),
+            minted: since(|totals| totals.minted),
+            mints_failed: since(|totals| totals.mints_failed),
+            withheld_by_budget: since(|totals| totals.withheld_by_budget),
+            withheld_for_a_while: since(|totals| totals.withheld_for_a_while),
+            key_refused: since(|totals| totals.key_refused),
         }
     }
 }

@@ -231,7 +231,12 @@ impl Inner {
                 totals.key_refused += count;
             }
         }
-        totals.mints_withheld = links.mints_withheld().iter().map(|withheld| withheld.count).sum();
+        for links::Withheld { rule, count, .. } in links.mints_withheld() {
+            match rule {
+                "budget" => totals.withheld_by_budget += count,
+                _ => totals.withheld_for_a_while += count,
+            }
+        }
         totals
     }
 

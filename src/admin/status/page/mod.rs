@@ -407,6 +407,7 @@ mod tests {
                 minted: 3,
                 mints_failed: 1,
                 mints_withheld: 0,
+                withheld_for_a_while: 0,
                 key_refused: 0,
             },
             links: Cached { entries: 3, bytes: 3_072, max_bytes: 64 << 20, margin_seconds: 60 },
