@@ -113,6 +113,11 @@ impl Clock {
     }
 }
 
+/// As people see it: RFC 3339, UTC, whole seconds, rounded down.
+pub fn rfc3339(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {

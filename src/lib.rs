@@ -44,7 +44,7 @@
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |
 //! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
-//! | [`links`] | the heart: cache, freshness, flights, refusals |
+//! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |

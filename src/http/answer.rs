@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::edge::{CACHE_STATUS, Served};
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     links::{Lookup, Outcome},
     source::SourceUrl,
 };
@@ -27,8 +27,7 @@ impl<'a> LinkView<'a> {
     pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, clock: &Clock) -> LinkView<'a> {
         // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
         let end = clock.wall_at(lookup.entry.ends_at, clock.now());
-        let seconds = jiff::Timestamp::from_second(end.as_second()).unwrap_or(end);
-        LinkView { source_url: source.as_str(), url: lookup.entry.link.as_str(), expires_at: seconds.to_string() }
+        LinkView { source_url: source.as_str(), url: lookup.entry.link.as_str(), expires_at: clock::rfc3339(end) }
     }
 }
 

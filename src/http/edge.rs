@@ -87,7 +87,9 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     let path = request.uri().path().to_owned();
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-        watched.tracer.request(header("traceparent"), header("tracestate"))
+        let place = header("traceparent");
+        // Nothing without the other.
+        watched.tracer.request(place, place.and_then(|_| header("tracestate")))
     });
     let deadline = began + edge.request_timeout;
     request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone() });

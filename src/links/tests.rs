@@ -4,13 +4,13 @@ use std::sync::Mutex;
 
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::*;
+use super::{mint::refresh_backoff, *};
 use crate::{
     clock::testing::VirtualTime,
     key::ApiKey,
     link::{Link, Policy},
     telemetry::trace::Tracer,
-    upstream::{Answer, MintFuture, Minted},
+    upstream::{Answer, Ask, MintFuture, Minted},
 };
 
 const SECOND: Duration = Duration::from_secs(1);

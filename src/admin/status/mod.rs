@@ -25,7 +25,7 @@ use self::{
 };
 use super::{Readiness, metrics::REVISION};
 use crate::{
-    clock::{Clock, Instant},
+    clock::{self, Clock, Instant},
     http::metrics::Requests,
     key::{self, Keys},
     links::{self, Links, Outcome},
@@ -170,7 +170,7 @@ impl Status {
             sources.requests.outcomes().into_iter().map(|(outcome, count)| (outcome.as_str(), count)).collect();
         let asked = outcomes.values().sum();
         Snapshot {
-            at: jiff::Timestamp::from_second(wall.as_second()).unwrap_or(wall).to_string(),
+            at: clock::rfc3339(wall),
             headline: Headline::of(&headline::Facts {
                 ready,
                 draining,

@@ -81,6 +81,8 @@ async fn nothing_of_the_callers_own_reaches_kie_ai() {
     for request in requests {
         assert!(!format!("{request:?} {}", String::from_utf8_lossy(&request.body)).contains("mark"), "{request:?}");
         assert_eq!(request.header("authorization"), Some(format!("Bearer {KEY}").as_str()));
+        let with_key: Vec<_> = request.headers.iter().filter(|(_, value)| value.contains(KEY)).collect();
+        assert_eq!(with_key.len(), 1, "the key is in one header: {request:?}");
     }
 }
 

@@ -5,9 +5,10 @@
 mod failures;
 mod line;
 mod numbers;
+mod sections;
 mod strips;
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::sync::LazyLock;
 
 use axum::http::HeaderValue;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -16,11 +17,11 @@ use ring::digest;
 
 use self::{
     failures::failures,
-    numbers::{NOTHING, bytes, count, counted, percent, span, tenths, time_of_day},
+    numbers::{span, time_of_day},
+    sections::{cache, key, kie, mints, outcomes, settings},
     strips::strips,
 };
 use super::{Headline, Snapshot};
-use crate::links::{self, Outcome};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
@@ -161,201 +162,6 @@ fn icon(level: &str) -> String {
         "data:image/svg+xml,%3Csvg xmlns='http:%2F%2Fwww.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Ccircle cx='12' cy='12' r='12' \
          fill='%23{colour}'/%3E%3Cpath d='{stroke}' fill='none' stroke='%23fff' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
     )
-}
-
-fn kie(snapshot: &Snapshot<'_>) -> Markup {
-    let kie = &snapshot.kie;
-    let (level, condition) = match kie.condition {
-        "well" => ("ok", "well"),
-        "limiting" => ("warning", "limits the rate, is not asked for a while"),
-        _ => ("problem", "fails, is not asked for the moment"),
-    };
-    html! {
-        section aria-labelledby="kie" {
-            h2 #kie { "kie.ai" }
-            dl {
-                dt { "Condition" }
-                dd { span class={ "state " (level) } { (sign(level)) (condition) } }
-                dt { "Breaker" }
-                dd {
-                    (kie.breaker)
-                    @match kie.breaker {
-                        "closed" => ", requests pass",
-                        "open" => ", nothing is asked",
-                        _ => ", one request finds out",
-                    }
-                }
-                dt { "Quota left" }
-                dd {
-                    (tenths(kie.budget_tokens)) " of " (tenths(kie.budget_most_tokens)) " at once"
-                    span.note { (tenths(kie.budget_tokens_per_second)) " a second are added" }
-                }
-                dt { "Mints under way" } dd { (snapshot.mints.in_flight) }
-            }
-        }
-    }
-}
-
-fn key(snapshot: &Snapshot<'_>) -> Markup {
-    let key = &snapshot.key;
-    let reloads: Vec<_> = key.reloads.iter().filter(|(_, times)| **times > 0).collect();
-    html! {
-        section aria-labelledby="key" {
-            h2 #key { "API key" }
-            dl {
-                dt { "Fingerprint" }
-                dd {
-                    code { (key.fingerprint) }
-                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign("problem")) "refused" } }
-                }
-                dt { "From" } dd { (key.source) }
-                dt { "In use for" } dd { (span(key.age_seconds)) }
-                dt { "On trial" }
-                dd {
-                    @match &key.on_trial {
-                        Some(fingerprint) => span.state.warning { (sign("warning")) code { (fingerprint) } },
-                        None => "none",
-                    }
-                }
-                dt { "Read again" }
-                dd {
-                    @if reloads.is_empty() { "never" }
-                    @for (place, (result, times)) in reloads.iter().enumerate() {
-                        @if place > 0 { ", " } (result) " " (count(**times))
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn cache(snapshot: &Snapshot<'_>) -> Markup {
-    let links = &snapshot.links;
-    html! {
-        section aria-labelledby="cache" {
-            h2 #cache { "Cache" }
-            dl {
-                dt { "Links in memory" } dd { (count(links.entries)) }
-                dt { "Memory" } dd {
-                    (bytes(links.bytes)) " of " (bytes(links.max_bytes))
-                }
-                dt { "Margin" } dd { (span(links.margin_seconds)) }
-                dt { "Shared tier" } dd { (if snapshot.shared.is_some() { "on" } else { "off" }) }
-            }
-        }
-    }
-}
-
-fn meaning(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Hit => "from memory",
-        Outcome::HitRefresh => "from memory, renewed meanwhile",
-        Outcome::Miss => "minted for this request",
-        Outcome::Joined => "waited for a mint under way",
-        Outcome::Negative => "a refusal that is remembered",
-        Outcome::Refused => "answered without kie.ai",
-        Outcome::Error => "kie.ai gave no link",
-    }
-}
-
-fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
-    let total: u64 = snapshot.outcomes.values().sum();
-    html! {
-        section aria-labelledby="outcomes" {
-            h2 #outcomes { "Links asked for, since the start" }
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Outcome" } th scope="col" { span.unseen { "Meaning" } }
-                        th.number scope="col" { "Number" } th.number scope="col" { "Share" }
-                    }
-                }
-                tbody {
-                    @for outcome in Outcome::ALL {
-                        @let name = outcome.as_str();
-                        @let number = snapshot.outcomes.get(name).copied().unwrap_or_default();
-                        tr.zero[number == 0] data-outcome=(name) {
-                            th scope="row" { (name) } td.note { (meaning(outcome)) }
-                            td.number { (count(number)) }
-                            td.number { @if total > 0 { (percent(number as f64 / total as f64)) } @else { (NOTHING) } }
-                        }
-                    }
-                }
-                tfoot { tr { th scope="row" { "all" } td {} td.number { (count(total)) } td {} } }
-            }
-        }
-    }
-}
-
-fn mints(snapshot: &Snapshot<'_>) -> Markup {
-    let mints = &snapshot.mints;
-    let mut seen = BTreeSet::new();
-    let results: Vec<_> = mints.results.iter().map(|of| of.result).filter(|result| seen.insert(*result)).collect();
-    let number = |reason: &str, result: &str| {
-        let of = mints.results.iter().filter(|of| of.reason == reason && of.result == result);
-        of.map(|of| of.count).sum::<u64>()
-    };
-    html! {
-        section aria-labelledby="mints" {
-            h2 #mints { "Mints, since the start" }
-            @if results.is_empty() {
-                p.none { "None yet." }
-            } @else {
-                table {
-                    thead {
-                        tr {
-                            th scope="col" { "Result" }
-                            th.number scope="col" { "for a miss" }
-                            th.number scope="col" { "refresh" }
-                            th.number scope="col" { "forced" }
-                        }
-                    }
-                    tbody {
-                        @for result in results {
-                            tr {
-                                th scope="row" { (result) }
-                                @for reason in ["miss", "refresh", "forced"] {
-                                    @let number = number(reason, result);
-                                    td.number.zero[number == 0] { (count(number)) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-            @for links::Withheld { reason, rule, count: number } in &mints.withheld {
-                p.note { (counted(*number, "mint", "mints")) " (" (reason) ") withheld: " (withheld(rule)) "." }
-            }
-            @if mints.retries > 0 {
-                p.note { (counted(mints.retries, "request", "requests")) " to kie.ai repeated one that had failed." }
-            }
-        }
-    }
-}
-
-/// Why a rule keeps a mint from kie.ai.
-fn withheld(rule: &str) -> &'static str {
-    match rule {
-        "budget" => "no room in upstream.rate in time",
-        "pause" => "kie.ai had said 429",
-        _ => "the breaker was open",
-    }
-}
-
-fn settings(snapshot: &Snapshot<'_>) -> Markup {
-    html! {
-        details #settings {
-            summary #settings-summary { h2 { "Configuration" } " " span.note { (counted(snapshot.settings.len() as u64, "setting", "settings")) } }
-            table {
-                thead.unseen { tr { th scope="col" { "Setting" } th scope="col" { "Value" } } }
-                tbody {
-                    @for (name, value) in &snapshot.settings {
-                        tr { th scope="row" { code { (name) } } td { code { (value) } } }
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
