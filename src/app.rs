@@ -20,7 +20,7 @@ use crate::{
         self, Readiness,
         status::{self, Status},
     },
-    clock::Clock,
+    clock::{Clock, KieClock},
     config::{self, Address},
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
@@ -30,7 +30,7 @@ use crate::{
         Telemetry,
         metrics::{counting, reading},
     },
-    upstream::{Chain, Kie, Wire},
+    upstream::{Chain, Kie, SetupError, Wire},
 };
 
 /// Where to listen and how to end.
@@ -65,8 +65,8 @@ pub enum Ended {
 /// Why it could not start to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot set up the client for kie.ai (are there root certificates? SSL_CERT_FILE names a bundle)")]
-    Client(#[source] reqwest::Error),
+    #[error("cannot set up the client for kie.ai")]
+    Client(#[source] SetupError),
     #[error("cannot use a listener")]
     Listener(#[source] io::Error),
     #[error("the admin interface failed to start; its log line says why")]
@@ -141,7 +141,9 @@ pub async fn serve(
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
     let keys = Keys::new(config.key, config.key_source);
-    let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone()).map_err(Error::Client)?;
+    let kie_clock = KieClock::default();
+    let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone(), kie_clock.clone());
+    let wire = wire.map_err(Error::Client)?;
     readiness.key_loaded();
 
     let (background, connections) = (TaskTracker::new(), TaskTracker::new());
@@ -150,6 +152,7 @@ pub async fn serve(
     let last_words_said = CancellationToken::new();
     let _guards = [&drain, &kill, &cut, &last_words_said].map(|token| token.clone().drop_guard());
     background.spawn(keys.clone().watch(reload, cut.clone()));
+    background.spawn(kie_clock.clone().watch(clock.clone(), cut.clone()));
     let sums = TaskTracker::new();
     sums.spawn(telemetry.failures.clone().sum_up(last_words_said.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
@@ -158,6 +161,7 @@ pub async fn serve(
         config.links,
         Arc::new(kie.clone()),
         clock.clone(),
+        kie_clock,
         log_hash.clone(),
         telemetry.tracer.clone(),
         background.clone(),

@@ -208,8 +208,8 @@ pub fn link_expiry(data: &[u8]) {
     assert_eq!(link.life_left(date).is_some(), link.life_left(Timestamp::UNIX_EPOCH).is_some());
     let all_time = Duration::try_from(Timestamp::MAX.duration_since(Timestamp::MIN)).expect("MAX is after MIN");
     assert!(left.is_none_or(|left| left <= all_time), "{left:?}");
-    for life in [upstream::life(&link, Some(date), date), upstream::life(&link, None, date)] {
-        assert!(life <= link::LIFE && life <= left.unwrap_or(link::LIFE), "{life:?}");
+    for life in [upstream::life(&link, Some(date), None, date), upstream::life(&link, None, None, date)] {
+        assert!(life.left <= link::LIFE && life.left <= left.unwrap_or(link::LIFE), "{life:?}");
     }
     // kie.ai's parameters come in no particular order.
     let bare = handed_out.split('#').next().unwrap_or_default();

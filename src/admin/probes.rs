@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{Readiness, readiness::Check};
-use crate::upstream::Condition;
+use crate::upstream::{Condition, RecentCalls};
 
 /// As long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
@@ -18,13 +18,26 @@ pub(crate) async fn livez(uri: Uri) -> Response {
 
 pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
     // kie.ai's state never changes the verdict: a sidecar's readiness is its app's readiness.
-    let upstream = match readiness.upstream() {
-        Some(Condition::Well) => "[+]upstream ok\n",
-        Some(Condition::Limiting) => "[-]upstream limits the rate (does not count)\n",
-        Some(Condition::Unwell) => "[-]upstream unwell (does not count)\n",
-        None => "",
+    let upstream = readiness.upstream().map(|kie| upstream_line(kie.condition(), &kie.recent_calls()));
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream.unwrap_or_default())
+}
+
+/// What was seen of kie.ai last. It counts for nothing, and is no promise: "ok" is only what was tried and did not fail.
+fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
+    let RecentCalls { calls, failed, last_failure } = recent;
+    let said = match (condition, last_failure) {
+        (Condition::Limiting, _) => "limits the rate".to_owned(),
+        (Condition::Refusing, Some(why)) => format!("refuses the account: {why}"),
+        (Condition::Refusing, None) => "refuses the account".to_owned(),
+        (Condition::Well | Condition::Unwell, Some(why)) => {
+            let calls = if *calls == 1 { "call".to_owned() } else { format!("{calls} calls") };
+            format!("{failed} of the last {calls} failed: {why}")
+        }
+        (Condition::Unwell, None) => "is failing and is not asked for the moment".to_owned(),
+        (Condition::Well, None) if *calls == 0 => return "[ ]upstream not asked yet (does not count)\n".to_owned(),
+        (Condition::Well, None) => return "[+]upstream ok\n".to_owned(),
     };
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), upstream)
+    format!("[-]upstream {said} (does not count)\n")
 }
 
 /// Once ready for the first time, for ever.

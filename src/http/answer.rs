@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::edge::{CACHE_STATUS, Served};
 use crate::{
     clock::{self, Clock},
-    links::{Lookup, Outcome},
+    links::{Lookup, Outcome, Times},
     source::SourceUrl,
 };
 
@@ -24,9 +24,10 @@ pub(crate) struct LinkView<'a> {
 }
 
 impl<'a> LinkView<'a> {
-    pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, clock: &Clock) -> LinkView<'a> {
+    /// Its life is `times`.
+    pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, times: &Times, clock: &Clock) -> LinkView<'a> {
         // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
-        let end = clock.wall_at(lookup.entry.ends_at, clock.now());
+        let end = clock.wall_at(times.ends_at, clock.now());
         LinkView { source_url: source.as_str(), url: lookup.entry.link.as_str(), expires_at: clock::rfc3339(end) }
     }
 }
@@ -35,7 +36,7 @@ impl<'a> LinkView<'a> {
 ///
 /// No `stale-*` directive: a link is alive or dead.
 pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
-    let times = &lookup.entry.times;
+    let times = &lookup.times;
     let to_deadline = lookup.now.until(times.deadline).as_secs();
     let age = lookup.now.since(times.minted_at).as_secs();
     let mut response = Response::new(body);
@@ -47,7 +48,7 @@ pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, 
     set(header::AGE, age.to_string());
     set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
     set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
-    let life_left = lookup.now.until(lookup.entry.ends_at);
+    let life_left = lookup.now.until(times.ends_at);
     response.extensions_mut().insert(Served { source, outcome: lookup.outcome, life_left });
     response
 }

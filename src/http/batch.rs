@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    links::{Lookup, Wish},
+    links::{Lookup, Times, Wish},
     source::SourceUrl,
 };
 
@@ -132,8 +132,7 @@ async fn all_found(
     let mut all = Vec::with_capacity(wanted.len());
     while !wanted.is_empty() {
         all.extend(found(endpoints, call, wish, wanted).collect::<Vec<_>>().await);
-        let now = endpoints.clock.now();
-        wanted = all.extract_if(.., |found| found.is_dead(now)).map(|found| (found.place, found.text)).collect();
+        wanted = all.extract_if(.., |found| found.is_dead(endpoints)).map(|found| (found.place, found.text)).collect();
     }
     all.sort_unstable_by_key(|found| found.place);
     all
@@ -159,26 +158,37 @@ fn found(
 }
 
 impl Found {
-    fn is_dead(&self, now: Instant) -> bool {
-        self.result.as_ref().is_ok_and(|(_, lookup)| now >= lookup.entry.times.deadline)
+    /// What is known of its link's life now; nothing where there is no link.
+    fn times(&self, endpoints: &Endpoints, now: Instant) -> Option<Times> {
+        self.result.as_ref().ok().map(|(_, lookup)| endpoints.links.times(&lookup.entry, now))
+    }
+
+    fn is_dead(&self, endpoints: &Endpoints) -> bool {
+        let now = endpoints.clock.now();
+        self.times(endpoints, now).is_some_and(|times| now >= times.deadline)
     }
 
     fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
         let late;
         let now = endpoints.clock.now();
-        let result = if self.is_dead(now) {
+        let times = self.times(endpoints, now);
+        let result = if times.is_some_and(|times| now >= times.deadline) {
             // SECURITY: a slow reader, or one that was suspended, has let it die.
             late = Err(Problem::refused(Kind::Timeout, "The link reached its deadline before it was read. Ask again."));
             &late
         } else {
             &self.result
         };
+        let left = times.map(|times| now.until(times.ends_at));
         match result {
-            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, 200, Some(now.until(lookup.entry.ends_at))),
+            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, 200, left),
             Err(problem) => endpoints.requests.item(problem.outcome, problem.kind.status().as_u16(), None),
         }
         let item = match result {
-            Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
+            Ok((source, lookup)) => {
+                let times = times.unwrap_or(lookup.times);
+                Item::Link(LinkView::new(source, lookup, &times, &endpoints.clock))
+            }
             Err(problem) => Item::Problem {
                 source_url: problem.source.as_ref().map_or(self.text.as_str(), SourceUrl::as_str),
                 error: problem.item(&call.request_id),

@@ -74,7 +74,7 @@ pub(crate) async fn link(
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
     let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
-    let view = LinkView::new(&source, &lookup, &endpoints.clock);
+    let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
 }

@@ -69,9 +69,14 @@ fn refusal(code: i64, answer: Answer, retry_after: Option<Duration>) -> Error {
         _ if out_of_credits => Error::CreditsExhausted(answer),
         404 => Error::SourceNotFound(answer),
         422 => Error::SourceRefused(answer),
-        455 => Error::Maintenance(answer),
+        455 => Error::Maintenance { answer, retry_after },
         _ if answer.http_status == 429 => Error::RateLimited { answer, retry_after },
-        _ => Error::Failed(answer),
+        // "This will not be done" does not pass, whatever its headers say.
+        501 | 505 => Error::Failed(answer),
+        _ => match retry_after.filter(|_| code >= 500 || answer.http_status >= 500) {
+            Some(retry_after) => Error::Unavailable { answer, retry_after },
+            None => Error::Failed(answer),
+        },
     }
 }
 
@@ -120,7 +125,12 @@ mod tests {
     use super::*;
 
     fn answer(http_status: u16, body: &str) -> Result<String, Error> {
-        let raw = Raw { http_status, retry_after: Some(Duration::from_secs(3)), body: body.as_bytes() };
+        answer_after(None, http_status, body)
+    }
+
+    fn answer_after(retry_after: Option<u64>, http_status: u16, body: &str) -> Result<String, Error> {
+        let retry_after = retry_after.map(Duration::from_secs);
+        let raw = Raw { http_status, retry_after, body: body.as_bytes() };
         read(&raw, |text| text.replace("KEY", "[key]"))
     }
 
@@ -185,9 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_carries_its_retry_after() {
-        let Err(Error::RateLimited { retry_after, .. }) = answer(429, "") else { panic!("not rate limited") };
-        assert_eq!(retry_after, Some(Duration::from_secs(3)));
+    fn what_passes_carries_its_retry_after_and_what_does_not_does_not() {
+        let after = |status, body| match answer_after(Some(3), status, body) {
+            Ok(_) => panic!("a link"),
+            Err(error) => (error.slug(), error.retry_after().map(|pause| pause.as_secs())),
+        };
+        for (status, body, expected) in [
+            (429, "", ("rate-limited", Some(3))),
+            (503, "<html>", ("upstream-unavailable", Some(3))),
+            (502, "", ("upstream-unavailable", Some(3))),
+            (500, r#"{"code":500,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":500,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":455,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":505,"msg":"x"}"#, ("upstream-error", None)),
+            (501, "", ("upstream-error", None)),
+            (200, r#"{"code":422,"msg":"x"}"#, ("source-refused", None)),
+            (403, "", ("key-refused", None)),
+        ] {
+            assert_eq!(after(status, body), expected, "{status} {body}");
+        }
     }
 
     #[test]

@@ -72,8 +72,9 @@ impl Retries {
             self.replaced += 1;
             return (self.replaced <= MOST_KEYS && now < deadline).then_some(Duration::ZERO);
         }
-        // A kept-alive connection that was closed in the meantime says nothing about kie.ai: once, at once, for free.
-        if matches!(error, Error::DeadConnection(_)) && !self.revived {
+        // A kept connection that was closed or fell silent in the meantime says nothing about kie.ai: once, at once, for
+        // free. The next goes over a fresh one.
+        if error.is_of_a_kept_connection() && !self.revived {
             self.revived = true;
             return (now < deadline).then_some(Duration::ZERO);
         }
@@ -83,7 +84,12 @@ impl Retries {
             // limited again after it hears so; the next pause is longer than callers like to wait.
             return (!std::mem::replace(&mut self.paused, true) && now < deadline).then_some(Duration::ZERO);
         }
-        let pause = self.pauses.next()?;
+        // It says when; a caller who would wait for long is told instead.
+        let asked = error.retry_after().unwrap_or_default();
+        if asked > LONGEST_PAUSE {
+            return None;
+        }
+        let pause = self.pauses.next()?.max(asked);
         (now + pause < deadline && budget.0.withdraw()).then_some(pause)
     }
 }

@@ -108,8 +108,11 @@ struct Mints {
 
 #[derive(Debug, Serialize)]
 struct Upstream {
-    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open).
+    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing` (the
+    /// account).
     condition: &'static str,
+    /// It was seen to give links again after their end, so that a link that it gives again counts as a new one.
+    renews_links: bool,
     breaker: &'static str,
     /// Requests that may go at once.
     budget_tokens: f64,
@@ -159,7 +162,9 @@ impl Status {
                 Condition::Well => "well",
                 Condition::Limiting => "limiting",
                 Condition::Unwell => "unwell",
+                Condition::Refusing => "refusing",
             },
+            renews_links: sources.links.renews_links(),
             breaker: sources.kie.breaker(),
             budget_tokens: tenths(sources.kie.tokens()),
             budget_most_tokens: most_tokens,

@@ -17,7 +17,7 @@ const FORGET: Duration = Duration::from_secs(10);
 /// many may go, so that a slow kie.ai does not make callers wait in line; up to a limit, so that a dead one is not
 /// flooded.
 const SILENCE: Duration = Duration::from_millis(400);
-const SILENT_MAX: u32 = 20;
+const SILENT_MAX: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -55,6 +55,11 @@ impl Window {
         }
         self.resize((self.size * 2).min(silent_max), now);
         Admission::Go
+    }
+
+    /// Whether one more may be under way at all.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.max
     }
 
     /// A request sets out.
@@ -144,7 +149,7 @@ mod tests {
         let mut window = Window::new(32, at(0));
         let mut now = at(100);
         assert_eq!(fill(&mut window, now), 3);
-        for entered in [3, 6, 8] {
+        for entered in [3, 2] {
             assert_eq!(window.admission(now), Admission::Wait(now + SILENCE));
             now = now + SILENCE;
             assert_eq!(fill(&mut window, now), entered);

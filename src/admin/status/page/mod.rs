@@ -228,6 +228,7 @@ mod tests {
             },
             kie: Upstream {
                 condition: "well",
+                renews_links: false,
                 breaker: "closed",
                 budget_tokens: 3.5,
                 budget_most_tokens: 19.0,

@@ -5,7 +5,9 @@
 //! still in between. Wall time is read for what people see (`expires_at`, logs) and never decides
 //! about life, except for a link whose answer carried no `Date` header.
 //!
-//! Nothing else in the crate asks what time it is: `now` is an argument.
+//! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
+
+mod kie;
 
 use std::{
     fmt,
@@ -15,6 +17,8 @@ use std::{
 };
 
 use jiff::Timestamp;
+
+pub use self::kie::{Heard, KieClock};
 
 /// A point on the suspend-proof clock. Only meaningful within one boot of one machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +160,8 @@ pub(crate) mod testing {
 
     struct Steps {
         slept: Duration,
+        /// Time that passed while a hypervisor had paused the machine: none of its clocks saw it.
+        unseen: Duration,
         wall: Timestamp,
         /// Readings until the machine falls asleep, and how long it sleeps.
         nap: Option<(u32, Duration)>,
@@ -165,7 +171,13 @@ pub(crate) mod testing {
     impl VirtualTime {
         pub(crate) fn new() -> Arc<VirtualTime> {
             let wall = "2026-11-23T10:00:00Z".parse().expect("a fixed date");
-            let state = Mutex::new(Steps { slept: Duration::from_secs(1000), wall, nap: None, woke_at: None });
+            let state = Mutex::new(Steps {
+                slept: Duration::from_secs(1000),
+                unseen: Duration::ZERO,
+                wall,
+                nap: None,
+                woke_at: None,
+            });
             Arc::new(VirtualTime { began: tokio::time::Instant::now(), state })
         }
 
@@ -184,15 +196,26 @@ pub(crate) mod testing {
             self.state.lock().unwrap().nap = Some((readings, for_how_long));
         }
 
-        /// For observers, whose looking must not change what they see.
+        /// The machine is paused by its hypervisor: time goes on everywhere else.
+        pub(crate) fn pause_unseen(&self, for_how_long: Duration) {
+            self.state.lock().unwrap().unseen += for_how_long;
+        }
+
+        /// The true time, for observers, whose looking must not change what they see.
         pub(crate) fn peek(&self) -> Instant {
-            Instant(self.began.elapsed() + self.state.lock().unwrap().slept)
+            let state = self.state.lock().unwrap();
+            Instant(self.began.elapsed() + state.slept + state.unseen)
+        }
+
+        /// How much of it no clock of the machine has seen.
+        pub(crate) fn unseen(&self) -> Duration {
+            self.state.lock().unwrap().unseen
         }
 
         /// Whether what happens now was perhaps decided before such a sleep.
         pub(crate) fn has_just_woken(&self) -> bool {
             let woke_at = self.state.lock().unwrap().woke_at;
-            woke_at == Some(self.peek())
+            woke_at.is_some_and(|woke_at| woke_at + self.unseen() == self.peek())
         }
 
         /// Somebody sets the wall clock.
