@@ -48,7 +48,8 @@ pub enum Invalid {
 
 impl SourceUrl {
     /// Parses and normalises: scheme and host case, default port, empty path, dot segments, the
-    /// percent-encoding of unreserved characters in the path (RFC 3986 section 6.2.2), the fragment.
+    /// percent-encoding of unreserved characters in the path (RFC 3986 section 6.2.2) and the case of hex digits in
+    /// what stays encoded there (section 6.2.2.1), the fragment.
     /// The path's case and the query stay as they are, for they may mean something to kie.ai.
     pub fn parse(text: &str) -> Result<SourceUrl, Invalid> {
         if text.is_empty() {
@@ -74,7 +75,7 @@ impl SourceUrl {
         }
         let mut url = Url::parse(text).map_err(|_| Invalid::Syntax)?;
         url.set_fragment(None);
-        let path = decode_unreserved(url.path());
+        let path = normal_triplets(url.path());
         if has_encoded_control(&path) || url.query().is_some_and(has_encoded_control) {
             return Err(Invalid::ControlCharacter);
         }
@@ -119,30 +120,29 @@ fn strip_scheme(text: &str) -> Option<&str> {
 }
 
 /// Decodes `%41` to `A` and the like: letters, digits, `-`, `.`, `_`, `~` (RFC 3986 section 2.3).
-/// Every other triplet stays to the letter.
+/// Every other triplet stays, its hex digits in upper case: `%c3` is `%C3`.
 ///
-/// A path with a `%` that begins no triplet stays as it is: decoding next to it could make one that was not there.
-fn decode_unreserved(path: &str) -> String {
+/// A path with a `%` that begins no triplet stays as it is: decoding next to it could make one that was not there, and
+/// whoever reads `%%` as a percent sign takes `%%c3` for `%c3`, whose case means something.
+fn normal_triplets(path: &str) -> String {
     if path.match_indices('%').any(|(at, _)| triplet(&path[at..]).is_none()) {
         return path.to_owned();
     }
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        match triplet(&rest[at..]) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                decoded.push(char::from(byte));
-                rest = &rest[at + 3..];
-            }
+    let mut pieces = path.split('%');
+    let mut normal = String::with_capacity(path.len());
+    normal.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let (digits, rest) = piece.split_at(2);
+        match octet(digits.as_bytes()) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => normal.push(char::from(byte)),
             Some(_) | None => {
-                decoded.push('%');
-                rest = &rest[at + 1..];
+                normal.push('%');
+                normal.push_str(&digits.to_ascii_uppercase());
             }
         }
+        normal.push_str(rest);
     }
-    decoded.push_str(rest);
-    decoded
+    normal
 }
 
 fn has_encoded_control(text: &str) -> bool {
@@ -150,7 +150,10 @@ fn has_encoded_control(text: &str) -> bool {
 }
 
 fn triplet(text: &str) -> Option<u8> {
-    let digits = text.as_bytes().get(1..3)?;
+    octet(text.as_bytes().get(1..3)?)
+}
+
+fn octet(digits: &[u8]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()
 }
@@ -230,6 +233,11 @@ mod tests {
         ] {
             assert_eq!(normal(text), expected, "{text}");
         }
+        for text in
+            ["https://h/%c3%a9%2f%3F?x=%c3%2f", "https://h/%C3%a9%2F%3f?x=%c3%2f", "https://h/\u{e9}%2f%3f?x=%c3%2f"]
+        {
+            assert_eq!(normal(text), "https://h/%C3%A9%2F%3F?x=%c3%2f", "{text}");
+        }
         assert_eq!(normal("http://h.kie.ai:80"), "http://h.kie.ai/");
         assert_eq!(normal("https://h.kie.ai?q"), "https://h.kie.ai/?q");
     }
@@ -245,6 +253,10 @@ mod tests {
             ("https://h/%%61b", "https://h/%ab"),
             ("https://h/%2%35x", "https://h/%25x"),
             ("https://h/a%%32Fb", "https://h/a%2Fb"),
+            ("https://h/a?x=%c3", "https://h/a?x=%C3"),
+            ("https://h/%%c3", "https://h/%%C3"),
+            ("https://h/%c3%", "https://h/%C3%"),
+            ("https://h/c3", "https://h/C3"),
             ("http://h/a", "https://h/a"),
             ("https://h:8443/a", "https://h/a"),
         ] {

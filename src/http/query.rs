@@ -39,6 +39,8 @@ pub(crate) fn source_field(body: &[u8]) -> Result<String, Problem> {
 
 /// A body of JSON, or what is wrong with it: "is empty", "is not valid JSON (line 1, column 7)".
 pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+    // A byte order mark, which editors and PowerShell put in front (RFC 8259 section 8.1 lets readers pass over it).
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -110,8 +112,17 @@ mod tests {
 
     #[test]
     fn bodies_of_any_other_shape_are_refused() {
-        assert_eq!(source_field(br#"{"url":"https://h/","x":1}"#).unwrap(), "https://h/");
         for body in [
+            r#"{"url":"https://h/a+b","x":1}"#,
+            "\u{feff}{\"url\":\"https://h/a+b\"}",
+            "\u{feff} {\"url\":\"https://h/a+b\"}",
+        ] {
+            assert_eq!(source_field(body.as_bytes()).unwrap(), "https://h/a+b");
+        }
+        for body in [
+            "\u{feff}",
+            "\u{feff}\u{feff}{\"url\":\"a\"}",
+            " \u{feff}{\"url\":\"a\"}",
             "",
             "{",
             "[]",

@@ -42,6 +42,8 @@ pub enum Unusable {
     PrivateHost,
     #[error("the link spells its host in a way that not everybody reads alike")]
     UnclearHost,
+    #[error("the link is escaped for HTML, so that what follows an ampersand would be lost")]
+    EscapedForHtml,
 }
 
 /// Where links may point.
@@ -62,6 +64,10 @@ impl Link {
         // SECURITY: CR and LF would end the Location header.
         if text.chars().any(char::is_control) {
             return Err(Unusable::ControlCharacter);
+        }
+        // To whoever fetches it as it stands, `&amp;X-Amz-Signature=s` has no signature.
+        if is_escaped_for_html(text) {
+            return Err(Unusable::EscapedForHtml);
         }
         let url = Url::parse(text).map_err(|_| Unusable::NotHttps)?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -106,6 +112,16 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Link(..)")
     }
+}
+
+/// Whether a character of those that HTML escapes stands there as its name or number: `&amp;`, `&#38;`, `&#x26;`.
+fn is_escaped_for_html(text: &str) -> bool {
+    let is_number = |digits: &str, radix| !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    text.split('&').skip(1).filter_map(|piece| piece.split_once(';')).any(|(reference, _)| match reference {
+        number if number.starts_with("#x") || number.starts_with("#X") => is_number(&number[2..], 16),
+        number if number.starts_with('#') => is_number(&number[1..], 10),
+        name => ["amp", "quot", "apos", "lt", "gt"].iter().any(|escape| name.eq_ignore_ascii_case(escape)),
+    })
 }
 
 /// Whether the host stands in `https://…` as it was understood: nothing percent-encoded, no number for an address.
@@ -184,6 +200,7 @@ mod tests {
             "https://x.x.r2.cloudflarestorage.com/v/x.png?X-Amz-Signature=aB%2f&X-Amz-Date=20250415T101007Z",
             "https://tempfile.1f6c.example",
             "HTTPS://H.example/%61/../b",
+            "https://h.example/a?b=c&amp=d&x;y=z&amplitude;=1&amp%3B=2&lt&b=c;d&#;&#x;&#abc;",
         ] {
             assert_eq!(parse(text).unwrap().as_str(), text);
         }
@@ -232,6 +249,12 @@ mod tests {
             ("https://h%2eexample/", Unusable::UnclearHost),
             ("https://134744072/", Unusable::UnclearHost),
             ("https:///h.example/", Unusable::UnclearHost),
+            ("https://h.example/a?X-Amz-Date=d&amp;X-Amz-Signature=s", Unusable::EscapedForHtml),
+            ("https://h.example/a?b=c&AMP;d=e", Unusable::EscapedForHtml),
+            ("https://h.example/a?b=c&#38;d=e", Unusable::EscapedForHtml),
+            ("https://h.example/a?b=c&#038;d=e", Unusable::EscapedForHtml),
+            ("https://h.example/a?b=c&#x26;d=e", Unusable::EscapedForHtml),
+            ("https://h.example/a?b=&quot;c&quot;", Unusable::EscapedForHtml),
         ] {
             assert_eq!(parse(text), Err(why), "{text:?}");
         }

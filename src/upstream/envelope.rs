@@ -12,6 +12,9 @@ use super::error::{Answer, BadAnswer, Error};
 /// Messages are shown to callers; a page of HTML is not a message.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 300;
 
+/// Some writers of UTF-8 put it in front (RFC 8259 section 8.1 lets readers pass over it).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// An answer as it came, body and two headers.
 pub(crate) struct Raw<'a> {
     pub(crate) http_status: u16,
@@ -82,6 +85,7 @@ struct Envelope {
 }
 
 fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(BadAnswer::Empty);
     }
@@ -90,12 +94,13 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
         return Err(BadAnswer::OtherShape);
     };
     let code = object.get("code").and_then(|code| match code {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
-    // What is no code of kie.ai's may be anything: a key of digits among it.
-    let code = code.filter(|code| (-9_999..10_000).contains(code));
+    // `200.0` is what some writers of JSON make of 200. What is no code of kie.ai's may be anything: a key of digits
+    // among it.
+    let code = code.filter(|code| code.fract() == 0.0 && code.abs() < 10_000.0).map(|code| code as i64);
     let message = object.get("msg").and_then(Value::as_str).map(str::to_owned);
     Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
 }
@@ -143,6 +148,21 @@ mod tests {
             (200, link, "https://h/l"),
             (201, link, "https://h/l"),
             (200, r#"{"code":"200","data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":200.0,"data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":2e2,"data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":" 200.0 ","data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":422.0,"data":null}"#, "SourceRefused"),
+            (200, r#"{"code":200.5,"data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"200.5","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"0xc8","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"inf","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"NaN","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":10000,"data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":1e300,"data":"https://h/l"}"#, "OtherShape"),
+            (200, "\u{feff}{\"code\":200,\"data\":\"https://h/l\"}", "https://h/l"),
+            (200, "\u{feff} {\"code\":422}", "SourceRefused"),
+            (200, "\u{feff}", "Empty"),
+            (200, " \u{feff}{\"code\":200,\"data\":\"https://h/l\"}", "NotJson"),
             (500, link, "Failed"),
             (302, link, "Redirect"),
             (200, r#"{"code":200,"msg":"success","data":null}"#, "NoLink"),
