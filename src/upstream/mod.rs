@@ -8,6 +8,7 @@ mod error;
 mod gate;
 mod metrics;
 mod retry;
+mod retry_after;
 mod wire;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};

@@ -16,6 +16,7 @@ use super::{
     DOWNLOAD_URL, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
     envelope::{self, Raw},
     error::{Answer, BadAnswer, Error},
+    retry_after,
 };
 use crate::{
     clock::Clock,
@@ -24,9 +25,6 @@ use crate::{
     source::SourceUrl,
     telemetry::trace::Span,
 };
-
-/// A `Retry-After` beyond this is taken for this: kie.ai never sent one, so none can be trusted to be sane.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Whom to ask.
 #[derive(Debug, Clone)]
@@ -120,7 +118,8 @@ impl Wire {
         self.kept.store(true, Ordering::Relaxed);
         let status = response.status();
         let date = http_date(response.headers());
-        let retry_after = retry_after(response.headers(), date);
+        let pauses = response.headers().get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
+        let retry_after = retry_after::read(pauses, date);
         let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
         let unreadable = |reason| Error::Unusable { reason, answer: answer() };
         let body = match read_bounded(&mut response).await {
@@ -187,19 +186,6 @@ fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), the latter against the answer's own clock.
-fn retry_after(headers: &HeaderMap, date: Option<Timestamp>) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-            Duration::try_from(until.duration_since(date?)).unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(pause.min(LONGEST_RETRY_AFTER))
-}
-
 /// The body, unpacked, or `None` when it is longer than any answer of kie.ai's.
 async fn read_bounded(response: &mut reqwest::Response) -> Result<Option<Vec<u8>>, reqwest::Error> {
     let mut body = Vec::new();
@@ -233,20 +219,5 @@ mod tests {
         assert_eq!(seconds(signed, Some(off), on_time), 0, "an old link");
         assert_eq!(seconds(signed, Some("2026-11-23T09:00:00Z"), off), 1200, "never more than 20 minutes");
         assert_eq!(seconds(signed, None, "2026-11-23T10:10:00Z"), 600, "without a Date our clock is all there is");
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let seconds = |value: &str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
-            retry_after(&headers, Some("2026-11-23T10:00:00Z".parse().unwrap())).map(|pause| pause.as_secs())
-        };
-        assert_eq!(seconds("7"), Some(7));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(300));
-        assert_eq!(seconds("Mon, 23 Nov 2026 10:00:05 GMT"), Some(5));
-        assert_eq!(seconds("Mon, 23 Nov 2026 09:00:00 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(seconds("-1"), None);
     }
 }
