@@ -120,6 +120,8 @@ fn tidy(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -243,14 +245,37 @@ mod tests {
         assert!(shown.contains("cannot sign [url] now") && !shown.contains("Signature"), "{shown}");
     }
 
-    proptest! {
-        #[test]
-        fn only_code_200_under_http_success_yields_a_link(status in 100u16..600, code in any::<i64>(), data in ".{0,20}") {
-            let body = serde_json::json!({ "code": code, "msg": "m", "data": data }).to_string();
-            let good = code == 200 && (200..300).contains(&status);
-            prop_assert_eq!(answer(status, &body).is_ok(), good);
-        }
+    #[test]
+    fn only_code_200_under_http_success_yields_a_link() {
+        let (good, bad) = (AtomicU32::new(0), AtomicU32::new(0));
+        let statuses = prop_oneof![4 => 200u16..300, 1 => 100u16..600];
+        let codes = prop_oneof![
+            4 => prop::sample::select(vec!["200", "\"200\"", "200.0", "\"200.0\"", "2e2"]).prop_map(|code| (code.to_owned(), true)),
+            1 => prop::sample::select(vec!["200.5", "-200", "\"\"", "\"200 OK\"", "null", "true", "[200]", "{\"code\":200}"])
+                .prop_map(|code| (code.to_owned(), false)),
+            1 => (190i64..210).prop_map(|code| (code.to_string(), code == 200)),
+            1 => any::<i64>().prop_map(|code| (code.to_string(), code == 200)),
+        ];
+        // Whatever stands there for a link: `link` decides about that. What is no string is none.
+        let data = prop_oneof![
+            4 => ".{0,20}".prop_map(|text| (Value::from(text), true)),
+            1 => prop::sample::select(vec![Value::Null, Value::from(7), serde_json::json!({ "url": "https://h/" })])
+                .prop_map(|value| (value, false)),
+        ];
+        proptest!(|(status in statuses, (code, is_200) in codes, (data, is_text) in data)| {
+            let body = format!(r#"{{"code":{code},"msg":"m","data":{data}}}"#);
+            let is_good = is_200 && is_text && (200..300).contains(&status);
+            let count = if is_good { &good } else { &bad };
+            count.fetch_add(1, Ordering::Relaxed);
+            let link = answer(status, &body).ok();
+            prop_assert_eq!(link.as_deref(), data.as_str().filter(|_| is_good), "{} {}", status, body);
+        });
+        // Of 256; else the generator has lost its way.
+        let (good, bad) = (good.into_inner(), bad.into_inner());
+        assert!(good >= 40 && bad >= 40, "{good} good, {bad} bad");
+    }
 
+    proptest! {
         #[test]
         fn no_body_makes_it_panic(status in 100u16..600, body in prop::collection::vec(any::<u8>(), 0..200)) {
             let raw = Raw { http_status: status, retry_after: None, body: &body };
