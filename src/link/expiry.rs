@@ -174,8 +174,8 @@ fn part(name: &str) -> Option<(String, Part)> {
 }
 
 fn point_of(text: &str) -> Option<Timestamp> {
-    let text = bare(text);
-    point::decimal(text).or_else(|| point::date(text))
+    // A zone may stand in brackets: `[UTC]`.
+    point::decimal(bare(text)).or_else(|| point::date(bare(text))).or_else(|| point::date(text))
 }
 
 /// Seconds, unless they are so many that they are a point of time.
@@ -759,6 +759,8 @@ mod tests {
             ("a=st%3D<-1>%7Cexp%3D<http% 300>%7Cip%3D1.2.3.4", Some(300)),
             ("expires=%22<300>%22", Some(300)),
             ("expires=<300>-deadbeef", Some(300)),
+            ("expires=2025-11-26T01:25:00Z[UTC]", Some(300)),
+            ("expires=Wed,+26-Nov-2025+01:25:00+GMT", Some(300)),
         ]);
     }
 
@@ -809,7 +811,7 @@ mod tests {
                 expires=-1 expires=-<1> expires=-<300> expires=a;-<300> expires=0x expires=1e3 expires=session
                 expires=99999999999999999999999999 expires=32503680000 expires=9999999999999999999 expires=true
                 exp=2025-11-26 exp=20251126 se=tomorrow until=0001-01-01T00:00:00Z e=%FF%FE exp=12:30:00 exp=1.2.3.4
-                e=Mon,+26+Bar+2025 expires=300s expires=1,5 deadline=a;b
+                e=Mon,+26+Bar+2025 expires=2025-11-26T01 expires=2025-11-26T01:99:00Z expires=300s expires=1,5 deadline=a;b
             Signing times, and points further off:
                 t=<1> t=<0> t=<-1> iat=<2> nbf=<0> st=<1> ts=<ms 1> X-Amz-Meta-Date=<basic -5> issued=<iso 1> is=<hex 1>
                 a=<1>;<1> range=<-300>;<0> token=«jwt {"iat":<1>,"nbf":<1>}» refresh=<86400> b=<iso 3600>

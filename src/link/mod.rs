@@ -301,7 +301,8 @@ mod tests {
             prop_oneof![8 => Just("https://"), 1 => Just("HTTPS://"), 1 => Just("http://"), 1 => Just("https:")];
         let rest = "(/[a-zA-Z0-9._~%/ \u{fc}-]{0,30}(\\?[a-zA-Z0-9=&%+;:@ \u{fc}-]{0,40}(#[a-z\u{fc}]{0,5})?)?)?";
         let good = (scheme, host, rest).prop_map(|(scheme, host, rest)| format!("{scheme}{host}{rest}"));
-        let breakers = ["\\", "@", "\r\n", "\u{0}", "\u{7f}", "\u{85}", "&amp;", "/", ":", "%", " ", "\u{ad}"];
+        let breakers =
+            ["\\", "\\", "\\", "@", "\r\n", "\u{0}", "\u{7f}", "\u{85}", "&amp;", "/", ":", "%", " ", "\u{ad}"];
         let breaker = prop_oneof![1 => Just(""), 1 => prop::sample::select(breakers.to_vec())];
         (good, breaker, any::<prop::sample::Index>()).prop_map(|(mut text, breaker, at)| {
             let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
@@ -313,7 +314,8 @@ mod tests {
     #[test]
     fn whatever_passes_is_https_and_fits_into_a_header() {
         let (passed, refused) = (AtomicU32::new(0), AtomicU32::new(0));
-        proptest!(|(text in texts())| {
+        let many = ProptestConfig::with_cases(1024);
+        proptest!(many, |(text in texts())| {
             match parse(&text) {
                 Ok(link) => {
                     passed.fetch_add(1, Ordering::Relaxed);
@@ -330,9 +332,9 @@ mod tests {
                 }
             }
         });
-        // Of 256; else the generator has lost its way.
+        // Else the generator has lost its way.
         let (passed, refused) = (passed.into_inner(), refused.into_inner());
-        assert!(passed >= 40 && refused >= 40, "{passed} passed, {refused} were refused");
+        assert!(passed >= 160 && refused >= 160, "{passed} passed, {refused} were refused");
     }
 
     proptest! {

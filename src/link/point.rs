@@ -50,11 +50,15 @@ fn numbered(seconds: u64) -> Option<Timestamp> {
     is_point.then(|| Timestamp::from_second(seconds.try_into().ok()?).ok())?
 }
 
-/// RFC 9110 section 5.6.7, and the format that all three come from (RFC 5322), whose zone may be a number.
+/// RFC 9110 section 5.6.7, the format that all three come from (RFC 5322), whose zone may be a number, and that of cookies,
+/// which has hyphens (`26-Nov-2025`).
 fn http_date(text: &str) -> Option<Timestamp> {
     match httpdate::parse_http_date(text) {
         Ok(at) => Timestamp::try_from(at).ok(),
-        Err(_) => rfc2822::parse(text).ok().map(|at| at.timestamp()),
+        Err(_) => {
+            let parsed = rfc2822::parse(text).or_else(|_| rfc2822::parse(&text.replacen('-', " ", 2)));
+            parsed.ok().map(|at| at.timestamp())
+        }
     }
 }
 
@@ -78,7 +82,9 @@ fn iso_8601(text: &str) -> Option<Timestamp> {
         None => time.to_owned(),
     };
     let time = time.replace(" +", "+").replace(" -", "-").replace(" Z", "Z").replace(' ', "+");
-    if !time.starts_with(|first: char| first.is_ascii_digit()) {
+    // Hours and minutes at least: an hour alone may be what is left of a date that was cut at its colons.
+    let clock: Vec<u8> = time.bytes().filter(|byte| *byte != b':').take(4).collect();
+    if clock.len() < 4 || !clock.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let text = format!("{date}T{time}");
@@ -136,6 +142,8 @@ mod tests {
             "Wed Nov 26 01:20:00 2025",
             "Wed, 26 Nov 2025 02:20:00 +0100",
             "26 Nov 2025 01:20:00 GMT",
+            "Wed, 26-Nov-2025 01:20:00 GMT",
+            "2025-11-26T01:20:00Z[UTC]",
         ] {
             assert_eq!(date(text), Some(expected), "{text}");
         }
@@ -185,6 +193,9 @@ mod tests {
             "2025-11-26",
             "20251126",
             "2025-11-26T",
+            "2025-11-26T01",
+            "2025-11-26T01Z",
+            "2025-11-26T01:2",
             "2025-11-26Z",
             "2025-13-26T01:20:00Z",
             "2025-11-26T25:20:00Z",

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use crate::link::point;
 
@@ -46,7 +46,8 @@ fn pause(text: &str, date: Option<Timestamp>) -> Option<Duration> {
         return Some(until(point, date?));
     }
     // `120s`, `2 minutes`, `PT2M`
-    let duration: SignedDuration = text.to_ascii_lowercase().parse().ok()?;
+    let span: Span = text.to_ascii_lowercase().parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Some(Duration::try_from(duration).unwrap_or(Duration::ZERO).min(LONGEST))
 }
 
@@ -115,6 +116,10 @@ mod tests {
             ("1 minute", 60.0),
             ("1m 30s", 90.0),
             ("2h", 120.0),
+            ("1 day", 120.0),
+            ("5 secs", 5.0),
+            ("5.5 seconds", 5.5),
+            ("P1D", 120.0),
             ("PT5S", 5.0),
             ("PT1M30S", 90.0),
             ("-5s", 0.0),
