@@ -10,6 +10,7 @@ mod gate;
 mod metrics;
 mod patience;
 mod retry;
+mod retry_after;
 mod wire;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::wire::LONGEST_RETRY_AFTER;
+pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::{Life, life};
 pub use self::{

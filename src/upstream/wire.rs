@@ -13,6 +13,7 @@ use super::{
     connections::{Connections, Pool, SetupError},
     envelope::{self, Raw},
     error::{Answer, BadAnswer, Error},
+    retry_after,
 };
 use crate::{
     clock::{Clock, KieClock},
@@ -21,9 +22,6 @@ use crate::{
     source::SourceUrl,
     telemetry::trace::Span,
 };
-
-/// A `Retry-After` beyond this is taken for this: kie.ai never sent one, so none can be trusted to be sane.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
 /// Whom to ask.
 #[derive(Debug, Clone)]
@@ -103,7 +101,8 @@ impl Wire {
         let status = response.status();
         let (date, age) = (http_date(response.headers()), age(response.headers()));
         let heard = self.kie_clock.heard(date, age, sent_at, self.clock.now());
-        let retry_after = retry_after(response.headers(), date);
+        let pauses = response.headers().get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
+        let retry_after = retry_after::read(pauses, date);
         let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
         let unreadable = |reason| Error::Unusable { reason, answer: answer() };
         let body = match read_bounded(&mut response).await {
@@ -166,14 +165,13 @@ pub(crate) struct Life {
 
 /// The documented 20 minutes, less what a gateway kept the answer for; or what the link itself says, whichever is less.
 ///
-/// The link is read against kie.ai's clock as its answer shows it (`Date`, and `Age` where a gateway kept the answer);
-/// ours may be wrong. `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`,
+/// The link is read against kie.ai's clock as its answer shows it (`Date`); ours may be wrong. What a gateway kept the
+/// answer for (`Age`) has passed since, whether the link names its end or counts from then. `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`,
 /// our own clock is the only one left to ask.
 pub(crate) fn life(link: &Link, date: Option<Timestamp>, age: Option<Duration>, wall: Timestamp) -> Life {
     let kept = age.unwrap_or_default();
-    let shown = date.map(|date| date.checked_add(kept).unwrap_or(Timestamp::MAX));
-    let own = match shown {
-        Some(shown) => link.life_left(shown).map(|left| left.saturating_sub(Duration::from_secs(1))),
+    let own = match date {
+        Some(date) => link.life_left(date).map(|left| left.saturating_sub(kept + Duration::from_secs(1))),
         None => link.life_left(wall),
     };
     let documented = link::LIFE.saturating_sub(kept);
@@ -196,19 +194,6 @@ fn age(headers: &HeaderMap) -> Option<Duration> {
 fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get(DATE)?.to_str().ok()?;
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
-}
-
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), the latter against the answer's own clock.
-fn retry_after(headers: &HeaderMap, date: Option<Timestamp>) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-            Duration::try_from(until.duration_since(date?)).unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(pause.min(LONGEST_RETRY_AFTER))
 }
 
 /// The body, unpacked, or `None` when it is longer than any answer of kie.ai's.
@@ -280,20 +265,5 @@ mod tests {
         ] {
             assert_eq!(seconds(values), expected, "{values:?}");
         }
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let seconds = |value: &str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
-            retry_after(&headers, Some("2026-11-23T10:00:00Z".parse().unwrap())).map(|pause| pause.as_secs())
-        };
-        assert_eq!(seconds("7"), Some(7));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(120));
-        assert_eq!(seconds("Mon, 23 Nov 2026 10:00:05 GMT"), Some(5));
-        assert_eq!(seconds("Mon, 23 Nov 2026 09:00:00 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(seconds("-1"), None);
     }
 }
