@@ -52,7 +52,7 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
         config,
         Arc::clone(&script) as Arc<dyn Mint>,
         clock.clone(),
-        ApiKey::new("key").unwrap().log_hash(),
+        ApiKey::new("a-test-key").unwrap().log_hash(),
         Tracer::default(),
         tasks.clone(),
         CancellationToken::new(),

@@ -82,7 +82,7 @@ impl World {
         let attempt_timeout = SECOND.mul_f64(shortest + 8.0 * rng.f64());
         let config_of_kie = KieConfig { gate, attempt_timeout, attempts: rng.u32(1..4) };
         let mint = Kie::new(&config_of_kie, Arc::clone(&model), clock.clone(), &tasks, stop.clone());
-        let hash = ApiKey::new("simulated").unwrap().log_hash();
+        let hash = ApiKey::new("simulated-key").unwrap().log_hash();
         let tracer = Tracer::default();
         let (links_tasks, links_stop) = (tasks.clone(), stop.clone());
         let links = Links::new(config.clone(), Arc::new(mint), clock.clone(), hash, tracer, links_tasks, links_stop);

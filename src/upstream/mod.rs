@@ -6,6 +6,7 @@
 pub(crate) mod envelope;
 mod error;
 mod gate;
+pub(crate) mod message;
 mod metrics;
 mod retry;
 mod wire;

@@ -1,5 +1,6 @@
 //! What stands where the link should.
 
+use base64::{Engine as _, engine::general_purpose};
 use serde_json::json;
 
 use super::check;
@@ -49,6 +50,9 @@ async fn a_good_code_without_a_usable_link_is_an_upstream_error() {
         json!(endless_host),
         json!(with_key),
         json!(with_encoded_key),
+        json!(format!("https://x.r2.cloudflarestorage.com/a?token={}", KEY.to_uppercase())),
+        json!(format!("https://x.r2.cloudflarestorage.com/{}/a", general_purpose::URL_SAFE.encode(KEY))),
+        json!(format!("https://x.r2.cloudflarestorage.com/a?part={}", &KEY[..20])),
     ];
     for data in data {
         let what = data.to_string();
