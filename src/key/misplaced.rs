@@ -12,9 +12,10 @@ pub(crate) fn may_be_a_key(text: &str) -> bool {
 }
 
 /// `path` for a message about it. SECURITY: where nothing is there, the text may be the key itself, in the wrong variable, with
-/// slashes in it as base64 has them: it is repeated only if the folder it names is there, and its last part is no secret.
+/// slashes in it as base64 has them: it is repeated only if the folder it names is there and its last part is no secret, or if it
+/// is a path of plain words.
 pub(crate) fn shown_path(path: &Path) -> String {
-    if path.symlink_metadata().is_ok() || is_in_a_folder(path) {
+    if path.symlink_metadata().is_ok() || is_in_a_folder(path) || is_of_words(path) {
         return path.display().to_string();
     }
     "the file (its path is not shown: nothing is there, and it may be a key)".to_owned()
@@ -25,6 +26,13 @@ fn is_in_a_folder(path: &Path) -> bool {
     // The root and the folder one stands in are always there.
     let is_named = folder.components().any(|part| matches!(part, Component::Normal(_)));
     is_named && folder.is_dir() && !may_be_a_key(&name.to_string_lossy())
+}
+
+/// As `/run/kielink/kielink.sock`: no digit, no capital, no sign of base64, and at least a folder and a name.
+fn is_of_words(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-".contains(&byte);
+    path.is_absolute() && path.components().count() > 2 && text.bytes().all(plain) && !may_be_a_key(&text)
 }
 
 #[cfg(test)]
@@ -46,6 +54,9 @@ mod tests {
             ("/dev/null".to_owned(), true),
             ("/missing".to_owned(), false),
             ("/secretsecret".to_owned(), false),
+            ("/run/nowhere/kielink.sock".to_owned(), true),
+            ("/run/nowhere/kielink2.sock".to_owned(), false),
+            ("/run/abcdefghijklmnop/a".to_owned(), false),
             ("missing".to_owned(), false),
             ("./missing".to_owned(), false),
             ("abc/def+ghi==".to_owned(), false),
