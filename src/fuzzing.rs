@@ -341,6 +341,9 @@ fn check_link_host(text: &str) {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
             assert!(name.contains('.') && !name.ends_with(".localhost"), "{text:?}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            assert!(name.split('.').all(|label| label.len() <= 63 && label.chars().all(plain)), "{text:?}");
+            assert!(!name.contains("..") && !name.starts_with('.'), "{text:?}");
         }
         None => panic!("no host: {text:?}"),
     }
