@@ -14,38 +14,82 @@ use secrecy::zeroize::Zeroizing;
 /// So many letters and digits of a key in a row give it away; all of those of a key that has fewer.
 const TELLING: usize = 16;
 
-/// A text that can be decoded in more ways than this many bytes was made to be: it is taken for one that has the key. Thirty-two
-/// times the longest answer of kie.ai's; an ordinary one takes about twice its length.
-const MOST_SEARCHED: usize = 2 << 20;
+/// A text that can be decoded in more ways than this many bytes was made to be: it is taken for one that has the key. Eight times
+/// the longest answer of kie.ai's; an ordinary one takes once or twice its length. It bounds the time, too: some 20 ms.
+const MOST_SEARCHED: usize = 512 << 10;
 
 /// Whether a telling part of any of `keys` is in `text`.
 pub(super) fn holds_any(text: &str, keys: &[&str]) -> bool {
     let keys: Vec<_> = keys.iter().map(|key| Zeroizing::new(folded(key.as_bytes()))).collect();
-    // By length, so that the text is passed once for each, and not once for each key.
-    let mut parts: BTreeMap<usize, HashSet<&[u8]>> = BTreeMap::new();
-    for key in &keys {
-        let length = key.len().min(TELLING);
-        if length > 0 {
-            parts.entry(length).or_default().extend(key.windows(length));
-        }
-    }
-    let Some(shortest) = parts.keys().next().copied() else { return false };
+    let parts = Parts::of(&keys);
+    let Some(least) = parts.shortest() else { return false };
     let mut left = MOST_SEARCHED;
+    let mut texts = vec![Text { bytes: text.as_bytes().to_vec(), is_squeezed: false }];
     // The same text comes about in several ways, where escapes of several kinds stand in it.
-    let mut seen = HashSet::from([text.as_bytes().to_vec()]);
-    let mut texts = vec![text.as_bytes().to_vec()];
+    let mut seen = HashSet::new();
     while let Some(text) = texts.pop() {
-        match left.checked_sub(text.len()) {
+        if seen.contains(&text.bytes) {
+            continue;
+        }
+        match left.checked_sub(text.bytes.len()) {
             Some(rest) => left = rest,
             None => return true,
         }
-        let letters = folded(&text);
-        if parts.iter().any(|(length, parts)| letters.windows(*length).any(|window| parts.contains(window))) {
+        if parts.are_in(&folded(&text.bytes)) {
             return true;
         }
-        texts.extend(decoded(&text, shortest).into_iter().filter(|text| seen.insert(text.clone())));
+        decode(&text, least, &mut texts);
+        seen.insert(text.bytes);
     }
     false
+}
+
+/// A text to search.
+struct Text {
+    bytes: Vec<u8>,
+    /// Without what does not belong to an encoding: what it is as hex or base64 has been seen.
+    is_squeezed: bool,
+}
+
+/// The telling parts of keys, by length, so that a text is passed once for each length, and not once for each key.
+struct Parts<'a>(BTreeMap<usize, (HashSet<&'a [u8]>, Beginnings)>);
+
+/// Which three letters parts begin with: almost no place of a text has any, and all others need no search.
+struct Beginnings(Box<[bool; 1 << 12]>);
+
+impl<'a> Parts<'a> {
+    fn of(keys: &'a [Zeroizing<Vec<u8>>]) -> Parts<'a> {
+        let mut parts: BTreeMap<usize, (HashSet<&[u8]>, Beginnings)> = BTreeMap::new();
+        for key in keys.iter().filter(|key| !key.is_empty()) {
+            let length = key.len().min(TELLING);
+            let (parts, beginnings) =
+                parts.entry(length).or_insert_with(|| (HashSet::new(), Beginnings(Box::new([false; 1 << 12]))));
+            for part in key.windows(length) {
+                beginnings.0[Beginnings::place(part)] = true;
+                parts.insert(part);
+            }
+        }
+        Parts(parts)
+    }
+
+    fn shortest(&self) -> Option<usize> {
+        self.0.keys().next().copied()
+    }
+
+    fn are_in(&self, letters: &[u8]) -> bool {
+        self.0.iter().any(|(length, (parts, beginnings))| {
+            let mut windows = letters.windows(*length);
+            windows.any(|window| beginnings.0[Beginnings::place(window)] && parts.contains(window))
+        })
+    }
+}
+
+impl Beginnings {
+    /// Some twelve bits of the first letters.
+    fn place(part: &[u8]) -> usize {
+        let bits = part.iter().take(3).fold(0usize, |bits, letter| bits * 41 + usize::from(*letter));
+        bits % (1 << 12)
+    }
 }
 
 /// Letters and digits alone, in lower case.
@@ -53,47 +97,46 @@ fn folded(text: &[u8]) -> Vec<u8> {
     text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect()
 }
 
-/// Everything that `text` may be the encoding of, as far as it has `least` letters and digits in one piece.
-fn decoded(text: &[u8], least: usize) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
+/// Puts to `texts` everything that `text` may be the encoding of, as far as it has `least` letters and digits in one piece.
+fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
+    let bytes = &text.bytes;
+    let is_long_enough = |bytes: &Vec<u8>| bytes.iter().filter(|byte| byte.is_ascii_alphanumeric()).count() >= least;
     // One kind at a time: which of them was written first cannot be known.
-    let kinds = [percent as Escape, backslash, entity];
-    let plain: Vec<_> = kinds.iter().filter_map(|escape| unescaped(text, *escape)).collect();
+    let plain = [percent as Escape, backslash, entity].into_iter().filter_map(|escape| unescaped(bytes, escape));
+    texts.extend(plain.filter(is_long_enough).map(|bytes| Text { bytes, is_squeezed: false }));
+    if text.is_squeezed {
+        return;
+    }
     // Blanks may have come between the signs of an escape.
-    if text.iter().any(|byte| b"%\\&".contains(byte)) {
-        all.push(text.iter().copied().filter(|byte| is_of_an_encoding(*byte)).collect());
-    }
-    all.extend(plain);
-    all.retain(|text| letters(text) >= least);
-    for skipped in 0..2 {
-        all.extend(legible(&from_hex(text, skipped), least));
-    }
-    // `-`, `_`, `+` and `/` are digits of base64, or stand between them.
-    let has_signs = text.iter().any(|byte| b"-_+/".contains(byte));
-    for with_signs in if has_signs { &[true, false][..] } else { &[false] } {
-        let digits: Vec<u8> = text.iter().filter_map(|byte| sextet(*byte, *with_signs)).collect();
-        for skipped in 0..4.min(digits.len()) {
-            all.extend(legible(&from_sextets(&digits[skipped..]), least));
+    if bytes.iter().any(|byte| b"%\\&".contains(byte)) {
+        let squeezed = bytes.iter().copied().filter(|byte| is_of_an_encoding(*byte)).collect::<Vec<u8>>();
+        if squeezed.len() < bytes.len() {
+            texts.push(Text { bytes: squeezed, is_squeezed: true });
         }
     }
-    all
+    for skipped in 0..2 {
+        texts.extend(legible(&from_hex(bytes, skipped), least));
+    }
+    // `-`, `_`, `+` and `/` are digits of base64, or stand between them.
+    let has_signs = bytes.iter().any(|byte| b"-_+/".contains(byte));
+    for with_signs in if has_signs { &[true, false][..] } else { &[false] } {
+        let digits: Vec<u8> = bytes.iter().filter_map(|byte| sextet(*byte, *with_signs)).collect();
+        for skipped in 0..4.min(digits.len()) {
+            texts.extend(legible(&from_sextets(&digits[skipped..]), least));
+        }
+    }
 }
 
-fn letters(text: &[u8]) -> usize {
-    text.iter().filter(|byte| byte.is_ascii_alphanumeric()).count()
-}
-
-/// The pieces of `bytes` that are text and long enough. What is decoded without having been encoded is noise, and has none.
-fn legible(bytes: &[u8], least: usize) -> Option<Vec<u8>> {
+/// The pieces of `bytes` that are ASCII and long enough. What is decoded without having been encoded is noise, and has none.
+fn legible(bytes: &[u8], least: usize) -> Option<Text> {
     let mut found = Vec::new();
-    for chunk in bytes.utf8_chunks() {
-        let chunk = chunk.valid().as_bytes();
-        if letters(chunk) >= least {
-            found.extend_from_slice(chunk);
+    for piece in bytes.split(|byte| !byte.is_ascii()) {
+        if piece.len() >= least && piece.iter().filter(|byte| byte.is_ascii_alphanumeric()).count() >= least {
+            found.extend_from_slice(piece);
             found.push(b' ');
         }
     }
-    (!found.is_empty()).then_some(found)
+    (!found.is_empty()).then_some(Text { bytes: found, is_squeezed: false })
 }
 
 /// Pairs of hex digits as bytes, whatever stands between them, without the first `skipped` of each row of digits: where the
@@ -112,22 +155,29 @@ fn from_hex(text: &[u8], skipped: usize) -> Vec<u8> {
             rest = &after[1..];
             continue;
         }
-        match char::from(byte).to_digit(16) {
-            Some(digit) => {
-                row += 1;
-                if row <= skipped {
-                    continue;
-                }
-                let digit = u8::try_from(digit).expect("a hex digit is less than 16");
-                match high.take() {
-                    Some(high) => bytes.push(high << 4 | digit),
-                    None => high = Some(digit),
-                }
-            }
-            None => (high, row) = (None, 0),
+        let Some(digit) = hex_digit(byte) else {
+            (high, row) = (None, 0);
+            continue;
+        };
+        row += 1;
+        if row <= skipped {
+            continue;
+        }
+        match high.take() {
+            Some(high) => bytes.push(high << 4 | digit),
+            None => high = Some(digit),
         }
     }
     bytes
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
 }
 
 /// A digit of base64, in both alphabets (RFC 4648 sections 4 and 5).
@@ -318,16 +368,14 @@ mod tests {
 
     #[test]
     fn an_ordinary_answer_of_any_length_is_no_key_and_what_explodes_is() {
-        let words = "The quick brown fox of https://file.kie.ai/a_b-c/d+e.png?x=%20%41 &amp; 0x12 12ab34cd \\u0041, "
-            .repeat(600);
+        let words = "The quick brown fox of https://file.kie.ai/a_b-c/d+e.png?x=%20%41& 0x12 12ab34cd, ".repeat(600);
         assert!(words.len() < 64 << 10 && !holds(&words));
         for unit in ["a", "A", "0", "41", "%25", "\\", "x ", "QUFB", "\u{fc}", "deadbeef "] {
             let long = unit.repeat((64 << 10) / unit.len());
             assert!(!holds(&long), "{unit}");
         }
-        // Legible however it is decoded, again and again.
-        let manifold = "ABEFQRUV".repeat(8 << 10);
-        holds(&manifold);
+        // Escapes of three kinds, which may have been written in any order.
+        assert!(holds(&words.replace("%20", "%20\\u0041&amp;")));
     }
 
     /// How programs write a text.
