@@ -140,7 +140,7 @@ pub async fn serve(
 ) -> Result<Ended, Error> {
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
-    let keys = Keys::new(config.key, config.key_source);
+    let keys = Keys::new(config.key, config.key_source, clock.clone());
     let kie_clock = KieClock::default();
     let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone(), kie_clock.clone());
     let wire = wire.map_err(Error::Client)?;

@@ -4,7 +4,7 @@
 //! No function here asks only that nothing panics. Each states what must hold of whatever is taken, and of what is said
 //! about whatever is refused, in words of its own where it can: a rule that is repeated from the parser finds nothing.
 
-use std::{str, sync::Arc, time::Duration};
+use std::{slice, str, sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use jiff::Timestamp;
@@ -144,7 +144,9 @@ pub fn envelope(data: &[u8]) {
     let http_status = status.unwrap_or(200);
     let key = ApiKey::new(KEY).expect("a key");
     let raw = Raw { http_status, retry_after: Some(Duration::from_secs(3)), body };
-    let error = match upstream::envelope::read(&raw, |text| key.scrub(text)) {
+    let source = SourceUrl::parse("https://file.kie.ai/a.png").expect("a source URL");
+    let present = |text: &str| upstream::message::presentable(text, &source, slice::from_ref(&key));
+    let error = match upstream::envelope::read(&raw, present) {
         Ok(text) => {
             assert!((200..300).contains(&http_status), "a link under HTTP {http_status}");
             let json = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
@@ -167,7 +169,7 @@ pub fn envelope(data: &[u8]) {
         assert!(matches!(answer.code, Some(404 | 422)), "remembers what kie.ai has not said: {error:?}");
     }
     if let Some(message) = answer.message.as_deref() {
-        assert!(message.chars().count() <= upstream::envelope::MAX_MESSAGE_CHARS, "too long: {message:?}");
+        assert!(message.chars().count() <= upstream::message::MAX_CHARS, "too long: {message:?}");
         assert!(!message.contains(char::is_control), "control characters: {message:?}");
         assert!(!key.is_in(message), "the key: {message:?}");
         let signed = |word: &str| word.split_once("://").is_some_and(|(_, address)| address.contains('?'));
@@ -176,7 +178,6 @@ pub fn envelope(data: &[u8]) {
     let logged = error.to_string();
     assert!(!logged.contains(char::is_control) && !key.is_in(&logged) && !logged.contains("://"), "{logged:?}");
 
-    let source = SourceUrl::parse("https://file.kie.ai/a.png").expect("a source URL");
     let problem = Problem::of(links::Error::Upstream(Arc::new(error)), &source);
     assert!(problem.kind.status().is_client_error() || problem.kind.status().is_server_error());
     let shown: Value = serde_json::from_str(&problem.envelope()).expect("an envelope is JSON");
@@ -343,6 +344,9 @@ fn check_link_host(text: &str) {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
             assert!(name.contains('.') && !name.ends_with(".localhost"), "{text:?}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            assert!(name.split('.').all(|label| label.len() <= 63 && label.chars().all(plain)), "{text:?}");
+            assert!(!name.contains("..") && !name.starts_with('.'), "{text:?}");
         }
         None => panic!("no host: {text:?}"),
     }

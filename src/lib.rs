@@ -43,7 +43,7 @@
 //! | [`config`] | layers of settings -> one valid `Config`, all problems at once; defaults that fit into the memory (`memory`) |
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |
-//! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
+//! | [`source`], [`link`] | source URLs and links, parsed and checked; `host`: which hosts they may have; pure |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
@@ -82,6 +82,7 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod host;
 pub mod http;
 pub mod key;
 pub mod link;

@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use kielink::{
     app::{self, Ended, Listeners},
-    cli::{Cli, Command, Settings, probe},
+    cli::{Cli, Command, Settings, probe, usage},
     clock::Clock,
     config::{self, Config, Sources},
     key::Reload,
@@ -29,11 +29,23 @@ use tokio::{
     sync::oneshot,
 };
 
+/// What shells and clap use.
+const BAD_USAGE: u8 = 2;
+
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            let _ = write!(io::stderr(), "{}", usage::complaint(&error, &arguments));
+            return ExitCode::from(BAD_USAGE);
+        }
+        // Help and version.
+        Err(asked) => return asked.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+    };
     match run(cli) {
         Ok(code) => code,
         Err(error) => {

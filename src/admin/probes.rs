@@ -24,20 +24,20 @@ pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Resp
 
 /// What was seen of kie.ai last. It counts for nothing, and is no promise: "ok" is only what was tried and did not fail.
 fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
-    let RecentCalls { calls, failed, last_failure } = recent;
-    let said = match (condition, last_failure) {
-        (Condition::Limiting, _) => "limits the rate".to_owned(),
-        (Condition::Refusing, Some(why)) => format!("refuses the account: {why}"),
-        (Condition::Refusing, None) => "refuses the account".to_owned(),
-        (Condition::Well | Condition::Unwell, Some(why)) => {
-            let calls = if *calls == 1 { "call".to_owned() } else { format!("{calls} calls") };
-            format!("{failed} of the last {calls} failed: {why}")
-        }
-        (Condition::Unwell, None) => "is failing and is not asked for the moment".to_owned(),
-        (Condition::Well, None) if *calls == 0 => return "[ ]upstream not asked yet (does not count)\n".to_owned(),
-        (Condition::Well, None) => return "[+]upstream ok\n".to_owned(),
+    let calls = if recent.calls == 1 { "call".to_owned() } else { format!("{} calls", recent.calls) };
+    let failed = recent.last_failure.as_ref().map(|why| format!("{} of the last {calls} failed: {why}", recent.failed));
+    let (sign, said) = match (condition, &failed) {
+        (Condition::Well, None) if recent.calls == 0 => ('+', "not asked yet"),
+        (Condition::Well, None) => ('+', "ok"),
+        (Condition::Well, Some(failed)) if recent.last_was_good => ('+', failed.as_str()),
+        (Condition::Well, Some(failed)) => ('-', failed.as_str()),
+        (Condition::Limiting, _) => ('-', "limits the rate"),
+        (Condition::Unwell, _) => ('-', "unwell"),
+        (Condition::Refusing, _) => ('-', "refuses the account"),
     };
-    format!("[-]upstream {said} (does not count)\n")
+    let why = failed.as_deref().filter(|failed| *failed != said).map(|failed| format!(", {failed}"));
+    let counts = if sign == '+' { "" } else { " (does not count)" };
+    format!("[{sign}]upstream {said}{}{counts}\n", why.unwrap_or_default())
 }
 
 /// Once ready for the first time, for ever.

@@ -13,11 +13,11 @@ use url::{Host, Url};
 use super::{
     Address, Config, KeySource, LINK_LIFE, Problems, Sources,
     memory::{FEW_STREAMS, Share},
-    reader::Reader,
+    reader::{Reader, shown_name},
 };
 use crate::{
     app, http,
-    key::{self, ApiKey},
+    key::{self, ApiKey, misplaced},
     link, links,
     server::MAX_STREAMS,
     source::AllowList,
@@ -129,7 +129,10 @@ pub(super) fn file(sources: &Sources) -> Result<Option<String>, Problems> {
     let Some(path) = &sources.file else { return Ok(None) };
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(why) => Err(Problems(vec![format!("cannot read the configuration file {}: {why}", path.display())])),
+        Err(why) => {
+            let path = misplaced::shown_path(path);
+            Err(Problems(vec![format!("cannot read the configuration file {path}: {why}")]))
+        }
     }
 }
 
@@ -158,7 +161,7 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         .prefix_separator("__")
         .separator("__")
         .source(Some(sources.environment.clone()));
-    let names = environment.collect().map_err(|why| format!("cannot read the environment: {why}"))?;
+    let names = environment.collect().map_err(|_| "cannot read the settings of the environment".to_owned())?;
     refuse_indices(names.keys(), "the environment")?;
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
@@ -166,9 +169,11 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)) {
             return Err("--set: a name of a setting has letters, digits, dots and underscores only".to_owned());
         }
-        builder = builder.set_override(key, value.as_str()).map_err(|_| format!("{key}: not a setting"))?;
+        builder =
+            builder.set_override(key, value.as_str()).map_err(|_| format!("{}: not a setting", shown_name(key)))?;
     }
-    let merged = builder.build().map_err(|why| format!("cannot merge the configuration: {why}"))?;
+    // Without what the crate says, which quotes what it cannot use.
+    let merged = builder.build().map_err(|_| "cannot merge the layers of the configuration".to_owned())?;
     let root = merged.cache.into_table().map_err(|_| "the configuration is not a table".to_owned())?;
     Ok(root.into_iter().collect())
 }
@@ -196,6 +201,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
     };
     check(&raw, &mut reader);
+    if let Some((key, _)) = &key {
+        refuse_the_key_elsewhere(key, &mut reader);
+    }
     let mut warnings = warnings(&raw);
     let share = Share::of(sources.memory_limit);
     let effective = &reader.effective;
@@ -347,6 +355,16 @@ fn check(raw: &Raw, r: &mut Reader) {
     }
 }
 
+/// SECURITY: settings are printed, logged and shown on a page.
+fn refuse_the_key_elsewhere(key: &ApiKey, r: &mut Reader) {
+    let (with_key, without): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut r.effective).into_iter().partition(|(_, value)| key.is_in(value));
+    r.effective = without;
+    for (name, _) in with_key {
+        r.problem(&name, "it has the API key in it, which belongs into KIE_API_KEY or the key file alone");
+    }
+}
+
 fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     let key = "upstream.base_url";
     if !url.username().is_empty() || url.password().is_some() {
@@ -406,7 +424,7 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
     let name = given[0];
     let read = match (variable("KIE_API_KEY"), variable("KIE_API_KEY_FILE").or(file_setting)) {
         (Some(text), _) => ApiKey::new(text).map(|key| (key, KeySource::Environment)).map_err(|why| why.to_string()),
-        (None, Some(path)) => key::file::read(Path::new(path))
+        (None, Some(path)) => key::file::read_in_time(Path::new(path), key::file::START_PATIENCE)
             .map(|key| (key, KeySource::File(PathBuf::from(path))))
             .map_err(|why| why.to_string()),
         (None, None) => return None,

@@ -3,15 +3,12 @@
 mod expiry;
 pub(crate) mod point;
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use url::{Host, Url};
+use url::Url;
+
+use crate::host;
 
 /// How long kie.ai says that a link lives (its documentation, "Get a download link").
 pub const LIFE: Duration = Duration::from_secs(20 * 60);
@@ -80,9 +77,14 @@ impl Link {
             if !spelled_out || text.contains('\\') {
                 return Err(Unusable::NotHttps);
             }
+            let Some(host) = url.host() else { return Err(Unusable::NotHttps) };
             // SECURITY: callers fetch what they are given; an address inside their network is not a file of kie.ai's.
-            if is_private(&url) {
+            if !host::is_public(&host) {
                 return Err(Unusable::PrivateHost);
+            }
+            // SECURITY: curl takes `{a,b}` for two hosts, others end a name at `;` or a quote.
+            if !host::is_plain(&host) {
+                return Err(Unusable::UnclearHost);
             }
         }
         // To the letter where possible, since a signature covers it; the rest must fit into a header.
@@ -131,57 +133,6 @@ fn spells_its_host(text: &str, url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let Some((spelled, port)) = authority.split_at_checked(host.len()) else { return false };
     spelled.eq_ignore_ascii_case(host) && (port.is_empty() || port.starts_with(':'))
-}
-
-fn is_private(url: &Url) -> bool {
-    match url.host() {
-        None => true,
-        Some(Host::Ipv4(address)) => is_private_v4(address),
-        Some(Host::Ipv6(address)) => is_private_v6(address),
-        Some(Host::Domain(name)) => {
-            let name = name.trim_end_matches('.');
-            // A single label is a neighbour's name, `localhost` among them.
-            let internal = [".localhost", ".local", ".localdomain", ".internal", ".svc", ".lan", ".home.arpa"];
-            !name.contains('.') || internal.iter().any(|suffix| name.ends_with(suffix))
-        }
-    }
-}
-
-/// Everything of the IANA special-purpose registry (RFC 6890) that is not globally reachable.
-fn is_private_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || a == 0
-        || a >= 224 // multicast, reserved, broadcast
-        || (a == 100 && (64..128).contains(&b)) // carrier-grade NAT
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (b == 18 || b == 19)) // benchmarking
-}
-
-fn is_private_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    // Addresses that carry an IPv4 one lead where that one leads.
-    let embedded = match segments {
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low]
-        | [0, 0, 0, 0, 0xffff, 0, high, low]
-        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
-        [0x2002, high, low, ..] => Some((high, low)),
-        _ => None,
-    };
-    let embedded = embedded.map(|(high, low)| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || address.is_unique_local()
-        || address.is_unicast_link_local()
-        || segments[0] & 0xffc0 == 0xfec0 // site-local, once
-        || segments[..3] == [0x64, 0xff9b, 1] // local-use translation
-        || segments[..2] == [0x2001, 0] // Teredo
-        || segments[..2] == [0x2001, 0xdb8]
-        || embedded.is_some_and(is_private_v4)
 }
 
 #[cfg(test)]
@@ -248,6 +199,13 @@ mod tests {
             ("https://[2001:0:a00:1::]/", Unusable::PrivateHost),
             ("https://x.ns.svc/", Unusable::PrivateHost),
             ("https://metadata.google.internal/", Unusable::PrivateHost),
+            ("https://168.63.129.16/", Unusable::PrivateHost),
+            ("https://[2001:10::1]/", Unusable::PrivateHost),
+            ("https://files.corp/", Unusable::PrivateHost),
+            ("https://{127.0.0.1,x.y}/", Unusable::UnclearHost),
+            ("https://127.0.0.1;.example.com/", Unusable::UnclearHost),
+            ("https://127.0.0.1'.evil.com/", Unusable::UnclearHost),
+            ("https://a..example/", Unusable::UnclearHost),
             ("https://h%2eexample/", Unusable::UnclearHost),
             ("https://134744072/", Unusable::UnclearHost),
             ("https:///h.example/", Unusable::UnclearHost),
@@ -323,7 +281,8 @@ mod tests {
                     prop_assert!(link.as_str().len() <= MAX_BYTES);
                     let url = Url::parse(link.as_str()).unwrap();
                     prop_assert_eq!(url.scheme(), "https");
-                    prop_assert!(!is_private(&url));
+                    let host = url.host().unwrap();
+                    prop_assert!(host::is_public(&host) && host::is_plain(&host));
                     prop_assert!(!link.as_str().contains(['\\', '\r', '\n']) && !link.as_str().contains("&amp;"));
                     prop_assert_eq!(parse(link.as_str()), Ok(link.clone()), "what is handed out would be refused");
                 }

@@ -56,7 +56,7 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
         Arc::clone(&script) as Arc<dyn Mint>,
         clock.clone(),
         kie_clock.clone(),
-        ApiKey::new("key").unwrap().log_hash(),
+        ApiKey::new("a-test-key").unwrap().log_hash(),
         Tracer::default(),
         tasks.clone(),
         CancellationToken::new(),

@@ -75,7 +75,8 @@ impl Bound {
     /// # Errors
     /// With a message that names the address.
     pub fn bind(address: &Address) -> io::Result<Bound> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", address.shown()));
         match address {
             Address::Tcp { host, port } => bind_tcp(host, *port).map_err(named),
             Address::Unix(path) => bind_unix(path).map_err(named),

@@ -121,7 +121,7 @@ impl World {
             Arc::new(mint),
             clock.clone(),
             kie_clock.clone(),
-            ApiKey::new("simulated").unwrap().log_hash(),
+            ApiKey::new("simulated-key").unwrap().log_hash(),
             Tracer::default(),
             tasks.clone(),
             stop.clone(),

@@ -7,6 +7,7 @@ mod connections;
 pub(crate) mod envelope;
 mod error;
 mod gate;
+pub(crate) mod message;
 mod metrics;
 mod patience;
 mod retry;
@@ -199,6 +200,7 @@ pub struct RecentCalls {
     pub failed: usize,
     /// In a few words, which are no caller's.
     pub last_failure: Option<String>,
+    pub last_was_good: bool,
 }
 
 const RECENT_CALLS: usize = 6;
@@ -214,6 +216,7 @@ impl Kie {
             calls: recent.len(),
             failed: recent.iter().flatten().count(),
             last_failure: recent.iter().rev().flatten().next().cloned(),
+            last_was_good: recent.back().is_some_and(Option::is_none),
         }
     }
 }
@@ -306,7 +309,8 @@ impl Inner {
             Ok(_) => Verdict::Well,
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),
             Err(error) if error.account_trouble().is_some() => Verdict::Account(error.clone()),
-            Err(error) if error.is_of_a_kept_connection() => Verdict::Unknown,
+            Err(Error::SilentConnection) => Verdict::SilentConnection,
+            Err(Error::DeadConnection(_)) => Verdict::Unknown,
             Err(error) if error.is_silence() => Verdict::Silent,
             Err(Error::KeyReplaced(_)) => Verdict::Well,
             Err(error) if error.is_transient() => Verdict::Failed,

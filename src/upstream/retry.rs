@@ -13,8 +13,8 @@ use crate::clock::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The old key, one on trial, and one that came meanwhile.
-const MOST_KEYS: u32 = 2;
+/// Keys that one mint meets when somebody puts one after the other into the file: each was refused but once, and cost one call.
+const MOST_KEYS: u32 = 6;
 
 /// Retries of all mints together: at most a fifth on top of the mints of the last ten seconds, so that retries never
 /// multiply an outage; and one a second besides, so that a quiet kielink may retry, too.

@@ -13,11 +13,11 @@ use super::{
     connections::{Connections, Pool, SetupError},
     envelope::{self, Raw},
     error::{Answer, BadAnswer, Error},
-    retry_after,
+    message, retry_after,
 };
 use crate::{
     clock::{Clock, KieClock},
-    key::{ApiKey, Keys},
+    key::{self, ApiKey, Keys},
     link::{self, Link},
     source::SourceUrl,
     telemetry::trace::Span,
@@ -117,13 +117,13 @@ impl Wire {
         pool.answered();
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
         // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
-        let secrets: Vec<ApiKey> = self.keys.all().into_iter().chain([key.clone()]).collect();
-        let scrub = |message: &str| secrets.iter().fold(message.to_owned(), |text, key| key.scrub(&text));
-        let text = envelope::read(&raw, scrub)?;
+        let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();
+        let secrets = with_own(self.keys.all());
+        let text = envelope::read(&raw, |message| message::presentable(message, source, &secrets))?;
         let unusable = |reason| Error::Unusable { reason, answer: Answer { code: Some(200), ..answer() } };
         let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
         // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if secrets.iter().any(|key| key.is_in(link.as_str())) {
+        if key::any_is_in(&with_own(self.keys.proven()), link.as_str()) {
             return Err(unusable(BadAnswer::LinkWithKey));
         }
         let Life { left, says_its_end } = life(&link, date, age, self.clock.wall());
@@ -145,7 +145,7 @@ impl Transport for Wire {
     }
 
     fn key_version(&self) -> u64 {
-        u64::from_str_radix(self.keys.newest().fingerprint(), 16).expect("a fingerprint is twelve hex digits")
+        self.keys.version()
     }
 }
 

@@ -114,7 +114,9 @@ pub(super) enum Verdict {
     Failed,
     /// No answer came.
     Silent,
-    /// Nothing can be told: its task was cancelled, or a connection that was open already is to blame.
+    /// No answer came over a connection that was open already: that one may be to blame.
+    SilentConnection,
+    /// Nothing can be told: its task was cancelled, or a connection was closed already.
     Unknown,
 }
 
@@ -457,8 +459,12 @@ impl State {
                     tracing::warn!("kie.ai is unwell: the breaker opens, misses fail fast");
                 }
             }
-            Verdict::Unknown => {
-                self.window.lost();
+            Verdict::SilentConnection | Verdict::Unknown => {
+                if matches!(verdict, Verdict::SilentConnection) {
+                    self.window.silent_connection(now);
+                } else {
+                    self.window.lost();
+                }
                 if pause_probe {
                     self.pause.probe_lost(now);
                 }

@@ -166,6 +166,10 @@ impl Child {
         self.get(&link_path(source)).await
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.borrow().id()
+    }
+
     /// Sockets that it holds: listeners and connections.
     pub(crate) fn sockets(&self) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.borrow().id())).unwrap();

@@ -5,6 +5,7 @@ mod command_line;
 mod connections;
 mod hostile;
 mod inherited;
+mod key_file;
 mod logs;
 mod probes;
 mod sandbox;
