@@ -1,22 +1,22 @@
-//! The files that the sandbox has: a picture, a drawing, a sound and a text, all made by code.
+//! The files that there are: a picture, a drawing, a sound and a text, all made by code.
 //!
 //! Pure. It does not know how they are reached.
 
 use std::f64::consts::TAU;
 
-/// A file in the sandbox that can be asked for.
+/// A file that can be asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// Its source URL: what to ask kielink for.
     pub source_url: &'static str,
     /// What it is, in a few words, for a list of commands to try.
     pub about: &'static str,
-    pub(crate) content_type: &'static str,
-    pub(crate) make: fn() -> Vec<u8>,
+    pub(super) content_type: &'static str,
+    pub(super) make: fn() -> Vec<u8>,
 }
 
 /// One on each kind of result host: pictures, drafts, music, anything else.
-pub(crate) const SAMPLES: [Sample; 4] = [
+pub(super) const SAMPLES: [Sample; 4] = [
     Sample {
         source_url: "https://tempfile.aiquickdraw.com/s/sunrise.png",
         about: "a picture, 160 by 100 pixels",
