@@ -97,7 +97,7 @@ fn apply(world: &World, change: Change) -> Result<(), Refusal> {
     if lengths.into_iter().flatten().any(|length| length > LONGEST_OUTAGE) {
         return Err(Refusal::Outage);
     }
-    let now = world.clock().now();
+    let now = world.clock.now();
     let mut state = world.state();
     match (&change.file, &change.answer) {
         (Some(_), None) => return Err(Refusal::File),
@@ -209,10 +209,10 @@ fn fill<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), Refusal> {
 }
 
 fn report(world: &World) -> Value {
-    let now = world.clock().now();
+    let now = world.clock.now();
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     let left = |end: Instant| Some(now.until(end)).filter(|left| !left.is_zero()).map(duration);
-    let wire = *world.wire().borrow();
+    let wire = *world.wire.borrow();
     let state = world.state();
     let State { config, script, record, switched, .. } = &*state;
     let mut settings = json!({
@@ -357,6 +357,6 @@ mod tests {
         }
         let state = bench.world.state();
         assert_eq!(state.config, before);
-        assert!(state.outage_end <= bench.world.clock().now() && state.switched.is_empty());
+        assert!(state.outage_end <= bench.world.clock.now() && state.switched.is_empty());
     }
 }

@@ -49,9 +49,9 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
     let address = listener.local_addr()?;
     let mut door = Door::Open(listener);
     let mut connections = JoinSet::new();
-    let mut wire = world.wire().subscribe();
+    let mut wire = world.wire.subscribe();
     // The file host never does what kie.ai is told to.
-    let is_on = |until: Option<Instant>| host == Host::Kie && until.is_some_and(|until| until > world.clock().now());
+    let is_on = |until: Option<Instant>| host == Host::Kie && until.is_some_and(|until| until > world.clock.now());
     loop {
         let refuses_until = wire.borrow_and_update().refuses_until;
         door = match door {
@@ -63,13 +63,13 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
                 while let Some(ended) = connections.join_next().await {
                     check(ended);
                 }
-                world.wire().send_modify(|wire| wire.is_shut = true);
+                world.wire.send_modify(|wire| wire.is_shut = true);
                 door
             }
             Door::Shut(socket) if !is_on(refuses_until) => {
                 match socket.or_else(|_| reserve(address)).and_then(|socket| socket.listen(CONNECTIONS as u32)) {
                     Ok(listener) => {
-                        world.wire().send_modify(|wire| wire.is_shut = false);
+                        world.wire.send_modify(|wire| wire.is_shut = false);
                         Door::Open(listener)
                     }
                     Err(error) => Door::Shut(Err(error)),
@@ -77,7 +77,7 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
             }
             door @ (Door::Open(_) | Door::Shut(_)) => door,
         };
-        let pause = match (&door, refuses_until.map(|until| world.clock().now().until(until))) {
+        let pause = match (&door, refuses_until.map(|until| world.clock.now().until(until))) {
             (Door::Open(_), _) => Duration::MAX,
             (Door::Shut(_), Some(left)) => left.max(RETRY),
             (Door::Shut(_), None) => RETRY,
@@ -86,7 +86,7 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
             accepted = door.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok(stream) => {
                     let line = world.line(host);
-                    let hangs_up_until = world.wire().borrow().hangs_up_until;
+                    let hangs_up_until = world.wire.borrow().hangs_up_until;
                     if !is_on(hangs_up_until) {
                         connections.spawn(connection(stream, Arc::clone(&world), host, line));
                     }

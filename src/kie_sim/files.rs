@@ -22,7 +22,7 @@ pub(super) fn answer(world: &World, request: &Request) -> Answer {
     let now = world.now();
     let host = request.header("host").unwrap_or_default();
     let (path, query) = (request.path(), request.query());
-    if let Err(refusal) = world.with_links(|links| links.check(&request.method, host, path, query, now)) {
+    if let Err(refusal) = world.state().links.check(&request.method, host, path, query, now) {
         return refuse(refusal, now);
     }
     // Only now: whoever has no valid link is not told which files exist.

@@ -38,7 +38,7 @@ impl Request {
 }
 
 pub(super) fn choose(world: &World, request: &Request, is_kept: bool) -> Answer {
-    let now = world.clock().now();
+    let now = world.clock.now();
     let mut state = world.state();
     let answer = decide(&mut state, request, is_kept, now);
     if matches!(request.path(), DOWNLOAD_URL | DOWNLOAD_URL_4O) {

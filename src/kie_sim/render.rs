@@ -71,7 +71,7 @@ pub(super) fn render(answer: &Answer, request: &Request, world: &World) -> Rende
             connection,
             ("Server", "cloudflare".to_owned()),
             ("cf-cache-status", "DYNAMIC".to_owned()),
-            ("Set-Cookie", format!("JSESSIONID={:032X}; Path=/; HttpOnly", world.random())),
+            ("Set-Cookie", format!("JSESSIONID={:032X}; Path=/; HttpOnly", world.state().random.u128(..))),
         ],
     };
     let usual = usual.into_iter().filter(|(name, _)| {

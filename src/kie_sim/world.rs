@@ -28,11 +28,12 @@ use crate::clock::{Clock, Instant};
 
 /// The simulated kie.ai and its file host, without their sockets.
 pub struct World {
-    clock: Clock,
+    pub(super) clock: Clock,
     started: Instant,
     contents: BTreeMap<String, Content>,
-    mints: watch::Sender<usize>,
-    wire: watch::Sender<Wire>,
+    /// Mints that arrived, answered or not.
+    pub mints: watch::Sender<usize>,
+    pub(super) wire: watch::Sender<Wire>,
     state: Mutex<State>,
 }
 
@@ -44,7 +45,7 @@ pub(super) struct State {
     pub(super) outage_end: Instant,
     pub(super) quota: Quota,
     pub(super) random: fastrand::Rng,
-    links: Links,
+    pub(super) links: Links,
     /// What was switched on at `/sandbox`, as it was written there.
     pub(super) switched: BTreeMap<String, String>,
 }
@@ -145,10 +146,6 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     /// By kie.ai's clock.
     pub(super) fn now(&self) -> Timestamp {
         let off = jiff::SignedDuration::from_secs(self.state().script.clock_off_seconds);
@@ -161,17 +158,9 @@ impl World {
         links.make(source, wish, now, config.link_life)
     }
 
-    pub(super) fn with_links<T>(&self, look: impl FnOnce(&Links) -> T) -> T {
-        look(&self.state().links)
-    }
-
     /// `path` is decoded.
     pub(super) fn content(&self, path: &str) -> Option<&Content> {
         self.contents.get(path)
-    }
-
-    pub(super) fn random(&self) -> u128 {
-        self.state().random.u128(..)
     }
 }
 
@@ -276,10 +265,6 @@ impl World {
         let _ = self.wire.subscribe().wait_for(|wire| wire.is_shut == shut).await;
     }
 
-    pub(super) fn wire(&self) -> &watch::Sender<Wire> {
-        &self.wire
-    }
-
     pub(super) fn line(&self, host: Host) -> Line {
         Line::new(&self.wire, host, self.clock.clone())
     }
@@ -287,11 +272,6 @@ impl World {
 
 /// Observations.
 impl World {
-    /// Mints that arrived, answered or not.
-    pub fn mints(&self) -> watch::Receiver<usize> {
-        self.mints.subscribe()
-    }
-
     /// All requests, mints or not, in the order in which they arrived.
     pub fn requests(&self) -> Vec<Request> {
         self.state().record.requests.clone()

@@ -6,12 +6,13 @@
 
 use std::any::Any;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Deref;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kielink::clock::Clock;
-pub(crate) use kielink::kie_sim::{Answer, CREDIT as CREDIT_PATH, DOWNLOAD_URL as MINT_PATH};
+pub(crate) use kielink::kie_sim::{Answer, DOWNLOAD_URL as MINT_PATH};
 use kielink::kie_sim::{Config, Host, Request as Recorded, World, serve};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -79,67 +80,60 @@ impl FakeKie {
 impl FakeKie {
     /// The usual answer to a mint, from now on.
     pub(crate) fn answer(&self, answer: Answer) {
-        self.world.script(|script| script.usual = answer);
+        self.script(|script| script.usual = answer);
     }
 
     /// One answer each for the next mints, whatever their source.
     pub(crate) fn answer_next(&self, answers: impl IntoIterator<Item = Answer>) {
-        self.world.script(|script| script.next.extend(answers));
+        self.script(|script| script.next.extend(answers));
     }
 
     /// The usual answer for one source URL.
     pub(crate) fn answer_for(&self, source_url: &str, answer: Answer) {
-        self.world.script(|script| script.by_source.insert(source_url.to_owned(), answer));
+        self.script(|script| script.by_source.insert(source_url.to_owned(), answer));
     }
 
     /// From now on every other key is unauthorized.
     pub(crate) fn accept_only(&self, keys: &[&str]) {
-        self.world.script(|script| script.keys = Some(keys.iter().map(|key| (*key).into()).collect()));
+        self.script(|script| script.keys = Some(keys.iter().map(|key| (*key).into()).collect()));
     }
 
     /// What a key that is not accepted hears; usually 401.
     pub(crate) fn refuse_with(&self, answer: Answer) {
-        self.world.script(|script| script.refusal = answer);
+        self.script(|script| script.refusal = answer);
     }
 
     /// The usual answer to `GET /api/v1/chat/credit`.
     pub(crate) fn answer_credit(&self, answer: Answer) {
-        self.world.script(|script| script.credit = answer);
+        self.script(|script| script.credit = answer);
     }
 
     /// What every call with a good key hears, until it is `None`: the whole account is refused.
     pub(crate) fn refuse_account(&self, answer: impl Into<Option<Answer>>) {
-        self.world.script(|script| script.account = answer.into());
+        self.script(|script| script.account = answer.into());
     }
 
     /// What every request hears that is not the first on its connection, until it is `None`.
     pub(crate) fn answer_kept(&self, answer: impl Into<Option<Answer>>) {
-        self.world.script(|script| script.kept = answer.into());
+        self.script(|script| script.kept = answer.into());
     }
 
     /// From now on kie's own clock is this far ahead of the machine's, or behind where negative.
     pub(crate) fn clock_off(&self, seconds: i64) {
-        self.world.script(|script| script.clock_off_seconds = seconds);
+        self.script(|script| script.clock_off_seconds = seconds);
     }
 }
 
-/// Gates and outages.
+/// Gates, what befalls connections, observations: `kie_sim::World` has most of them.
+impl Deref for FakeKie {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
 impl FakeKie {
-    /// From now on requests are recorded when they arrive, and wait.
-    pub(crate) fn hold(&self) {
-        self.world.hold();
-    }
-
-    /// All that wait go on, and later ones do not wait.
-    pub(crate) fn release(&self) {
-        self.world.release();
-    }
-
-    /// The one that waits longest goes on; where none waits, the next to arrive will not.
-    pub(crate) fn release_one(&self) {
-        self.world.release_one();
-    }
-
     /// Resets all connections and refuses new ones. It has happened when this returns.
     pub(crate) fn stop_listening(&self) {
         self.world.refuse_connections(Duration::MAX);
@@ -152,31 +146,6 @@ impl FakeKie {
         self.wait_until_door_is(false);
     }
 
-    /// Connections that are open now stay open, and nothing is ever said on them again; new ones are fine.
-    pub(crate) fn mute_connections(&self) {
-        self.world.mute_connections();
-    }
-
-    /// Connections that are open now are closed, whatever waits on them.
-    pub(crate) fn close_connections(&self) {
-        self.world.close_connections();
-    }
-
-    /// The same, with a reset.
-    pub(crate) fn reset_connections(&self) {
-        self.world.reset_connections();
-    }
-
-    /// Nothing is answered on any connection, old or new, for this long; 0 ends it.
-    pub(crate) fn be_silent(&self, length: Duration) {
-        self.world.be_silent(length);
-    }
-
-    /// Connections are accepted and closed at once, for this long; 0 ends it.
-    pub(crate) fn hang_up(&self, length: Duration) {
-        self.world.hang_up(length);
-    }
-
     fn wait_until_door_is(&self, shut: bool) {
         let (done, obeyed) = mpsc::channel();
         let world = Arc::clone(&self.world);
@@ -187,13 +156,10 @@ impl FakeKie {
         });
         assert!(obeyed.recv_timeout(PATIENCE).is_ok(), "the fake kie.ai no longer runs: it panicked, see above");
     }
-}
 
-/// Observations.
-impl FakeKie {
     /// Mints that arrived, answered or not.
     pub(crate) fn mints(&self) -> usize {
-        *self.world.mints().borrow()
+        *self.mints.borrow()
     }
 
     pub(crate) fn mints_for(&self, source_url: &str) -> usize {
@@ -201,36 +167,11 @@ impl FakeKie {
         self.requests().iter().filter(same).count()
     }
 
-    /// All requests, mints or not, in the order in which they arrived.
-    pub(crate) fn requests(&self) -> Vec<Recorded> {
-        self.world.requests()
-    }
-
-    /// Mints that arrived and are neither answered nor given up by their peer.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.world.in_flight()
-    }
-
-    /// The most mints for one and the same source that were ever in flight at once.
-    pub(crate) fn max_in_flight_per_source(&self) -> usize {
-        self.world.max_in_flight_per_source()
-    }
-
-    /// Every `data` that was given as a link, in that order.
-    pub(crate) fn links_given(&self) -> Vec<String> {
-        self.world.links_given()
-    }
-
-    /// Connections accepted so far.
-    pub(crate) fn connections(&self) -> u64 {
-        self.world.connections()
-    }
-
     /// Returns as soon as `n` mints have arrived; panics where they do not within 10 s.
     ///
     /// The clock is the fake's own, which runs even where the test's is paused.
     pub(crate) async fn wait_for_mints(&self, n: usize) {
-        let mut mints = self.world.mints();
+        let mut mints = self.mints.subscribe();
         let waiting = self.runtime.spawn(async move {
             let enough = mints.wait_for(|mints| *mints >= n);
             tokio::time::timeout(PATIENCE, enough).await.is_ok()
@@ -253,7 +194,7 @@ impl Drop for FakeKie {
         if let Err(panic) = ended {
             panic!("the fake kie.ai panicked: {}", message(&*panic));
         }
-        assert_eq!(self.world.unreadable(), 0, "the fake kie.ai was sent what is no request");
+        assert_eq!(self.unreadable(), 0, "the fake kie.ai was sent what is no request");
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use kielink::kie_sim::{Ending, Host, converse};
+use kielink::kie_sim::{Ending, Host, World, converse};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::super::eventually::eventually;
-use super::super::{Answer, CREDIT_PATH, FakeKie, MINT_PATH};
+use super::super::{Answer, FakeKie, MINT_PATH};
 use super::SOURCE;
 use super::client::{AGENT, Client};
 
@@ -28,28 +28,6 @@ async fn the_script_is_the_queue_then_the_source_then_the_usual() {
     assert_eq!(client.mint("other").await.json()["code"], 429);
     assert_eq!((kie.mints_for(SOURCE), kie.mints_for("other"), kie.mints_for("none")), (2, 2, 0));
     assert_eq!(kie.links_given(), ["http://x"]);
-}
-
-#[tokio::test]
-async fn requests_that_the_real_kie_refuses_are_refused() {
-    let kie = FakeKie::start();
-    let mut client = Client::new(&kie).await;
-    let mint = format!("POST {MINT_PATH}");
-    client.send(&mint, "", "{}").await;
-    let reply = client.reply().await;
-    assert_eq!((reply.head.starts_with("HTTP/1.1 403 "), &*reply.body), (true, &b"error code: 1010"[..]));
-    client.send(&mint, "User-Agent: test\r\n", "{}").await;
-    assert_eq!(client.reply().await.json()["code"], 401);
-    client.send(&mint, AGENT, "{}").await;
-    assert_eq!(client.reply().await.json()["code"], 422);
-    client.send("GET /nowhere", AGENT, "").await;
-    assert_eq!(client.reply().await.json()["path"], "/nowhere");
-    client.send(&format!("GET {CREDIT_PATH}"), AGENT, "").await;
-    assert_eq!(client.reply().await.json()["data"], 5916.25);
-    kie.answer_credit(Answer::unauthorized());
-    client.send(&format!("GET {CREDIT_PATH}"), AGENT, "").await;
-    assert_eq!(client.reply().await.json()["code"], 401);
-    assert_eq!((kie.mints(), kie.requests().len()), (3, 6));
 }
 
 #[tokio::test]
@@ -186,8 +164,8 @@ async fn connections_are_closed_when_told_at_once_or_when_they_are_used_again() 
     kie.answer_kept(None);
 
     for (end, kind) in [
-        (FakeKie::close_connections as fn(&FakeKie), None),
-        (FakeKie::reset_connections, Some(std::io::ErrorKind::ConnectionReset)),
+        (World::close_connections as fn(&World), None),
+        (World::reset_connections, Some(std::io::ErrorKind::ConnectionReset)),
     ] {
         let mut client = Client::new(&kie).await;
         client.mint(SOURCE).await;
