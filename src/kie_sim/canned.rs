@@ -88,7 +88,9 @@ impl Answer {
 
     /// A gateway's status and nothing else.
     pub fn bare(status: u16) -> Self {
-        Self::empty().http_status(status).without_content_type().without_header("set-cookie")
+        // With a length, since some statuses have no body to cut into chunks (RFC 9110, section 6.4.1).
+        let answer = Self::empty().http_status(status).with_header("Content-Length", "0");
+        answer.without_content_type().without_header("set-cookie")
     }
 
     /// HTTP 200 without a body.

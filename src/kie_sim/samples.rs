@@ -93,7 +93,8 @@ fn png(width: u32, height: u32, scanlines: &[u8]) -> Vec<u8> {
     header.extend(width.to_be_bytes());
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]); // 8 bits, RGB, deflate, the standard filters, not interlaced
-    let mut data = ZlibEncoder::new(Vec::new(), Compression::fast());
+    // Not compressed, so that there is something to download in parts.
+    let mut data = ZlibEncoder::new(Vec::new(), Compression::none());
     data.write_all(scanlines).expect("a Vec takes every byte");
     let data = data.finish().expect("a Vec takes every byte");
 

@@ -4,13 +4,10 @@
 
 use tokio::sync::watch;
 
-use super::Host;
 use crate::clock::{Clock, Instant};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wire {
-    /// The number of the last connection.
-    pub(super) last: u64,
     /// Up to this number, connections are reset,
     pub(super) reset: u64,
     /// closed,
@@ -45,16 +42,10 @@ pub enum Ending {
 }
 
 impl Line {
-    /// The next one's. What befalls kie.ai leaves the file host alone.
-    pub(super) fn new(wire: &watch::Sender<Wire>, host: Host, clock: Clock) -> Line {
-        let mut number = u64::MAX;
-        if host == Host::Kie {
-            wire.send_modify(|wire| {
-                wire.last += 1;
-                number = wire.last;
-            });
-        }
-        Line { number, is_exempt: host == Host::Files, wire: wire.subscribe(), clock }
+    /// `number` is that of a connection to kie.ai; the file host's have none, and nothing befalls them.
+    pub(super) fn new(number: Option<u64>, wire: &watch::Sender<Wire>, clock: Clock) -> Line {
+        let is_exempt = number.is_none();
+        Line { number: number.unwrap_or(u64::MAX), is_exempt, wire: wire.subscribe(), clock }
     }
 
     /// Completes when something may be said; never, on a connection that fell silent.

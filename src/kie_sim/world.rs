@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,8 @@ pub struct World {
     /// Mints that arrived, answered or not.
     pub mints: watch::Sender<usize>,
     pub(super) wire: watch::Sender<Wire>,
+    /// Those to kie.ai that were accepted so far.
+    connections: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -126,6 +131,7 @@ impl World {
             contents: contents(),
             mints: watch::Sender::new(0),
             wire: watch::Sender::new(Wire::default()),
+            connections: AtomicU64::new(0),
             state: Mutex::new(state),
         }))
     }
@@ -227,17 +233,17 @@ impl World {
 impl World {
     /// All that are open are reset.
     pub fn reset_connections(&self) {
-        self.wire.send_modify(|wire| wire.reset = wire.last);
+        self.wire.send_modify(|wire| wire.reset = self.connections());
     }
 
     /// All that are open are closed.
     pub fn close_connections(&self) {
-        self.wire.send_modify(|wire| wire.closed = wire.last);
+        self.wire.send_modify(|wire| wire.closed = self.connections());
     }
 
     /// All that are open stay open and say nothing ever again; new ones are fine.
     pub fn mute_connections(&self) {
-        self.wire.send_modify(|wire| wire.mute = wire.last);
+        self.wire.send_modify(|wire| wire.mute = self.connections());
     }
 
     /// Nothing is answered on any connection for this long; what was asked meanwhile is answered then.
@@ -266,7 +272,8 @@ impl World {
     }
 
     pub(super) fn line(&self, host: Host) -> Line {
-        Line::new(&self.wire, host, self.clock.clone())
+        let number = (host == Host::Kie).then(|| self.connections.fetch_add(1, Ordering::Relaxed) + 1);
+        Line::new(number, &self.wire, self.clock.clone())
     }
 }
 
@@ -299,7 +306,7 @@ impl World {
 
     /// Connections to kie.ai accepted so far.
     pub fn connections(&self) -> u64 {
-        self.wire.borrow().last
+        self.connections.load(Ordering::Relaxed)
     }
 }
 
