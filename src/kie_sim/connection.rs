@@ -93,13 +93,12 @@ where
     S: AsyncRead + Unpin + Send,
 {
     settle().await;
-    let Arrival { flight, gate } = world.arrive(request);
+    let Arrival { flight, gate, latency } = world.arrive(request);
     let chosen = async {
         if let Some(gate) = gate {
             // An error means that the simulation is being dropped, and this task with it.
             let _ = gate.await;
         }
-        let latency = world.state().config.latency;
         pause(latency).await;
         let answer = kie::choose(world, request, is_kept);
         pause(answer.latency).await;
@@ -193,7 +192,7 @@ where
         self.may_speak().await?;
         let Rendered { head, body, link } = render(answer, request, world);
         if let Some(link) = link {
-            world.gave(&link);
+            world.links().gave(link);
         }
         match answer.manner {
             Manner::Whole | Manner::WholeThenClose => {

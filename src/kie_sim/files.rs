@@ -22,7 +22,7 @@ pub(super) fn answer(world: &World, request: &Request) -> Answer {
     let now = world.now();
     let host = request.header("host").unwrap_or_default();
     let (path, query) = (request.path(), request.query());
-    if let Err(refusal) = world.state().links.check(&request.method, host, path, query, now) {
+    if let Err(refusal) = world.links().check(&request.method, host, path, query, now) {
         return refuse(refusal, now);
     }
     // Only now: whoever has no valid link is not told which files exist.
@@ -110,7 +110,7 @@ mod tests {
     const SUNRISE: &str = "https://tempfile.aiquickdraw.com/s/sunrise.png";
 
     fn minted(bench: &Bench, source: &str) -> String {
-        bench.world.link(source, &Wish::default(), bench.world.now())
+        bench.world.links().make(source, &Wish::default(), bench.world.now(), Duration::from_secs(1200))
     }
 
     /// As a client sends it: the path in the request line, the host in its header.

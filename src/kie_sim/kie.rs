@@ -4,7 +4,6 @@
 //! A gateway in front (HTML when it fails) and an application behind it (HTTP 200 whatever happens, the truth in the
 //! body). It does not know which files exist: a made-up URL on a result host gets a link, as with kie.ai.
 
-use serde_json::Value;
 use url::Url;
 
 use super::{
@@ -83,12 +82,12 @@ fn decide(state: &mut State, request: &Request, is_kept: bool, now: crate::clock
 
 fn mint(state: &mut State, request: &Request) -> Answer {
     // What kie.ai says to a body that is no JSON is not known; 400 is among its codes.
-    let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
+    if !request.is_json {
         return Answer::envelope(400, "request body is not readable");
-    };
+    }
     // No `url`, as from callers that send `imageUrl` or `musicId`, is a wrong one.
     let is_wanted = |source: &&String| state.config.takes_any_source || is_result(source);
-    let names_a_task = request.path() != DOWNLOAD_URL_4O || body["taskId"].is_string();
+    let names_a_task = request.path() != DOWNLOAD_URL_4O || request.names_a_task;
     let Some(source) = request.source.as_ref().filter(|source| names_a_task && is_wanted(source)) else {
         return Answer::code(422);
     };

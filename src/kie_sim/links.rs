@@ -24,6 +24,9 @@ pub(super) struct Links {
     files: Url,
     root: hmac::Key,
     random: fastrand::Rng,
+    /// Every link that was given, as far as `remembers` goes.
+    pub(super) given: Vec<String>,
+    remembers: usize,
     /// The last link for each source URL.
     last: HashMap<String, String>,
     /// Path and query of links whose signature does not say their end, with that end.
@@ -31,11 +34,11 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(files: Url, seed: u64) -> Self {
+    pub(super) fn new(files: Url, seed: u64, remembers: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         // It guards nothing but samples, so a seeded, guessable generator will do.
         let root = hmac::Key::new(hmac::HMAC_SHA256, &random.u128(..).to_be_bytes());
-        Self { files, root, random, last: HashMap::new(), ends: HashMap::new() }
+        Self { files, root, random, given: Vec::new(), remembers, last: HashMap::new(), ends: HashMap::new() }
     }
 
     /// A link for a source URL, whether there is such a file or not. Its host becomes a part of the path: the samples
@@ -66,6 +69,18 @@ impl Links {
         }
         remember(&mut self.last, source.to_owned(), link.clone());
         link
+    }
+
+    /// What a servlet container puts into its session cookie.
+    pub(super) fn session_id(&mut self) -> u128 {
+        self.random.u128(..)
+    }
+
+    /// It is on its way.
+    pub(super) fn gave(&mut self, link: String) {
+        if self.given.len() < self.remembers {
+            self.given.push(link);
+        }
     }
 
     /// Whether a request to the file host leads to a file. `path` and `query` are as they came.
@@ -181,7 +196,7 @@ mod tests {
     }
 
     fn links() -> Links {
-        Links::new(Url::parse("https://files.example").unwrap(), 7)
+        Links::new(Url::parse("https://files.example").unwrap(), 7, 0)
     }
 
     fn check(links: &Links, link: &str, now: Timestamp) -> Result<(), Refusal> {

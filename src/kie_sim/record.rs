@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -14,7 +15,6 @@ use super::{World, request::Request};
 pub(super) struct Record {
     pub(super) counts: Counts,
     pub(super) requests: Vec<Request>,
-    pub(super) links: Vec<String>,
     /// What was no request.
     pub(super) unreadable: u64,
     pub(super) max_in_flight_per_source: usize,
@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// Counts the request and, while the gate is shut, queues it there.
-    pub(super) fn arrive(&mut self, request: &Request, world: &Arc<World>) -> Arrival {
+    pub(super) fn arrive(&mut self, request: &Request, world: &Arc<World>, latency: Duration) -> Arrival {
         let flight = request.is_mint().then(|| {
             let source = request.source.clone();
             let same = self.in_flight.entry(source.clone()).or_default();
@@ -91,7 +91,7 @@ impl Record {
         if self.holding && ahead {
             self.released_ahead -= 1;
         }
-        Arrival { flight, gate }
+        Arrival { flight, gate, latency }
     }
 
     fn land(&mut self, source: &Option<String>) {
@@ -110,6 +110,8 @@ pub(super) struct Arrival {
     pub(super) flight: Option<Flight>,
     /// Completes when the gate opens; nothing where it is open.
     pub(super) gate: Option<oneshot::Receiver<()>>,
+    /// kie.ai's, after that.
+    pub(super) latency: Duration,
 }
 
 /// A mint is in flight for as long as this lives.

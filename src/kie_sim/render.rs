@@ -21,12 +21,13 @@ pub(super) struct Rendered {
 
 pub(super) fn render(answer: &Answer, request: &Request, world: &World) -> Rendered {
     // Whole seconds: kie.ai's `Date` header and its signatures know no finer ones.
-    let now = shifted(world.now(), answer.clock_off_seconds);
+    let (now, life) = world.now_and_life();
+    let now = shifted(now, answer.clock_off_seconds);
     let mut own_headers = answer.headers.clone();
     let mut link = None;
     let mut fresh = || {
         let source = request.source.as_deref().unwrap_or_default();
-        link.insert(world.link(source, &answer.link, now)).clone()
+        link.insert(world.links().make(source, &answer.link, now, life)).clone()
     };
     let mut body = match &answer.content {
         Content::Link { padded_to_bytes } => padded(&fresh(), *padded_to_bytes).into(),
@@ -71,7 +72,7 @@ pub(super) fn render(answer: &Answer, request: &Request, world: &World) -> Rende
             connection,
             ("Server", "cloudflare".to_owned()),
             ("cf-cache-status", "DYNAMIC".to_owned()),
-            ("Set-Cookie", format!("JSESSIONID={:032X}; Path=/; HttpOnly", world.state().random.u128(..))),
+            ("Set-Cookie", format!("JSESSIONID={:032X}; Path=/; HttpOnly", world.links().session_id())),
         ],
     };
     let usual = usual.into_iter().filter(|(name, _)| {

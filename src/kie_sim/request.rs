@@ -23,6 +23,9 @@ pub struct Request {
     pub source: Option<String>,
     /// Since the simulation was started.
     pub at: Duration,
+    pub(super) is_json: bool,
+    /// As the 4o image API wants it.
+    pub(super) names_a_task: bool,
     /// Whether the connection is to be kept.
     pub(super) keeps: bool,
     pub(super) is_http_1_0: bool,
@@ -85,8 +88,11 @@ impl Request {
             (Some(_), _) => return Err(BAD_REQUEST),
         };
         let Some((body, body_bytes)) = body else { return Ok(None) };
-        let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let json = serde_json::from_slice::<serde_json::Value>(&body);
+        request.is_json = json.is_ok();
+        let json = json.unwrap_or_default();
         request.source = json["url"].as_str().map(str::to_owned);
+        request.names_a_task = json["taskId"].is_string();
         request.body = body;
         Ok(Some((request, head_bytes + body_bytes)))
     }

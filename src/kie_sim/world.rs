@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{
     Config, Error, Host,
-    answer::{Answer, Wish},
+    answer::Answer,
     links::Links,
     quota::Quota,
     record::{Arrival, Record},
@@ -39,6 +39,8 @@ pub struct World {
     pub(super) wire: watch::Sender<Wire>,
     /// Those to kie.ai that were accepted so far.
     connections: AtomicU64,
+    /// Apart from the rest, because signing takes its time.
+    links: Mutex<Links>,
     state: Mutex<State>,
 }
 
@@ -50,7 +52,6 @@ pub(super) struct State {
     pub(super) outage_end: Instant,
     pub(super) quota: Quota,
     pub(super) random: fastrand::Rng,
-    pub(super) links: Links,
     /// What was switched on at `/sandbox`, as it was written there.
     pub(super) switched: BTreeMap<String, String>,
 }
@@ -115,6 +116,7 @@ impl World {
             kept: None,
             clock_off_seconds: 0,
         };
+        let links = Links::new(files, seed, config.remembers);
         let state = State {
             quota: Quota::new(config.quota, now),
             config,
@@ -122,7 +124,6 @@ impl World {
             record: Record::default(),
             outage_end: now,
             random: fastrand::Rng::with_seed(seed),
-            links: Links::new(files, seed),
             switched: BTreeMap::new(),
         };
         Ok(Arc::new(Self {
@@ -132,6 +133,7 @@ impl World {
             mints: watch::Sender::new(0),
             wire: watch::Sender::new(Wire::default()),
             connections: AtomicU64::new(0),
+            links: Mutex::new(links),
             state: Mutex::new(state),
         }))
     }
@@ -152,16 +154,23 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By kie.ai's clock.
-    pub(super) fn now(&self) -> Timestamp {
-        let off = jiff::SignedDuration::from_secs(self.state().script.clock_off_seconds);
-        let wall = self.clock.wall();
-        wall.checked_add(off).unwrap_or(wall)
+    pub(super) fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn link(&self, source: &str, wish: &Wish, now: Timestamp) -> String {
-        let State { links, config, .. } = &mut *self.state();
-        links.make(source, wish, now, config.link_life)
+    /// By kie.ai's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now_and_life().0
+    }
+
+    /// And the usual life of a link, at once.
+    pub(super) fn now_and_life(&self) -> (Timestamp, Duration) {
+        let (off, life) = {
+            let state = self.state();
+            (state.script.clock_off_seconds, state.config.link_life)
+        };
+        let wall = self.clock.wall();
+        (wall.checked_add(jiff::SignedDuration::from_secs(off)).unwrap_or(wall), life)
     }
 
     /// `path` is decoded.
@@ -209,23 +218,19 @@ impl World {
 
     pub(super) fn arrive(self: &Arc<Self>, request: &mut Request) -> Arrival {
         request.at = self.clock.now().since(self.started);
+        // Before the lock, which is held as shortly as may be: a test's next order waits for it.
+        let copy = request.clone();
         let mut state = self.state();
-        if state.record.requests.len() < state.config.remembers {
-            state.record.requests.push(request.clone());
+        let State { config, record, .. } = &mut *state;
+        if record.requests.len() < config.remembers {
+            record.requests.push(copy);
         }
-        let arrival = state.record.arrive(request, self);
+        let arrival = record.arrive(request, self, config.latency);
         drop(state);
         if arrival.flight.is_some() {
             self.mints.send_modify(|mints| *mints += 1);
         }
         arrival
-    }
-
-    pub(super) fn gave(&self, link: &str) {
-        let mut state = self.state();
-        if state.record.links.len() < state.config.remembers {
-            state.record.links.push(link.to_owned());
-        }
     }
 }
 
@@ -286,7 +291,7 @@ impl World {
 
     /// Every `data` that was given as a link, in that order.
     pub fn links_given(&self) -> Vec<String> {
-        self.state().record.links.clone()
+        self.links().given.clone()
     }
 
     /// What was sent that is no request.
