@@ -50,7 +50,8 @@
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
 //! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
 //! | [`telemetry`] | logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`) |
-//! | [`sandbox`] | a simulated kie.ai and file host |
+//! | [`kie_sim`] | the simulated kie.ai and its file host, behind the sandbox and the integration tests |
+//! | [`sandbox`] | `kielink sandbox`: puts that behind a real kielink |
 //! | `simulation` | (tests) random schedules checked against the promises |
 //! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
 //!
@@ -62,9 +63,10 @@
 //! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it.
 //! - Only the parts' `metrics`, `http`, `admin` and `app` know prometheus-client: each part counts for itself and registers what
 //!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
-//! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
+//! - Only `http`, `admin` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest (and `telemetry::trace`, spans to their collector); only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
 //!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).
+//! - `kie_sim` knows nothing of kielink but its clock, and only `sandbox` and tests know `kie_sim`.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
 //! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
@@ -85,6 +87,7 @@ pub mod fuzzing;
 mod host;
 pub mod http;
 pub mod key;
+pub mod kie_sim;
 pub mod link;
 pub mod links;
 pub mod sandbox;

@@ -80,14 +80,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sandbox(flags) => {
             let runtime = runtime()?;
             let environment = sources.environment.clone();
-            let sandbox = match sandbox::run::Sandbox::bind(&flags, sources, &Clock::system()) {
+            let sandbox = match sandbox::Sandbox::bind(&flags, sources, &Clock::system()) {
                 Ok(sandbox) => sandbox,
-                Err(error @ (sandbox::run::Error::Behaviour(_) | sandbox::run::Error::Key(_))) => {
+                Err(error @ (sandbox::Error::Behaviour(_) | sandbox::Error::Key(_))) => {
                     Cli::command().error(ErrorKind::ValueValidation, error).exit()
                 }
                 // As itself, so that `main` finds it and the exit code is the configuration's.
-                Err(sandbox::run::Error::Problems(problems)) => return Err(problems.into()),
-                Err(error @ sandbox::run::Error::Listen(_)) => {
+                Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
+                Err(error @ sandbox::Error::Listen(_)) => {
                     let hint = "other addresses can be given with --kie-listen and --files-listen";
                     return Err(error).context(hint);
                 }

@@ -12,7 +12,7 @@ const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// The query's pairs, names decoded and values encoded the one way the signature counts on. Not
 /// `form_urlencoded`: to SigV4 a plus sign is a plus sign.
-pub(crate) fn split(query: &str) -> Vec<(String, String)> {
+pub(super) fn split(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -25,27 +25,27 @@ pub(crate) fn split(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-pub(crate) fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     percent_encode(bytes, RESERVED).to_string()
 }
 
 /// Decoded first: `%7E` and `~` are one path, and must have one signature.
-pub(crate) fn encode_path(path: &str) -> String {
+pub(super) fn encode_path(path: &str) -> String {
     let bytes: Vec<u8> = percent_decode_str(path).collect();
     percent_encode(&bytes, RESERVED_IN_PATH).to_string()
 }
 
-pub(crate) fn join(pairs: &[(String, String)]) -> String {
+pub(super) fn join(pairs: &[(String, String)]) -> String {
     let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.join("&")
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Lower case only, as S3 has it.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     fn digit(byte: u8) -> Option<u8> {
         match byte {
             b'0'..=b'9' => Some(byte - b'0'),

@@ -1,21 +1,25 @@
-//! Puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
+//! `kielink sandbox`: puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
 
-use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
-use super::{Config as Behaviour, Sample, World, files, kie};
 use crate::{
     app::Listeners,
     cli,
     clock::Clock,
     config::{self, Address, Config, Problems, Sources},
     key::{self, ApiKey},
+    kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
     link,
-    server::{Bound, FAREWELLS, MAX_STREAMS, Server},
 };
 
 /// A sandbox with its addresses taken, not yet serving.
@@ -25,6 +29,12 @@ pub struct Sandbox {
     world: Arc<World>,
     kie: Bound,
     files: Bound,
+}
+
+/// A taken address, and as what it is reached.
+struct Bound {
+    listener: TcpListener,
+    url: Url,
 }
 
 /// The simulation under way; it ends when this is dropped.
@@ -38,14 +48,12 @@ pub enum Error {
     #[error(transparent)]
     Listen(#[from] io::Error),
     #[error(transparent)]
-    Behaviour(#[from] super::Error),
+    Behaviour(#[from] kie_sim::Error),
     #[error("--kie-key: {0}")]
     Key(#[from] key::Invalid),
     #[error(transparent)]
     Problems(#[from] Problems),
 }
-
-const CONNECTIONS: usize = 1024;
 
 impl Sandbox {
     /// Takes the simulation's addresses and works out kielink's settings for it. Settings that the user gave win.
@@ -53,27 +61,22 @@ impl Sandbox {
     /// # Errors
     /// When an address is taken, a flag makes no sense, or the user's settings are wrong.
     pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
-        let bind =
-            |address: SocketAddr| Bound::bind(&Address::Tcp { host: address.ip().to_string(), port: address.port() });
         let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
-        let files_url = match &flags.files_url {
-            Some(url) => url.clone(),
-            None => url_of(&files),
-        };
+        let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
         // Unless told otherwise nobody else's: a key of this run's, so that the simulation can tell it from all others.
         let secret = match &flags.kie_key {
             Some(secret) => secret.clone(),
             None => SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..))),
         };
         let key = ApiKey::new(secret.expose_secret())?;
-        let behaviour = Behaviour {
+        let behaviour = kie_sim::Config {
             latency: flags.latency,
             failure_rate: flags.failure_rate,
             link_life: flags.link_life,
             quota: flags.quota,
+            ..kie_sim::Config::GOOD_DAY
         };
-        let wall = clock.clone();
-        let world = World::new(behaviour, secret, files_url.clone(), Arc::new(move || wall.wall()), fastrand::u64(..))?;
+        let world = World::new(behaviour, Some(secret), files_url.clone(), clock.clone(), fastrand::u64(..))?;
         let sandbox = config::Sandbox {
             key,
             files: files_url.origin().ascii_serialization(),
@@ -81,12 +84,12 @@ impl Sandbox {
         };
         // Over the file and the environment, which may be those of a kielink in earnest.
         let mut flags_first = vec![
-            ("upstream.base_url".to_owned(), url_of(&kie).to_string()),
+            ("upstream.base_url".to_owned(), kie.url.to_string()),
             ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
         ];
         flags_first.extend(sources.flags);
         let config = Config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
-        Ok(Sandbox { config, world: Arc::new(world), kie, files })
+        Ok(Sandbox { config, world, kie, files })
     }
 
     /// Must be called on a runtime. The simulation serves until the returned value is dropped.
@@ -95,23 +98,10 @@ impl Sandbox {
     /// When a listener cannot be used.
     pub fn start(self) -> io::Result<Simulation> {
         let drain = CancellationToken::new();
-        let routers =
-            [(self.kie, kie::router(Arc::clone(&self.world))), (self.files, files::router(Arc::clone(&self.world)))];
         let tasks = TaskTracker::new();
-        for (bound, service) in routers {
-            let server = Server {
-                service,
-                places: Arc::new(Semaphore::new(CONNECTIONS)),
-                header_timeout: Duration::from_secs(10),
-                idle_timeout: Duration::from_secs(60),
-                tasks: tasks.clone(),
-                drain: drain.clone(),
-                kill: drain.clone(),
-                farewells: Arc::new(Semaphore::new(FAREWELLS)),
-                streams: MAX_STREAMS,
-                turned_away: Arc::default(),
-            };
-            tasks.spawn(server.run(bound.register()?));
+        for (bound, host) in [(self.kie, Host::Kie), (self.files, Host::Files)] {
+            let listener = tokio::net::TcpListener::from_std(bound.listener)?;
+            tasks.spawn(kie_sim::serve(listener, Arc::clone(&self.world), host, drain.clone()));
         }
         Ok(Simulation { drain })
     }
@@ -120,7 +110,7 @@ impl Sandbox {
     pub fn welcome(&self, listeners: &Listeners) -> String {
         let (to_data, data) = way(&listeners.data_addresses());
         let (to_admin, admin) = way(&listeners.admin_addresses());
-        let kie = url_of(&self.kie).to_string();
+        let kie = self.kie.url.to_string();
         let kie = kie.trim_end_matches('/');
         let samples = self.world.sources();
         let first = samples[0].source_url;
@@ -136,7 +126,7 @@ impl Sandbox {
         say("\nA link, as JSON, with the headers that tell where it came from:");
         say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encode(first)));
         say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
-        say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", crate::upstream::DOWNLOAD_URL));
+        say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", DOWNLOAD_URL));
         if to_data.is_empty() {
             say(&format!("\nThe whole interface, as a page for a browser: {data}/docs"));
         }
@@ -170,8 +160,13 @@ fn short_lives(link_life: Duration) -> Vec<(String, String)> {
     vec![part("cache.ttl", 19), part("cache.refresh_after", 12), part("cache.margin", 1)]
 }
 
-fn url_of(bound: &Bound) -> Url {
-    Url::parse(&format!("http://{}", bound.address().local())).expect("a bound TCP address makes a URL")
+fn bind(address: SocketAddr) -> io::Result<Bound> {
+    let listener = TcpListener::bind(address)
+        .map_err(|why| io::Error::new(why.kind(), format!("cannot listen on {address}: {why}")))?;
+    listener.set_nonblocking(true)?;
+    let local = Address::Tcp { host: address.ip().to_string(), port: listener.local_addr()?.port() }.local();
+    let url = Url::parse(&format!("http://{local}")).expect("a bound TCP address makes a URL");
+    Ok(Bound { listener, url })
 }
 
 /// How curl gets there: an option, if it needs one, and the base URL.

@@ -1,44 +1,65 @@
-//! What stands behind `kielink sandbox`: a simulated kie.ai and its file host, to try kielink with no key and no
-//! network.
+//! A simulated kie.ai and its file host, with all their manners and bad manners: behind `kielink sandbox`, to try kielink
+//! with no key and no network, and behind the integration tests.
 //!
 //! | module | |
 //! |---|---|
-//! | `world` | the state that all of them share |
-//! | `kie`, `answer` | kie.ai with its habits: errors as HTTP 200, HTML from a gateway, empty bodies |
-//! | `control` | `/sandbox` on the same port: outages, latency, failures, while it runs |
-//! | `files` | the host that the links lead to: it serves a file until the link's end and not a second longer |
-//! | `signature`, `encoding` | pure: signed links |
-//! | `quota`, `samples` | pure: how often kie.ai may be called; the files themselves |
-//! | `run` | the only part that knows kielink: puts the simulation behind it and prints what to try |
+//! | `world` | the state that all of them share, and what it is told to do |
+//! | `kie` | which answer is due: kie.ai as documented, or as told |
+//! | `answer`, `canned`, `words` | an answer as a value: how it is built, and how it is written as text |
+//! | `links`, `signature`, `encoding` | the links: signed, or in any other form |
+//! | `render`, `body` | an answer as bytes |
+//! | `files`, `range`, `samples` | the host that the links lead to: it serves a file until the link's end and not a second longer |
+//! | `control` | `/sandbox` on kie.ai's port: what to change while it runs |
+//! | `door`, `connection`, `wire`, `request` | connections, request by request, on the raw stream |
+//! | `record`, `quota` | what was asked, and how often it may be |
 //!
-//! Whoever runs it serves the two routers, [`kie::router`] and [`files::router`], over one [`World`]. The sandbox
-//! prints nothing and reads no clock but the one it is given.
+//! It speaks HTTP/1.1 by hand: a library would keep it from breaking the protocol. It knows nothing of kielink but its
+//! clock, prints nothing, and nothing that a peer sends makes it panic or grow.
 
 mod answer;
+mod body;
+mod canned;
+mod connection;
 mod control;
+mod door;
 mod encoding;
-pub mod files;
-pub mod kie;
+mod files;
+mod kie;
+mod links;
 mod quota;
-pub mod run;
+mod range;
+mod record;
+mod render;
+mod request;
 mod samples;
 mod signature;
+mod wire;
+mod words;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use jiff::Timestamp;
+pub use self::{
+    answer::Answer,
+    connection::{Ending, converse},
+    door::serve,
+    kie::{CREDIT, DOWNLOAD_URL, DOWNLOAD_URL_4O},
+    request::Request,
+    samples::Sample,
+    world::{Script, World},
+};
 
-pub use samples::Sample;
-pub use world::World;
-
-/// The wall clock, given from outside.
-pub type Wall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+/// Which of the two a connection leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Host {
+    Kie,
+    Files,
+}
 
 /// Far over what any caller waits, and short enough that a mistyped unit does not hang a demonstration for a day.
 const LONGEST_LATENCY: Duration = Duration::from_secs(60 * 60);
 
-/// How the simulated kie.ai behaves. All of it can be changed at `/sandbox` while it runs.
+/// How the simulated kie.ai behaves on the whole. The numbers can be changed at `/sandbox` while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// From a call's arrival to its answer.
@@ -49,6 +70,10 @@ pub struct Config {
     pub link_life: Duration,
     /// Calls a second; 0 refuses them all.
     pub quota: u32,
+    /// Whether there are links for anything at all, or only for URLs on the hosts where kie.ai keeps its results.
+    pub takes_any_source: bool,
+    /// How many requests and links are kept to be looked at.
+    pub remembers: usize,
 }
 
 impl Config {
@@ -61,6 +86,17 @@ impl Config {
         failure_rate: 0.0,
         link_life: Duration::from_secs(20 * 60),
         quota: 30,
+        takes_any_source: false,
+        remembers: 0,
+    };
+
+    /// For tests: nothing happens by itself, and everything is remembered.
+    pub const SCRIPTED: Self = Self {
+        latency: Duration::ZERO,
+        quota: u32::MAX,
+        takes_any_source: true,
+        remembers: usize::MAX,
+        ..Self::GOOD_DAY
     };
 
     fn check(&self) -> Result<(), Error> {
@@ -78,7 +114,7 @@ impl Config {
     }
 }
 
-/// Why a sandbox cannot be like that.
+/// Why a simulation cannot be like that.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     #[error("latency is at most 1h")]
@@ -96,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_no_sandbox_can_have_are_refused_by_name() {
+    fn settings_that_no_simulation_can_have_are_refused_by_name() {
         let good = Config::GOOD_DAY;
         let seconds = Duration::from_secs;
         let with_life = |link_life| Config { link_life, ..good.clone() };

@@ -1,4 +1,4 @@
-//! AWS Signature Version 4 in a query: what makes the sandbox's links look, and die, like kie.ai's.
+//! AWS Signature Version 4 in a query: what makes links look, and die, like kie.ai's.
 //!
 //! Pure: the time is an argument. It does not know which files exist, nor what HTTP makes of a refusal.
 
@@ -15,14 +15,14 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE_FORMAT: &str = "%Y%m%dT%H%M%SZ";
 
 /// SigV4's own limit for a presigned request: seven days.
-pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Whole seconds are all that `X-Amz-Expires` can say, and SigV4 wants at least one.
-pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+pub(super) const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 
 /// Why a request is not answered with the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(super) enum Refusal {
     #[error("the query carries no signature")]
     Unsigned,
     #[error("a signature parameter is missing, repeated or unreadable")]
@@ -36,18 +36,18 @@ pub(crate) enum Refusal {
 }
 
 /// What signs and what checks: SigV4 is symmetric.
-pub(crate) struct Credential {
-    pub(crate) id: String,
-    pub(crate) secret: String,
-    pub(crate) region: &'static str,
-    pub(crate) service: &'static str,
+pub(super) struct Credential {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) region: &'static str,
+    pub(super) service: &'static str,
 }
 
 impl Credential {
     /// A link to `path` (percent-encoded as in a URL) below the root of `files`, good from `now`, in whole seconds,
     /// for `life`, in whole seconds too. `life` should lie between [`SHORTEST_LIFE`] and [`LONGEST_LIFE`]: a link
     /// with any other is [`Refusal::Malformed`].
-    pub(crate) fn sign(&self, method: &str, files: &Url, path: &str, now: Timestamp, life: Duration) -> String {
+    pub(super) fn sign(&self, method: &str, files: &Url, path: &str, now: Timestamp, life: Duration) -> String {
         let date = now.strftime(DATE_FORMAT).to_string();
         let mut pairs: Vec<(String, String)> = [
             ("X-Amz-Algorithm", ALGORITHM.to_owned()),
@@ -72,7 +72,7 @@ impl Credential {
     /// Checks a request as it came: `host` is its Host header, `path` and `query` are still percent-encoded.
     ///
     /// The signature comes before the dates: an end that the caller rewrote is a wrong signature, not a longer life.
-    pub(crate) fn verify(
+    pub(super) fn verify(
         &self,
         method: &str,
         host: &str,
@@ -134,6 +134,12 @@ impl Credential {
             .into_iter()
             .fold(first, |key, part| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref()))
     }
+}
+
+/// Whose signature the query carries.
+pub(super) fn access_id(query: &str) -> Option<String> {
+    let credential = value_of(&split(query), "X-Amz-Credential").ok()?;
+    credential.split_once('/').map(|(id, _)| id.to_owned())
 }
 
 /// `20250415T101007Z` to `20250415`.
