@@ -12,4 +12,5 @@ mod settings;
 mod shutdown;
 mod systemd;
 mod tls;
+mod unread;
 mod wire;
