@@ -119,7 +119,13 @@ pub fn request_head(data: &[u8]) {
         return check_problem(&problem, problem.kind);
     }
     assert!(parts.uri.path_and_query().is_none_or(|path| path.as_str().len() <= guard::MAX_URI_BYTES));
-    assert!(!parts.headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site"), "from another site");
+    let is_cross_site = parts.headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site");
+    let is_opened = parts.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    let is_for_everybody = ["/", "/docs", "/openapi.json", "/status"].contains(&parts.uri.path());
+    assert!(!is_cross_site || (parts.method == "GET" && (is_opened || is_for_everybody)), "from another site");
+    let page = parts.headers.get(header::ORIGIN).or(parts.headers.get(header::REFERER));
+    let is_told = parts.headers.contains_key("sec-fetch-site") || (parts.method == "GET" && is_for_everybody);
+    assert!(is_told || page.is_none_or(|page| page != "null"), "from nowhere");
     let hosts: Vec<&HeaderValue> = parts.headers.get_all(header::HOST).iter().collect();
     assert!(hosts.len() <= 1, "several hosts");
     let named = hosts.iter().map(|host| host.to_str().expect("a host that was taken is text"));
@@ -134,7 +140,7 @@ pub fn request_head(data: &[u8]) {
         let Ok(read) = read else { continue };
         let Some(Host::Domain(name)) = read.host() else { continue };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let internal = [".local", ".internal", ".svc", ".cluster.local"];
+        let internal = [".local", ".internal", ".svc", ".localhost", ".test", ".home.arpa"];
         let is_internal = !name.contains('.') || internal.iter().any(|suffix| name.ends_with(suffix));
         assert!(is_internal || name == ALLOWED_HOST, "{host:?} is a public name");
     }

@@ -16,7 +16,8 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    app, http,
+    app,
+    http::{self, guard},
     key::{self, ApiKey},
     link, links,
     server::MAX_STREAMS,
@@ -80,9 +81,8 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         listen: r.list("server.listen", |text| text.parse::<Address>()),
         request_timeout: r.duration("server.request_timeout"),
         allowed_hosts: r.list("server.allowed_hosts", |text| {
-            let plain = !text.is_empty() && !text.contains([':', '/', '*', ' ']);
-            let name = plain.then(|| text.to_ascii_lowercase());
-            name.ok_or_else(|| "expected a host name without scheme, port or wildcard".to_owned())
+            guard::pattern(text)
+                .ok_or_else(|| "expected a host name, or \"*.\" and a host name, without scheme and port".to_owned())
         }),
         drain_delay: r.duration("server.drain_delay"),
         shutdown_grace: r.duration("server.shutdown_grace"),

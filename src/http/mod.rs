@@ -39,7 +39,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Config {
     pub request_timeout: Duration,
-    /// Lower-case names that `Host` may carry besides the internal ones.
+    /// What `Host` may carry besides the internal names; made by `guard::pattern`.
     pub allowed_hosts: Vec<String>,
     pub sources: AllowList,
     /// Requests under way at once.
