@@ -196,7 +196,8 @@ pub async fn serve(
         settings: config.effective,
     });
     background.spawn(status.clone().watch(cut.clone()));
-    let service = http::router(&config.http, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
+    let service =
+        http::router(&config.http, &background, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
     let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
