@@ -124,7 +124,7 @@ pub fn request_head(data: &[u8]) {
     let is_opened = parts.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
     let is_for_everybody = ["/", "/docs", "/openapi.json", "/status"].contains(&parts.uri.path());
     assert!(!is_cross_site || (parts.method == "GET" && (is_opened || is_for_everybody)), "from another site");
-    let page = parts.headers.get(header::ORIGIN).or(parts.headers.get(header::REFERER));
+    let page = parts.headers.get(header::ORIGIN);
     let is_told = parts.headers.contains_key("sec-fetch-site") || (parts.method == "GET" && is_for_everybody);
     assert!(is_told || page.is_none_or(|page| page != "null"), "from nowhere");
     let hosts: Vec<&HeaderValue> = parts.headers.get_all(header::HOST).iter().collect();

@@ -50,6 +50,7 @@ fn check_page(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
         Single::Value(origin) => host_of_origin(origin),
         Single::Odd => None,
         Single::Absent => match single(&parts.headers, &header::REFERER) {
+            Single::Value(address) if is_relative(address) => return Ok(()),
             Single::Value(address) => host_of_page(address),
             Single::Odd => None,
             Single::Absent => return Ok(()),
@@ -85,6 +86,12 @@ fn host_of_origin(origin: &str) -> Option<Host> {
 fn host_of_page(address: &str) -> Option<Host> {
     let rest = without_scheme(address)?;
     Host::parse(rest.split(['/', '?', '#']).next().unwrap_or_default())
+}
+
+/// Whether it names no host: RFC 9110 section 10.1.3 lets a client say a page of the same host so. Browsers write all of it.
+fn is_relative(address: &str) -> bool {
+    let first = address.split(['/', '?', '#']).next().unwrap_or_default();
+    !first.contains(':') && !address.starts_with("//")
 }
 
 /// Without `http://` or `https://`. What has another scheme is no page of ours.
@@ -275,7 +282,12 @@ mod tests {
             let (origin, referer) = (format!("origin: {page}"), format!("referer: {page}/a?http://localhost/"));
             for method in ["GET", "POST"] {
                 assert!(!is_served(method, LINK, &["host: asked.example:8080", &origin]), "{origin}");
-                assert!(!is_served(method, LINK, &["host: asked.example:8080", &referer]), "{referer}");
+                let names_a_host = page.contains(':') || page.starts_with("//");
+                assert_eq!(
+                    is_served(method, LINK, &["host: asked.example:8080", &referer]),
+                    !names_a_host,
+                    "{referer}"
+                );
             }
         }
     }
@@ -295,6 +307,12 @@ mod tests {
         assert!(!is_served("GET", LINK, &["origin: http://localhost/"]), "an origin has no path");
         assert!(!is_served("GET", LINK, &["origin: \u{fc}", &good_page]), "no text");
         assert!(!is_served("GET", LINK, &["referer: http://localhost/\u{fc}"]), "no text");
+        for same_host in ["/a/b", "page", "?a", "", "/a?b=http://evil.example/"] {
+            assert!(is_served("GET", LINK, &[&format!("referer: {same_host}")]), "{same_host}");
+        }
+        for other in ["//evil.example/", "http:evil.example", "evil:", "evil.example:80/a", "://evil.example"] {
+            assert!(!is_served("GET", LINK, &[&format!("referer: {other}")]), "{other}");
+        }
     }
 
     #[test]
