@@ -27,7 +27,7 @@ use crate::{
     links::Links,
     server::{Bound, FAREWELLS, Inherited, Server},
     telemetry::{
-        Telemetry,
+        LAST_LINES, Telemetry,
         metrics::{counting, reading},
     },
     upstream::{Chain, Kie, SetupError, Wire},
@@ -184,6 +184,8 @@ pub async fn serve(
     let count = Arc::clone(&turned_away);
     let help = "Connections of callers that were turned away, beyond limits.connections";
     counting(own, "connections_turned_away", help, move || count.load(Ordering::Relaxed));
+    let (dropped, help) = (telemetry.dropped_lines.clone(), "Log lines that could not be written in time");
+    counting(own, "log_lines_dropped", help, move || dropped.count());
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let status = Status::new(status::Sources {
@@ -193,11 +195,13 @@ pub async fn serve(
         kie: kie.clone(),
         keys: keys.clone(),
         failures: telemetry.failures.clone(),
+        dropped_lines: telemetry.dropped_lines.clone(),
         clock: clock.clone(),
         settings: config.effective,
     });
     background.spawn(status.clone().watch(cut.clone()));
-    let service = http::router(&config.http, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
+    let service =
+        http::router(&config.http, &background, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
     let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
@@ -237,7 +241,9 @@ pub async fn serve(
     let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
     let last_spans =
         if telemetry.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
-    let patience = config.app.shutdown_grace - last_words - last_spans;
+    // The log's last lines are waited for after this, at the process's end, where nobody reads them.
+    let last_lines = LAST_LINES.min(config.app.shutdown_grace / 4);
+    let patience = config.app.shutdown_grace - last_words - last_spans - last_lines;
     let ended = match tokio::time::timeout(patience, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,

@@ -82,16 +82,17 @@ pub fn compat_body(data: &[u8]) {
 
 /// The body of `POST /v1/links`.
 pub fn batch_body(data: &[u8]) {
-    let texts = match batch::parse(data, BATCH) {
-        Ok(texts) => texts,
+    let asked = match batch::parse(data, BATCH) {
+        Ok(asked) => asked,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
+    let texts: Vec<&str> = (0..asked.len()).map(|place| asked.get(place)).collect();
     assert!(texts.len() <= BATCH, "{} source URLs", texts.len());
     if let Ok(value) = serde_json::from_slice::<Value>(data) {
         assert_eq!(value.get("urls"), Some(&json!(texts)), "the body says otherwise");
     }
     let again = json!({ "urls": texts }).to_string();
-    assert_eq!(batch::parse(again.as_bytes(), texts.len()).ok().as_ref(), Some(&texts), "written again, it is another");
+    assert_eq!(batch::parse(again.as_bytes(), texts.len()).ok().as_ref(), Some(&asked), "written again, it is another");
     if let Some(fewer) = texts.len().checked_sub(1) {
         assert!(batch::parse(data, fewer).is_err(), "the limit is one off");
     }
@@ -117,7 +118,13 @@ pub fn request_head(data: &[u8]) {
         return check_problem(&problem, problem.kind);
     }
     assert!(parts.uri.path_and_query().is_none_or(|path| path.as_str().len() <= guard::MAX_URI_BYTES));
-    assert!(!parts.headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site"), "from another site");
+    let is_cross_site = parts.headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site");
+    let is_opened = parts.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    let is_for_everybody = ["/", "/docs", "/openapi.json", "/status"].contains(&parts.uri.path());
+    assert!(!is_cross_site || (parts.method == "GET" && (is_opened || is_for_everybody)), "from another site");
+    let page = parts.headers.get(header::ORIGIN);
+    let is_told = parts.headers.contains_key("sec-fetch-site") || (parts.method == "GET" && is_for_everybody);
+    assert!(is_told || page.is_none_or(|page| page != "null"), "from nowhere");
     let hosts: Vec<&HeaderValue> = parts.headers.get_all(header::HOST).iter().collect();
     assert!(hosts.len() <= 1, "several hosts");
     let named = hosts.iter().map(|host| host.to_str().expect("a host that was taken is text"));
@@ -132,7 +139,7 @@ pub fn request_head(data: &[u8]) {
         let Ok(read) = read else { continue };
         let Some(Host::Domain(name)) = read.host() else { continue };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let internal = [".local", ".internal", ".svc", ".cluster.local"];
+        let internal = [".local", ".internal", ".svc", ".localhost", ".test", ".home.arpa"];
         let is_internal = !name.contains('.') || internal.iter().any(|suffix| name.ends_with(suffix));
         assert!(is_internal || name == ALLOWED_HOST, "{host:?} is a public name");
     }

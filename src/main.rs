@@ -21,7 +21,7 @@ use kielink::{
     key::Reload,
     sandbox,
     server::Inherited,
-    telemetry::{Failures, Telemetry, trace::Tracer},
+    telemetry::{Failures, Log, Telemetry, trace::Tracer},
 };
 use tokio::{
     runtime::Runtime,
@@ -49,8 +49,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            // `eprintln!` panics where nobody takes it, and the exit code would be lost.
-            let _ = writeln!(io::stderr(), "kielink: {error:#}");
+            say_last(format!("kielink: {error:#}\n"));
             match error.downcast_ref::<config::Problems>() {
                 Some(_) => ExitCode::from(BAD_CONFIGURATION),
                 None => ExitCode::FAILURE,
@@ -64,13 +63,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
             let config = Config::load(&sources)?;
-            let failures = start_logs(&config)?;
+            let (failures, log) = start_logs(&config)?;
             raise_file_limit(&config);
             let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
             let runtime = runtime()?;
-            let telemetry = Telemetry { failures, tracer: tracer(&runtime, &sources.environment) };
+            let tracer = tracer(&runtime, &sources.environment);
+            let telemetry = Telemetry { failures, tracer, dropped_lines: log.dropped_lines() };
             let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
             let ended = runtime.block_on(until_ended(app::serve, listeners, config, telemetry, is_supervised));
             // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
@@ -92,13 +92,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     return Err(error).context(hint);
                 }
             };
-            let failures = start_logs(&sandbox.config)?;
+            let (failures, log) = start_logs(&sandbox.config)?;
             let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
                 .context("another address can be given with --listen and --admin-listen")?;
             // The commands to try are what the sandbox is for: they go to standard output.
             say(&format!("{}\n", sandbox.welcome(&listeners)))?;
             let config = sandbox.config.clone();
-            let telemetry = Telemetry { failures, tracer: tracer(&runtime, &environment) };
+            let tracer = tracer(&runtime, &environment);
+            let telemetry = Telemetry { failures, tracer, dropped_lines: log.dropped_lines() };
             runtime.block_on(async {
                 let _simulation = sandbox.start()?;
                 until_ended(app::serve, listeners, config, telemetry, false).await
@@ -132,6 +133,22 @@ fn say(text: &str) -> anyhow::Result<()> {
     let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     said.context("cannot write to standard output")
 }
+
+/// Why it ends, on standard error; where nobody takes that, it ends all the same, with its exit code: `eprintln!` would panic at a
+/// closed pipe, and wait for ever at one that is full.
+fn say_last(text: String) {
+    let (said, heard) = std::sync::mpsc::channel();
+    let speaker = std::thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = said.send(());
+    });
+    if speaker.is_ok() {
+        let _ = heard.recv_timeout(LAST_WORD);
+    }
+}
+
+/// Long enough for whoever reads at all.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
 async fn until_ended<F, S>(
@@ -208,10 +225,10 @@ fn sources(settings: &Settings) -> Sources {
     Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
-/// Logs of every thread of this process; what fails is counted in what it returns.
-fn start_logs(config: &Config) -> anyhow::Result<Failures> {
+/// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
+fn start_logs(config: &Config) -> anyhow::Result<(Failures, Log)> {
     let failures = Failures::default();
-    let dispatch = config.log.dispatch(std::io::stderr, &failures);
+    let (dispatch, log) = config.log.queued(io::stderr, &failures).context("cannot start logging")?;
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {
@@ -230,7 +247,7 @@ fn start_logs(config: &Config) -> anyhow::Result<Failures> {
     for warning in &config.warnings {
         tracing::warn!(warning, "risky configuration");
     }
-    Ok(failures)
+    Ok((failures, log))
 }
 
 /// Every connection is an open file: takes what the system grants, and says so where that is too little.

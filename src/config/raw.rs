@@ -16,7 +16,8 @@ use super::{
     reader::{Reader, shown_name},
 };
 use crate::{
-    app, http,
+    app,
+    http::{self, guard},
     key::{self, ApiKey, misplaced},
     link, links,
     server::MAX_STREAMS,
@@ -34,6 +35,9 @@ const MOST_A_SECOND: u32 = 1_000_000;
 /// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of them must
 /// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
 const LARGEST_BATCHES: u64 = 8;
+
+/// Of a batch, at least so many wait for kie.ai at a time: the default of `upstream.in_flight`.
+const LEAST_AT_ONCE: usize = 32;
 
 /// The settings as written, each parsed for itself; rules that span several come in `load`.
 pub(super) struct Raw {
@@ -80,9 +84,8 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         listen: r.list("server.listen", |text| text.parse::<Address>()),
         request_timeout: r.duration("server.request_timeout"),
         allowed_hosts: r.list("server.allowed_hosts", |text| {
-            let plain = !text.is_empty() && !text.contains([':', '/', '*', ' ']);
-            let name = plain.then(|| text.to_ascii_lowercase());
-            name.ok_or_else(|| "expected a host name without scheme, port or wildcard".to_owned())
+            guard::pattern(text)
+                .ok_or_else(|| "expected a host name, or \"*.\" and a host name, without scheme and port".to_owned())
         }),
         drain_delay: r.duration("server.drain_delay"),
         shutdown_grace: r.duration("server.shutdown_grace"),
@@ -217,6 +220,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     }
     let bodies = share.map_or(u64::MAX, |share| share.bodies);
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
+    let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for those whom memory
     // answers, so that a kie.ai that hangs does not shut them out.
@@ -256,9 +260,12 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
             // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
-            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body)),
+            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body.saturating_add(items))),
             body_room: bytes((bodies / 4).max(raw.body)),
             batch: raw.batch as usize,
+            // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
+            // after a pause must not keep the others from going.
+            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE),
             body_timeout: raw.header_timeout,
         },
         links: links::Config {

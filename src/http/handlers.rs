@@ -11,6 +11,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 use super::{
     answer::{self, LinkView},
@@ -34,13 +35,15 @@ pub(crate) struct Endpoints {
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
-    /// A permit for each byte of batches' bodies in memory, and of others' that are larger than usual.
+    /// A permit for each byte of batches in memory, and of others' bodies that are larger than usual.
     pub(crate) batch_room: Arc<Semaphore>,
     pub(crate) body_room: Arc<Semaphore>,
-    /// Source URLs in one batch.
+    /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
     pub(crate) batch: usize,
+    pub(crate) batch_at_once: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) requests: Requests,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// `POST /api/v1/common/download-url`
@@ -170,7 +173,7 @@ impl Room {
         Room { shared: Arc::clone(shared), taken: None, own }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);

@@ -18,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -29,7 +30,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Layer as _;
+use tower::{Layer as _, ServiceExt as _};
 
 pub(crate) use self::framing::{Ambiguous, LastRequest};
 use self::{
@@ -76,6 +77,10 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// How long a connection that is turned away may take to hear it, and how many may at once.
 const FAREWELL: Duration = Duration::from_millis(200);
 pub(crate) const FAREWELLS: usize = 64;
+
+/// In a request's extensions: it came over a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverUnixSocket;
 
 /// What all connections of one interface share.
 #[derive(Clone)]
@@ -141,8 +146,9 @@ impl Server {
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
                 let server = self.clone();
+                let over_unix_socket = matches!(stream, listener::Stream::Unix(_)).then_some(OverUnixSocket);
                 self.tasks.spawn(async move {
-                    server.connection(stream).await;
+                    server.connection(stream, over_unix_socket).await;
                     drop(place);
                 });
             }
@@ -166,7 +172,7 @@ impl Server {
         });
     }
 
-    async fn connection<S>(&self, stream: S)
+    async fn connection<S>(&self, stream: S, over_unix_socket: Option<OverUnixSocket>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -187,6 +193,12 @@ impl Server {
             .keep_alive_timeout(self.header_timeout);
         let (activity, verdicts) = (Activity::default(), Verdicts::default());
         let service = verdicts.layer().layer(activity.layer().layer(self.service.clone()));
+        let service = service.map_request(move |mut request: Request<Incoming>| {
+            if let Some(mark) = over_unix_socket {
+                request.extensions_mut().insert(mark);
+            }
+            request
+        });
         let service = TowerToHyperService::new(service);
         let stream = Framing::new(Patience::new(stream, self.header_timeout), &verdicts);
         let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -1,10 +1,11 @@
 //! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
 //!
-//! One line an event, on standard error; failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
+//! One line an event, on standard error, which nobody waits for (`queue`); failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
 //! some print addresses, and an address may be a link.
 
 mod failures;
 pub(crate) mod metrics;
+mod queue;
 pub mod trace;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
@@ -17,8 +18,12 @@ use tracing_subscriber::{
     layer::SubscriberExt,
 };
 
-pub use self::failures::{Failure, Failures};
+pub(crate) use self::queue::LAST_LINES;
 use self::trace::Tracer;
+pub use self::{
+    failures::{Failure, Failures},
+    queue::{DroppedLines, Log},
+};
 
 /// How and how much is logged.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,8 @@ pub struct Telemetry {
     /// What has failed of late; filled by the log.
     pub failures: Failures,
     pub tracer: Tracer,
+    /// Log lines that could not be written in time.
+    pub dropped_lines: DroppedLines,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

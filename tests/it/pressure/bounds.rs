@@ -106,6 +106,30 @@ async fn large_batches_that_are_under_way_share_a_bounded_memory() {
 }
 
 #[tokio::test]
+async fn many_short_items_take_room_as_well() {
+    let kie = FakeKie::start();
+    // Room for one batch of the most items, and a bit.
+    let sidecar =
+        Sidecar::with(&kie, &[("limits.batch_body", "2KiB"), ("limits.body", "1KiB"), ("limits.batch", "200")]);
+    let post = async |urls: Vec<&str>| {
+        let body = serde_json::json!({ "urls": urls }).to_string();
+        sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body)).await
+    };
+    // Six hundred bytes, and one item that is waited for.
+    let many = |source| [vec![""; 199], vec![source]].concat();
+    kie.hold();
+    let (reply, ()) = tokio::join!(post(many(SOURCE)), async {
+        kie.wait_for_mints(1).await;
+        let refused = post(many("https://file.kie.ai/a")).await;
+        assert_eq!((refused.status, refused.slug().as_str()), (503, "overloaded"), "{refused:?}");
+        assert_eq!(post(vec![""; 10]).await.status, 200, "a small batch finds room");
+        kie.release();
+    });
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(post(many(SOURCE)).await.status, 200, "the room is given back");
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_read_keeps_its_place() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let kie = FakeKie::start();

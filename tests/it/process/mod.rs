@@ -13,4 +13,5 @@ mod settings;
 mod shutdown;
 mod systemd;
 mod tls;
+mod unread;
 mod wire;
