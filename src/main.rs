@@ -51,9 +51,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let sources = sources(&cli.settings);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            let config = Config::load(&sources)?;
+            let mut config = Config::load(&sources)?;
             let failures = start_logs(&config)?;
-            raise_file_limit(&config);
+            raise_file_limit(&mut config);
             let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
             let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
             let listeners = Listeners::bind(&config.app, inherited)?;
@@ -221,26 +221,22 @@ fn start_logs(config: &Config) -> anyhow::Result<Failures> {
     Ok(failures)
 }
 
-/// Every connection is an open file: takes what the system grants, and says so where that is too little.
-fn raise_file_limit(config: &Config) {
+/// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.
+fn raise_file_limit(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let wanted = config.app.connections as u64 + OTHER_FILES;
     if let Some(files) = getrlimit(Resource::Nofile).current
-        && files < wanted
+        && let Err(wanted) = config.fit_into_files(files)
     {
         tracing::warn!(
             files,
             wanted,
-            "limits.connections is beyond the limit on open files: raise it (ulimit -n), or a flood of connections will \
-             keep probes out, too",
+            connections = config.app.connections,
+            "limits.connections is beyond the limit on open files: raise it (ulimit -n), or fewer connections are taken"
         );
     }
 }
-
-/// The admin interface, connections to kie.ai, and what every process has open.
-const OTHER_FILES: u64 = 400;
 
 /// Traces go where the environment says. Its variables are often set for a whole cluster: where they ask for something that
 /// cannot be had there are none, and links all the same.

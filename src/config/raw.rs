@@ -12,6 +12,7 @@ use url::{Host, Url};
 
 use super::{
     Address, Config, KeySource, LINK_LIFE, Problems, Sources,
+    files::ADMIN_CONNECTIONS,
     memory::{FEW_STREAMS, Share},
     reader::Reader,
 };
@@ -65,6 +66,7 @@ pub(super) struct Raw {
     batch_body: u64,
     batch: u32,
     header_timeout: Duration,
+    idle_timeout: Duration,
     log_format: Option<Format>,
     log_level: Option<Level>,
 }
@@ -114,6 +116,7 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         batch_body: r.size("limits.batch_body"),
         batch: r.number("limits.batch").unwrap_or(1),
         header_timeout: r.duration("limits.header_timeout"),
+        idle_timeout: r.duration("limits.idle_timeout"),
         log_format: r.text("log.format", str::parse::<Format>),
         log_level: r.text("log.level", str::parse::<Level>),
     };
@@ -237,7 +240,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             drain_delay: raw.drain_delay,
             shutdown_grace: raw.shutdown_grace,
             connections: raw.connections as usize,
+            admin_connections: ADMIN_CONNECTIONS,
             header_timeout: raw.header_timeout,
+            idle_timeout: raw.idle_timeout,
             streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
         },
         http: http::Config {
@@ -304,6 +309,7 @@ fn check(raw: &Raw, r: &mut Reader) {
         ("cache.ttl", raw.ttl),
         ("cache.refresh_after", raw.refresh_after),
         ("limits.header_timeout", raw.header_timeout),
+        ("limits.idle_timeout", raw.idle_timeout),
     ] {
         if value.is_zero() && !r.problems.iter().any(|problem| problem.starts_with(key)) {
             r.problem(key, "it must be more than zero");

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -20,13 +20,14 @@ use super::{
     guard,
     metrics::{Answered, Endpoint, Requests, Verdict},
     problem::{Kind, Problem},
+    unserved,
 };
 use crate::{
     admin::Readiness,
     clock::{Clock, Instant},
     key::LogHash,
     links::Outcome,
-    server::LastRequest,
+    server::{HeadTooLarge, LastRequest, Unserved},
     source::SourceUrl,
     telemetry::trace::{Span, TraceId, Tracer},
     upstream::Chain,
@@ -79,10 +80,7 @@ pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-stat
 
 pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let began = edge.clock.now();
-    let request_id: Arc<str> = match guard::sane_request_id(request.headers()) {
-        Some(id) => Arc::from(id),
-        None => Arc::from(format!("{:032x}", fastrand::u128(..))),
-    };
+    let request_id: Arc<str> = request_id(request.headers()).into();
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
@@ -95,13 +93,19 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone() });
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
+    let is_too_large = request.extensions().get::<HeadTooLarge>().is_some();
     let (parts, body) = request.into_parts();
     let method = known(&method);
     let mut caller =
         Waiting { edge: &edge, began, method, path: &path, request_id: &request_id, span: &span, is_there: true };
-    let mut response = match guard::check(&parts, &edge.allowed_hosts) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(problem) => problem.into_response(),
+    let refused = match guard::check(&parts, &edge.allowed_hosts) {
+        Err(problem) if problem.kind == Kind::UriTooLong => Some(problem),
+        Ok(()) | Err(_) if is_too_large => Some(unserved::problem(Unserved::HeadTooLarge)),
+        checked => checked.err(),
+    };
+    let mut response = match refused {
+        None => next.run(Request::from_parts(parts, body)).await,
+        Some(problem) => problem.into_response(),
     };
     caller.is_there = false;
     finish(&mut response, &path, &request_id);
@@ -166,7 +170,13 @@ pub(crate) async fn method_not_allowed() -> Problem {
     Problem::refused(Kind::MethodNotAllowed, "This path does not take this method; Allow names those that it takes.")
 }
 
-fn finish(response: &mut Response, path: &str, request_id: &str) {
+/// The caller's, if it may be repeated, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    let own = || format!("{:032x}", fastrand::u128(..));
+    guard::sane_request_id(headers).map_or_else(own, str::to_owned)
+}
+
+pub(super) fn finish(response: &mut Response, path: &str, request_id: &str) {
     let problem = response.extensions().get::<Arc<Problem>>().cloned();
     if let Some(problem) = &problem {
         problem.render(path, request_id, response);

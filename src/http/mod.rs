@@ -11,6 +11,7 @@ pub mod metrics;
 mod openapi;
 pub(crate) mod problem;
 pub(crate) mod query;
+mod unserved;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use self::unserved::refuse;
 use self::{
     edge::{Edge, Watched},
     handlers::Endpoints,

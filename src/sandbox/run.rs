@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
@@ -15,7 +14,7 @@ use crate::{
     config::{self, Address, Config, Problems, Sources},
     key::{self, ApiKey},
     link,
-    server::{Bound, FAREWELLS, MAX_STREAMS, Server},
+    server::{self, Bound, Crowd, GivesWay, MAX_STREAMS, Patience, Server},
 };
 
 /// A sandbox with its addresses taken, not yet serving.
@@ -46,6 +45,8 @@ pub enum Error {
 }
 
 const CONNECTIONS: usize = 1024;
+const PATIENCE: Patience =
+    Patience { head: Duration::from_secs(10), idle: Duration::from_secs(60), gives_way: GivesWay::Quiet };
 
 impl Sandbox {
     /// Takes the simulation's addresses and works out kielink's settings for it. Settings that the user gave win.
@@ -101,15 +102,13 @@ impl Sandbox {
         for (bound, service) in routers {
             let server = Server {
                 service,
-                places: Arc::new(Semaphore::new(CONNECTIONS)),
-                header_timeout: Duration::from_secs(10),
-                idle_timeout: Duration::from_secs(60),
+                refuse: server::bare(),
+                crowd: Crowd::new(CONNECTIONS),
+                patience: PATIENCE,
                 tasks: tasks.clone(),
                 drain: drain.clone(),
                 kill: drain.clone(),
-                farewells: Arc::new(Semaphore::new(FAREWELLS)),
                 streams: MAX_STREAMS,
-                turned_away: Arc::default(),
             };
             tasks.spawn(server.run(bound.register()?));
         }
