@@ -74,6 +74,7 @@ pub(crate) async fn links(
     let mut room = Room::of(&endpoints.batch_room, USUAL_BODY);
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
     let texts = parse(&body, endpoints.batch)?;
+    let place = endpoints.places.take()?;
     let wanted = texts.into_iter().enumerate().collect();
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
@@ -118,6 +119,7 @@ pub(crate) async fn links(
     // The links come from the cache or not, each for itself; the batch as a whole never does.
     headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
     response.extensions_mut().insert(ServedBatch);
+    response.extensions_mut().insert(place);
     Ok(response)
 }
 

@@ -1,20 +1,15 @@
 //! The outermost layer: what every request and every answer goes through, in order.
 //!
-//! In: request id, guard; further in, around the endpoints, a place among the requests in flight. Out: problems rendered, headers that every answer
-//! has, one log line.
+//! In: request id, guard. Out: problems rendered, headers that every answer has, one log line.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use tokio::sync::Semaphore;
 
 use super::{
     guard,
@@ -121,31 +116,6 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     }
     record.log(&edge, method, &request_id, &span);
     response
-}
-
-/// A place among the requests in flight, or a refusal at once. Probes take none: a busy process is not an unhealthy one.
-pub(crate) async fn admit(
-    State(places): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let Ok(place) = places.try_acquire_owned() else {
-        return Err(Problem::refused(
-            Kind::Overloaded,
-            "Too many requests are under way. Try again after Retry-After seconds.",
-        ));
-    };
-    let response = next.run(request).await;
-    if response.body().size_hint().exact().is_some() {
-        return Ok(response);
-    }
-    // A stream is under way until its last line.
-    let (parts, body) = response.into_parts();
-    let body = body.map_frame(move |frame| {
-        let _ = &place;
-        frame
-    });
-    Ok(Response::from_parts(parts, Body::new(body)))
 }
 
 /// Attaches the matched route, which the outermost layer cannot see, to the answer.

@@ -188,6 +188,17 @@ impl Links {
         }))
     }
 
+    /// What memory says of `source`, at once; `None` where it takes a mint.
+    pub fn recall(&self, source: &SourceUrl, wish: &Wish, caller: &Caller) -> Option<Result<Lookup, Error>> {
+        let now = self.0.clock.now();
+        match self.0.look(source, wish, now) {
+            Look::Serve { entry, due } => Some(Ok(self.0.serve(source, entry, due, wish, caller, now))),
+            Look::Refused(error) => Some(Err(Error::Refused(error))),
+            Look::Mint { .. } if wish.only_if_cached => Some(Err(Error::NotCached)),
+            Look::Mint { .. } => None,
+        }
+    }
+
     /// A live link for `source`, or the reason why there is none. Waits no longer than until the caller's deadline.
     ///
     /// Cancel safe: a caller that goes away leaves the flight it began to those who joined, and to the cache.

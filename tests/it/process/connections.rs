@@ -134,12 +134,13 @@ async fn the_connection_that_was_idle_for_longest_makes_room_for_a_new_one() {
     assert_eq!(second.get("/healthz").await.status, 200);
     assert_eq!(first.get("/healthz").await.status, 200);
     assert_eq!(second.get("/healthz").await.status, 200);
-    for _ in 0..5 {
-        // Each of them takes the place of the one before, but for the first.
-        assert_eq!(child.connect().await.get("/healthz").await.status, 200);
-    }
+    let mut third = child.connect().await;
+    assert_eq!(third.get("/healthz").await.status, 200);
     first.closed().await;
-    second.closed().await;
+    assert_eq!(second.get("/healthz").await.status, 200, "it has not been idle for longest");
+    let mut fourth = child.connect().await;
+    assert_eq!(fourth.get("/healthz").await.status, 200);
+    third.closed().await;
     kie.release();
     assert_eq!(busy.reply().await.status, 200);
     let metrics = child.get_admin("/metrics").await.body;
