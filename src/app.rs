@@ -1,17 +1,8 @@
 //! The composition root: builds the parts, runs them, ends them in order.
 
-use std::{
-    future::Future,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::dispatcher;
 
@@ -25,7 +16,7 @@ use crate::{
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, FAREWELLS, Inherited, Server},
+    server::{Bound, Crowd, GivesWay, Inherited, Patience, Server},
     telemetry::{
         LAST_LINES, Telemetry,
         metrics::{counting, reading},
@@ -41,7 +32,10 @@ pub struct Config {
     pub drain_delay: Duration,
     pub shutdown_grace: Duration,
     pub connections: usize,
+    /// Of the admin interface.
+    pub admin_connections: usize,
     pub header_timeout: Duration,
+    pub idle_timeout: Duration,
     /// HTTP/2 streams on one connection.
     pub streams: u32,
 }
@@ -77,9 +71,8 @@ pub enum Error {
 /// closing at once would reset it.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Connections to the admin interface at once, and HTTP/2 streams on each. A page of some 20 KiB may wait on each of them to be
-/// read, and nobody who watches needs more.
-const ADMIN_CONNECTIONS: usize = 128;
+/// HTTP/2 streams on a connection to the admin interface. A page of some 20 KiB may wait on each of them to be read, and nobody
+/// who watches needs more.
 const ADMIN_STREAMS: u32 = 8;
 
 /// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
@@ -176,14 +169,12 @@ pub async fn serve(
     keys.register(own);
     kie.register(own);
     links.register(own);
-    let most = config.app.connections.min(Semaphore::MAX_PERMITS);
-    let places = Arc::new(Semaphore::new(most));
-    let free = Arc::clone(&places);
-    reading(own, "connections", "Connections of callers", move || (most - free.available_permits()) as f64);
-    let turned_away = Arc::<AtomicU64>::default();
-    let count = Arc::clone(&turned_away);
+    let crowd = Crowd::new(config.app.connections);
+    let callers = crowd.clone();
+    reading(own, "connections", "Connections of callers", move || callers.present() as f64);
+    let callers = crowd.clone();
     let help = "Connections of callers that were turned away, beyond limits.connections";
-    counting(own, "connections_turned_away", help, move || count.load(Ordering::Relaxed));
+    counting(own, "connections_turned_away", help, move || callers.turned_away());
     let (dropped, help) = (telemetry.dropped_lines.clone(), "Log lines that could not be written in time");
     counting(own, "log_lines_dropped", help, move || dropped.count());
     let requests = Requests::default();
@@ -205,19 +196,33 @@ pub async fn serve(
 
     let allowed_hosts = &config.http.allowed_hosts;
     let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
-    let admin = AdminThread::start(listeners.admin, admin_router, config.app.header_timeout)?;
+    let refuse = http::refuse(clock.clone());
+    let patience =
+        Patience { head: config.app.header_timeout, idle: config.app.idle_timeout, gives_way: GivesWay::Quiet };
+    let drain_admin = CancellationToken::new();
+    let admin = AdminThread::start(
+        listeners.admin,
+        Server {
+            service: admin_router,
+            refuse: refuse.clone(),
+            crowd: Crowd::new(config.app.admin_connections),
+            patience: Patience { gives_way: GivesWay::Any, ..patience },
+            tasks: TaskTracker::new(),
+            drain: drain_admin.clone(),
+            kill: drain_admin,
+            streams: ADMIN_STREAMS,
+        },
+    )?;
 
     let server = Server {
         service,
-        places,
-        header_timeout: config.app.header_timeout,
-        idle_timeout: config.app.header_timeout * 3 + config.http.request_timeout,
+        refuse,
+        crowd,
+        patience,
         tasks: connections.clone(),
         drain: drain.clone(),
         kill: kill.clone(),
-        farewells: Arc::new(Semaphore::new(FAREWELLS)),
         streams: config.app.streams,
-        turned_away,
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;
@@ -281,20 +286,8 @@ struct AdminThread {
 }
 
 impl AdminThread {
-    fn start(bound: Vec<Bound>, service: axum::Router, header_timeout: Duration) -> Result<AdminThread, Error> {
-        let drain = CancellationToken::new();
-        let server = Server {
-            service,
-            places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
-            header_timeout,
-            idle_timeout: header_timeout * 3,
-            tasks: TaskTracker::new(),
-            drain: drain.clone(),
-            kill: drain.clone(),
-            farewells: Arc::new(Semaphore::new(FAREWELLS)),
-            streams: ADMIN_STREAMS,
-            turned_away: Arc::default(),
-        };
+    fn start(bound: Vec<Bound>, server: Server) -> Result<AdminThread, Error> {
+        let drain = server.drain.clone();
         // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
         let logs = dispatcher::get_default(Clone::clone);
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);

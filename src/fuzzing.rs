@@ -381,6 +381,7 @@ fn check_config(config: &Config) {
         (true, http.body_timeout),
         (true, app.shutdown_grace),
         (true, app.header_timeout),
+        (true, app.idle_timeout),
         (true, upstream.wire.connect_timeout),
         (true, upstream.kie.attempt_timeout),
         (true, links.ttl),

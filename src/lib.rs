@@ -7,13 +7,14 @@
 //!
 //! # A request's way
 //!
-//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time. What two readers could cut in two places
-//!    is marked on its way in (`server::framing`).
-//! 2. `http::edge` gives it an id, checks who may ask (`http::guard`) and takes a place among the requests in flight.
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one gives
+//!    way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
+//! 2. `http::edge` gives it an id and checks who may ask (`http::guard`).
 //! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
 //! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and renewed
-//!    behind; *too old* for this caller's wish, and *dead*, need a mint.
+//!    behind; *too old* for this caller's wish, and *dead*, need a mint, and the request a place among those that wait
+//!    (`http::places`).
 //! 5. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
 //! 6. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
 //!    pause after 429, window, budget; callers before refreshes), `Wire` sends it with the key and checks the answer,
@@ -60,7 +61,8 @@
 //! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`, and
 //! all of them to `telemetry`. In particular, and deliberately absent elsewhere:
 //!
-//! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it.
+//! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it, and is
+//!   given what to say where there is no request.
 //! - Only the parts' `metrics`, `http`, `admin` and `app` know prometheus-client: each part counts for itself and registers what
 //!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
 //! - Only `http`, `admin` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with

@@ -1,6 +1,7 @@
 //! The process: command line, logs, settings, listeners, signals, exit code.
 
 mod cgroup;
+mod signals;
 mod systemd;
 
 use std::{
@@ -15,7 +16,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use kielink::{
     app::{self, Ended, Listeners},
-    cli::{Cli, Command, Settings, probe, usage},
+    cli::{self, Cli, Command, Settings, probe, usage},
     clock::Clock,
     config::{self, Config, Sources},
     key::Reload,
@@ -23,11 +24,9 @@ use kielink::{
     server::Inherited,
     telemetry::{Failures, Log, Telemetry, trace::Tracer},
 };
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
+
+use self::signals::Signals;
 
 /// What shells and clap use.
 const BAD_USAGE: u8 = 2;
@@ -36,6 +35,8 @@ const BAD_USAGE: u8 = 2;
 const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
+    // Before anything else: whoever has just started it may have second thoughts.
+    let signals = Signals::listen().context("cannot listen to signals");
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         // Help and version.
         Err(asked) => return asked.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
     };
-    match run(cli) {
+    match signals.and_then(|signals| run(cli, signals)) {
         Ok(code) => code,
         Err(error) => {
             say_last(format!("kielink: {error:#}\n"));
@@ -58,73 +59,114 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let sources = sources(&cli.settings);
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
-            let config = Config::load(&sources)?;
-            let (failures, log) = start_logs(&config)?;
-            raise_file_limit(&config);
-            let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
-            let inherited = Inherited::take_all(names).context("cannot use the sockets that were handed over")?;
-            let listeners = Listeners::bind(&config.app, inherited)?;
-            let runtime = runtime()?;
-            let tracer = tracer(&runtime, &sources.environment);
-            let telemetry = Telemetry { failures, tracer, dropped_lines: log.dropped_lines() };
-            let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
-            let ended = runtime.block_on(until_ended(app::serve, listeners, config, telemetry, is_supervised));
-            // Tasks are dropped, and with them socket files; a thread that reads a key file on a dead mount is not waited for.
-            runtime.shutdown_timeout(Duration::from_millis(500));
-            ended
-        }
-        Command::Sandbox(flags) => {
-            let runtime = runtime()?;
-            let environment = sources.environment.clone();
-            let sandbox = match sandbox::Sandbox::bind(&flags, sources, &Clock::system()) {
-                Ok(sandbox) => sandbox,
-                Err(error @ (sandbox::Error::Behaviour(_) | sandbox::Error::Key(_))) => {
-                    Cli::command().error(ErrorKind::ValueValidation, error).exit()
-                }
-                // As itself, so that `main` finds it and the exit code is the configuration's.
-                Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
-                Err(error @ sandbox::Error::Listen(_)) => {
-                    let hint = "other addresses can be given with --kie-listen and --files-listen";
-                    return Err(error).context(hint);
-                }
-            };
-            let (failures, log) = start_logs(&sandbox.config)?;
-            let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
-                .context("another address can be given with --listen and --admin-listen")?;
-            // The commands to try are what the sandbox is for: they go to standard output.
-            say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-            let config = sandbox.config.clone();
-            let tracer = tracer(&runtime, &environment);
-            let telemetry = Telemetry { failures, tracer, dropped_lines: log.dropped_lines() };
-            runtime.block_on(async {
-                let _simulation = sandbox.start()?;
-                until_ended(app::serve, listeners, config, telemetry, false).await
-            })
-        }
-        Command::Healthcheck => {
-            let addresses = config::admin_addresses(&sources)?;
-            runtime()?.block_on(probe::ready(&addresses[0], Duration::from_millis(900)))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Wait { max } => {
-            let addresses = config::admin_addresses(&sources)?;
-            let waited = runtime()?.block_on(probe::wait(&addresses[0], max));
-            waited.with_context(|| format!("not ready within {}", humantime::format_duration(max)))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::CheckConfig => {
-            let config = Config::load(&sources)?;
-            say(&config.render())?;
-            for warning in &config.warnings {
-                let _ = writeln!(io::stderr(), "warning: {warning}");
+    let command = cli.command.unwrap_or(Command::Serve);
+    let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
+    let inherited = match command {
+        // As long as there is one thread.
+        Command::Serve => Inherited::take_all(names),
+        Command::Sandbox(_) | Command::Healthcheck | Command::Wait { .. } | Command::CheckConfig => Ok(Vec::new()),
+    };
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let done = match command {
+            Command::Serve => return serve(sources, inherited, signals).await,
+            Command::Sandbox(flags) => return sandbox(flags, sources, signals).await,
+            Command::Healthcheck => signals.unless_stopped(healthcheck(sources)).await,
+            Command::Wait { max } => signals.unless_stopped(wait(sources, max)).await,
+            Command::CheckConfig => signals.unless_stopped(check_config(sources)).await,
+        };
+        done.unwrap_or_else(|signal| Err(anyhow::anyhow!("ended by {signal}"))).map(|()| ExitCode::SUCCESS)
+    });
+    // Tasks are dropped, and with them socket files; a thread that reads a file on a dead mount is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended
+}
+
+async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals: Signals) -> anyhow::Result<ExitCode> {
+    let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
+    let environment = sources.environment.clone();
+    let start = move || {
+        let mut config = Config::load(&sources)?;
+        let (failures, log) = start_logs(&config)?;
+        raise_file_limit(&mut config);
+        let inherited = inherited.context("cannot use the sockets that were handed over")?;
+        let listeners = Listeners::bind(&config.app, inherited)?;
+        Ok((config, failures, log, listeners))
+    };
+    let mut signals = signals;
+    let (config, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
+        Ok(started) => started?,
+        Err(signal) => return Ok(stopped_early(signal)),
+    };
+    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
+    until_ended(app::serve, listeners, config, telemetry, is_supervised, signals).await
+}
+
+async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> anyhow::Result<ExitCode> {
+    let environment = sources.environment.clone();
+    let start = move || {
+        let mut sandbox = match sandbox::Sandbox::bind(&flags, sources, &Clock::system()) {
+            Ok(sandbox) => sandbox,
+            Err(error @ (sandbox::Error::Behaviour(_) | sandbox::Error::Key(_))) => {
+                Cli::command().error(ErrorKind::ValueValidation, error).exit()
             }
-            Ok(ExitCode::SUCCESS)
-        }
+            // As itself, so that `main` finds it and the exit code is the configuration's.
+            Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
+            Err(error @ sandbox::Error::Listen(_)) => {
+                let hint = "other addresses can be given with --kie-listen and --files-listen";
+                return Err(error).context(hint);
+            }
+        };
+        let (failures, log) = start_logs(&sandbox.config)?;
+        raise_file_limit(&mut sandbox.config);
+        let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
+            .context("another address can be given with --listen and --admin-listen")?;
+        // The commands to try are what the sandbox is for: they go to standard output.
+        say(&format!("{}\n", sandbox.welcome(&listeners)))?;
+        Ok((sandbox, failures, log, listeners))
+    };
+    let mut signals = signals;
+    let (sandbox, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
+        Ok(started) => started?,
+        Err(signal) => return Ok(stopped_early(signal)),
+    };
+    let config = sandbox.config.clone();
+    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
+    let _simulation = sandbox.start()?;
+    until_ended(app::serve, listeners, config, telemetry, false, signals).await
+}
+
+async fn healthcheck(sources: Sources) -> anyhow::Result<()> {
+    let addresses = aside(move || Ok(config::admin_addresses(&sources)?)).await?;
+    Ok(probe::ready(&addresses[0], Duration::from_millis(900)).await?)
+}
+
+async fn wait(sources: Sources, max: Duration) -> anyhow::Result<()> {
+    let addresses = aside(move || Ok(config::admin_addresses(&sources)?)).await?;
+    let waited = probe::wait(&addresses[0], max).await;
+    waited.with_context(|| format!("not ready within {}", humantime::format_duration(max)))
+}
+
+async fn check_config(sources: Sources) -> anyhow::Result<()> {
+    let config = aside(move || Ok(Config::load(&sources)?)).await?;
+    say(&config.render())?;
+    for warning in &config.warnings {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
     }
+    Ok(())
+}
+
+/// Does what may block (files, names) where it holds up no signal.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a part of the start panicked")?
+}
+
+/// Nothing was accepted yet, so that nothing is left to do.
+fn stopped_early(signal: &'static str) -> ExitCode {
+    tracing::info!(signal, "stopped before it was ready");
+    ExitCode::SUCCESS
 }
 
 /// Prints what was asked for. Unlike `print!` it does not panic at a full disk or a closed pipe.
@@ -157,38 +199,20 @@ async fn until_ended<F, S>(
     config: Config,
     telemetry: Telemetry,
     is_supervised: bool,
+    mut signals: Signals,
 ) -> anyhow::Result<ExitCode>
 where
     F: FnOnce(Listeners, Config, Telemetry, Clock, Reload, Stop) -> S,
     S: Future<Output = Result<Ended, app::Error>>,
 {
     let (stop, stopped) = oneshot::channel();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Its default would end the process, and operators send it to have files read again.
-    let mut hangup = signal(SignalKind::hangup())?;
-    let reload = Reload::default();
-    let on_hangup = reload.clone();
-    let signals = async move {
-        let mut stop = Some(stop);
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-                _ = hangup.recv() => {
-                    on_hangup.request();
-                    continue;
-                }
-            };
-            match stop.take() {
-                Some(stop) => {
-                    tracing::info!(signal = name, "stopping");
-                    systemd::stopping();
-                    let _ = stop.send(());
-                }
-                None => return name,
-            }
-        }
+    let reload = signals.reload();
+    let second = async move {
+        let signal = signals.stop().await;
+        tracing::info!(signal, "stopping");
+        systemd::stopping();
+        let _ = stop.send(());
+        signals.second_stop(Instant::now()).await
     };
     let stopped: Stop = Box::pin(async move {
         // An error means that the sender is gone, and with it everything that could ask us to go on.
@@ -202,8 +226,8 @@ where
             // What it was told to do, and within the time it was given.
             Ended::CutShort => Ok(ExitCode::SUCCESS),
         },
-        name = signals => {
-            tracing::warn!(signal = name, "a second signal: ending at once");
+        signal = second => {
+            tracing::warn!(signal, "a second signal: ending at once");
             Ok(ExitCode::FAILURE)
         }
     }
@@ -250,31 +274,26 @@ fn start_logs(config: &Config) -> anyhow::Result<(Failures, Log)> {
     Ok((failures, log))
 }
 
-/// Every connection is an open file: takes what the system grants, and says so where that is too little.
-fn raise_file_limit(config: &Config) {
+/// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.
+fn raise_file_limit(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let wanted = config.app.connections as u64 + OTHER_FILES;
     if let Some(files) = getrlimit(Resource::Nofile).current
-        && files < wanted
+        && let Err(wanted) = config.fit_into_files(files)
     {
         tracing::warn!(
             files,
             wanted,
-            "limits.connections is beyond the limit on open files: raise it (ulimit -n), or a flood of connections will \
-             keep probes out, too",
+            connections = config.app.connections,
+            "limits.connections is beyond the limit on open files: raise it (ulimit -n), or fewer connections are taken"
         );
     }
 }
 
-/// The admin interface, connections to kie.ai, and what every process has open.
-const OTHER_FILES: u64 = 400;
-
 /// Traces go where the environment says. Its variables are often set for a whole cluster: where they ask for something that
-/// cannot be had there are none, and links all the same.
-fn tracer(runtime: &Runtime, environment: &HashMap<String, String>) -> Tracer {
-    let _inside = runtime.enter();
+/// cannot be had there are none, and links all the same. To be called on the runtime.
+fn tracer(environment: &HashMap<String, String>) -> Tracer {
     Tracer::from_environment(environment).unwrap_or_else(|error| {
         tracing::error!(%error, "there will be no traces");
         Tracer::default()

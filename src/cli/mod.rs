@@ -51,7 +51,7 @@ pub enum Command {
     Sandbox(Sandbox),
     /// Ask the running kielink whether it is ready: exit 0 or 1 within a second
     Healthcheck,
-    /// Wait until the running kielink is ready
+    /// Wait until the running kielink is ready; a signal ends it with exit code 1
     Wait {
         /// Give up after this long
         #[arg(long, default_value = "30s", value_parser = duration)]

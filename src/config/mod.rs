@@ -3,6 +3,7 @@
 //! `Config` is valid by construction. All problems are found in one go, and none shows a secret.
 
 mod address;
+mod files;
 mod memory;
 mod raw;
 mod reader;
@@ -101,6 +102,20 @@ impl Config {
     /// All problems at once.
     pub(crate) fn load_text(sources: &Sources, file: Option<&str>) -> Result<Config, Problems> {
         raw::load(sources, file)
+    }
+
+    /// Has connections fit into the files that the process may have open. `Err` with how many files there should be, where there
+    /// are fewer than the settings want.
+    ///
+    /// # Errors
+    /// Where `limits.connections` does not take full effect.
+    pub fn fit_into_files(&mut self, files: u64) -> Result<(), u64> {
+        let (callers, admin) = files::connections(files);
+        let wanted = self.app.connections;
+        self.app.admin_connections = self.app.admin_connections.min(admin);
+        self.app.connections = wanted.min(callers);
+        // Where one fits, so do those of the admin interface.
+        if callers >= wanted { Ok(()) } else { Err(wanted as u64 + files::OTHER_THAN_CALLERS) }
     }
 
     /// The effective settings as TOML with one comment line about the key.

@@ -12,6 +12,7 @@ use url::{Host, Url};
 
 use super::{
     Address, Config, KeySource, LINK_LIFE, Problems, Sources,
+    files::ADMIN_CONNECTIONS,
     memory::{FEW_STREAMS, Share},
     reader::{Reader, shown_name},
 };
@@ -31,6 +32,9 @@ const PREFIX: &str = "KIELINK";
 
 /// Requests a second beyond which the time between two of them is no longer measured.
 const MOST_A_SECOND: u32 = 1_000_000;
+
+/// Bodies that may be on their way at once however few requests may wait: a large one takes some time.
+const FEWEST_ARRIVALS: u64 = 16;
 
 /// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of them must
 /// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
@@ -69,6 +73,7 @@ pub(super) struct Raw {
     batch_body: u64,
     batch: u32,
     header_timeout: Duration,
+    idle_timeout: Duration,
     log_format: Option<Format>,
     log_level: Option<Level>,
 }
@@ -117,6 +122,7 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         batch_body: r.size("limits.batch_body"),
         batch: r.number("limits.batch").unwrap_or(1),
         header_timeout: r.duration("limits.header_timeout"),
+        idle_timeout: r.duration("limits.idle_timeout"),
         log_format: r.text("log.format", str::parse::<Format>),
         log_level: r.text("log.level", str::parse::<Level>),
     };
@@ -222,10 +228,12 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
     let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for those whom memory
-    // answers, so that a kie.ai that hangs does not shut them out.
-    let places = u64::from(raw.in_flight) + u64::from(raw.in_flight.div_ceil(4));
-    let places = share.map_or(places, |share| share.requests.min(places));
+    // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for batches that are
+    // being read, so that a kie.ai that hangs does not shut them out.
+    let requests = share.map_or(u64::MAX, |share| share.requests);
+    let aside = u64::from(raw.in_flight.div_ceil(4));
+    let places = (u64::from(raw.in_flight) + aside).min(requests / 4 * 3);
+    let arrivals = aside.max(FEWEST_ARRIVALS).min(requests.div_ceil(4));
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -249,7 +257,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             drain_delay: raw.drain_delay,
             shutdown_grace: raw.shutdown_grace,
             connections: raw.connections as usize,
+            admin_connections: ADMIN_CONNECTIONS,
             header_timeout: raw.header_timeout,
+            idle_timeout: raw.idle_timeout,
             streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
         },
         http: http::Config {
@@ -257,6 +267,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             allowed_hosts: raw.allowed_hosts,
             sources: sources_allowed,
             places: bytes(places),
+            arrivals: bytes(arrivals),
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
             // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
@@ -319,6 +330,7 @@ fn check(raw: &Raw, r: &mut Reader) {
         ("cache.ttl", raw.ttl),
         ("cache.refresh_after", raw.refresh_after),
         ("limits.header_timeout", raw.header_timeout),
+        ("limits.idle_timeout", raw.idle_timeout),
     ] {
         if value.is_zero() && !r.problems.iter().any(|problem| problem.starts_with(key)) {
             r.problem(key, "it must be more than zero");

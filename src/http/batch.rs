@@ -21,7 +21,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{
-    FutureExt, StreamExt,
+    StreamExt,
     stream::{self, Stream},
 };
 use serde::{
@@ -130,6 +130,7 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES)?;
+    let place = endpoints.places.take()?;
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let (content_type, body) = if as_lines {
@@ -174,6 +175,7 @@ pub(crate) async fn links(
     // The links come from the cache or not, each for itself; the batch as a whole never does.
     headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
     response.extensions_mut().insert(ServedBatch);
+    response.extensions_mut().insert(place);
     Ok(response)
 }
 
@@ -235,13 +237,7 @@ impl Batch {
     /// What is known of an item without a mint; `None` where it takes one.
     fn known(&self, place: usize) -> Option<Found> {
         let Ok(source) = self.source(place) else { return Some(Found { place, result: None }) };
-        let from_memory = Wish { only_if_cached: true, ..self.wish };
-        let result = match self.get(&source, &from_memory).now_or_never()? {
-            Err(links::Error::NotCached) if !self.wish.only_if_cached => return None,
-            // As it is wished, it begins the refresh.
-            Ok(Lookup { outcome: Outcome::HitRefresh, .. }) => self.get(&source, &self.wish).now_or_never()?,
-            result => result,
-        };
+        let result = self.endpoints.links.recall(&source, &self.wish, &self.caller())?;
         Some(Found { place, result: Some(result.map(|lookup| self.keep(lookup))) })
     }
 
@@ -262,7 +258,7 @@ impl Batch {
             return self.known(place).unwrap_or_else(|| Found { place, result: Some(Err(error.clone())) });
         }
         let Ok(source) = self.source(place) else { return Found { place, result: None } };
-        let result = self.get(&source, &self.wish).await.map(|lookup| self.keep(lookup));
+        let result = self.endpoints.links.get(&source, &self.wish, self.caller()).await.map(|lookup| self.keep(lookup));
         if let Err(error) = &result
             && holds_for_all(error)
         {
@@ -292,17 +288,15 @@ impl Batch {
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.endpoints.batch_room);
-        room.try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+        self.endpoints.batch_room.take(u32::try_from(bytes).ok()?)
     }
 
     fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
         query::allowed_source(self.asked.get(place), &self.endpoints.sources)
     }
 
-    async fn get(&self, source: &SourceUrl, wish: &Wish) -> Result<Lookup, links::Error> {
-        let caller = Caller { deadline: self.call.deadline, span: self.call.span.clone() };
-        self.endpoints.links.get(source, wish, caller).await
+    fn caller(&self) -> Caller {
+        Caller { deadline: self.call.deadline, span: self.call.span.clone() }
     }
 
     fn render(&self, found: &Found) -> Vec<u8> {

@@ -1,32 +1,28 @@
 //! The outermost layer: what every request and every answer goes through, in order.
 //!
-//! In: request id, guard; further in, around the endpoints, a place among the requests in flight. Out: problems rendered, headers that every answer
-//! has, one log line.
+//! In: request id, guard. Out: problems rendered, headers that every answer has, one log line.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use tokio::sync::Semaphore;
 
 use super::{
     guard,
     metrics::{Answered, Endpoint, Requests, Verdict},
     problem::{Kind, Problem},
+    unserved,
 };
 use crate::{
     admin::Readiness,
     clock::{Clock, Instant},
     key::LogHash,
     links::Outcome,
-    server::LastRequest,
+    server::{HeadTooLarge, LastRequest, Unserved},
     source::SourceUrl,
     telemetry::trace::{Span, TraceId, Tracer},
     upstream::Chain,
@@ -79,10 +75,7 @@ pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-stat
 
 pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let began = edge.clock.now();
-    let request_id: Arc<str> = match guard::sane_request_id(request.headers()) {
-        Some(id) => Arc::from(id),
-        None => Arc::from(format!("{:032x}", fastrand::u128(..))),
-    };
+    let request_id: Arc<str> = request_id(request.headers()).into();
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
@@ -95,13 +88,19 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone() });
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
+    let is_too_large = request.extensions().get::<HeadTooLarge>().is_some();
     let (parts, body) = request.into_parts();
     let method = known(&method);
     let mut caller =
         Waiting { edge: &edge, began, method, path: &path, request_id: &request_id, span: &span, is_there: true };
-    let mut response = match guard::check(&parts, &edge.allowed_hosts) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(problem) => problem.into_response(),
+    let refused = match guard::check(&parts, &edge.allowed_hosts) {
+        Err(problem) if problem.kind == Kind::UriTooLong => Some(problem),
+        Ok(()) | Err(_) if is_too_large => Some(unserved::problem(Unserved::HeadTooLarge)),
+        checked => checked.err(),
+    };
+    let mut response = match refused {
+        None => next.run(Request::from_parts(parts, body)).await,
+        Some(problem) => problem.into_response(),
     };
     caller.is_there = false;
     finish(&mut response, &path, &request_id);
@@ -117,31 +116,6 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     }
     record.log(&edge, method, &request_id, &span);
     response
-}
-
-/// A place among the requests in flight, or a refusal at once. Probes take none: a busy process is not an unhealthy one.
-pub(crate) async fn admit(
-    State(places): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let Ok(place) = places.try_acquire_owned() else {
-        return Err(Problem::refused(
-            Kind::Overloaded,
-            "Too many requests are under way. Try again after Retry-After seconds.",
-        ));
-    };
-    let response = next.run(request).await;
-    if response.body().size_hint().exact().is_some() {
-        return Ok(response);
-    }
-    // A stream is under way until its last line.
-    let (parts, body) = response.into_parts();
-    let body = body.map_frame(move |frame| {
-        let _ = &place;
-        frame
-    });
-    Ok(Response::from_parts(parts, Body::new(body)))
 }
 
 /// Attaches the matched route, which the outermost layer cannot see, to the answer.
@@ -166,7 +140,13 @@ pub(crate) async fn method_not_allowed() -> Problem {
     Problem::refused(Kind::MethodNotAllowed, "This path does not take this method; Allow names those that it takes.")
 }
 
-fn finish(response: &mut Response, path: &str, request_id: &str) {
+/// The caller's, if it may be repeated, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    let own = || format!("{:032x}", fastrand::u128(..));
+    guard::sane_request_id(headers).map_or_else(own, str::to_owned)
+}
+
+pub(super) fn finish(response: &mut Response, path: &str, request_id: &str) {
     let problem = response.extensions().get::<Arc<Problem>>().cloned();
     if let Some(problem) = &problem {
         problem.render(path, request_id, response);

@@ -1,6 +1,6 @@
 //! The endpoints for callers of one link: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     Extension,
@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     directives,
     edge::Call,
     metrics::Requests,
+    places::{Places, Shared},
     problem::{Envelope, Kind, Problem},
     query,
 };
@@ -35,9 +36,10 @@ pub(crate) struct Endpoints {
     pub(crate) sources: AllowList,
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
-    /// A permit for each byte of batches in memory, and of others' bodies that are larger than usual.
-    pub(crate) batch_room: Arc<Semaphore>,
-    pub(crate) body_room: Arc<Semaphore>,
+    pub(crate) places: Places,
+    /// For batches in memory, and for others' bodies that are larger than usual.
+    pub(crate) batch_room: Shared,
+    pub(crate) body_room: Shared,
     /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
     pub(crate) batch: usize,
     pub(crate) batch_at_once: usize,
@@ -58,7 +60,7 @@ pub(crate) async fn download_url(
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
     drop((body, room));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
     let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
@@ -76,7 +78,7 @@ pub(crate) async fn link(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
@@ -93,7 +95,7 @@ pub(crate) async fn redirect(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     response.headers_mut().insert(header::LOCATION, location);
@@ -101,9 +103,18 @@ pub(crate) async fn redirect(
 }
 
 impl Endpoints {
-    pub(crate) async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
+    /// For a request of its own: it takes a place where memory does not know.
+    async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        match self.links.get(&source, wish, Caller { deadline: call.deadline, span: call.span.clone() }).await {
+        let caller = Caller { deadline: call.deadline, span: call.span.clone() };
+        let found = match self.links.recall(&source, wish, &caller) {
+            Some(known) => known,
+            None => {
+                let _place = self.places.take().map_err(|problem| problem.about(&source))?;
+                self.links.get(&source, wish, caller).await
+            }
+        };
+        match found {
             Ok(lookup) => Ok((source, lookup)),
             Err(error) => Err(Problem::of(error, &source)),
         }
@@ -130,6 +141,7 @@ pub(crate) async fn read_body(
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
+    let arrivals = room.shared.arrivals.clone();
     let mut body = Limited::new(request.into_body(), limit);
     let whole = async {
         let mut bytes = Vec::new();
@@ -148,7 +160,23 @@ pub(crate) async fn read_body(
         }
         Ok(bytes)
     };
-    tokio::time::timeout(patience, whole).await.unwrap_or_else(|_elapsed| {
+    let whole = tokio::time::timeout(patience, whole);
+    tokio::pin!(whole);
+    let arrived = match futures_util::poll!(whole.as_mut()) {
+        Poll::Ready(arrived) => arrived,
+        Poll::Pending => {
+            let mut arrival = arrivals.enter();
+            tokio::select! {
+                biased;
+                arrived = whole => arrived,
+                () = arrival.displaced() => return Err(Problem::refused(
+                    Kind::Overloaded,
+                    "Many requests are still sending their bodies, and this one has been for longest. Try again.",
+                )),
+            }
+        }
+    };
+    arrived.unwrap_or_else(|_elapsed| {
         let detail = format!("The body did not arrive within {}.", humantime::format_duration(patience));
         Err(Problem::refused(Kind::MalformedRequest, detail))
     })
@@ -161,23 +189,22 @@ pub(crate) const USUAL_BODY: usize = 2 * 1024;
 /// What one request takes of the memory that all of its kind share; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
-    /// A permit a byte.
-    shared: Arc<Semaphore>,
+    shared: Shared,
     taken: Option<OwnedSemaphorePermit>,
     /// Bytes that are still its own: a small request finds room however large the others are.
     own: usize,
 }
 
 impl Room {
-    pub(crate) fn of(shared: &Arc<Semaphore>, own: usize) -> Room {
-        Room { shared: Arc::clone(shared), taken: None, own }
+    pub(crate) fn of(shared: &Shared, own: usize) -> Room {
+        Room { shared: shared.clone(), taken: None, own }
     }
 
     pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
-        let Ok(more) = Arc::clone(&self.shared).try_acquire_many_owned(permits) else {
+        let Some(more) = self.shared.take(permits) else {
             return Err(Problem::refused(
                 Kind::Overloaded,
                 "Too many large requests are under way. Try again after Retry-After seconds, or with less.",

@@ -16,7 +16,6 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::sync::Semaphore;
 
 use crate::{
     links::Outcome,
@@ -257,9 +256,8 @@ impl Requests {
         std::mem::take(&mut self.0.recent())
     }
 
-    /// Adds what is known of requests to what `/metrics` shows. `places` has a permit for each request that may be under
-    /// way besides those that are, of `limit`.
-    pub(crate) fn register(&self, registry: &mut Registry, places: Arc<Semaphore>, limit: usize) {
+    /// Adds what is known of requests to what `/metrics` shows, and how many are `under_way`.
+    pub(crate) fn register(&self, registry: &mut Registry, under_way: impl Fn() -> usize + Send + Sync + 'static) {
         let help = "Requests answered, by route, outcome and HTTP status";
         registry.register("requests", help, self.0.total.clone());
         let help = "From a request's head to its answer's head";
@@ -270,8 +268,8 @@ impl Requests {
         registry.register("batch_items", help, self.0.items.clone());
         let help = "Callers that hung up before they had an answer; they are in no other count";
         registry.register("requests_abandoned", help, self.0.abandoned.clone());
-        let help = "Requests under way, probes apart";
-        reading(registry, "requests_in_flight", help, move || limit.saturating_sub(places.available_permits()) as f64);
+        let help = "Requests that wait for a link, and batches that are being answered";
+        reading(registry, "requests_in_flight", help, move || under_way() as f64);
     }
 }
 

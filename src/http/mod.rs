@@ -9,8 +9,10 @@ pub(crate) mod guard;
 mod handlers;
 pub mod metrics;
 mod openapi;
+mod places;
 pub(crate) mod problem;
 pub(crate) mod query;
+mod unserved;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +21,14 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use self::batch::ITEM_BYTES;
+pub(crate) use self::{batch::ITEM_BYTES, unserved::refuse};
 use self::{
     edge::{Edge, Watched},
     handlers::Endpoints,
+    places::{Arrivals, Places, Shared},
 };
 use crate::{
     admin::{Readiness, probes},
@@ -44,8 +46,10 @@ pub struct Config {
     /// What `Host` may carry besides the internal names; made by `guard::pattern`.
     pub allowed_hosts: Vec<String>,
     pub sources: AllowList,
-    /// Requests under way at once.
+    /// Requests at once that wait for a link, or whose answer is being read.
     pub places: usize,
+    /// Requests at once whose body is still coming.
+    pub arrivals: usize,
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
@@ -56,10 +60,6 @@ pub struct Config {
     pub batch: usize,
     pub batch_at_once: usize,
     pub body_timeout: Duration,
-}
-
-fn room(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Everything that callers can reach. What it counts goes to `registry`.
@@ -74,23 +74,25 @@ pub(crate) fn router(
     watched: Watched,
     registry: &mut Registry,
 ) -> Router {
+    let places = Places::new(config.places, config.body_timeout, clock.clone());
+    let arrivals = Arrivals::new(config.arrivals);
     let endpoints = Arc::new(Endpoints {
         links,
         clock: clock.clone(),
         sources: config.sources.clone(),
         body: config.body,
         batch_body: config.batch_body,
-        batch_room: room(config.batch_room),
-        body_room: room(config.body_room),
+        places: places.clone(),
+        batch_room: Shared::new(config.batch_room, &places, &arrivals),
+        body_room: Shared::new(config.body_room, &places, &arrivals),
         batch: config.batch,
         batch_at_once: config.batch_at_once,
         body_timeout: config.body_timeout,
         requests: watched.requests.clone(),
         tasks: tasks.clone(),
     });
-    let most = config.places.min(Semaphore::MAX_PERMITS);
-    let places = Arc::new(Semaphore::new(most));
-    watched.requests.register(registry, Arc::clone(&places), most);
+    let taken = places.clone();
+    watched.requests.register(registry, move || taken.taken());
     let edge = Arc::new(Edge {
         clock: clock.clone(),
         log_hash: log_hash.clone(),
@@ -100,15 +102,12 @@ pub(crate) fn router(
         watched: Some(watched),
     });
     let links = link_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    let routes = links
-        .with_state(endpoints)
-        // Around the routes above only: `/healthz` answers under any load.
-        .route_layer(middleware::from_fn_with_state(places, edge::admit));
+    let routes = links.with_state(endpoints).route_layer(middleware::from_fn_with_state(places, places::keep));
     let own = own_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     layered(routes.merge(own.with_state(readiness)), edge)
 }
 
-/// What takes a place among the requests in flight. These two lists are all there is: a route that is not in
+/// What gives links. These two lists are all there is: a route that is not in
 /// `openapi.json` fails its test.
 fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 4] {
     [

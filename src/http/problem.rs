@@ -36,6 +36,7 @@ pub(crate) enum Kind {
     NotCached,
     BodyTooLarge,
     UriTooLong,
+    HeadTooLarge,
     Misdirected,
     CrossSite,
     Overloaded,
@@ -70,6 +71,9 @@ impl Kind {
             Kind::NotCached => ("not-cached", StatusCode::GATEWAY_TIMEOUT, "Not cached"),
             Kind::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large"),
             Kind::UriTooLong => ("uri-too-long", StatusCode::URI_TOO_LONG, "URI too long"),
+            Kind::HeadTooLarge => {
+                ("head-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request head too large")
+            }
             Kind::Misdirected => ("misdirected", StatusCode::MISDIRECTED_REQUEST, "Misdirected request"),
             Kind::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "Cross-site request"),
             Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Overloaded"),

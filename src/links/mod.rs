@@ -184,6 +184,7 @@ const ROUNDS: u32 = 4;
 
 impl Links {
     /// Flights run as tasks on `tasks` and end when `stop` is cancelled.
+    #[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
     pub fn new(
         config: Config,
         mint: Arc<dyn Mint>,
@@ -222,6 +223,17 @@ impl Links {
             tasks,
             stop,
         }))
+    }
+
+    /// What memory says of `source`, at once; `None` where it takes a mint.
+    pub fn recall(&self, source: &SourceUrl, wish: &Wish, caller: &Caller) -> Option<Result<Lookup, Error>> {
+        let now = self.0.clock.now();
+        match self.0.look(source, wish, now) {
+            Look::Serve { entry, times, due } => Some(Ok(self.0.serve(source, entry, times, due, wish, caller, now))),
+            Look::Failed(failure) => Some(Err(told(failure, now))),
+            Look::Mint { .. } if wish.only_if_cached => Some(Err(Error::NotCached)),
+            Look::Mint { .. } => None,
+        }
     }
 
     /// A live link for `source`, or the reason why there is none. Waits no longer than until the caller's deadline.

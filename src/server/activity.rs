@@ -1,117 +1,383 @@
-//! Whether anything happens on a connection.
+//! What a connection is at: who has to act next. Noted by those who see it: its stream, and its service.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, Waker},
 };
 
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, Request, Response, Version, header},
+};
+use futures_util::task::AtomicWaker;
+use hyper::body::{Frame, SizeHint};
 use tower::{Layer, Service};
 
-/// Counts the requests of one connection. Cheap to clone.
+/// Of one connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Activity(Arc<Counts>);
+pub(super) struct Activity(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Inner {
+    /// Requests that wait for us: for their answer, or for the next part of it.
+    ours: AtomicUsize,
+    /// They, and those whose answer is not yet handed over to the last byte.
+    open: AtomicUsize,
     begun: AtomicU64,
-    answered: AtomicU64,
+    /// Goes up whenever a request begins or ends, or a part of what was written is taken.
+    moves: AtomicU64,
+    /// Whether anything has come.
+    is_heard: AtomicBool,
+    /// Whether a head has begun and not ended.
+    is_in_head: AtomicBool,
+    /// Whether something that was written has not been taken.
+    is_unflushed: AtomicBool,
+    is_http_2: AtomicBool,
+    /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
+    looks_again: AtomicBool,
+    has_unread: AtomicBool,
+    /// The connection's task.
+    task: AtomicWaker,
 }
 
-/// One request under way; also when it is cancelled, it is over.
-struct UnderWay(Arc<Counts>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.answered.fetch_add(1, Ordering::Relaxed);
-    }
+/// Who has to act next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing has come yet.
+    Silent,
+    /// A head has begun.
+    Head,
+    /// A request waits for us, or we for its body.
+    Busy,
+    /// An answer waits for the peer to read it.
+    Unread,
+    /// Everything that was asked for has been answered, and taken.
+    Idle,
 }
 
 impl Activity {
-    pub(super) fn layer(&self) -> Watch {
-        Watch(self.clone())
+    /// And a number that changes with everything that happens.
+    pub(super) fn now(&self) -> (Phase, u64) {
+        let inner = &*self.0;
+        let phase = if inner.ours.load(Relaxed) > 0 {
+            Phase::Busy
+        } else if inner.open.load(Relaxed) > 0 || inner.is_unflushed.load(Relaxed) {
+            Phase::Unread
+        } else if inner.is_in_head.load(Relaxed) {
+            Phase::Head
+        } else if inner.is_heard.load(Relaxed) {
+            Phase::Idle
+        } else {
+            Phase::Silent
+        };
+        (phase, inner.moves.load(Relaxed))
     }
 
-    /// Resolves when no request has been under way, and none has begun, for `how_long`; looked at that often.
-    pub(super) async fn idle_for(&self, how_long: Duration) {
-        let mut seen = None;
-        loop {
-            let (begun, answered) = (self.0.begun.load(Ordering::Relaxed), self.0.answered.load(Ordering::Relaxed));
-            if begun == answered && seen == Some(begun) {
-                return;
+    pub(super) fn heard(&self, is_in_head: bool) {
+        self.0.is_heard.store(true, Relaxed);
+        self.0.is_in_head.store(is_in_head, Relaxed);
+    }
+
+    pub(super) fn speaks_http_2(&self) {
+        self.0.is_http_2.store(true, Relaxed);
+    }
+
+    pub(super) fn is_http_2(&self) -> bool {
+        self.0.is_http_2.load(Relaxed)
+    }
+
+    pub(super) fn wrote(&self) {
+        self.0.is_unflushed.store(true, Relaxed);
+    }
+
+    /// Everything written has been taken.
+    pub(super) fn flushed(&self) {
+        if self.0.is_unflushed.swap(false, Relaxed) {
+            self.0.moves.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Requests that have begun, and how many of them are not over.
+    pub(super) fn requests(&self) -> (u64, usize) {
+        (self.0.begun.load(Relaxed), self.0.open.load(Relaxed))
+    }
+
+    /// `poll` must poll the connection, which then reads. Whether something has arrived that it does not know of yet.
+    pub(super) fn has_unread(&self, poll: impl FnOnce()) -> bool {
+        self.0.has_unread.store(false, Relaxed);
+        self.0.looks_again.store(true, Relaxed);
+        poll();
+        self.0.looks_again.store(false, Relaxed);
+        self.0.has_unread.load(Relaxed)
+    }
+
+    pub(super) fn looks_again(&self) -> bool {
+        self.0.looks_again.load(Relaxed)
+    }
+
+    pub(super) fn found_unread(&self) {
+        self.0.has_unread.store(true, Relaxed);
+    }
+
+    /// To be called by the connection's task, before it looks.
+    pub(super) fn wakes(&self, task: &Waker) {
+        self.0.task.register(task);
+    }
+
+    pub(super) fn wake(&self) {
+        self.0.task.wake();
+    }
+
+    /// `keep_alive` is what answers say of a connection that stays open.
+    pub(super) fn layer(&self, keep_alive: Option<HeaderValue>) -> Watch {
+        Watch { activity: self.clone(), keep_alive }
+    }
+
+    fn begin(&self) -> UnderWay {
+        let inner = &*self.0;
+        inner.ours.fetch_add(1, Relaxed);
+        inner.open.fetch_add(1, Relaxed);
+        inner.begun.fetch_add(1, Relaxed);
+        inner.moves.fetch_add(1, Relaxed);
+        UnderWay { activity: self.clone(), is_ours: true }
+    }
+}
+
+/// One request, until its answer is handed over; also when it is cancelled, it is over.
+#[derive(Debug)]
+struct UnderWay {
+    activity: Activity,
+    is_ours: bool,
+}
+
+impl UnderWay {
+    /// The peer has to take what it was given, or we have to give it more.
+    fn is_ours(&mut self, is_ours: bool) {
+        let inner = &*self.activity.0;
+        match (self.is_ours, is_ours) {
+            (false, true) => drop(inner.ours.fetch_add(1, Relaxed)),
+            (true, false) => {
+                inner.moves.fetch_add(1, Relaxed);
+                inner.ours.fetch_sub(1, Relaxed);
             }
-            seen = (begun == answered).then_some(begun);
-            tokio::time::sleep(how_long).await;
+            (true, true) | (false, false) => {}
+        }
+        self.is_ours = is_ours;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.is_ours(false);
+        let inner = &*self.activity.0;
+        inner.moves.fetch_add(1, Relaxed);
+        inner.open.fetch_sub(1, Relaxed);
+        // HTTP/2's requests are tasks of their own, and the connection's may have looked a moment ago.
+        if self.activity.is_http_2() {
+            self.activity.wake();
         }
     }
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Watch(Activity);
+pub(super) struct Watch {
+    activity: Activity,
+    keep_alive: Option<HeaderValue>,
+}
 
 impl<S> Layer<S> for Watch {
     type Service = Watched<S>;
 
     fn layer(&self, service: S) -> Watched<S> {
-        Watched { activity: self.0.clone(), service }
+        Watched { activity: self.activity.clone(), keep_alive: self.keep_alive.clone(), service }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Watched<S> {
     activity: Activity,
+    keep_alive: Option<HeaderValue>,
     service: S,
 }
 
-impl<S, R> Service<R> for Watched<S>
+impl<S, B> Service<Request<B>> for Watched<S>
 where
-    S: Service<R>,
+    S: Service<Request<B>, Response = Response<Body>>,
     S::Future: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<Answer>;
     type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        self.activity.0.begun.fetch_add(1, Ordering::Relaxed);
-        let under_way = UnderWay(Arc::clone(&self.activity.0));
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut under_way = self.activity.begin();
+        let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
+        let keep_alive = self.keep_alive.clone().filter(|_| stays_open);
         let answer = self.service.call(request);
         Box::pin(async move {
-            let answer = answer.await;
-            drop(under_way);
-            answer
+            let mut answer = answer.await?;
+            under_way.is_ours(false);
+            if let Some(keep_alive) = keep_alive
+                && !closes(answer.headers())
+            {
+                let headers = answer.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+                headers.insert("keep-alive", keep_alive);
+            }
+            Ok(answer.map(|body| Answer { body, under_way }))
         })
+    }
+}
+
+/// RFC 9112 section 9.6.
+fn closes(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+/// An answer's body, watched: as long as nobody asks for the next part, the peer has not taken the last one.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    under_way: UnderWay,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        this.under_way.is_ours(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use hyper::body::Body as _;
+
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(30);
+    fn phase(activity: &Activity) -> Phase {
+        activity.now().0
+    }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_quiet_connection_is_idle_and_a_busy_one_is_not() {
+    #[test]
+    fn it_tells_who_has_to_act_next() {
         let activity = Activity::default();
-        let began = tokio::time::Instant::now();
-        activity.idle_for(LIMIT).await;
-        assert_eq!(began.elapsed().as_secs(), 30);
+        assert_eq!(phase(&activity), Phase::Silent);
+        activity.heard(true);
+        assert_eq!(phase(&activity), Phase::Head);
+        let mut request = activity.begin();
+        activity.heard(true);
+        assert_eq!(phase(&activity), Phase::Busy, "the head is that of the next one");
+        request.is_ours(false);
+        assert_eq!(phase(&activity), Phase::Unread);
+        request.is_ours(true);
+        assert_eq!(phase(&activity), Phase::Busy);
+        activity.wrote();
+        drop(request);
+        activity.heard(false);
+        assert_eq!(phase(&activity), Phase::Unread);
+        activity.flushed();
+        assert_eq!(phase(&activity), Phase::Idle);
+        assert_eq!(activity.requests(), (1, 0));
+    }
 
-        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-        let mut answered = Some(answered);
-        let mut service = activity.layer().layer(tower::service_fn(move |()| answered.take().expect("called once")));
-        let call = service.call(());
-        let busy = tokio::time::timeout(LIMIT * 10, activity.idle_for(LIMIT)).await;
-        assert!(busy.is_err(), "a request is under way");
-        answer.send(()).unwrap();
-        call.await.unwrap();
-        activity.idle_for(LIMIT).await;
+    #[test]
+    fn everything_that_happens_is_a_move_and_nothing_else_is() {
+        let activity = Activity::default();
+        let mut moves = 0;
+        let mut moved = || std::mem::replace(&mut moves, activity.now().1) != activity.now().1;
+        activity.heard(true);
+        assert!(!moved(), "a byte more of a head");
+        let mut request = activity.begin();
+        assert!(moved());
+        request.is_ours(false);
+        assert!(moved());
+        request.is_ours(false);
+        activity.wrote();
+        assert!(!moved(), "what nobody has taken");
+        activity.flushed();
+        assert!(moved());
+        activity.flushed();
+        assert!(!moved());
+        drop(request);
+        assert!(moved());
+    }
+
+    #[tokio::test]
+    async fn an_answer_s_body_is_the_peer_s_to_take_once_it_is_there() {
+        let activity = Activity::default();
+        let (sender, receiver) = tokio::sync::oneshot::channel::<Bytes>();
+        let mut body = Some(Body::from_stream(futures_util::stream::once(async move {
+            Ok::<_, Infallible>(receiver.await.expect("sent"))
+        })));
+        let service = tower::service_fn(move |_: Request<()>| {
+            let body = body.take().expect("called once");
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let mut service = activity.layer(None).layer(service);
+        let answer = service.call(Request::new(())).await.unwrap();
+        assert_eq!(phase(&activity), Phase::Unread, "its head is there");
+        let mut body = answer.into_body();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert_eq!(phase(&activity), Phase::Busy, "the peer asks for more");
+        sender.send(Bytes::from_static(b"x")).unwrap();
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        assert_eq!(phase(&activity), Phase::Unread);
+        drop(body);
+        assert_eq!(phase(&activity), Phase::Silent, "and no stream has seen any of it");
+    }
+
+    #[tokio::test]
+    async fn answers_say_how_long_the_connection_stays_open_where_it_does() {
+        use header::CONNECTION;
+        let say = |version: Version, asks: &'static str, answers: &'static str| async move {
+            let service = tower::service_fn(move |_: Request<()>| async move {
+                let mut response = Response::new(Body::empty());
+                if !answers.is_empty() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static(answers));
+                }
+                Ok::<_, Infallible>(response)
+            });
+            let mut request = Request::builder().version(version);
+            if !asks.is_empty() {
+                request = request.header(CONNECTION, asks);
+            }
+            let keep_alive = HeaderValue::from_static("timeout=74");
+            let mut service = Activity::default().layer(Some(keep_alive)).layer(service);
+            let answer = service.call(request.body(()).unwrap()).await.unwrap();
+            let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+            (text("connection"), text("keep-alive"))
+        };
+        let kept = (Some("keep-alive".to_owned()), Some("timeout=74".to_owned()));
+        assert_eq!(say(Version::HTTP_11, "", "").await, kept);
+        assert_eq!(say(Version::HTTP_11, "keep-alive, te", "").await, kept);
+        assert_eq!(say(Version::HTTP_11, "te, Close", "").await, (None, None));
+        assert_eq!(say(Version::HTTP_11, "", "close").await, (Some("close".to_owned()), None));
+        assert_eq!(say(Version::HTTP_10, "", "").await, (None, None));
+        assert_eq!(say(Version::HTTP_2, "", "").await, (None, None));
     }
 }

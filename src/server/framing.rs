@@ -3,14 +3,15 @@
 //! hyper is as lenient as the RFC lets it be: it takes a bare LF for a line's end, and of `Content-Length` beside
 //! `Transfer-Encoding` no service ever sees a trace. A proxy in front may have read the same bytes otherwise. So the heads
 //! of HTTP/1 are watched on their way in, byte for byte as the peer sent them; nothing is changed or held back. What is
-//! found travels to the service in the request's extensions.
+//! found travels to the service in the request's extensions. What goes out is left alone, too, but for hyper's own answers
+//! to what it cannot parse (`unserved`).
 
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::http::{Request, Version};
@@ -18,7 +19,14 @@ use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::{Layer, Service};
 
-use super::MAX_HEAD_BYTES;
+use super::{
+    MAX_HEAD_BYTES,
+    activity::Activity,
+    unserved::{Instead, Refuse},
+};
+
+/// What HTTP/2 begins with; its first line looks like a head's (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Of a line that comes in pieces no more is kept: longer than the names and values that matter here. hyper has the whole.
 const KEPT_BYTES: usize = 256;
@@ -39,6 +47,10 @@ pub(crate) enum Ambiguous {
 /// In a request's extensions: its answer must say `Connection: close`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LastRequest;
+
+/// In a request's extensions: its head is larger than any may be, though it could be read. The service answers it with 431.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadTooLarge;
 
 impl Ambiguous {
     /// For the caller.
@@ -63,14 +75,23 @@ enum Verdict {
     /// Clear, but the body's end is hyper's to find: nothing that follows on this connection is watched, or served.
     ClearAndLast,
     Refused(Ambiguous),
+    TooLarge,
 }
 
-/// The verdicts on heads that hyper has not handed on yet, in order. Cheap to clone.
+/// The heads that hyper has not handed on yet, in order. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Verdicts(Arc<Mutex<VecDeque<Verdict>>>);
+pub(super) struct Heads(Arc<Mutex<VecDeque<Read>>>);
 
-impl Verdicts {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Verdict>> {
+/// One that was read to its end, or to where it is refused.
+#[derive(Debug)]
+struct Read {
+    verdict: Verdict,
+    has_long_target: bool,
+    request_id: Option<Box<[u8]>>,
+}
+
+impl Heads {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Read>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,6 +104,7 @@ impl Verdicts {
 pub(super) struct Framing<S> {
     stream: S,
     reader: HeadReader,
+    instead: Instead,
 }
 
 /// Where in the stream of HTTP/1 messages the next byte belongs.
@@ -92,8 +114,12 @@ enum At {
     Head(Head),
     /// So many bytes of a body are still to come.
     Body(u64),
-    /// HTTP/2, a body of chunks, or nothing that will be served.
+    /// So many bytes of HTTP/2's preface are still to come, if it is one.
+    Preface(usize),
+    /// HTTP/2, or a body of chunks, whatever comes after which is not served.
     Unwatched,
+    /// A head that is refused, or larger than any may be; where it ends does not matter any more.
+    Refused(Head),
 }
 
 #[derive(Debug, Default)]
@@ -106,28 +132,50 @@ struct Head {
     /// Bytes of this head so far.
     length: usize,
     has_request_line: bool,
+    /// Its first line alone takes more than half of what a head may have.
+    has_long_target: bool,
     is_connect: bool,
     content_length: Option<Result<u64, Ambiguous>>,
     transfer_encoding: Option<Result<(), Ambiguous>>,
+    request_id: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
 struct HeadReader {
     at: At,
-    verdicts: Verdicts,
+    heads: Heads,
+    activity: Activity,
 }
 
 impl<S> Framing<S> {
-    pub(super) fn new(stream: S, verdicts: &Verdicts) -> Framing<S> {
-        Framing { stream, reader: HeadReader { at: At::Head(Head::default()), verdicts: verdicts.clone() } }
+    /// `refuse` makes the answers to what is no request.
+    pub(super) fn new(stream: S, heads: &Heads, activity: &Activity, refuse: Refuse) -> Framing<S> {
+        let reader = HeadReader::new(heads.clone(), activity.clone());
+        Framing { stream, reader, instead: Instead::new(refuse, activity.clone()) }
     }
 }
 
 impl HeadReader {
-    fn saw(&mut self, mut bytes: &[u8]) {
+    fn new(heads: Heads, activity: Activity) -> HeadReader {
+        HeadReader { at: At::Head(Head::default()), heads, activity }
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.read(bytes);
+        self.activity.heard(match &self.at {
+            At::Head(head) => head.has_begun(),
+            At::Preface(_) | At::Refused(_) => true,
+            At::Body(_) | At::Unwatched => false,
+        });
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match &mut self.at {
-                At::Unwatched => return,
+                At::Unwatched | At::Refused(_) => return,
                 At::Body(left) => {
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= taken as u64;
@@ -136,28 +184,63 @@ impl HeadReader {
                         self.at = At::Head(Head::default());
                     }
                 }
+                At::Preface(left) => {
+                    let (these, rest) = bytes.split_at(bytes.len().min(*left));
+                    if !PREFACE[PREFACE.len() - *left..].starts_with(these) {
+                        // hyper takes it for HTTP/1, and refuses it.
+                        self.at = At::Refused(Head::default());
+                        return;
+                    }
+                    *left -= these.len();
+                    bytes = rest;
+                    if *left == 0 {
+                        self.activity.speaks_http_2();
+                        self.at = At::Unwatched;
+                    }
+                }
                 At::Head(head) => {
                     let Some(end) = memchr(b'\n', bytes) else {
                         head.keep(bytes);
                         if head.length > MAX_HEAD_BYTES {
                             // hyper refuses it for its size.
-                            self.at = At::Unwatched;
+                            self.at = At::Refused(std::mem::take(head));
                         }
                         return;
                     };
                     let (part, rest) = bytes.split_at(end + 1);
                     bytes = rest;
                     if let Some((verdict, next)) = head.line(part) {
-                        self.verdicts.lock().extend(verdict);
+                        let (has_long_target, request_id) = (head.has_long_target, head.request_id.take());
+                        let read = verdict.map(|verdict| Read { verdict, has_long_target, request_id });
+                        self.heads.lock().extend(read);
                         self.at = next;
                     }
                 }
             }
         }
     }
+
+    /// What is known of the head that hyper could not parse: whether it is its first line that is too long, and its
+    /// `X-Request-Id`.
+    fn unparsed(&self) -> (bool, Option<Box<[u8]>>) {
+        if let Some(read) = self.heads.lock().pop_front() {
+            return (read.has_long_target, read.request_id);
+        }
+        match &self.at {
+            At::Head(head) | At::Refused(head) => {
+                (head.has_long_target || !head.has_request_line, head.request_id.clone())
+            }
+            At::Body(_) | At::Preface(_) | At::Unwatched => (false, None),
+        }
+    }
 }
 
 impl Head {
+    /// Empty lines before it do not count.
+    fn has_begun(&self) -> bool {
+        self.has_request_line || !self.kept.is_empty()
+    }
+
     fn keep(&mut self, part: &[u8]) {
         self.length += part.len();
         let room = KEPT_BYTES.saturating_sub(self.kept.len());
@@ -174,7 +257,7 @@ impl Head {
         let kept = std::mem::take(&mut self.kept);
         let is_cut = std::mem::take(&mut self.is_cut);
         self.last = None;
-        let refused = |why| Some((Some(Verdict::Refused(why)), At::Unwatched));
+        let refused = |why| Some((Some(Verdict::Refused(why)), At::Refused(Head::default())));
         if before_end != Some(b'\r') {
             return refused(Ambiguous::BareLineFeed);
         }
@@ -185,11 +268,11 @@ impl Head {
             if line.is_empty() {
                 return None;
             }
-            // HTTP/2's preface looks like a head (RFC 9113 section 3.4).
-            if line == b"PRI * HTTP/2.0" {
-                return Some((None, At::Unwatched));
+            if *kept == PREFACE[..kept.len().min(PREFACE.len())] {
+                return Some((None, At::Preface(PREFACE.len() - kept.len())));
             }
             self.is_connect = line.starts_with(b"CONNECT ");
+            self.has_long_target = self.length > MAX_HEAD_BYTES / 2;
             self.has_request_line = true;
             return None;
         }
@@ -210,6 +293,8 @@ impl Head {
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 let only = self.transfer_encoding.is_none() && !is_cut && value.eq_ignore_ascii_case(b"chunked");
                 self.transfer_encoding = Some(if only { Ok(()) } else { Err(Ambiguous::UnknownEncoding) });
+            } else if name.eq_ignore_ascii_case(b"x-request-id") && self.request_id.is_none() && !is_cut {
+                self.request_id = Some(value.into());
             }
         }
         None
@@ -217,9 +302,12 @@ impl Head {
 
     /// The head is over: what is to be thought of it, and what follows.
     fn end(&self) -> (Option<Verdict>, At) {
+        let refused = |why| (Verdict::Refused(why), At::Refused(Head::default()));
         let (verdict, next) = match (self.content_length, self.transfer_encoding) {
-            (Some(_), Some(_)) => (Verdict::Refused(Ambiguous::LengthAndEncoding), At::Unwatched),
-            (Some(Err(why)), None) | (None, Some(Err(why))) => (Verdict::Refused(why), At::Unwatched),
+            // hyper has as much room as an earlier body needed, and may have read more than it would otherwise.
+            _ if self.length > MAX_HEAD_BYTES => (Verdict::TooLarge, At::Refused(Head::default())),
+            (Some(_), Some(_)) => refused(Ambiguous::LengthAndEncoding),
+            (Some(Err(why)), None) | (None, Some(Err(why))) => refused(why),
             (None, Some(Ok(()))) => (Verdict::ClearAndLast, At::Unwatched),
             // No body, whatever is announced: a tunnel (RFC 9110 section 9.3.6).
             _ if self.is_connect => (Verdict::ClearAndLast, At::Unwatched),
@@ -249,7 +337,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        if this.instead.is_needed() {
+            this.replace(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -257,7 +350,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        if this.instead.is_needed() {
+            this.replace(slices.first().map_or(&[], |first| &**first));
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -265,7 +363,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.instead.poll_write(&mut this.stream, cx))?;
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.instead.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -273,21 +375,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
     }
 }
 
+impl<S> Framing<S> {
+    /// `bytes` begin with hyper's answer to what it could not parse.
+    fn replace(&mut self, bytes: &[u8]) {
+        let (has_long_target, id) = self.reader.unparsed();
+        self.instead.of(bytes, has_long_target, id.as_deref());
+    }
+}
+
 #[derive(Debug, Clone)]
-pub(super) struct Check(Verdicts);
+pub(super) struct Check(Heads);
 
 impl<S> Layer<S> for Check {
     type Service = Checked<S>;
 
     fn layer(&self, service: S) -> Checked<S> {
-        Checked { verdicts: self.0.clone(), service }
+        Checked { heads: self.0.clone(), service }
     }
+}
+
+/// RFC 9113 section 10.5.1, but for the few bytes of pseudo-headers' names.
+fn list_size<B>(request: &Request<B>) -> usize {
+    const OF_EACH: usize = 32;
+    let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    target + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + OF_EACH).sum::<usize>()
 }
 
 /// Hands each request its verdict.
 #[derive(Debug, Clone)]
 pub(super) struct Checked<S> {
-    verdicts: Verdicts,
+    heads: Heads,
     service: S,
 }
 
@@ -304,9 +421,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if request.version() < Version::HTTP_2 {
+        if request.version() == Version::HTTP_2 && list_size(&request) > MAX_HEAD_BYTES {
+            request.extensions_mut().insert(HeadTooLarge);
+        } else if request.version() < Version::HTTP_2 {
             // SECURITY: where hyper sees a request and the reader none, they disagree, and nothing of it is served.
-            let verdict = self.verdicts.lock().pop_front().unwrap_or(Verdict::Refused(Ambiguous::Unseen));
+            let read = self.heads.lock().pop_front();
+            let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
             let extensions = request.extensions_mut();
             match verdict {
                 Verdict::Clear => {}
@@ -314,6 +434,10 @@ where
                 Verdict::Refused(why) => {
                     extensions.insert(LastRequest);
                     extensions.insert(why);
+                }
+                Verdict::TooLarge => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(HeadTooLarge);
                 }
             }
         }
@@ -329,10 +453,10 @@ mod tests {
 
     /// The verdicts on what arrives in pieces of `size` bytes.
     fn verdicts(text: &[u8], size: usize) -> Vec<Verdict> {
-        let verdicts = Verdicts::default();
-        let mut reader = HeadReader { at: At::Head(Head::default()), verdicts: verdicts.clone() };
+        let heads = Heads::default();
+        let mut reader = HeadReader::new(heads.clone(), Activity::default());
         text.chunks(size).for_each(|piece| reader.saw(piece));
-        verdicts.lock().drain(..).collect()
+        heads.lock().drain(..).map(|read| read.verdict).collect()
     }
 
     fn in_any_pieces(text: &str) -> Vec<Verdict> {
@@ -410,9 +534,59 @@ mod tests {
 
     #[test]
     fn a_head_without_an_end_is_not_kept() {
-        let verdicts = Verdicts::default();
-        let mut reader = HeadReader { at: At::Head(Head::default()), verdicts };
+        let mut reader = HeadReader::new(Heads::default(), Activity::default());
         (0..1000).for_each(|_| reader.saw(&[b'a'; 1024]));
-        assert!(matches!(reader.at, At::Unwatched));
+        assert!(matches!(&reader.at, At::Refused(head) if head.kept.len() == KEPT_BYTES));
+    }
+
+    #[test]
+    fn a_head_has_begun_from_its_first_byte_to_its_last() {
+        use super::super::activity::Phase::{Head, Idle, Silent};
+        for (text, phase) in [
+            ("", Silent),
+            ("G", Head),
+            ("\r\n", Idle),
+            ("GET / HTTP/1.1\r\n", Head),
+            ("GET / HTTP/1.1\r\nhost: h\r\n\r", Head),
+            ("GET / HTTP/1.1\r\nhost: h\r\n\r\n", Idle),
+            ("GET / HTTP/1.1\r\n\r\n\r\nGET", Head),
+            ("GET / HTTP/1.1\nx", Head),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nab", Idle),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcP", Head),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Head),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0", Idle),
+            ("PRI * HTTP/2.0\r\n\r\nGET", Head),
+        ] {
+            for size in 1..=text.len().max(1) {
+                let activity = Activity::default();
+                let mut reader = HeadReader::new(Heads::default(), activity.clone());
+                text.as_bytes().chunks(size).for_each(|piece| reader.saw(piece));
+                assert_eq!(activity.now().0, phase, "in pieces of {size}: {text:?}");
+                assert_eq!(activity.is_http_2(), text.ends_with('\0'), "in pieces of {size}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_head_that_cannot_be_parsed_is_its_own() {
+        let long = "y".repeat(300);
+        let (half, target) = ("z".repeat(MAX_HEAD_BYTES / 2), "GET /x");
+        for (text, has_long_target, id) in [
+            ("GET", true, None),
+            ("GET / HTTP/1.1\r\nX-Request-Id:  one \r\nhost", false, Some("one")),
+            ("GET / HTTP/1.1\r\nx-request-id: one\r\nx-request-id: two\r\nx: \0\r\n\r\n", false, Some("one")),
+            ("G\r\nx-request-id: one\r\n\r\nG\r\nx-request-id: two\r\n\r\n", false, Some("one")),
+            (&format!("GET / HTTP/1.1\r\nx-request-id: {long}\r\nhost"), false, None),
+            (&format!("{target}{half} HTTP/1.1\r\nx-request-id: one\r\nhost"), true, Some("one")),
+            (&format!("{target} HTTP/1.1\r\nx-request-id: one\r\nx: {half}\r\nhost"), false, Some("one")),
+        ] {
+            for size in (1..100.min(text.len())).chain([1000, text.len()]) {
+                let mut reader = HeadReader::new(Heads::default(), Activity::default());
+                text.as_bytes().chunks(size).for_each(|piece| reader.saw(piece));
+                let (target, found) = reader.unparsed();
+                let expected = (has_long_target, id.map(str::as_bytes));
+                assert_eq!((target, found.as_deref()), expected, "in pieces of {size}: {:.40}", text);
+            }
+        }
     }
 }

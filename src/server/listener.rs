@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, IoSlice},
+    mem::MaybeUninit,
     net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -13,12 +14,13 @@ use std::{
 };
 
 use rustix::fs::{Mode, fchmod};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
+use super::farewell::HasUnread;
 use crate::config::Address;
 
 /// Connections that may wait to be accepted; the system has a limit of its own (net.core.somaxconn). Beyond it a peer's
@@ -173,6 +175,17 @@ impl Listener {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl HasUnread for Stream {
+    fn has_unread(&self) -> bool {
+        let socket = match self {
+            Stream::Tcp(stream) => SockRef::from(stream),
+            Stream::Unix(stream) => SockRef::from(stream),
+        };
+        // It does not wait: the sockets are non-blocking.
+        matches!(socket.peek(&mut [MaybeUninit::uninit()]), Ok(1..))
+    }
 }
 
 impl AsyncRead for Stream {

@@ -4,50 +4,53 @@
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
 mod activity;
+mod crowd;
+mod farewell;
 mod framing;
 mod inherited;
 mod listener;
-mod patience;
+mod unserved;
+mod watch;
 
-use std::{
-    io::ErrorKind,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::{fs::File, future::poll_fn, io::ErrorKind, task::Poll, time::Duration};
+
+use axum::{
+    Router,
+    http::{HeaderValue, Request},
 };
-
-use axum::{Router, http::Request};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer as _, ServiceExt as _};
 
-pub(crate) use self::framing::{Ambiguous, LastRequest};
 use self::{
     activity::Activity,
-    framing::{Framing, Verdicts},
-    patience::Patience,
+    crowd::Member,
+    farewell::Farewell,
+    framing::{Framing, Heads},
+    watch::{Over, Watch},
+};
+pub(crate) use self::{
+    crowd::Crowd,
+    framing::{Ambiguous, HeadTooLarge, LastRequest},
+    unserved::{Refuse, Unserved},
+    watch::{GivesWay, Patience},
 };
 pub use self::{
     inherited::Inherited,
     listener::{Bound, Listener},
 };
 
-/// A head larger than this is refused; one of 100 KiB still gets a proper 414.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// HTTP/2's heads: the longest URI and as much again. There are many of them on a connection.
-const MAX_HEADER_LIST: u32 = 32 * 1024;
+/// Beyond this, h2 has a bare answer of its own; up to it, we say what is wrong.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
 
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 pub(crate) const MAX_STREAMS: u32 = 256;
@@ -63,20 +66,12 @@ const FRAME_BYTES: u32 = 16 * 1024;
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 128;
 
-/// Said to a connection beyond the limit, before it is closed.
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\n\
-    cache-control: no-store\r\n\
-    cache-status: kielink; fwd=bypass; detail=overloaded\r\n\
-    retry-after: 1\r\n\
-    connection: close\r\n\
-    content-length: 143\r\n\r\n\
-    {\"type\":\"urn:kielink:problem:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
-    \"detail\":\"Too many connections are open. Close some and try again.\"}";
-
-/// How long a connection that is turned away may take to hear it, and how many may at once.
+/// How long a connection that is turned away may take to hear it.
 const FAREWELL: Duration = Duration::from_millis(200);
-pub(crate) const FAREWELLS: usize = 64;
+
+/// How often it is tried to accept where open files are used up: at once again, where a connection has been asked to go.
+const NO_FILES: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(5);
 
 /// In a request's extensions: it came over a Unix socket.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +81,10 @@ pub(crate) struct OverUnixSocket;
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) service: Router,
-    /// One permit a connection.
-    pub(crate) places: Arc<Semaphore>,
-    pub(crate) header_timeout: Duration,
-    /// A connection without a request under way is closed after this; longer than any answer takes. HTTP/1's own limit
-    /// comes first; an HTTP/2 peer would keep its connection for ever by answering pings, or by granting no window.
-    pub(crate) idle_timeout: Duration,
+    /// What is said where there is no request to serve.
+    pub(crate) refuse: Refuse,
+    pub(crate) crowd: Crowd,
+    pub(crate) patience: Patience,
     pub(crate) tasks: TaskTracker,
     /// Stop accepting; let every connection finish the request it is at.
     pub(crate) drain: CancellationToken,
@@ -99,10 +92,6 @@ pub(crate) struct Server {
     pub(crate) kill: CancellationToken,
     /// HTTP/2 streams that a connection may have open.
     pub(crate) streams: u32,
-    /// One permit a connection that is being turned away; beyond them it is dropped without a word.
-    pub(crate) farewells: Arc<Semaphore>,
-    /// Connections that were turned away.
-    pub(crate) turned_away: Arc<AtomicU64>,
 }
 
 /// Runs HTTP/2's streams on the tracker, so that shutdown waits for them.
@@ -121,21 +110,30 @@ where
 impl Server {
     /// Accepts until `drain`. Every connection is a task on `tasks`.
     pub(crate) async fn run(self, listener: Listener) {
+        let mut spare = spare_file();
         loop {
             let accepted = tokio::select! {
                 () = self.drain.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok(stream) => self.admit(stream),
+                Ok(stream) => {
+                    spare = spare.or_else(spare_file);
+                    self.admit(stream);
+                }
                 // A peer that gave up before its turn.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
-                    // Most likely out of file descriptors: wait for some to be closed instead of spinning.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    // Most likely out of file descriptors: one of ours goes, or else the spare one.
+                    let pause = if self.crowd.make_room() || spare.take().is_some() {
+                        SOON
+                    } else {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        NO_FILES
+                    };
                     tokio::select! {
                         () = self.drain.cancelled() => return,
-                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
             }
@@ -143,41 +141,36 @@ impl Server {
     }
 
     fn admit(&self, stream: listener::Stream) {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => {
+        let activity = Activity::default();
+        match self.crowd.enter(&activity) {
+            Some(member) => {
                 let server = self.clone();
-                let over_unix_socket = matches!(stream, listener::Stream::Unix(_)).then_some(OverUnixSocket);
-                self.tasks.spawn(async move {
-                    server.connection(stream, over_unix_socket).await;
-                    drop(place);
-                });
+                self.tasks.spawn(async move { server.connection(stream, activity, member).await });
             }
-            Err(_) => self.turn_away(stream),
+            None => self.turn_away(stream),
         }
     }
 
     /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
     /// reset, which would take the answer along.
     fn turn_away(&self, mut stream: listener::Stream) {
-        self.turned_away.fetch_add(1, Ordering::Relaxed);
-        let Ok(place) = Arc::clone(&self.farewells).try_acquire_owned() else { return };
+        let Some(leave) = self.crowd.turn_away() else { return };
+        let answer = (self.refuse)(Unserved::TooManyConnections, None);
         self.tasks.spawn(async move {
             let farewell = async {
-                stream.write_all(TOO_MANY).await?;
+                stream.write_all(&answer).await?;
                 stream.shutdown().await?;
                 tokio::io::copy(&mut stream.take(MAX_HEAD_BYTES as u64), &mut tokio::io::sink()).await
             };
             let _ = tokio::time::timeout(FAREWELL, farewell).await;
-            drop(place);
+            drop(leave);
         });
     }
 
-    async fn connection<S>(&self, stream: S, over_unix_socket: Option<OverUnixSocket>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {
         let mut builder = auto::Builder::new(Tracked(self.tasks.clone()));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout).max_buf_size(MAX_HEAD_BYTES);
+        // Its own timeout for heads runs between requests, too: ours is in `watch`.
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -190,33 +183,61 @@ impl Server {
             .max_local_error_reset_streams(LOCAL_RESETS)
             .max_header_list_size(MAX_HEADER_LIST)
             .keep_alive_interval(Some(Duration::from_secs(20)))
-            .keep_alive_timeout(self.header_timeout);
-        let (activity, verdicts) = (Activity::default(), Verdicts::default());
-        let service = verdicts.layer().layer(activity.layer().layer(self.service.clone()));
-        let service = service.map_request(move |mut request: Request<Incoming>| {
+            .keep_alive_timeout(self.patience.head);
+        let over_unix_socket = matches!(stream, listener::Stream::Unix(_)).then_some(OverUnixSocket);
+        let heads = Heads::default();
+        let service = activity.layer(keep_alive(self.patience.idle)).layer(self.service.clone());
+        let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
             if let Some(mark) = over_unix_socket {
                 request.extensions_mut().insert(mark);
             }
             request
         });
         let service = TowerToHyperService::new(service);
-        let stream = Framing::new(Patience::new(stream, self.header_timeout), &verdicts);
+        let stream = Farewell::new(stream, activity.clone());
+        let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = self.kill.cancelled() => return,
+        let mut watch = Watch::new(activity.clone(), member, self.patience);
+        let mut is_ending = false;
+        let ended = loop {
+            tokio::select! {
+                // In this order: what has just come is read before it is asked how long nothing has.
+                biased;
+                ended = connection.as_mut() => break ended,
+                () = self.drain.cancelled(), if !is_ending => {
+                    connection.as_mut().graceful_shutdown();
+                    is_ending = true;
                 }
-            }
-            () = activity.idle_for(self.idle_timeout) => {
-                connection.as_mut().graceful_shutdown();
-                match tokio::time::timeout(self.header_timeout, connection.as_mut()).await {
-                    Ok(ended) => ended,
-                    Err(_elapsed) => return,
+                () = self.kill.cancelled(), if is_ending => return,
+                over = poll_fn(|cx| watch.poll_over(cx)) => {
+                    if over == Over::TooSlow || is_ending {
+                        return;
+                    }
+                    let looked = poll_fn(|cx| {
+                        let mut ended = Poll::Pending;
+                        let has_unread = activity.has_unread(|| ended = connection.as_mut().poll(cx));
+                        Poll::Ready((has_unread, ended))
+                    });
+                    match looked.await {
+                        (_, Poll::Ready(ended)) => break ended,
+                        // A request came at the last moment. It is read once the runtime has heard of it.
+                        (has_unread, Poll::Pending) if watch.is_revived(has_unread) => {
+                            tokio::task::yield_now().await;
+                            continue;
+                        }
+                        (_, Poll::Pending) => connection.as_mut().graceful_shutdown(),
+                    }
+                    if over == Over::GivesWay {
+                        // The end is sent, and not waited for.
+                        let _ = futures_util::poll!(connection.as_mut());
+                        return;
+                    }
+                    tokio::select! {
+                        ended = connection.as_mut() => break ended,
+                        () = self.kill.cancelled() => return,
+                        () = tokio::time::sleep(self.patience.head) => return,
+                    }
                 }
             }
         };
@@ -225,4 +246,18 @@ impl Server {
             tracing::trace!(%error, "connection ended early");
         }
     }
+}
+
+/// A file that is open for nothing: where all others are used up by somebody else, a connection takes its place.
+fn spare_file() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// What HTTP/1.1 callers hear of the time between requests: a second less than it is, as one may be on its way when it ends.
+fn keep_alive(idle: Duration) -> Option<HeaderValue> {
+    let seconds = match idle.as_secs() {
+        0 => return None,
+        seconds => (seconds - 1).max(1),
+    };
+    HeaderValue::try_from(format!("timeout={seconds}")).ok()
 }

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use crate::support::{Answer, FakeKie, Problem, Reply, SOURCE, Sidecar, encode, eventually};
+use crate::support::{Answer, FakeKie, Problem, Reply, SOURCE, Sidecar, eventually};
 
 /// Without the seconds.
 fn outcome(reply: &Reply) -> String {
@@ -85,19 +85,4 @@ async fn over_the_limit_a_caller_is_refused_at_once_and_nobody_else_suffers() {
     let (first, ()) = tokio::join!(sidecar.link(SOURCE), act);
     assert_eq!(first.status, 200);
     assert_eq!(sidecar.link(&format!("{SOURCE}?other")).await.status, 200, "the place is free again");
-}
-
-#[tokio::test]
-async fn a_connection_over_the_limit_is_told_so() {
-    let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("limits.connections", "1")]);
-    // Its connection is kept alive in the client's pool.
-    assert_eq!(sidecar.get("/healthz").await.status, 200);
-    let request = format!("GET /v1/link?url={} HTTP/1.1\r\nHost: localhost\r\n\r\n", encode(SOURCE));
-    let reply = sidecar.wire(request).await;
-    assert_eq!((reply.status, reply.slug().as_str()), (503, "overloaded"));
-    assert_eq!(reply.header("content-length"), reply.body.len().to_string());
-    assert_eq!(reply.header("cache-status"), "kielink; fwd=bypass; detail=overloaded");
-    assert!(reply.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds >= 1), "{reply:?}");
-    assert_eq!(sidecar.link(SOURCE).await.status, 200, "those who are in do not suffer");
 }

@@ -1,6 +1,11 @@
 //! What has a limit: callers who wait, and memory.
 
 use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::tcp::OwnedReadHalf,
+    task::JoinSet,
+};
 
 use super::{ask_at_once, count, files, is_hit};
 use crate::support::{Answer, FakeKie, SOURCE, Sidecar, encode, eventually};
@@ -129,42 +134,180 @@ async fn many_short_items_take_room_as_well() {
     assert_eq!(post(many(SOURCE)).await.status, 200, "the room is given back");
 }
 
-#[tokio::test]
-async fn an_answer_that_is_not_read_keeps_its_place() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let kie = FakeKie::start();
-    // Two places, and one more for those whom memory answers.
-    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "1h")]);
-    let source = format!("{SOURCE}?{}", "x".repeat(3900));
-    assert_eq!(sidecar.link(&source).await.status, 200);
-    // Eight megabytes are asked for, of which the system's own buffers hold some four, and a few bytes of them read.
-    let body = serde_json::json!({ "urls": vec![source; 500] }).to_string();
-    let head = format!("POST /v1/links HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", body.len());
-    let (mut unread, mut writers) = (Vec::new(), tokio::task::JoinSet::new());
-    for _ in 0..3 {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let stream = socket.connect(sidecar.address().parse().unwrap()).await.unwrap();
-        let (mut stream, mut writer) = stream.into_split();
-        let request = (head.clone() + &body).repeat(4);
-        // Each is read when the one before has been answered.
-        writers.spawn(async move { writer.write_all(request.as_bytes()).await });
-        let mut beginning = [0; 15];
-        stream.read_exact(&mut beginning).await.unwrap();
-        assert_eq!(&beginning, b"HTTP/1.1 200 OK");
-        unread.push(stream);
+/// Batches that nobody reads, each on a connection of its own: eight megabytes are asked for, of which the system's own buffers
+/// hold some four, and a few bytes of them read.
+struct Unread {
+    answers: Vec<OwnedReadHalf>,
+    _writers: JoinSet<std::io::Result<()>>,
+}
+
+impl Unread {
+    async fn ask(sidecar: &Sidecar, source: &str, count: usize) -> Unread {
+        let body = serde_json::json!({ "urls": vec![source; 500] }).to_string();
+        let post = |more: &str| {
+            format!("POST /v1/links HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
+        };
+        let (mut answers, mut writers) = (Vec::new(), JoinSet::new());
+        for _ in 0..count {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            let stream = socket.connect(sidecar.address().parse().unwrap()).await.unwrap();
+            let (mut answer, mut writer) = stream.into_split();
+            let requests = post("").repeat(3) + &post("connection: close\r\n");
+            // Each is read when the one before has been answered.
+            writers.spawn(async move {
+                writer.write_all(requests.as_bytes()).await?;
+                // The other half is kept: that it goes would be heard.
+                std::future::pending().await
+            });
+            let mut beginning = [0; 15];
+            answer.read_exact(&mut beginning).await.unwrap();
+            assert_eq!(&beginning, b"HTTP/1.1 200 OK");
+            answers.push(answer);
+        }
+        Unread { answers, _writers: writers }
     }
-    eventually("all places are taken by answers that nobody reads", async || sidecar.link(SOURCE).await.status == 503)
-        .await;
+
+    /// Whether the first of them is whole, once it is read.
+    async fn first_is_whole(&mut self) -> bool {
+        let mut rest = Vec::new();
+        let _ = self.answers.remove(0).read_to_end(&mut rest).await;
+        // A chunk of no bytes ends each (RFC 9112 section 7.1).
+        rest.windows(7).filter(|bytes| *bytes == b"\r\n0\r\n\r\n").count() == 4
+    }
+}
+
+/// Each another one.
+fn cold_files() -> impl Iterator<Item = String> {
+    (0..).map(|n| format!("{SOURCE}?cold={n}"))
+}
+
+fn long_source() -> String {
+    format!("{SOURCE}?{}", "x".repeat(3900))
+}
+
+/// It is closed when `limits.header_timeout` has passed: so much time has passed for everybody.
+async fn let_time_pass(sidecar: &Sidecar) {
+    let mut silent = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+    let mut nothing = Vec::new();
+    silent.read_to_end(&mut nothing).await.unwrap();
+    assert!(nothing.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_same() {
+    let kie = FakeKie::start();
+    // Two places, and one more for batches.
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "1h")]);
+    let source = long_source();
+    assert_eq!(sidecar.link(&source).await.status, 200);
+    let unread = Unread::ask(&sidecar, &source, 3).await;
+    let mut cold = cold_files();
+    eventually("all places are taken by answers that nobody reads", async || in_flight(&sidecar).await == 3).await;
+    let mints = kie.mints();
     // And stay so.
-    assert_eq!(sidecar.link(SOURCE).await.status, 503);
-    drop((unread, writers));
-    eventually("the places are given back", async || sidecar.link(SOURCE).await.status == 200).await;
+    let reply = sidecar.link(&cold.next().unwrap()).await;
+    assert_eq!((reply.status, reply.slug().as_str()), (503, "overloaded"));
+    assert_eq!(kie.mints(), mints, "whoever is refused costs nothing");
+    for _ in 0..3 {
+        assert!(is_hit(&sidecar.link(&source).await), "what is in memory needs no place");
+        assert_eq!(sidecar.download_url(&source).await.status, 200);
+    }
+    drop(unread);
+    let last = cold.next().unwrap();
+    eventually("the places are given back", async || sidecar.link(&last).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_and_only_there() {
+    let kie = FakeKie::start();
+    let settings = [("limits.in_flight", "2"), ("limits.header_timeout", "2s"), ("server.shutdown_grace", "1s")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    let source = long_source();
+    assert_eq!(sidecar.link(&source).await.status, 200);
+    let mut unread = Unread::ask(&sidecar, &source, 3).await;
+    // Twice: they had not begun to wait when the first of them began.
+    let_time_pass(&sidecar).await;
+    let_time_pass(&sidecar).await;
+    assert!(unread.first_is_whole().await, "a slow reader that was in nobody's way");
+    let mut unread = Unread::ask(&sidecar, &source, 3).await;
+    for cold in cold_files().take(3) {
+        eventually("there is room for others", async || sidecar.link(&cold).await.status == 200).await;
+    }
+    assert!(!unread.first_is_whole().await, "one that was");
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_make_room_as_connections_do() {
+    let kie = FakeKie::start();
+    let settings = [("limits.in_flight", "8"), ("limits.header_timeout", "300ms"), ("limits.batch", "500")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    let source = long_source();
+    assert_eq!(sidecar.link(&source).await.status, 200);
+    // It grants no stream a byte, and so takes nothing but heads.
+    let deaf = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .http2_initial_stream_window_size(0)
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap();
+    let body = serde_json::json!({ "urls": vec![source.as_str(); 3] }).to_string();
+    let mut unread = Vec::new();
+    for n in 0..10 {
+        let request = deaf.post(format!("{}/v1/links", sidecar.base_url())).body(body.clone());
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{n}");
+        unread.push(answer);
+    }
+    assert_eq!(in_flight(&sidecar).await, 10);
+    assert!(is_hit(&sidecar.link(&source).await));
+    let cold = format!("{SOURCE}?cold");
+    eventually("there is room for others", async || sidecar.link(&cold).await.status == 200).await;
+    assert!(in_flight(&sidecar).await >= 9, "no more than are needed give way");
+    drop((unread, deaf));
+    eventually("its connection is gone", async || in_flight(&sidecar).await == 0).await;
+}
+
+async fn in_flight(sidecar: &Sidecar) -> usize {
+    let metrics = sidecar.get_admin("/metrics").await.body;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("kielink_requests_in_flight ")).unwrap();
+    line.parse::<f64>().unwrap() as usize
+}
+
+#[tokio::test]
+async fn bodies_that_take_their_time_hold_no_place() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "8"), ("limits.header_timeout", "1h")]);
+    let head = "POST /api/v1/common/download-url HTTP/1.1\r\nhost: h\r\ncontent-length: ";
+    let mut slow = Vec::new();
+    for n in 0..40 {
+        let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+        stream.write_all(format!("{head}99\r\n\r\n{{").as_bytes()).await.unwrap();
+        slow.push(stream);
+        // Sixteen may be on their way at once: each but the last of them has been told to make room.
+        if let Some(earlier) = usize::checked_sub(n, 16) {
+            let mut said = [0; 12];
+            slow[earlier].read_exact(&mut said).await.unwrap();
+            assert_eq!(&said, b"HTTP/1.1 503");
+        }
+    }
+    assert_eq!(in_flight(&sidecar).await, 0);
+    let body = serde_json::json!({ "url": SOURCE }).to_string();
+    let whole = format!("{head}{}\r\nconnection: close\r\n\r\n", body.len());
+    assert_eq!(sidecar.wire(whole.clone() + &body).await.status, 200, "a body that comes with its head");
+    // And one that comes a moment later.
+    let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+    stream.write_all(whole.as_bytes()).await.unwrap();
+    let mut said = [0; 12];
+    slow[24].read_exact(&mut said).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 200");
 }
 
 #[tokio::test]
 async fn a_link_that_dies_while_its_batch_waits_to_be_read_is_not_handed_out() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let kie = FakeKie::start();
     let settings = [
         ("cache.ttl", "2s"),

@@ -186,6 +186,31 @@ impl Child {
         self.signal(Signal::INT);
     }
 
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// The same as long as it runs: it may end between two.
+    pub(crate) fn terminate_unless_ended(&self) {
+        if !self.has_ended() {
+            self.terminate();
+        }
+    }
+
+    pub(crate) fn interrupt_unless_ended(&self) {
+        if !self.has_ended() {
+            self.interrupt();
+        }
+    }
+
+    /// Whether none of SIGHUP, SIGINT and SIGTERM has its default effect.
+    pub(crate) fn catches_signals(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.borrow().id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        [Signal::HUP, Signal::INT, Signal::TERM].iter().all(|signal| mask >> (signal.as_raw() - 1) & 1 == 1)
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.borrow().id()).ok().and_then(Pid::from_raw).unwrap();
         // It has not been waited for, so that the id is still its own.

@@ -13,7 +13,7 @@ use super::{
     shutdown::reqwest_h2,
     wire::Wire,
 };
-use crate::support::{FakeKie, SOURCE, encode, eventually};
+use crate::support::{FakeKie, Problem, Reply, SOURCE, encode, eventually};
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_or_half_a_head_is_closed() {
@@ -36,12 +36,37 @@ async fn a_connection_that_says_nothing_or_half_a_head_is_closed() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed() {
+async fn an_idle_connection_is_closed_after_a_time_of_its_own_that_its_caller_knows() {
     let kie = FakeKie::start();
-    let child = Run::serving(&kie, &["--set", "limits.header_timeout=1s"]).ready().await;
-    let mut wire = child.connect().await;
-    assert_eq!(wire.get("/healthz").await.status, 200);
-    wire.closed().await;
+    let settings = ["--set", "limits.header_timeout=1h", "--set", "limits.idle_timeout=1s"];
+    let child = Run::serving(&kie, &settings).ready().await;
+    for address in [child.data(), child.admin()] {
+        let mut wire = Wire::connect(&address).await;
+        let reply = wire.get("/healthz").await;
+        assert_eq!((reply.status, reply.header("connection")), (200, "keep-alive"), "{reply:?}");
+        assert_eq!(reply.header("keep-alive"), "timeout=1");
+        wire.closed().await;
+    }
+    let usual = Run::serving(&kie, &[]).ready().await;
+    assert_eq!(usual.get("/healthz").await.header("keep-alive"), "timeout=74");
+}
+
+#[tokio::test]
+async fn the_time_for_a_head_begins_with_its_first_byte() {
+    let kie = FakeKie::start();
+    let settings = ["--set", "limits.header_timeout=300ms", "--set", "limits.idle_timeout=1h"];
+    let child = Run::serving(&kie, &settings).ready().await;
+    for address in [child.data(), child.admin()] {
+        let mut wire = Wire::connect(&address).await;
+        assert_eq!(wire.get("/healthz").await.status, 200);
+        for _ in 0..2 {
+            // One that has said nothing since it came later has been let go.
+            Wire::connect(&address).await.closed().await;
+            assert_eq!(wire.get("/healthz").await.status, 200, "between requests there is time");
+        }
+        wire.send("GET /healthz HTTP/1.1\r\n").await;
+        wire.closed().await;
+    }
 }
 
 #[tokio::test]
@@ -63,24 +88,30 @@ async fn beyond_the_limit_a_connection_is_told_and_closed_until_another_goes() {
     let kie = FakeKie::start();
     let child =
         Run::serving(&kie, &["--set", "limits.connections=2", "--set", "limits.header_timeout=1h"]).ready().await;
+    kie.hold();
     let mut first = child.connect().await;
     let mut second = child.connect().await;
-    for wire in [&mut first, &mut second] {
-        assert_eq!(wire.get(&link_path(SOURCE)).await.status, 200);
-    }
+    first.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    // Half a head is no idle connection either.
+    second.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n").await;
+    eventually("nobody is idle", async || {
+        let reply = child.connect().await.get_unless_closed("/healthz").await;
+        reply.is_some_and(|reply| reply.status == 503)
+    })
+    .await;
     let mut third = child.connect().await;
     let reply = third.reply().await;
-    assert_eq!((reply.status, reply.slug().as_str()), (503, "overloaded"));
-    assert_eq!(reply.json()["status"], 503);
-    assert_eq!(reply.header("content-type"), "application/problem+json");
-    assert_eq!(reply.header("cache-status"), "kielink; fwd=bypass; detail=overloaded");
+    Problem::refused("overloaded").assert_document("the third", &reply);
     assert_eq!(reply.header("connection"), "close");
-    assert!(reply.header("retry-after").parse::<u32>().is_ok(), "{reply:?}");
+    assert!(!reply.header("date").is_empty());
     third.closed().await;
     // Those that are in are served on, and so are probes.
-    assert_eq!(first.get(&link_path(SOURCE)).await.status, 200);
+    kie.release();
+    assert_eq!(first.reply().await.status, 200);
     assert_eq!(child.get_admin("/readyz").await.status, 200);
-    drop(second);
+    second.send("\r\n").await;
+    assert_eq!(second.reply().await.status, 200);
     eventually("there is a place again", async || {
         let mut wire = child.connect().await;
         // A refusal is said, and the connection closed, without a look at what is asked.
@@ -88,6 +119,182 @@ async fn beyond_the_limit_a_connection_is_told_and_closed_until_another_goes() {
         reply.is_some_and(|reply| reply.status == 200)
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_connection_that_was_idle_for_longest_makes_room_for_a_new_one() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &["--set", "limits.connections=3"]).ready().await;
+    kie.hold();
+    let mut busy = child.connect().await;
+    busy.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    let mut first = child.connect().await;
+    let mut second = child.connect().await;
+    assert_eq!(second.get("/healthz").await.status, 200);
+    assert_eq!(first.get("/healthz").await.status, 200);
+    assert_eq!(second.get("/healthz").await.status, 200);
+    let mut third = child.connect().await;
+    assert_eq!(third.get("/healthz").await.status, 200);
+    first.closed().await;
+    assert_eq!(second.get("/healthz").await.status, 200, "it has not been idle for longest");
+    let mut fourth = child.connect().await;
+    assert_eq!(fourth.get("/healthz").await.status, 200);
+    third.closed().await;
+    kie.release();
+    assert_eq!(busy.reply().await.status, 200);
+    let metrics = child.get_admin("/metrics").await.body;
+    assert!(metrics.contains("\nkielink_connections_turned_away_total 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn idle_connections_of_http_2_make_room_too_and_are_told() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &["--set", "limits.connections=2"]).ready().await;
+    let url = format!("http://{}/healthz", child.data());
+    let clients: Vec<_> = (0..6).map(|_| reqwest_h2()).collect();
+    // Also the second time: each has noticed that it has to connect again.
+    for client in clients.iter().chain(&clients) {
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_has_said_nothing_makes_room() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &["--set", "limits.connections=4", "--set", "limits.header_timeout=1h"]);
+    let child = child.ready().await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(child.connect().await);
+    }
+    assert_eq!(child.link(SOURCE).await.status, 200);
+    for mut wire in silent.drain(..16) {
+        wire.closed().await;
+    }
+}
+
+/// Whatever connections others have open to the admin interface: `opening` is what they say.
+async fn probes_find_a_connection(script: &str, opening: &str) {
+    let kie = FakeKie::start();
+    let settings = ["--set", "limits.header_timeout=1h", "--set", "server.request_timeout=5s"];
+    let base_url = format!("upstream.base_url={}", kie.base_url());
+    let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", &base_url];
+    let child = Run::scripted(script, &arguments).arguments(&settings).key().ready().await;
+    let mut others = Vec::new();
+    for n in 0..150 {
+        let mut wire = Wire::connect(&child.admin()).await;
+        wire.try_send(opening.as_bytes()).await;
+        others.push(wire);
+        if n % 10 == 0 {
+            for path in ["/livez", "/readyz"] {
+                let reply = child.get_admin(path).await;
+                assert_eq!(reply.status, 200, "{path} beside {n} connections that say {opening:?}: {reply:?}");
+            }
+        }
+    }
+    // And for callers there is room.
+    assert_eq!(child.link(SOURCE).await.status, 200);
+}
+
+#[tokio::test]
+async fn probes_find_a_connection_beside_any_number_of_others() {
+    for opening in ["", "GET /livez HTTP/1.1\r\nhost: localhost\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        probes_find_a_connection("exec \"$@\"", opening).await;
+    }
+}
+
+#[tokio::test]
+async fn probes_find_a_connection_where_open_files_are_few() {
+    for opening in ["", "GET /livez HTTP/1.1\r\nhost: localhost\r\n"] {
+        probes_find_a_connection("ulimit -n 64; exec \"$@\"", opening).await;
+    }
+}
+
+#[tokio::test]
+async fn where_open_files_are_few_callers_leave_some_for_probes_and_for_kie_ai() {
+    let kie = FakeKie::start();
+    let base_url = format!("upstream.base_url={}", kie.base_url());
+    let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", &base_url];
+    let child = Run::scripted("ulimit -n 64; exec \"$@\"", &arguments).key();
+    let child = child.arguments(&["--set", "limits.header_timeout=1h"]).ready().await;
+    assert_eq!(child.log_lines("limits.connections is beyond the limit on open files: raise it (ulimit -n), or fewer connections are taken").len(), 1);
+    let mut halves = Vec::new();
+    for _ in 0..100 {
+        let mut wire = child.connect().await;
+        wire.try_send(b"GET /healthz HTTP/1.1\r\n").await;
+        halves.push(wire);
+    }
+    assert_eq!(child.get_admin("/readyz").await.status, 200);
+    eventually("a caller is told", async || {
+        let reply = child.connect().await.get_unless_closed("/healthz").await;
+        reply.is_some_and(|reply| reply.status == 503)
+    })
+    .await;
+    drop(halves);
+    eventually("there is room again", async || child.link(SOURCE).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_with_a_problem_and_its_id() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &[]).ready().await;
+    let many = (0..200).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let long = "a".repeat(70_000);
+    let host = "host: localhost\r\n";
+    for (request, slug) in [
+        ("nonsense\r\n\r\n".to_owned(), "malformed-request"),
+        ("\u{16}\u{3}\u{1}".to_owned(), "malformed-request"),
+        ("GET / HTTP/9.9\r\n\r\n".to_owned(), "malformed-request"),
+        ("PRI * HTTP/2.0\r\n\r\nXX".to_owned(), "malformed-request"),
+        (format!("GET /healthz HTTP/1.1\r\n{host}x: y\0z\r\n\r\n"), "malformed-request"),
+        (format!("GET /healthz HTTP/1.1\r\n{host}{many}\r\n"), "head-too-large"),
+        (format!("GET /healthz HTTP/1.1\r\n{host}x: {long}{long}\r\n\r\n"), "head-too-large"),
+        (format!("GET /{long} HTTP/1.1\r\n{host}\r\n"), "uri-too-long"),
+        (format!("GET /{long}{long}"), "uri-too-long"),
+    ] {
+        for address in [child.data(), child.admin()] {
+            let mut wire = Wire::connect(&address).await;
+            // Also after a request that was one.
+            assert_eq!(wire.get("/healthz").await.status, 200);
+            wire.try_send(request.as_bytes()).await;
+            let reply = wire.reply().await;
+            let what = &request[..request.len().min(40)];
+            Problem::refused(slug).assert_document(what, &reply);
+            assert_eq!(reply.header("connection"), "close", "{what:?}");
+            wire.closed().await;
+        }
+    }
+    let mut wire = child.connect().await;
+    wire.send("GET / HTTP/1.1\r\nx-request-id: mine\r\nx: y\0z\r\n\r\n").await;
+    let reply = wire.reply().await;
+    assert_eq!((reply.header("x-request-id"), reply.json()["request_id"].as_str()), ("mine", Some("mine")));
+    // Behind a request that waits, in its turn.
+    kie.hold();
+    let mut wire = child.connect().await;
+    wire.ask(&link_path(SOURCE)).await;
+    kie.wait_for_mints(1).await;
+    wire.send("nonsense\r\n\r\n").await;
+    kie.release();
+    assert_eq!(wire.reply().await.status, 200);
+    Problem::refused("malformed-request").assert_document("behind another", &wire.reply().await);
+}
+
+#[tokio::test]
+async fn heads_of_http_2_have_the_same_limit() {
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &[]).ready().await;
+    let client = reqwest_h2();
+    for (kib, status) in [(20, 200), (40, 431), (60, 431)] {
+        let request = client.get(format!("http://{}/healthz", child.data())).header("x-filler", "a".repeat(kib << 10));
+        let answer = request.send().await.unwrap();
+        let (status_said, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let reply = Reply { status: status_said, headers, body: answer.text().await.unwrap() };
+        assert_eq!(reply.status, status, "{kib} KiB");
+        if status == 431 {
+            Problem::refused("head-too-large").assert_document("HTTP/2", &reply);
+        }
+    }
 }
 
 #[tokio::test]

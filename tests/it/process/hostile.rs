@@ -95,7 +95,8 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
 #[tokio::test]
 async fn every_hostile_shape_is_refused_or_closed_and_leaves_nothing_behind() {
     let kie = FakeKie::start();
-    let child = Run::serving(&kie, &["--set", "limits.header_timeout=500ms"]).ready().await;
+    let settings = ["--set", "limits.header_timeout=500ms", "--set", "limits.idle_timeout=500ms"];
+    let child = Run::serving(&kie, &settings).ready().await;
     let before = child.sockets();
     for (name, bytes, end) in shapes() {
         let mut wire = child.connect().await;

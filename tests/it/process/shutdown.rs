@@ -149,17 +149,92 @@ async fn a_second_signal_ends_it_at_once() {
         wire.ask(&link_path(SOURCE)).await;
         child.terminate();
         child.wait_for_log(DRAINING).await;
-        if interrupt {
-            child.interrupt();
-        } else {
-            child.terminate();
-        }
+        // For a moment it is the first one again.
+        eventually("another signal ends it", async || {
+            if interrupt {
+                child.interrupt_unless_ended();
+            } else {
+                child.terminate_unless_ended();
+            }
+            child.has_ended()
+        })
+        .await;
         assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
         assert_eq!(child.log_lines("a second signal: ending at once").len(), 1);
         // It may just have been told so.
         wire.closed_after_all().await;
         kie.release();
     }
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_twice_is_one() {
+    let kie = FakeKie::start();
+    for interrupt in [false, true] {
+        kie.hold();
+        let child = patient(&kie).ready().await;
+        let mut wire = child.connect().await;
+        wire.ask(&link_path(SOURCE)).await;
+        kie.wait_for_mints(1).await;
+        child.terminate();
+        child.wait_for_log(DRAINING).await;
+        if interrupt {
+            child.interrupt();
+        } else {
+            child.terminate();
+        }
+        kie.release();
+        assert_eq!(wire.reply().await.status, 200);
+        assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+    }
+}
+
+/// Its settings come out of a pipe that nobody writes into: its start takes as long as the test likes.
+fn starting(pipe: &std::path::Path, arguments: &[&str]) -> Child {
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    Run::new(arguments).key().env("KIELINK_CONFIG", pipe).start()
+}
+
+#[tokio::test]
+async fn a_signal_during_the_start_is_heard_and_ends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for (n, (arguments, code)) in [
+        (["serve"].as_slice(), Some(0)),
+        (&["sandbox"], Some(0)),
+        (&["check-config"], Some(1)),
+        (&["healthcheck"], Some(1)),
+        (&["wait"], Some(1)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for interrupt in [false, true] {
+            let child = starting(&directory.path().join(format!("{n}-{interrupt}")), arguments);
+            eventually("it hears signals", async || child.catches_signals()).await;
+            child.hang_up();
+            if interrupt {
+                child.interrupt();
+            } else {
+                child.terminate();
+            }
+            assert_eq!(child.ended().await, code, "{arguments:?}: {}", child.stderr());
+            let name = if interrupt { "SIGINT" } else { "SIGTERM" };
+            let said = if code == Some(0) { String::new() } else { format!("kielink: ended by {name}\n") };
+            assert_eq!(child.stderr(), said, "{arguments:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_it_to_be_ready_hears_signals() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let child = Run::new(&["wait", "--max", "1h", "--admin-listen", &address]).start();
+    eventually("it hears signals", async || child.catches_signals()).await;
+    child.terminate();
+    assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
+    assert_eq!(child.stderr(), "kielink: ended by SIGTERM\n");
 }
 
 #[tokio::test]
@@ -173,7 +248,11 @@ async fn a_second_signal_leaves_no_socket_behind() {
         .await;
     child.terminate();
     child.wait_for_log(DRAINING).await;
-    child.terminate();
+    eventually("another signal ends it", async || {
+        child.terminate_unless_ended();
+        child.has_ended()
+    })
+    .await;
     assert_eq!(child.ended().await, Some(1), "{}", child.stderr());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -23,7 +23,7 @@ static CLOSED: LazyLock<Value> = LazyLock::new(|| {
 });
 
 /// HTTP's own, which no description of an interface tells.
-const OF_HTTP: [&str; 5] = ["connection", "content-length", "content-type", "date", "transfer-encoding"];
+const OF_HTTP: [&str; 6] = ["connection", "content-length", "content-type", "date", "keep-alive", "transfer-encoding"];
 
 pub(crate) fn document() -> &'static Value {
     &DOCUMENT

@@ -144,6 +144,7 @@ impl Problem {
             "body-too-large" => 413,
             "uri-too-long" => 414,
             "misdirected" => 421,
+            "head-too-large" => 431,
             "invalid-source-url" | "source-not-allowed" | "source-refused" => 422,
             "rate-limited" => 429,
             "key-refused" | "credits-exhausted" | "upstream-error" | "upstream-unreachable" => 502,

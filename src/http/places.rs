@@ -1,0 +1,342 @@
+//! Room for requests that cannot be answered at once: for those that wait for a link, for batches until they are read to the
+//! end, and for those whose body is still coming. What memory knows needs none.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use hyper::body::Frame;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::problem::{Kind, Problem};
+use crate::clock::{Clock, Instant};
+
+/// Places among the requests in flight. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit: usize,
+    free: Arc<Semaphore>,
+    clock: Clock,
+    /// A peer that has taken nothing of its answer for so long gives its place up where another needs it.
+    patience: Duration,
+    unread: Mutex<Unread>,
+}
+
+/// Answers whose last part the peer has not taken yet, the one that waits for longest first.
+#[derive(Debug, Default)]
+struct Unread {
+    next: u64,
+    answers: BTreeMap<u64, (Instant, Arc<Slot>)>,
+}
+
+/// One place. Given back when the last copy is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
+#[derive(Debug)]
+struct Slot(Mutex<Option<Contents>>);
+
+#[derive(Debug)]
+struct Contents {
+    body: Body,
+    _place: Place,
+    /// Its number among those that are unread.
+    unread: Option<u64>,
+}
+
+impl Places {
+    pub(crate) fn new(limit: usize, patience: Duration, clock: Clock) -> Places {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let free = Arc::new(Semaphore::new(limit));
+        Places(Arc::new(Inner { limit, free, clock, patience, unread: Mutex::default() }))
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.0.limit.saturating_sub(self.0.free.available_permits())
+    }
+
+    /// A place, if need be that of an answer which nobody reads.
+    pub(crate) fn take(&self) -> Result<Place, Problem> {
+        loop {
+            if let Ok(permit) = Arc::clone(&self.0.free).try_acquire_owned() {
+                return Ok(Place { _permit: Arc::new(permit) });
+            }
+            if !self.give_up_one() {
+                return Err(Problem::refused(
+                    Kind::Overloaded,
+                    "Too many requests are under way. Try again after Retry-After seconds.",
+                ));
+            }
+        }
+    }
+
+    /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
+    /// Whether there was one.
+    pub(crate) fn give_up_one(&self) -> bool {
+        loop {
+            let mut unread = self.unread();
+            let Some(first) = unread.answers.first_entry() else { return false };
+            if self.0.clock.now().since(first.get().0) < self.0.patience {
+                return false;
+            }
+            let (number, (_, slot)) = first.remove_entry();
+            drop(unread);
+            let mut contents = slot.lock();
+            // Or the peer has begun to read again at this moment.
+            if contents.as_ref().is_some_and(|contents| contents.unread == Some(number)) {
+                let answer = contents.take();
+                drop(contents);
+                drop(answer);
+                return true;
+            }
+        }
+    }
+
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the place that a handler attached to its answer kept until the last part of the answer is taken.
+pub(crate) async fn keep(State(places): State<Places>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let Some(place) = response.extensions_mut().remove::<Place>() else { return response };
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response.map(|body| {
+        let contents = Contents { body, _place: place, unread: None };
+        Body::new(Kept { places, slot: Arc::new(Slot(Mutex::new(Some(contents)))) })
+    })
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Contents>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer that is made as it is read.
+struct Kept {
+    places: Places,
+    slot: Arc<Slot>,
+}
+
+/// What the connection hears of an answer that was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer did not read its answer")]
+struct GivenUp;
+
+impl HttpBody for Kept {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let mut slot = this.slot.lock();
+        let Some(contents) = slot.as_mut() else { return Poll::Ready(Some(Err(axum::Error::new(GivenUp)))) };
+        if let Some(number) = contents.unread.take() {
+            this.places.unread().answers.remove(&number);
+        }
+        let frame = Pin::new(&mut contents.body).poll_frame(cx);
+        match &frame {
+            Poll::Ready(Some(Ok(_))) => {
+                let mut unread = this.places.unread();
+                let number = unread.next;
+                unread.next += 1;
+                unread.answers.insert(number, (this.places.0.clock.now(), Arc::clone(&this.slot)));
+                contents.unread = Some(number);
+            }
+            // Its place is given back with it, at the latest.
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
+        }
+        frame
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let contents = self.slot.lock().take();
+        if let Some(number) = contents.and_then(|contents| contents.unread) {
+            self.places.unread().answers.remove(&number);
+        }
+    }
+}
+
+/// Bytes that the bodies of one kind of request share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    /// A permit a byte.
+    bytes: Arc<Semaphore>,
+    places: Places,
+    pub(crate) arrivals: Arrivals,
+}
+
+impl Shared {
+    pub(crate) fn new(bytes: usize, places: &Places, arrivals: &Arrivals) -> Shared {
+        let bytes = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
+        Shared { bytes, places: places.clone(), arrivals: arrivals.clone() }
+    }
+
+    /// So many of them, if need be those of answers that nobody reads.
+    pub(crate) fn take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(taken) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) {
+                return Some(taken);
+            }
+            if !self.places.give_up_one() {
+                return None;
+            }
+        }
+    }
+}
+
+/// Requests whose body is still coming. A new one always finds room: the one that has been coming for longest makes it. A body
+/// that takes its time so holds up nobody. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrivals(Arc<(usize, Mutex<Coming>)>);
+
+#[derive(Debug, Default)]
+struct Coming {
+    next: u64,
+    bodies: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    arrivals: Arrivals,
+    number: u64,
+    displaced: oneshot::Receiver<()>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(limit: usize) -> Arrivals {
+        Arrivals(Arc::new((limit.max(1), Mutex::default())))
+    }
+
+    pub(crate) fn enter(&self) -> Arrival {
+        let (sender, displaced) = oneshot::channel();
+        let mut coming = self.lock();
+        while coming.bodies.len() >= self.0.0
+            && let Some((_, longest)) = coming.bodies.pop_first()
+        {
+            // It may have gone by itself.
+            let _ = longest.send(());
+        }
+        let number = coming.next;
+        coming.next += 1;
+        coming.bodies.insert(number, sender);
+        drop(coming);
+        Arrival { arrivals: self.clone(), number, displaced }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Coming> {
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrival {
+    /// Resolves when another has taken its room.
+    pub(crate) async fn displaced(&mut self) {
+        if (&mut self.displaced).await.is_err() {
+            // The sender goes with `self` alone.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.arrivals.lock().bodies.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::clock::testing::VirtualTime;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn answer(places: &Places) -> Kept {
+        let parts = ["a", "b", "c"].map(|part| Ok::<_, Infallible>(Bytes::from(part)));
+        let body = Body::from_stream(futures_util::stream::iter(parts));
+        let contents = Contents { body, _place: places.take().unwrap(), unread: None };
+        Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) }
+    }
+
+    fn read(answer: &mut Kept) -> Option<Result<Bytes, axum::Error>> {
+        let frame = answer.frame().now_or_never().expect("it is there");
+        frame.map(|frame| frame.map(|frame| frame.into_data().unwrap()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_keeps_its_place_until_another_needs_it() {
+        let time = VirtualTime::new();
+        let places = Places::new(2, PATIENCE, time.clock());
+        let (mut first, mut second) = (answer(&places), answer(&places));
+        assert_eq!(places.taken(), 2);
+        assert_eq!(read(&mut first).unwrap().unwrap(), "a");
+        time.suspend(Duration::from_secs(5));
+        assert_eq!(read(&mut second).unwrap().unwrap(), "a");
+        time.suspend(Duration::from_millis(4999));
+        assert!(places.take().is_err(), "it may yet be read");
+        time.suspend(Duration::from_millis(1));
+        let place = places.take().unwrap();
+        assert!(places.take().is_err(), "the second has had less time");
+        // As long as nobody needs its place, time does not matter.
+        time.suspend(PATIENCE * 100);
+        assert_eq!(read(&mut second).unwrap().unwrap(), "b");
+        assert!(read(&mut first).unwrap().is_err(), "it was broken off");
+        drop((place, first, second));
+        assert_eq!((places.taken(), places.unread().answers.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_us_is_not_unread() {
+        let time = VirtualTime::new();
+        let places = Places::new(1, PATIENCE, time.clock());
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
+        let contents = Contents { body, _place: places.take().unwrap(), unread: None };
+        let mut waiting = Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) };
+        assert!(waiting.frame().now_or_never().is_none());
+        time.suspend(PATIENCE * 100);
+        assert!(places.take().is_err());
+        drop(waiting);
+        assert!(places.take().is_ok());
+    }
+
+    #[test]
+    fn a_body_that_has_been_coming_for_longest_makes_room() {
+        let arrivals = Arrivals::new(2);
+        let mut bodies: Vec<_> = (0..4).map(|_| arrivals.enter()).collect();
+        let displaced: Vec<_> = bodies.iter_mut().map(|body| body.displaced().now_or_never().is_some()).collect();
+        assert_eq!(displaced, [true, true, false, false]);
+        drop(bodies.remove(2));
+        let _fifth = arrivals.enter();
+        assert!(bodies[2].displaced().now_or_never().is_none(), "there was room");
+        drop(bodies);
+        assert_eq!(arrivals.lock().bodies.len(), 1);
+    }
+}

@@ -1,0 +1,167 @@
+//! The stream itself: tells whether the peer takes what is written, and has a moment's patience at the end, which hyper has not.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+use super::activity::Activity;
+
+/// Closing over what the peer still sends is a reset, which would take the last answer along. So after that answer what comes
+/// is read away for so long, and for so many bytes: a little more than the largest body that may be refused.
+const FAREWELL: Duration = Duration::from_millis(500);
+const FAREWELL_BYTES: usize = 8 * 1024 * 1024;
+
+/// A stream that can be asked for more than its last announcement told.
+pub(super) trait HasUnread {
+    /// Whether bytes have arrived that were not read.
+    fn has_unread(&self) -> bool;
+}
+
+pub(super) struct Farewell<S> {
+    stream: S,
+    activity: Activity,
+    /// Once our side is shut.
+    farewell: Option<Pin<Box<Sleep>>>,
+    discarded: usize,
+}
+
+impl<S> Farewell<S> {
+    pub(super) fn new(stream: S, activity: Activity) -> Farewell<S> {
+        Farewell { stream, activity, farewell: None, discarded: 0 }
+    }
+}
+
+impl<S: AsyncRead + HasUnread + Unpin> AsyncRead for Farewell<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if read.is_pending() && this.activity.looks_again() && this.stream.has_unread() {
+            this.activity.found_unread();
+        }
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.activity.wrote();
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.activity.wrote();
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes once it has handed over everything: a peer that takes a byte now and then has not taken that.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.activity.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let farewell = match &mut this.farewell {
+            Some(farewell) => farewell,
+            None => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                this.farewell.insert(Box::pin(tokio::time::sleep(FAREWELL)))
+            }
+        };
+        let mut bytes = [MaybeUninit::uninit(); 8 * 1024];
+        while this.discarded < FAREWELL_BYTES {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => this.discarded += buffer.filled().len(),
+                // The peer has closed, too.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return farewell.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+impl HasUnread for tokio::io::DuplexStream {
+    fn has_unread(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::{super::activity::Phase, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_waits_for_the_peer_until_all_of_it_is_taken() {
+        // What waits for the peer is more than the pipe holds.
+        let (mine, mut theirs) = tokio::io::duplex(64);
+        let activity = Activity::default();
+        let mut stream = Farewell::new(mine, activity.clone());
+        activity.heard(false);
+        let before = activity.now();
+        let writing = async {
+            stream.write_all(&[7; 4096]).await?;
+            stream.flush().await
+        };
+        let reading = async {
+            // What the pipe holds is taken as far as we know.
+            for _ in 0..4096 - 64 {
+                assert_eq!(activity.now(), (Phase::Unread, before.1));
+                theirs.read_u8().await.unwrap();
+            }
+            theirs.read_exact(&mut [0; 64]).await.unwrap();
+        };
+        let (written, ()) = tokio::join!(writing, reading);
+        written.unwrap();
+        assert_eq!(activity.now(), (Phase::Idle, before.1 + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_still_sends_is_read_away_for_a_moment_and_no_longer() {
+        // One that goes on for a while and closes, and one that never does.
+        for closes in [true, false] {
+            let (mine, mut theirs) = tokio::io::duplex(64);
+            let mut stream = Farewell::new(mine, Activity::default());
+            let began = tokio::time::Instant::now();
+            let sending = async {
+                theirs.write_all(&[7; 4096]).await.unwrap();
+                if !closes {
+                    std::future::pending::<()>().await;
+                }
+                drop(theirs);
+            };
+            let (shut, ()) = tokio::join!(stream.shutdown(), async {
+                let _ = tokio::time::timeout(Duration::from_secs(60), sending).await;
+            });
+            shut.unwrap();
+            assert_eq!(stream.discarded, 4096);
+            let waited = began.elapsed();
+            assert!(if closes { waited < FAREWELL } else { waited >= FAREWELL }, "{waited:?}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What is said where there is no request to serve. hyper has bare answers of its own to heads that it cannot parse; in their
+//! place goes what whoever made the server wants to be said.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+
+use super::activity::Activity;
+
+/// Why there is no request to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    /// What came is no HTTP, or not quite.
+    Malformed,
+    /// The head is larger than any may be, and of that its first line alone.
+    TargetTooLong,
+    HeadTooLarge,
+    TooManyConnections,
+}
+
+/// Makes the whole answer (HTTP/1.1), after which the connection ends. The bytes are the `X-Request-Id` of what came, where it
+/// has one that could be read.
+pub(crate) type Refuse = Arc<dyn Fn(Unserved, Option<&[u8]>) -> Vec<u8> + Send + Sync>;
+
+/// Takes the place of hyper's answers of its own: of whatever is written while no request has begun since everything before
+/// was taken. Only where HTTP/1 is spoken.
+pub(super) struct Instead {
+    refuse: Refuse,
+    activity: Activity,
+    /// Requests that had begun, and were answered to the end, when the last flush was through.
+    answered: u64,
+    /// What is left of our answer; `None` as long as it is not needed.
+    answer: Option<Bytes>,
+}
+
+impl Instead {
+    pub(super) fn new(refuse: Refuse, activity: Activity) -> Instead {
+        Instead { refuse, activity, answered: 0, answer: None }
+    }
+
+    /// Whether hyper writes for itself.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.activity.is_http_2() && self.activity.requests().0 == self.answered
+    }
+
+    /// `bytes` begin with hyper's answer.
+    pub(super) fn of(&mut self, bytes: &[u8], has_long_target: bool, id: Option<&[u8]>) {
+        if self.answer.is_none() {
+            let why = match bytes.get(b"HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)) {
+                Some(b"414") => Unserved::TargetTooLong,
+                Some(b"431") if has_long_target => Unserved::TargetTooLong,
+                Some(b"431") => Unserved::HeadTooLarge,
+                Some(_) | None => Unserved::Malformed,
+            };
+            self.answer = Some((self.refuse)(why, id).into());
+        }
+    }
+
+    /// Hands our answer, if there is one, to the stream.
+    pub(super) fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(answer) = self.answer.as_mut().filter(|answer| answer.has_remaining()) {
+            let taken = ready!(Pin::new(&mut *stream).poll_write(cx, answer))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            answer.advance(taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Everything was taken.
+    pub(super) fn flushed(&mut self) {
+        let (begun, open) = self.activity.requests();
+        if open == 0 {
+            self.answered = begun;
+        }
+    }
+}
