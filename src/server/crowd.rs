@@ -6,15 +6,20 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
 
-/// Connections that are turned away may be told so by this many at once; beyond them they are dropped without a word.
-const FAREWELLS: usize = 64;
-const FEW_FAREWELLS: usize = 8;
+/// Connections that find no place may wait for one, or be told that there is none, by this many at once; beyond them they are
+/// dropped without a word.
+const AT_THE_DOOR: usize = 64;
+const FEW_AT_THE_DOOR: usize = 8;
+
+/// How long one waits for the place of another that was asked to go, which happens at once if it happens at all.
+const SOON: Duration = Duration::from_millis(200);
 
 /// All connections of one interface. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,18 +28,17 @@ pub(crate) struct Crowd(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     limit: usize,
-    inner: Mutex<Inner>,
+    places: Arc<Semaphore>,
+    offers: Mutex<Offers>,
     turned_away: AtomicU64,
-    farewells: Arc<Semaphore>,
+    door: Arc<Semaphore>,
 }
 
+/// Connections that would give way, the one that has offered it for longest first.
 #[derive(Debug, Default)]
-struct Inner {
-    /// Connections that are not asked to go.
-    present: usize,
-    /// Those that would give way, the one that has done so for longest first.
-    offers: BTreeMap<u64, Activity>,
+struct Offers {
     next: u64,
+    open: BTreeMap<u64, Activity>,
 }
 
 /// One connection's place, given back when it is dropped.
@@ -42,24 +46,27 @@ struct Inner {
 pub(super) struct Member {
     crowd: Crowd,
     activity: Activity,
-    /// Its offer to give way. Where that is not among the others any more, it was taken up.
+    /// Its offer to give way. Where that is not open any more, it was taken up.
     offer: Option<u64>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Crowd {
     pub(crate) fn new(limit: usize) -> Crowd {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
         Crowd(Arc::new(Shared {
             limit,
-            inner: Mutex::default(),
+            places: Arc::new(Semaphore::new(limit)),
+            offers: Mutex::default(),
             turned_away: AtomicU64::default(),
             // Each is an open file, too.
-            farewells: Arc::new(Semaphore::new((limit / 4).clamp(FEW_FAREWELLS, FAREWELLS))),
+            door: Arc::new(Semaphore::new((limit / 4).clamp(FEW_AT_THE_DOOR, AT_THE_DOOR))),
         }))
     }
 
-    /// Connections that are open.
+    /// Connections that have a place.
     pub(crate) fn present(&self) -> usize {
-        self.lock().present
+        self.0.limit.saturating_sub(self.0.places.available_permits())
     }
 
     /// Connections that found no place.
@@ -67,67 +74,71 @@ impl Crowd {
         self.0.turned_away.load(Relaxed)
     }
 
-    /// A place for a connection, if need be that of another, which is asked to go. It offers to give way itself until
-    /// something is known of it.
+    /// A place, if there is one. It offers to give way until something is known of it.
     pub(super) fn enter(&self, activity: &Activity) -> Option<Member> {
-        let mut inner = self.lock();
-        while inner.present >= self.0.limit {
-            if !inner.ask_one_to_go() {
-                return None;
-            }
-        }
-        inner.present += 1;
-        let offer = Some(inner.offer(activity));
-        drop(inner);
-        Some(Member { crowd: self.clone(), activity: activity.clone(), offer })
+        let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
+        Some(self.member(activity, place))
+    }
+
+    /// The place of one that was asked to go.
+    pub(super) async fn enter_soon(&self, activity: &Activity) -> Option<Member> {
+        let place = Arc::clone(&self.0.places).acquire_owned();
+        let place = tokio::time::timeout(SOON, place).await.ok()?.ok()?;
+        Some(self.member(activity, place))
+    }
+
+    fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
+        let offer = Some(self.offers().add(activity));
+        Member { crowd: self.clone(), activity: activity.clone(), offer, _place: place }
     }
 
     /// Asks the one that has offered it for longest to go. Whether there is one.
     pub(super) fn make_room(&self) -> bool {
-        self.lock().ask_one_to_go()
+        self.offers().ask_one_to_go()
     }
 
-    /// Leave to tell a connection why it is turned away.
-    pub(super) fn turn_away(&self) -> Option<OwnedSemaphorePermit> {
+    /// Leave to wait for a place, or to be told that there is none.
+    pub(super) fn at_the_door(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.door).try_acquire_owned().ok()
+    }
+
+    pub(super) fn turns_one_away(&self) {
         self.0.turned_away.fetch_add(1, Relaxed);
-        Arc::clone(&self.0.farewells).try_acquire_owned().ok()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn offers(&self) -> MutexGuard<'_, Offers> {
+        self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    fn offer(&mut self, activity: &Activity) -> u64 {
+impl Offers {
+    fn add(&mut self, activity: &Activity) -> u64 {
         let offer = self.next;
         self.next += 1;
-        self.offers.insert(offer, activity.clone());
+        self.open.insert(offer, activity.clone());
         offer
     }
 
     fn ask_one_to_go(&mut self) -> bool {
-        let Some((_, activity)) = self.offers.pop_first() else { return false };
-        self.present -= 1;
+        let Some((_, activity)) = self.open.pop_first() else { return false };
         activity.wake();
         true
     }
 }
 
 impl Member {
-    /// From now on it would give way.
+    /// From now on it would give way, as the last of all.
     pub(super) fn offer(&mut self) {
         let crowd = self.crowd.clone();
-        let mut inner = crowd.lock();
-        self.take_back(&mut inner);
-        self.offer = Some(inner.offer(&self.activity));
+        let mut offers = crowd.offers();
+        self.stay(&mut offers);
+        self.offer = Some(offers.add(&self.activity));
     }
 
-    /// It will not give way, also if it was asked to meanwhile.
     pub(super) fn withdraw(&mut self) {
         if self.offer.is_some() {
             let crowd = self.crowd.clone();
-            self.take_back(&mut crowd.lock());
+            self.stay(&mut crowd.offers());
         }
     }
 
@@ -136,74 +147,80 @@ impl Member {
     }
 
     pub(super) fn is_asked_to_go(&self) -> bool {
-        self.offer.is_some_and(|offer| !self.crowd.lock().offers.contains_key(&offer))
+        self.offer.is_some_and(|offer| !self.crowd.offers().open.contains_key(&offer))
     }
 
-    fn take_back(&mut self, inner: &mut Inner) {
+    /// Takes its offer back. Where it was asked to go meanwhile, another is asked in its place.
+    fn stay(&mut self, offers: &mut Offers) {
         if let Some(offer) = self.offer.take()
-            && inner.offers.remove(&offer).is_none()
+            && offers.open.remove(&offer).is_none()
         {
-            // It was asked to go, and stays: for now there is one more than there should be.
-            inner.present += 1;
+            offers.ask_one_to_go();
         }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let crowd = self.crowd.clone();
-        let mut inner = crowd.lock();
-        self.take_back(&mut inner);
-        inner.present -= 1;
+        if let Some(offer) = self.offer {
+            self.crowd.offers().open.remove(&offer);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn enter(crowd: &Crowd) -> Option<Member> {
         crowd.enter(&Activity::default())
     }
 
-    #[test]
-    fn whoever_has_offered_for_longest_gives_way() {
+    #[tokio::test]
+    async fn whoever_has_offered_for_longest_gives_way() {
         let crowd = Crowd::new(3);
         let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         first.withdraw();
         second.offer();
-        let fourth = enter(&crowd).unwrap();
-        assert_eq!([&first, &second, &third, &fourth].map(Member::is_asked_to_go), [false, false, true, false]);
+        assert!(enter(&crowd).is_none() && crowd.make_room());
+        assert_eq!([&first, &second, &third].map(Member::is_asked_to_go), [false, false, true]);
+        let activity = Activity::default();
+        let mut fourth = Box::pin(crowd.enter_soon(&activity));
+        assert!(fourth.as_mut().now_or_never().is_none(), "it has not gone yet");
         drop(third);
+        let fourth = fourth.await.unwrap();
         assert_eq!(crowd.present(), 3);
-        let _fifth = enter(&crowd).unwrap();
+        assert!(crowd.make_room());
         assert!(second.is_asked_to_go() && !fourth.is_asked_to_go());
     }
 
-    #[test]
-    fn where_nobody_offers_the_new_one_is_turned_away() {
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_offers_or_goes_there_is_no_place() {
         let crowd = Crowd::new(2);
         let mut members = [enter(&crowd).unwrap(), enter(&crowd).unwrap()];
         members.iter_mut().for_each(Member::withdraw);
-        assert!(enter(&crowd).is_none());
-        assert!(!crowd.make_room());
+        assert!(enter(&crowd).is_none() && !crowd.make_room());
+        assert!(crowd.enter_soon(&Activity::default()).await.is_none());
         let [gone, _stays] = members;
         drop(gone);
         assert!(enter(&crowd).is_some());
     }
 
     #[test]
-    fn whoever_stays_though_it_was_asked_is_made_up_for_by_two_others() {
-        let crowd = Crowd::new(2);
-        let (mut first, second) = (enter(&crowd).unwrap(), enter(&crowd).unwrap());
-        let third = enter(&crowd).unwrap();
-        assert!(first.is_asked_to_go());
-        first.withdraw();
-        assert_eq!(crowd.present(), 3);
-        let fourth = enter(&crowd).unwrap();
-        assert!(second.is_asked_to_go() && third.is_asked_to_go() && !fourth.is_asked_to_go());
+    fn where_one_stays_though_it_was_asked_another_is_asked_in_its_place() {
+        let crowd = Crowd::new(3);
+        let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
+        assert!(crowd.make_room());
+        assert!(first.is_asked_to_go() && !second.is_asked_to_go());
+        first.offer();
+        assert!(second.is_asked_to_go() && !third.is_asked_to_go());
+        second.withdraw();
+        assert!(third.is_asked_to_go() && !first.is_asked_to_go());
+        // Nobody is asked in the place of one that goes.
+        drop(third);
+        assert!(!first.is_asked_to_go());
         assert_eq!(crowd.present(), 2);
-        drop((first, second, third, fourth));
-        assert_eq!(crowd.present(), 0);
     }
 }

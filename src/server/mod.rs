@@ -119,7 +119,7 @@ impl Server {
             match accepted {
                 Ok(stream) => {
                     spare = spare.or_else(spare_file);
-                    self.admit(stream);
+                    self.admit(stream).await;
                 }
                 // A peer that gave up before its turn.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
@@ -140,31 +140,41 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: listener::Stream) {
-        let activity = Activity::default();
-        match self.crowd.enter(&activity) {
-            Some(member) => {
-                let server = self.clone();
-                self.tasks.spawn(async move { server.connection(stream, activity, member).await });
-            }
-            None => self.turn_away(stream),
+    /// Where there is no place, another may make room; else the new one hears why it has none.
+    async fn admit(&self, stream: listener::Stream) {
+        let (server, activity) = (self.clone(), Activity::default());
+        if let Some(member) = self.crowd.enter(&activity) {
+            self.tasks.spawn(async move { server.connection(stream, activity, member).await });
+            return;
         }
+        let is_one_asked = self.crowd.make_room();
+        let Some(door) = self.crowd.at_the_door() else {
+            self.crowd.turns_one_away();
+            return;
+        };
+        self.tasks.spawn(async move {
+            if is_one_asked && let Some(member) = server.crowd.enter_soon(&activity).await {
+                drop(door);
+                server.connection(stream, activity, member).await;
+            } else {
+                server.crowd.turns_one_away();
+                server.turn_away(stream).await;
+            }
+        });
+        // In a flood, too, the one that was asked has time to go.
+        tokio::task::yield_now().await;
     }
 
     /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
     /// reset, which would take the answer along.
-    fn turn_away(&self, mut stream: listener::Stream) {
-        let Some(leave) = self.crowd.turn_away() else { return };
+    async fn turn_away(&self, mut stream: listener::Stream) {
         let answer = (self.refuse)(Unserved::TooManyConnections, None);
-        self.tasks.spawn(async move {
-            let farewell = async {
-                stream.write_all(&answer).await?;
-                stream.shutdown().await?;
-                tokio::io::copy(&mut stream.take(MAX_HEAD_BYTES as u64), &mut tokio::io::sink()).await
-            };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
-            drop(leave);
-        });
+        let farewell = async {
+            stream.write_all(&answer).await?;
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream.take(MAX_HEAD_BYTES as u64), &mut tokio::io::sink()).await
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
     async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {

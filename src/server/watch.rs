@@ -84,22 +84,24 @@ impl Watch {
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         self.activity.wakes(cx.waker());
         let seen = self.activity.now();
-        let has_changed = std::mem::replace(&mut self.seen, seen) != seen;
+        let before = std::mem::replace(&mut self.seen, seen);
         let now = Instant::now();
-        if has_changed {
+        if seen != before {
             self.since = now;
-        } else if self.member.is_asked_to_go() {
-            return Poll::Ready(Over::GivesWay);
         }
         let (gives_way, over) = self.patience.limits(seen.0);
         let quiet = now - self.since;
         if over.is_some_and(|over| quiet >= over) {
             return Poll::Ready(if seen.0 == Phase::Idle { Over::Idle } else { Over::TooSlow });
         }
+        // A head that goes on is no reason to be spared: only a request, or an answer that was taken.
+        let has_moved = seen.1 != before.1;
         match gives_way {
             Some(after) if quiet >= after => {
-                if has_changed || !self.member.has_offered() {
+                if has_moved || !self.member.has_offered() {
                     self.member.offer();
+                } else if self.member.is_asked_to_go() {
+                    return Poll::Ready(Over::GivesWay);
                 }
             }
             Some(_) | None => self.member.withdraw(),
@@ -202,20 +204,40 @@ mod tests {
         activity.heard(false);
         let ask = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let asked = crowd.enter(&Activity::default());
-            assert!(asked.is_some());
+            assert!(crowd.make_room());
             activity.heard(true);
-            // The other has gone meanwhile; a head that has begun is not interrupted.
-            drop(asked);
             tokio::time::sleep(Duration::from_secs(1)).await;
-            assert!(crowd.enter(&Activity::default()).is_none());
+            assert!(!crowd.make_room(), "a head that has begun is not interrupted");
             activity.heard(false);
             activity.wake();
             tokio::time::sleep(Duration::from_secs(1)).await;
-            crowd.enter(&Activity::default()).unwrap()
+            assert!(crowd.make_room());
         };
-        let (ended, _other) = tokio::join!(over(&mut watch), ask);
+        let (ended, ()) = tokio::join!(over(&mut watch), ask);
         assert_eq!(ended, (Over::GivesWay, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_any_gives_way_half_a_head_spares_nobody_and_a_request_does() {
+        for has_asked in [false, true] {
+            let crowd = Crowd::new(2);
+            let (activity, mut watch) = self::watch(&crowd);
+            watch.patience.gives_way = GivesWay::Any;
+            let (_other, later) = self::watch(&crowd);
+            let ask = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert!(crowd.make_room());
+                activity.heard(true);
+                if has_asked {
+                    activity.wrote();
+                    activity.flushed();
+                }
+                activity.wake();
+            };
+            let (ended, ()) = tokio::join!(over(&mut watch), ask);
+            assert_eq!(ended, if has_asked { (Over::TooSlow, 11) } else { (Over::GivesWay, 1) });
+            assert_eq!(later.member.is_asked_to_go(), has_asked, "another goes in its place");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,13 +248,13 @@ mod tests {
         activity.wrote();
         let ask = async {
             tokio::time::sleep(Duration::from_secs(9)).await;
-            assert!(crowd.enter(&Activity::default()).is_none());
+            assert!(!crowd.make_room());
             tokio::time::sleep(Duration::from_secs(2)).await;
-            crowd.enter(&Activity::default()).unwrap()
+            assert!(crowd.make_room());
         };
-        let (ended, other) = tokio::join!(over(&mut watch), ask);
+        let (ended, ()) = tokio::join!(over(&mut watch), ask);
         assert_eq!(ended, (Over::GivesWay, 11));
-        drop((watch, other));
+        drop(watch);
 
         let (activity, mut watch) = self::watch(&crowd);
         activity.wrote();
