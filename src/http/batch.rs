@@ -301,7 +301,7 @@ impl Batch {
     }
 
     async fn get(&self, source: &SourceUrl, wish: &Wish) -> Result<Lookup, links::Error> {
-        let caller = Caller { deadline: self.call.deadline, span: self.call.span.clone() };
+        let caller = Caller { deadline: self.call.deadline, span: self.call.span.clone(), party: self.call.party };
         self.endpoints.links.get(source, wish, caller).await
     }
 

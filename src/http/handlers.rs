@@ -103,7 +103,11 @@ pub(crate) async fn redirect(
 impl Endpoints {
     pub(crate) async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        match self.links.get(&source, wish, Caller { deadline: call.deadline, span: call.span.clone() }).await {
+        match self
+            .links
+            .get(&source, wish, Caller { deadline: call.deadline, span: call.span.clone(), party: call.party })
+            .await
+        {
             Ok(lookup) => Ok((source, lookup)),
             Err(error) => Err(Problem::of(error, &source)),
         }
