@@ -234,6 +234,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     let aside = u64::from(raw.in_flight.div_ceil(4));
     let places = (u64::from(raw.in_flight) + aside).min(requests / 4 * 3);
     let arrivals = aside.max(FEWEST_ARRIVALS).min(requests.div_ceil(4));
+    // So that it takes many batches to fill what little memory has for requests.
+    let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -276,7 +278,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             batch: raw.batch as usize,
             // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
             // after a pause must not keep the others from going.
-            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE),
+            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE).min(batch_at_once),
             body_timeout: raw.header_timeout,
         },
         links: links::Config {

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    links::{self, Caller, Entry, Links, Lookup, Outcome, Times, Wish},
+    links::{self, Entry, Links, Lookup, Outcome, Times, Wish},
     source::SourceUrl,
     upstream,
 };
@@ -52,6 +52,9 @@ const LINES_AT_ONCE: usize = 64;
 
 /// What an item takes beside its text: what has become of it, and the error, where that is its own.
 pub(crate) const ITEM_BYTES: usize = 128;
+
+/// A link that a batch keeps takes so much beside its own bytes.
+const ENTRY_BYTES: usize = 256;
 
 /// A batch keeps so many of the links that were minted for it whatever room there is.
 const OWN_LINKS: usize = 4;
@@ -237,7 +240,7 @@ impl Batch {
     /// What is known of an item without a mint; `None` where it takes one.
     fn known(&self, place: usize) -> Option<Found> {
         let Ok(source) = self.source(place) else { return Some(Found { place, result: None }) };
-        let result = self.endpoints.links.recall(&source, &self.wish, &self.caller())?;
+        let result = self.endpoints.links.recall(&source, &self.wish, &self.call.caller())?;
         Some(Found { place, result: Some(result.map(|lookup| self.keep(lookup))) })
     }
 
@@ -258,7 +261,8 @@ impl Batch {
             return self.known(place).unwrap_or_else(|| Found { place, result: Some(Err(error.clone())) });
         }
         let Ok(source) = self.source(place) else { return Found { place, result: None } };
-        let result = self.endpoints.links.get(&source, &self.wish, self.caller()).await.map(|lookup| self.keep(lookup));
+        let result =
+            self.endpoints.links.get(&source, &self.wish, self.call.caller()).await.map(|lookup| self.keep(lookup));
         if let Err(error) = &result
             && holds_for_all(error)
         {
@@ -273,7 +277,7 @@ impl Batch {
             Outcome::Miss | Outcome::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
                 let is_own = self.own_links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
-                let charge = if is_own { None } else { self.charge(entry.link.as_str().len()) };
+                let charge = if is_own { None } else { self.charge(entry.link.as_str().len() + ENTRY_BYTES) };
                 if is_own || charge.is_some() {
                     Kept::ByBatch(entry, charge)
                 } else {
@@ -293,10 +297,6 @@ impl Batch {
 
     fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
         query::allowed_source(self.asked.get(place), &self.endpoints.sources)
-    }
-
-    fn caller(&self) -> Caller {
-        Caller { deadline: self.call.deadline, span: self.call.span.clone() }
     }
 
     fn render(&self, found: &Found) -> Vec<u8> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    links::{Caller, Links, Lookup, Wish},
+    links::{Links, Lookup, Wish},
     source::{AllowList, SourceUrl},
 };
 
@@ -106,7 +106,7 @@ impl Endpoints {
     /// For a request of its own: it takes a place where memory does not know.
     async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        let caller = Caller { deadline: call.deadline, span: call.span.clone() };
+        let caller = call.caller();
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,
             None => {

@@ -24,13 +24,13 @@ impl Inner {
         purpose: Purpose,
         span: &Span,
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
-        let Purpose { reason, insists, ref old, ref aboard, span: _ } = purpose;
+        let Purpose { reason, insists, ref old, ref aboard, party, span: _ } = purpose;
         let old = old.as_deref();
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
         let urgent = reason == Reason::Refresh && old.is_some_and(|old| self.times(old, began).is_about_to_die(began));
         let seen_to_fail = self.failures.has_failed(source, began) || old.is_some_and(|old| old.renewal().failures > 0);
-        let ask = Ask { reason, patience: aboard.patience.clone(), urgent, seen_to_fail, span: span.clone() };
+        let ask = Ask { reason, party, patience: aboard.patience.clone(), urgent, seen_to_fail, span: span.clone() };
         let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);

@@ -43,7 +43,7 @@ use crate::{
     link,
     source::SourceUrl,
     telemetry::trace::{Place, Span, Tracer},
-    upstream::{self, Mint, Patience, Reason},
+    upstream::{self, Mint, Party, Patience, Reason},
 };
 
 /// How long links are kept and when they are renewed.
@@ -113,12 +113,14 @@ pub struct Caller {
     pub deadline: Instant,
     /// Its place in a trace.
     pub span: Span,
+    /// With whom it takes turns.
+    pub party: Party,
 }
 
 /// Somebody of whom nothing else is known.
 impl From<Instant> for Caller {
     fn from(deadline: Instant) -> Caller {
-        Caller { deadline, span: Span::default() }
+        Caller { deadline, span: Span::default(), party: Party::default() }
     }
 }
 
@@ -170,6 +172,7 @@ struct Purpose {
     aboard: Aboard,
     /// Whose request it is, or was.
     span: Span,
+    party: Party,
 }
 
 /// What memory says.
@@ -273,7 +276,8 @@ impl Links {
                     Look::Failed(failure) => return Err(told(failure, now)),
                     Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
-                        let purpose = Purpose { reason, insists, old, aboard, span: caller.span.clone() };
+                        let purpose =
+                            Purpose { reason, insists, old, aboard, span: caller.span.clone(), party: caller.party };
                         (inner.take_off(lead, source, purpose), Outcome::Miss, reason, false)
                     }
                 },
@@ -430,7 +434,10 @@ impl Inner {
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
-                self.take_off(lead, source, Purpose { reason: Reason::Refresh, insists: false, old, aboard, span });
+                // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
+                let party = Party { request: fastrand::u64(..), ..Party::default() };
+                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, aboard, span, party };
+                self.take_off(lead, source, purpose);
             }
         }
         let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };

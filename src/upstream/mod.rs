@@ -106,10 +106,20 @@ impl Reason {
     }
 }
 
+/// Who asks, so that callers that wait take turns: by their address, then by their connection, then by their request, of
+/// which a batch is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Party {
+    pub address: u64,
+    pub connection: u64,
+    pub request: u64,
+}
+
 /// A mint, asked for.
 #[derive(Debug, Clone)]
 pub struct Ask {
     pub reason: Reason,
+    pub party: Party,
     /// No request begins after this.
     pub patience: Patience,
     /// A refresh that must not be put off any more: callers will wait for its file in a moment.
@@ -247,7 +257,7 @@ impl Inner {
         let mut last: Option<Error> = None;
         loop {
             let seen_to_fail = ask.seen_to_fail || last.is_some();
-            let wanted = Wanted { priority, file, seen_to_fail, key: self.wire.key_version() };
+            let wanted = Wanted { priority, party: ask.party, file, seen_to_fail, key: self.wire.key_version() };
             let permit = match self.gate.pass(wanted, &ask.patience).await {
                 Ok(permit) => permit,
                 Err(refusal) => return Err(last.map_or_else(|| refused(refusal), |error| self.in_the_end(error))),

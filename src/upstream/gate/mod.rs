@@ -1,9 +1,8 @@
 //! The gate: the one way to kie.ai. Every request passes it, retries included, and says on its way back how it went.
 //!
 //! Five rules stand in it, each pure: the breaker (is kie.ai well?), the account (does it serve us?), the pause (has it
-//! said 429?), the window (how many at once?) and the budget (how many a second?). Callers who must wait stand in one
-//! queue, first come, first served; a refresh takes only what callers leave. Whoever's turn cannot come in time is told
-//! so at once.
+//! said 429?), the window (how many at once?) and the budget (how many a second?). Callers who must wait take turns
+//! (`queue`); a refresh takes only what they leave. Whoever's turn cannot come in time is told so at once.
 //!
 //! A link in use must not die because kie.ai was unwell a moment ago: a refresh that cannot be put off any more is a
 //! probe of its own, past breaker, account and window, one at a time.
@@ -12,10 +11,10 @@ mod account;
 mod breaker;
 mod budget;
 mod pause;
+mod queue;
 mod window;
 
 use std::{
-    collections::VecDeque,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,10 +28,11 @@ use self::{
     breaker::{Breaker, Failure},
     budget::Budget,
     pause::Pause,
+    queue::Queue,
     window::Window,
 };
 use super::{
-    Condition, Patience,
+    Condition, Party, Patience,
     error::{AccountTrouble, Error},
 };
 use crate::clock::{Clock, Instant};
@@ -77,6 +77,8 @@ pub(super) enum Priority {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) priority: Priority,
+    /// Whose it is.
+    pub(super) party: Party,
     pub(super) file: FileId,
     /// Whether this file has failed when it was last asked for.
     pub(super) seen_to_fail: bool,
@@ -138,7 +140,7 @@ struct State {
     window: Window,
     budget: Budget,
     reserve: Duration,
-    queue: VecDeque<Waiter>,
+    queue: Queue<Waiter>,
     urgent: Urgent,
     /// Until here, room that will come has been promised to those who were sent away.
     promised_until: Instant,
@@ -200,7 +202,7 @@ impl Gate {
             window: Window::new(config.in_flight.get(), clock.now()),
             budget: Budget::new(config.rate, config.burst, clock.now()),
             reserve: config.reserve,
-            queue: VecDeque::new(),
+            queue: Queue::new(),
             urgent: Urgent::default(),
             promised_until: clock.now(),
         };
@@ -230,17 +232,17 @@ impl Gate {
                     if let Some(until) = state.pause.until(now) {
                         return Err(Refusal::Paused(now.until(until)));
                     }
-                    let next = state.turn(state.queue.len(), now);
+                    let next = state.turn(state.queue.ahead_of(&wanted.party, now), now);
                     return Err(Refusal::Budget(now.until(next)));
                 }
                 Admission::Wait(_) | Admission::WaitForAnswer => {}
             }
-            let place = state.queue.len();
+            let place = state.queue.ahead_of(&wanted.party, now);
             if state.turn(place, now) + state.reserve > patience.deadline() {
                 return Err(state.refusal(place, patience.deadline(), now));
             }
             let (sender, turn) = oneshot::channel();
-            state.queue.push_back(Waiter { wanted, patience: patience.clone(), turn: sender });
+            state.queue.push(wanted.party, Waiter { wanted, patience: patience.clone(), turn: sender });
             turn
         };
         self.0.changed.notify_one();
@@ -299,7 +301,7 @@ impl Gate {
                 () = sleep_until(wake_at, now) => {}
             }
         }
-        let waiters = std::mem::take(&mut self.lock().queue);
+        let waiters = self.lock().queue.extract(|_| true);
         for waiter in waiters {
             let _ = waiter.turn.send(Err(Refusal::ShuttingDown));
         }
@@ -310,27 +312,22 @@ impl Gate {
         let mut decided = Vec::new();
         let wake_at = {
             let mut state = self.lock();
-            state.queue.retain(|waiter| !waiter.turn.is_closed());
+            drop(state.queue.extract(|waiter| waiter.turn.is_closed()));
+            state.refuse_the_late(now, &mut decided);
             let mut wake_at = None;
-            while let Some(first) = state.queue.front() {
-                let wanted = first.wanted;
-                match state.admit(&wanted, now) {
-                    Admission::Go(pass) => {
-                        let waiter = state.queue.pop_front().expect("the queue is not empty");
-                        decided.push((waiter, Ok(self.permit(pass))));
-                    }
-                    Admission::Shut(refusal) => {
-                        let waiter = state.queue.pop_front().expect("the queue is not empty");
-                        decided.push((waiter, Err(refusal)));
-                    }
+            while let Some((place, next)) = state.queue.next(now) {
+                let wanted = next.wanted;
+                let decision = match state.admit(&wanted, now) {
+                    Admission::Go(pass) => Ok(self.permit(pass)),
+                    Admission::Shut(refusal) => Err(refusal),
                     Admission::Wait(until) => {
                         wake_at = Some(until);
                         break;
                     }
                     Admission::WaitForAnswer => break,
-                }
+                };
+                decided.push((state.queue.take(place), decision));
             }
-            state.refuse_the_late(now, &mut decided);
             // At the latest when one in the queue has come too late.
             let too_late = state.queue.iter().map(|waiter| waiter.patience.deadline() - state.reserve + TICK).min();
             wake_at.into_iter().chain(too_late).min()
@@ -397,6 +394,7 @@ impl State {
             self.pause.probing();
         }
         self.window.enter(now);
+        self.queue.served(&wanted.party, now);
         let concern = Concern { file: wanted.file, key: wanted.key, sent_at: now, account_probe };
         Admission::Go(Pass { concern, pause_probe, breaker_probe, urgent_probe: false })
     }
@@ -506,17 +504,12 @@ impl State {
         Refusal::Budget(now.until(room_at))
     }
 
+    /// Those that have waited for as long as they may, and those that cannot pass in time even if nobody else waited.
     fn refuse_the_late(&mut self, now: Instant, decided: &mut Vec<(Waiter, Result<Permit, Refusal>)>) {
-        let mut place = 0;
-        while place < self.queue.len() {
-            let deadline = self.queue[place].patience.deadline();
-            if self.turn(place, now) + self.reserve > deadline {
-                let refusal = self.refusal(place, deadline, now);
-                let waiter = self.queue.remove(place).expect("the place is in the queue");
-                decided.push((waiter, Err(refusal)));
-            } else {
-                place += 1;
-            }
+        let first = self.turn(0, now) + self.reserve;
+        for waiter in self.queue.extract(|waiter| first > waiter.patience.deadline()) {
+            let refusal = self.refusal(0, waiter.patience.deadline(), now);
+            decided.push((waiter, Err(refusal)));
         }
     }
 }

@@ -34,7 +34,7 @@ fn bench(rate: u32, burst: u32, in_flight: u32) -> Bench {
 }
 
 fn wanted(priority: Priority, file: FileId) -> Wanted {
-    Wanted { priority, file, seen_to_fail: false, key: 1 }
+    Wanted { priority, party: Party { address: 1, connection: 1, request: 1 }, file, seen_to_fail: false, key: 1 }
 }
 
 impl Bench {
@@ -290,4 +290,19 @@ async fn patience_that_grows_while_it_waits_is_a_later_deadline() {
         first.report(Verdict::Limited(Some(12 * SECOND)));
         assert_eq!(waiting.await.unwrap().is_ok(), grows);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_cold_files_keeps_another_caller_waiting_for_one_turn() {
+    let bench = bench(10, 1, 32);
+    bench.caller(SECOND).await.unwrap().report(Verdict::Well);
+    let mut batch = Vec::new();
+    for _ in 0..100 {
+        batch.push(bench.queued(20 * SECOND).await);
+    }
+    let before = bench.clock.now();
+    let other = Party { address: 2, connection: 2, request: 2 };
+    let other = Wanted { party: other, ..wanted(Priority::Caller, 9) };
+    bench.gate.pass(other, &bench.within(2 * SECOND)).await.unwrap().report(Verdict::Well);
+    assert!(bench.clock.now().since(before) < SECOND / 2);
 }
