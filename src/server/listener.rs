@@ -3,7 +3,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
-    net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
@@ -167,6 +167,26 @@ impl Listener {
             }
             Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
         }
+    }
+}
+
+/// Who is at the other end of a connection; in the extensions of each of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// `None` over a Unix socket, whose peers are all of this machine.
+    pub(crate) address: Option<IpAddr>,
+    /// Tells connections apart, and nothing else.
+    pub(crate) connection: u64,
+}
+
+impl Stream {
+    pub(crate) fn peer(&self) -> Peer {
+        let address = match self {
+            // A peer that has gone already has no address any more, and will not ask.
+            Stream::Tcp(stream) => Some(stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip())),
+            Stream::Unix(_) => None,
+        };
+        Peer { address, connection: fastrand::u64(..) }
     }
 }
 

@@ -38,6 +38,7 @@ use self::{
 pub(crate) use self::{
     crowd::Crowd,
     framing::{Ambiguous, HeadTooLarge, LastRequest},
+    listener::Peer,
     unserved::{Refuse, Unserved},
     watch::{GivesWay, Patience},
 };
@@ -72,10 +73,6 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// How often it is tried to accept where open files are used up: at once again, where a connection has been asked to go.
 const NO_FILES: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
-
-/// In a request's extensions: it came over a Unix socket.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OverUnixSocket;
 
 /// What all connections of one interface share.
 #[derive(Clone)]
@@ -194,13 +191,11 @@ impl Server {
             .max_header_list_size(MAX_HEADER_LIST)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.patience.head);
-        let over_unix_socket = matches!(stream, listener::Stream::Unix(_)).then_some(OverUnixSocket);
+        let peer = stream.peer();
         let heads = Heads::default();
         let service = activity.layer(keep_alive(self.patience.idle)).layer(self.service.clone());
         let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
-            if let Some(mark) = over_unix_socket {
-                request.extensions_mut().insert(mark);
-            }
+            request.extensions_mut().insert(peer);
             request
         });
         let service = TowerToHyperService::new(service);
