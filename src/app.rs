@@ -11,17 +11,17 @@ use crate::{
         self, Readiness,
         status::{self, Status},
     },
-    clock::Clock,
+    clock::{Clock, KieClock},
     config::{self, Address},
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
     server::{Bound, Crowd, GivesWay, Inherited, Patience, Server},
     telemetry::{
-        Telemetry,
+        LAST_LINES, Telemetry,
         metrics::{counting, reading},
     },
-    upstream::{Chain, Kie, Wire},
+    upstream::{Chain, Kie, SetupError, Wire},
 };
 
 /// Where to listen and how to end.
@@ -59,8 +59,8 @@ pub enum Ended {
 /// Why it could not start to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot set up the client for kie.ai (are there root certificates? SSL_CERT_FILE names a bundle)")]
-    Client(#[source] reqwest::Error),
+    #[error("cannot set up the client for kie.ai")]
+    Client(#[source] SetupError),
     #[error("cannot use a listener")]
     Listener(#[source] io::Error),
     #[error("the admin interface failed to start; its log line says why")]
@@ -133,8 +133,10 @@ pub async fn serve(
 ) -> Result<Ended, Error> {
     let readiness = Readiness::default();
     let log_hash = config.key.log_hash();
-    let keys = Keys::new(config.key, config.key_source);
-    let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone()).map_err(Error::Client)?;
+    let keys = Keys::new(config.key, config.key_source, clock.clone());
+    let kie_clock = KieClock::default();
+    let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone(), kie_clock.clone());
+    let wire = wire.map_err(Error::Client)?;
     readiness.key_loaded();
 
     let (background, connections) = (TaskTracker::new(), TaskTracker::new());
@@ -143,6 +145,7 @@ pub async fn serve(
     let last_words_said = CancellationToken::new();
     let _guards = [&drain, &kill, &cut, &last_words_said].map(|token| token.clone().drop_guard());
     background.spawn(keys.clone().watch(reload, cut.clone()));
+    background.spawn(kie_clock.clone().watch(clock.clone(), cut.clone()));
     let sums = TaskTracker::new();
     sums.spawn(telemetry.failures.clone().sum_up(last_words_said.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
@@ -151,6 +154,7 @@ pub async fn serve(
         config.links,
         Arc::new(kie.clone()),
         clock.clone(),
+        kie_clock,
         log_hash.clone(),
         telemetry.tracer.clone(),
         background.clone(),
@@ -171,6 +175,8 @@ pub async fn serve(
     let callers = crowd.clone();
     let help = "Connections of callers that were turned away, beyond limits.connections";
     counting(own, "connections_turned_away", help, move || callers.turned_away());
+    let (dropped, help) = (telemetry.dropped_lines.clone(), "Log lines that could not be written in time");
+    counting(own, "log_lines_dropped", help, move || dropped.count());
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let status = Status::new(status::Sources {
@@ -180,11 +186,13 @@ pub async fn serve(
         kie: kie.clone(),
         keys: keys.clone(),
         failures: telemetry.failures.clone(),
+        dropped_lines: telemetry.dropped_lines.clone(),
         clock: clock.clone(),
         settings: config.effective,
     });
     background.spawn(status.clone().watch(cut.clone()));
-    let service = http::router(&config.http, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
+    let service =
+        http::router(&config.http, &background, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
     let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
@@ -238,7 +246,9 @@ pub async fn serve(
     let last_words = LAST_WORDS.min(config.app.shutdown_grace / 4);
     let last_spans =
         if telemetry.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
-    let patience = config.app.shutdown_grace - last_words - last_spans;
+    // The log's last lines are waited for after this, at the process's end, where nobody reads them.
+    let last_lines = LAST_LINES.min(config.app.shutdown_grace / 4);
+    let patience = config.app.shutdown_grace - last_words - last_spans - last_lines;
     let ended = match tokio::time::timeout(patience, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,

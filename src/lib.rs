@@ -44,14 +44,15 @@
 //! | [`config`] | layers of settings -> one valid `Config`, all problems at once; defaults that fit into the memory (`memory`) |
 //! | [`clock`] | the one place that reads clocks |
 //! | [`key`] | the API key: one way out, redacted everywhere else |
-//! | [`source`], [`link`] | source URLs and links, parsed and checked; pure |
+//! | [`source`], [`link`] | source URLs and links, parsed and checked; `host`: which hosts they may have; pure |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), refusals |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
 //! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
 //! | [`telemetry`] | logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`) |
-//! | [`sandbox`] | a simulated kie.ai and file host |
+//! | [`kie_sim`] | the simulated kie.ai and its file host, behind the sandbox and the integration tests |
+//! | [`sandbox`] | `kielink sandbox`: puts that behind a real kielink |
 //! | `simulation` | (tests) random schedules checked against the promises |
 //! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
 //!
@@ -64,9 +65,10 @@
 //!   given what to say where there is no request.
 //! - Only the parts' `metrics`, `http`, `admin` and `app` know prometheus-client: each part counts for itself and registers what
 //!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
-//! - Only `http`, `admin`, `sandbox` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
+//! - Only `http`, `admin` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest (and `telemetry::trace`, spans to their collector); only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
 //!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).
+//! - `kie_sim` knows nothing of kielink but its clock, and only `sandbox` and tests know `kie_sim`.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
 //! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
@@ -84,8 +86,10 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod host;
 pub mod http;
 pub mod key;
+pub mod kie_sim;
 pub mod link;
 pub mod links;
 pub mod sandbox;

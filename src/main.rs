@@ -16,29 +16,41 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use kielink::{
     app::{self, Ended, Listeners},
-    cli::{self, Cli, Command, Settings, probe},
+    cli::{self, Cli, Command, Settings, probe, usage},
     clock::Clock,
     config::{self, Config, Sources},
     key::Reload,
     sandbox,
     server::Inherited,
-    telemetry::{Failures, Telemetry, trace::Tracer},
+    telemetry::{Failures, Log, Telemetry, trace::Tracer},
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
 
 use self::signals::Signals;
+
+/// What shells and clap use.
+const BAD_USAGE: u8 = 2;
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     // Before anything else: whoever has just started it may have second thoughts.
-    let ended = Signals::listen().context("cannot listen to signals").and_then(|signals| run(Cli::parse(), signals));
-    match ended {
+    let signals = Signals::listen();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            let _ = write!(io::stderr(), "{}", usage::complaint(&error, &arguments));
+            return ExitCode::from(BAD_USAGE);
+        }
+        // Help and version.
+        Err(asked) => return asked.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+    };
+    match signals.context("cannot listen to signals").and_then(|signals| run(cli, signals)) {
         Ok(code) => code,
         Err(error) => {
-            // `eprintln!` panics where nobody takes it, and the exit code would be lost.
-            let _ = writeln!(io::stderr(), "kielink: {error:#}");
+            say_last(format!("kielink: {error:#}\n"));
             match error.downcast_ref::<config::Problems>() {
                 Some(_) => ExitCode::from(BAD_CONFIGURATION),
                 None => ExitCode::FAILURE,
@@ -77,51 +89,51 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
     let environment = sources.environment.clone();
     let start = move || {
         let mut config = Config::load(&sources)?;
-        let failures = start_logs(&config)?;
+        let logs = start_logs(&config)?;
         raise_file_limit(&mut config);
         let inherited = inherited.context("cannot use the sockets that were handed over")?;
         let listeners = Listeners::bind(&config.app, inherited)?;
-        Ok((config, failures, listeners))
+        Ok((config, logs, listeners))
     };
     let mut signals = signals;
-    let (config, failures, listeners) = match signals.unless_stopped(aside(start)).await {
+    let (config, (failures, log), listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
-    let telemetry = Telemetry { failures, tracer: tracer(&environment) };
+    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
     until_ended(app::serve, listeners, config, telemetry, is_supervised, signals).await
 }
 
 async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> anyhow::Result<ExitCode> {
     let environment = sources.environment.clone();
     let start = move || {
-        let mut sandbox = match sandbox::run::Sandbox::bind(&flags, sources, &Clock::system()) {
+        let mut sandbox = match sandbox::Sandbox::bind(&flags, sources, &Clock::system()) {
             Ok(sandbox) => sandbox,
-            Err(error @ (sandbox::run::Error::Behaviour(_) | sandbox::run::Error::Key(_))) => {
+            Err(error @ (sandbox::Error::Behaviour(_) | sandbox::Error::Key(_))) => {
                 Cli::command().error(ErrorKind::ValueValidation, error).exit()
             }
             // As itself, so that `main` finds it and the exit code is the configuration's.
-            Err(sandbox::run::Error::Problems(problems)) => return Err(problems.into()),
-            Err(error @ sandbox::run::Error::Listen(_)) => {
+            Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
+            Err(error @ sandbox::Error::Listen(_)) => {
                 let hint = "other addresses can be given with --kie-listen and --files-listen";
                 return Err(error).context(hint);
             }
         };
-        let failures = start_logs(&sandbox.config)?;
+        let logs = start_logs(&sandbox.config)?;
         raise_file_limit(&mut sandbox.config);
         let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
             .context("another address can be given with --listen and --admin-listen")?;
         // The commands to try are what the sandbox is for: they go to standard output.
         say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-        Ok((sandbox, failures, listeners))
+        Ok((sandbox, logs, listeners))
     };
     let mut signals = signals;
-    let (sandbox, failures, listeners) = match signals.unless_stopped(aside(start)).await {
+    let (sandbox, (failures, log), listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
     let config = sandbox.config.clone();
-    let telemetry = Telemetry { failures, tracer: tracer(&environment) };
+    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
     let _simulation = sandbox.start()?;
     until_ended(app::serve, listeners, config, telemetry, false, signals).await
 }
@@ -163,6 +175,22 @@ fn say(text: &str) -> anyhow::Result<()> {
     let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     said.context("cannot write to standard output")
 }
+
+/// Why it ends, on standard error; where nobody takes that, it ends all the same, with its exit code: `eprintln!` would panic at a
+/// closed pipe, and wait for ever at one that is full.
+fn say_last(text: String) {
+    let (said, heard) = std::sync::mpsc::channel();
+    let speaker = std::thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = said.send(());
+    });
+    if speaker.is_ok() {
+        let _ = heard.recv_timeout(LAST_WORD);
+    }
+}
+
+/// Long enough for whoever reads at all.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
 async fn until_ended<F, S>(
@@ -221,10 +249,10 @@ fn sources(settings: &Settings) -> Sources {
     Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
-/// Logs of every thread of this process; what fails is counted in what it returns.
-fn start_logs(config: &Config) -> anyhow::Result<Failures> {
+/// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
+fn start_logs(config: &Config) -> anyhow::Result<(Failures, Log)> {
     let failures = Failures::default();
-    let dispatch = config.log.dispatch(std::io::stderr, &failures);
+    let (dispatch, log) = config.log.queued(io::stderr, &failures).context("cannot start logging")?;
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {
@@ -243,7 +271,7 @@ fn start_logs(config: &Config) -> anyhow::Result<Failures> {
     for warning in &config.warnings {
         tracing::warn!(warning, "risky configuration");
     }
-    Ok(failures)
+    Ok((failures, log))
 }
 
 /// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.

@@ -43,7 +43,7 @@ enum End {
 
 /// What happens in one schedule, over all its callers.
 struct World {
-    flights: Flights<&'static str, usize>,
+    flights: Flights<&'static str, usize, ()>,
     /// Leads in the air, by file.
     in_the_air: [AtomicUsize; 2],
     led: AtomicUsize,
@@ -65,9 +65,9 @@ impl World {
 
     /// Boards; flies where it leads. Returns what the seat got, unless it leaves before.
     fn caller(&self, file: usize, end: End, leaves: bool) -> Option<Option<usize>> {
-        let (seat, lead) = match self.flights.board(&FILES[file]) {
+        let (seat, lead) = match self.flights.board(&FILES[file], &()) {
             Boarding::Lead(lead) => (lead.seat(), Some(lead)),
-            Boarding::Join(seat) => (seat, None),
+            Boarding::Join(seat, ()) => (seat, None),
         };
         let led = lead.is_some();
         let mut expected = None;
@@ -147,7 +147,7 @@ fn a_flight_that_is_lost_frees_its_callers_and_the_next_leads() {
         // Only those who sat in a lost one get nothing: at most all three, where the one that is lost led first.
         assert_eq!(got.len(), 3);
         world.end();
-        assert!(matches!(world.flights.board(&FILES[0]), Boarding::Lead(_)));
+        assert!(matches!(world.flights.board(&FILES[0], &()), Boarding::Lead(_)));
         world.end();
     });
 }
@@ -180,7 +180,7 @@ fn files_do_not_touch_each_other() {
 fn a_flight_goes_on_in_a_task_of_its_own_while_callers_come_and_go() {
     explore(|| {
         let world = World::new();
-        let Boarding::Lead(lead) = world.flights.board(&FILES[0]) else { panic!("the table was empty") };
+        let Boarding::Lead(lead) = world.flights.board(&FILES[0], &()) else { panic!("the table was empty") };
         let first = lead.seat();
         let pilot = thread::spawn(move || {
             thread::yield_now();
@@ -188,9 +188,9 @@ fn a_flight_goes_on_in_a_task_of_its_own_while_callers_come_and_go() {
         });
         let joins = |leaves: bool| {
             let world = Arc::clone(&world);
-            thread::spawn(move || match world.flights.board(&FILES[0]) {
-                Boarding::Join(seat) if leaves => drop(seat),
-                Boarding::Join(seat) => assert_eq!(block_on(seat.wait()), Some(7)),
+            thread::spawn(move || match world.flights.board(&FILES[0], &()) {
+                Boarding::Join(seat, ()) if leaves => drop(seat),
+                Boarding::Join(seat, ()) => assert_eq!(block_on(seat.wait()), Some(7)),
                 // It came after the landing.
                 Boarding::Lead(lead) => lead.land(7),
             })

@@ -22,7 +22,9 @@ struct Explanation<'a> {
     state: &'static str,
     mint_under_way: bool,
     entry: Option<Entry>,
-    refusal: Option<Refusal>,
+    refusal: Option<Failure>,
+    /// Why kie.ai is not asked for it for a moment.
+    failure: Option<Failure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -36,8 +38,10 @@ struct Entry {
 }
 
 #[derive(Debug, Serialize)]
-struct Refusal {
+struct Failure {
     age_seconds: u64,
+    /// Until kie.ai is asked again.
+    seconds_left: u64,
     error: String,
 }
 
@@ -46,25 +50,34 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
     let source = query::source(&query::source_parameter(uri.query())?)?;
     let known = links.explain(&source);
     let now = known.now;
+    let (refusal, failure) = match known.failure {
+        Some(failure) => {
+            let shown = Failure {
+                age_seconds: now.since(failure.since).as_secs(),
+                seconds_left: now.until(failure.until).as_secs(),
+                error: Chain(&*failure.error).to_string(),
+            };
+            if failure.error.is_refusal() { (Some(shown), None) } else { (None, Some(shown)) }
+        }
+        None => (None, None),
+    };
     let explanation = Explanation {
         source_url: source.as_str(),
-        state: known.entry.as_ref().map_or("absent", |entry| entry.times.judge(&Wish::default(), now).as_str()),
+        state: known.entry.as_ref().map_or("absent", |(_, times)| times.judge(&Wish::default(), now).as_str()),
         mint_under_way: known.in_flight,
-        entry: known.entry.map(|entry| {
+        entry: known.entry.map(|(entry, times)| {
             let renewal = entry.renewal();
             Entry {
-                age_seconds: now.since(entry.times.minted_at).as_secs(),
-                seconds_to_refresh_point: now.until(entry.times.refresh_at).as_secs(),
-                seconds_to_deadline: now.until(entry.times.deadline).as_secs(),
-                life_left_seconds: now.until(entry.ends_at).as_secs(),
+                age_seconds: now.since(times.minted_at).as_secs(),
+                seconds_to_refresh_point: now.until(times.refresh_at).as_secs(),
+                seconds_to_deadline: now.until(times.deadline).as_secs(),
+                life_left_seconds: now.until(times.ends_at).as_secs(),
                 failed_refreshes: renewal.failures,
                 last_refresh_error: renewal.last_error.map(|error| Chain(&*error).to_string()),
             }
         }),
-        refusal: known.refusal.map(|(error, since)| Refusal {
-            age_seconds: now.since(since).as_secs(),
-            error: Chain(&*error).to_string(),
-        }),
+        refusal,
+        failure,
     };
     let body = serde_json::to_string(&explanation).expect("numbers and texts serialise");
     let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

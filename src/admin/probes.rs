@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{Readiness, readiness::Check};
-use crate::upstream::Condition;
+use crate::upstream::{Condition, RecentCalls};
 
 /// As long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
@@ -18,13 +18,26 @@ pub(crate) async fn livez(uri: Uri) -> Response {
 
 pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
     // kie.ai's state never changes the verdict: a sidecar's readiness is its app's readiness.
-    let upstream = match readiness.upstream() {
-        Some(Condition::Well) => "[+]upstream ok\n",
-        Some(Condition::Limiting) => "[-]upstream limits the rate (does not count)\n",
-        Some(Condition::Unwell) => "[-]upstream unwell (does not count)\n",
-        None => "",
+    let upstream = readiness.upstream().map(|kie| upstream_line(kie.condition(), &kie.recent_calls()));
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream.unwrap_or_default())
+}
+
+/// What was seen of kie.ai last. It counts for nothing, and is no promise: "ok" is only what was tried and did not fail.
+fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
+    let calls = if recent.calls == 1 { "call".to_owned() } else { format!("{} calls", recent.calls) };
+    let failed = recent.last_failure.as_ref().map(|why| format!("{} of the last {calls} failed: {why}", recent.failed));
+    let (sign, said) = match (condition, &failed) {
+        (Condition::Well, None) if recent.calls == 0 => ('+', "not asked yet"),
+        (Condition::Well, None) => ('+', "ok"),
+        (Condition::Well, Some(failed)) if recent.last_was_good => ('+', failed.as_str()),
+        (Condition::Well, Some(failed)) => ('-', failed.as_str()),
+        (Condition::Limiting, _) => ('-', "limits the rate"),
+        (Condition::Unwell, _) => ('-', "unwell"),
+        (Condition::Refusing, _) => ('-', "refuses the account"),
     };
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), upstream)
+    let why = failed.as_deref().filter(|failed| *failed != said).map(|failed| format!(", {failed}"));
+    let counts = if sign == '+' { "" } else { " (does not count)" };
+    format!("[{sign}]upstream {said}{}{counts}\n", why.unwrap_or_default())
 }
 
 /// Once ready for the first time, for ever.

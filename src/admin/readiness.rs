@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::upstream::{Condition, Kie};
+use crate::upstream::Kie;
 
 /// Shared between the life cycle, which sets it, and the probes, which show it.
 #[derive(Debug, Clone, Default)]
@@ -45,8 +45,8 @@ impl Readiness {
         let _ = self.0.upstream.set(kie);
     }
 
-    pub fn upstream(&self) -> Option<Condition> {
-        self.0.upstream.get().map(Kie::condition)
+    pub fn upstream(&self) -> Option<&Kie> {
+        self.0.upstream.get()
     }
 
     pub fn draining(&self) {

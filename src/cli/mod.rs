@@ -1,6 +1,7 @@
 //! The command line: what people type, as data. `main` carries it out.
 
 pub mod probe;
+pub mod usage;
 
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -53,7 +54,7 @@ pub enum Command {
     /// Wait until the running kielink is ready; a signal ends it with exit code 1
     Wait {
         /// Give up after this long
-        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "30s", value_parser = duration)]
         max: Duration,
     },
     /// Check the settings and print them as they take effect; all problems at once
@@ -64,28 +65,28 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct Sandbox {
     /// How long the simulated kie.ai takes for a link
-    #[arg(long, default_value = "325ms", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "325ms", value_parser = duration)]
     pub latency: Duration,
     /// Share of requests that fail, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub failure_rate: f64,
     /// How long links live; below 20m, the cache settings shrink in proportion
-    #[arg(long, default_value = "20m", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "20m", value_parser = duration)]
     pub link_life: Duration,
     /// Requests a second that the simulated kie.ai takes before it answers 429
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = quota)]
     pub quota: u32,
     /// Where the simulated kie.ai listens
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = address)]
     pub kie_listen: SocketAddr,
     /// The API key that the simulated kie.ai takes, so that another kielink can ask it [default: made up anew]
     #[arg(long, value_name = "KEY", value_parser = secret)]
     pub kie_key: Option<SecretString>,
     /// Where the simulated file host listens
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = address)]
     pub files_listen: SocketAddr,
     /// The file host's address as callers reach it, e.g. http://sidecar:8081 [default: where it listens]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = url)]
     pub files_url: Option<url::Url>,
 }
 
@@ -108,6 +109,28 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected KEY=VALUE, e.g. cache.ttl=15m".to_owned()),
     }
+}
+
+// Parsers of our own: those of the libraries quote what they reject.
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "expected a duration like \"30s\"")
+}
+
+fn share(text: &str) -> Result<f64, &'static str> {
+    text.parse().map_err(|_| "expected a share from 0 to 1")
+}
+
+fn quota(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of requests a second")
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, e.g. 127.0.0.1:8081")
+}
+
+fn url(text: &str) -> Result<url::Url, &'static str> {
+    text.parse().map_err(|_| "expected a URL, e.g. http://sidecar:8081")
 }
 
 /// Takes everything: whether it is a key is checked where nothing repeats it, as clap would a refused value.

@@ -15,13 +15,13 @@ use crate::config::Address;
 /// What a probe found.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
-    #[error("cannot connect to the admin interface at {0}")]
+    #[error("cannot connect to the admin interface at {address}", address = .0.shown())]
     Connect(Address, #[source] io::Error),
-    #[error("the admin interface at {0} does not speak HTTP")]
+    #[error("the admin interface at {address} does not speak HTTP", address = .0.shown())]
     Protocol(Address, #[source] hyper::Error),
-    #[error("{0} says HTTP {1}: {2}")]
+    #[error("{address} says HTTP {1}: {2}", address = .0.shown())]
     Says(Address, u16, String),
-    #[error("{0} did not answer within {timeout}", timeout = humantime::format_duration(*.1))]
+    #[error("{address} did not answer within {timeout}", address = .0.shown(), timeout = humantime::format_duration(*.1))]
     TimedOut(Address, Duration),
 }
 

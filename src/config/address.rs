@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use crate::key::misplaced;
+
 /// `host:port` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -31,6 +33,17 @@ impl Address {
 }
 
 impl Address {
+    /// For a message of what is wrong with it. SECURITY: a host that is no word may be a key in the wrong place.
+    pub fn shown(&self) -> String {
+        match self {
+            Address::Tcp { host, .. } if host.parse::<IpAddr>().is_err() && misplaced::may_be_a_key(host) => {
+                "an address that is not shown: its host may be a key".to_owned()
+            }
+            Address::Tcp { .. } => self.to_string(),
+            Address::Unix(path) => format!("unix:{}", misplaced::shown_path(path)),
+        }
+    }
+
     /// As a bound socket names itself: by number. A name that cannot be resolved has none. Blocks.
     pub fn resolved(&self) -> Vec<Address> {
         match self {
@@ -109,6 +122,22 @@ mod tests {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
         assert!(format!("unix:/{}", "a".repeat(107)).parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn a_host_that_may_be_a_key_is_not_shown() {
+        for (text, shown) in [
+            ("127.0.0.1:8080", true),
+            ("[2001:db8:1234:5678:9abc:def0:1234:5678]:1", true),
+            ("localhost:1", true),
+            ("kielink-7d9f8b6c5d-x2x4z.internal:1", true),
+            ("unix:/tmp", true),
+            ("0123456789abcdef0123456789abcdef:1", false),
+            ("unix:/0123456789abcdef/0123", false),
+        ] {
+            let address = text.parse::<Address>().unwrap();
+            assert_eq!(address.shown() == text, shown, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod reader;
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 pub use self::address::Address;
+pub(crate) use self::reader::distance;
 pub use crate::key::KeySource;
 use crate::{app, http, key::ApiKey, links, telemetry, upstream};
 

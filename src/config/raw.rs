@@ -14,11 +14,12 @@ use super::{
     Address, Config, KeySource, LINK_LIFE, Problems, Sources,
     files::ADMIN_CONNECTIONS,
     memory::{FEW_STREAMS, Share},
-    reader::Reader,
+    reader::{Reader, shown_name},
 };
 use crate::{
-    app, http,
-    key::{self, ApiKey},
+    app,
+    http::{self, guard},
+    key::{self, ApiKey, misplaced},
     link, links,
     server::MAX_STREAMS,
     source::AllowList,
@@ -38,6 +39,9 @@ const FEWEST_ARRIVALS: u64 = 16;
 /// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of them must
 /// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
 const LARGEST_BATCHES: u64 = 8;
+
+/// Of a batch, at least so many wait for kie.ai at a time: the default of `upstream.in_flight`.
+const LEAST_AT_ONCE: usize = 32;
 
 /// The settings as written, each parsed for itself; rules that span several come in `load`.
 pub(super) struct Raw {
@@ -85,9 +89,8 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         listen: r.list("server.listen", |text| text.parse::<Address>()),
         request_timeout: r.duration("server.request_timeout"),
         allowed_hosts: r.list("server.allowed_hosts", |text| {
-            let plain = !text.is_empty() && !text.contains([':', '/', '*', ' ']);
-            let name = plain.then(|| text.to_ascii_lowercase());
-            name.ok_or_else(|| "expected a host name without scheme, port or wildcard".to_owned())
+            guard::pattern(text)
+                .ok_or_else(|| "expected a host name, or \"*.\" and a host name, without scheme and port".to_owned())
         }),
         drain_delay: r.duration("server.drain_delay"),
         shutdown_grace: r.duration("server.shutdown_grace"),
@@ -135,7 +138,10 @@ pub(super) fn file(sources: &Sources) -> Result<Option<String>, Problems> {
     let Some(path) = &sources.file else { return Ok(None) };
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(why) => Err(Problems(vec![format!("cannot read the configuration file {}: {why}", path.display())])),
+        Err(why) => {
+            let path = misplaced::shown_path(path);
+            Err(Problems(vec![format!("cannot read the configuration file {path}: {why}")]))
+        }
     }
 }
 
@@ -164,7 +170,7 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         .prefix_separator("__")
         .separator("__")
         .source(Some(sources.environment.clone()));
-    let names = environment.collect().map_err(|why| format!("cannot read the environment: {why}"))?;
+    let names = environment.collect().map_err(|_| "cannot read the settings of the environment".to_owned())?;
     refuse_indices(names.keys(), "the environment")?;
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
@@ -172,9 +178,11 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)) {
             return Err("--set: a name of a setting has letters, digits, dots and underscores only".to_owned());
         }
-        builder = builder.set_override(key, value.as_str()).map_err(|_| format!("{key}: not a setting"))?;
+        builder =
+            builder.set_override(key, value.as_str()).map_err(|_| format!("{}: not a setting", shown_name(key)))?;
     }
-    let merged = builder.build().map_err(|why| format!("cannot merge the configuration: {why}"))?;
+    // Without what the crate says, which quotes what it cannot use.
+    let merged = builder.build().map_err(|_| "cannot merge the layers of the configuration".to_owned())?;
     let root = merged.cache.into_table().map_err(|_| "the configuration is not a table".to_owned())?;
     Ok(root.into_iter().collect())
 }
@@ -202,6 +210,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
     };
     check(&raw, &mut reader);
+    if let Some((key, _)) = &key {
+        refuse_the_key_elsewhere(key, &mut reader);
+    }
     let mut warnings = warnings(&raw);
     let share = Share::of(sources.memory_limit);
     let effective = &reader.effective;
@@ -215,6 +226,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     }
     let bodies = share.map_or(u64::MAX, |share| share.bodies);
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
+    let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for batches that are
     // being read, so that a kie.ai that hangs does not shut them out.
@@ -259,9 +271,12 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
             // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
-            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body)),
+            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body.saturating_add(items))),
             body_room: bytes((bodies / 4).max(raw.body)),
             batch: raw.batch as usize,
+            // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
+            // after a pause must not keep the others from going.
+            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE),
             body_timeout: raw.header_timeout,
         },
         links: links::Config {
@@ -359,6 +374,16 @@ fn check(raw: &Raw, r: &mut Reader) {
     }
 }
 
+/// SECURITY: settings are printed, logged and shown on a page.
+fn refuse_the_key_elsewhere(key: &ApiKey, r: &mut Reader) {
+    let (with_key, without): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut r.effective).into_iter().partition(|(_, value)| key.is_in(value));
+    r.effective = without;
+    for (name, _) in with_key {
+        r.problem(&name, "it has the API key in it, which belongs into KIE_API_KEY or the key file alone");
+    }
+}
+
 fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     let key = "upstream.base_url";
     if !url.username().is_empty() || url.password().is_some() {
@@ -418,7 +443,7 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
     let name = given[0];
     let read = match (variable("KIE_API_KEY"), variable("KIE_API_KEY_FILE").or(file_setting)) {
         (Some(text), _) => ApiKey::new(text).map(|key| (key, KeySource::Environment)).map_err(|why| why.to_string()),
-        (None, Some(path)) => key::file::read(Path::new(path))
+        (None, Some(path)) => key::file::read_in_time(Path::new(path), key::file::START_PATIENCE)
             .map(|key| (key, KeySource::File(PathBuf::from(path))))
             .map_err(|why| why.to_string()),
         (None, None) => return None,

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use config::{Value, ValueKind};
 
 use super::Sources;
+use crate::key::misplaced;
 
 /// Nothing here is meant to take longer than a day; beyond years, sums would overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -135,9 +136,7 @@ impl Reader {
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
                 .unwrap_or_default();
-            // SECURITY: a name that looks like none may be a secret in the wrong place.
-            let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.';
-            let shown = if key.len() <= 60 && key.bytes().all(plain) { key.as_str() } else { "(no name of a setting)" };
+            let shown = shown_name(&key);
             self.problems.push(format!("{shown}: unknown setting (from {}){near}", self.origin(&key, &value)));
         }
     }
@@ -182,6 +181,13 @@ impl Reader {
     }
 }
 
+/// The name of a setting, for a message about it. SECURITY: one that looks like none may be a secret in the wrong place.
+pub(super) fn shown_name(key: &str) -> &str {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.';
+    let is_shown = key.len() <= 60 && key.bytes().all(plain) && !misplaced::may_be_a_key(key);
+    if is_shown { key } else { "(no name of a setting)" }
+}
+
 /// A text as TOML has it; Rust's own `{:?}` is another language: `"\u{1}"`.
 fn toml_text(text: &str) -> String {
     // JSON's escapes are all TOML's, but TOML wants DEL to have one, too.
@@ -199,7 +205,7 @@ fn exact_size(bytes: u64) -> String {
 }
 
 /// Levenshtein's, between two short names.
-fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
         let mut diagonal = row[0];

@@ -46,6 +46,16 @@ fn the_environment_overrides_and_splits_lists_at_commas() {
 }
 
 #[test]
+fn hosts_of_ones_own_are_names_and_all_names_below_one() {
+    let load = |hosts| load(&[("KIELINK__SERVER__ALLOWED_HOSTS", hosts)]);
+    let config = load("Links.example.com., *.Apps.example.com").unwrap();
+    assert_eq!(config.http.allowed_hosts, ["links.example.com", "*.apps.example.com"]);
+    for hosts in ["*", "https://a.example", "a.example:80", "a.*.example"] {
+        assert!(load(hosts).is_err(), "{hosts}");
+    }
+}
+
+#[test]
 fn every_problem_is_named_in_one_go() {
     let all = problems(&[
         ("KIELINK__CACHE__TTL", "forever"),

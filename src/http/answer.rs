@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::edge::{CACHE_STATUS, Served};
 use crate::{
     clock::{self, Clock},
-    links::{Lookup, Outcome},
+    links::{Lookup, Outcome, Times},
     source::SourceUrl,
 };
 
@@ -24,30 +24,30 @@ pub(crate) struct LinkView<'a> {
 }
 
 impl<'a> LinkView<'a> {
-    pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, clock: &Clock) -> LinkView<'a> {
+    /// Its life is `times`.
+    pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, times: &Times, clock: &Clock) -> LinkView<'a> {
         // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
-        let end = clock.wall_at(lookup.entry.ends_at, clock.now());
+        let end = clock.wall_at(times.ends_at, clock.now());
         LinkView { source_url: source.as_str(), url: lookup.entry.link.as_str(), expires_at: clock::rfc3339(end) }
     }
 }
 
-/// `body` with the headers that tell how old the link is and how long it may be used.
+/// `body` with the headers that tell where the link came from and how long it may be used.
 ///
-/// No `stale-*` directive: a link is alive or dead.
+/// No `Age`: a cache would take it off `max-age`, which counts from now, a second time (RFC 9111 section 4.2.3). No
+/// `stale-*` directive: a link is alive or dead.
 pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
-    let times = &lookup.entry.times;
+    let times = &lookup.times;
     let to_deadline = lookup.now.until(times.deadline).as_secs();
-    let age = lookup.now.since(times.minted_at).as_secs();
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let mut set = |name: HeaderName, value: String| {
         headers.insert(name, HeaderValue::try_from(value).expect("numbers and fixed words fit into a header"));
     };
-    set(header::AGE, age.to_string());
     set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
     set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
-    let life_left = lookup.now.until(lookup.entry.ends_at);
+    let life_left = lookup.now.until(times.ends_at);
     response.extensions_mut().insert(Served { source, outcome: lookup.outcome, life_left });
     response
 }

@@ -1,6 +1,16 @@
 //! `POST /v1/links`: many links in one request; one bad item harms no other.
+//!
+//! An item is some twenty bytes to its caller, and there are hundreds in a request and hundreds of requests: what is kept of each is
+//! small, and charged. Memory is asked for all of them first; of those that must wait, a few are under way at a time.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use axum::{
     Extension,
@@ -12,9 +22,13 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{
     StreamExt,
-    stream::{self, FuturesUnordered, Stream},
+    stream::{self, Stream},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, SeqAccess, Visitor},
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     answer::LinkView,
@@ -26,8 +40,9 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    links::{Lookup, Wish},
+    links::{self, Caller, Entry, Links, Lookup, Outcome, Times, Wish},
     source::SourceUrl,
+    upstream,
 };
 
 const NDJSON: &str = "application/x-ndjson";
@@ -35,9 +50,36 @@ const NDJSON: &str = "application/x-ndjson";
 /// Bounds one write, and with it what a slow reader keeps in memory.
 const LINES_AT_ONCE: usize = 64;
 
+/// What an item takes beside its text: what has become of it, and the error, where that is its own.
+pub(crate) const ITEM_BYTES: usize = 128;
+
+/// A batch keeps so many of the links that were minted for it whatever room there is.
+const OWN_LINKS: usize = 4;
+
 #[derive(Deserialize)]
 struct Ask {
-    urls: Vec<String>,
+    urls: Asked,
+}
+
+/// The source URLs of a batch as they were asked, in one piece of memory: a text of its own for each would take ten times a short
+/// one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    texts: String,
+    /// Where each ends.
+    ends: Vec<u32>,
+}
+
+/// A batch under way.
+struct Batch {
+    endpoints: Arc<Endpoints>,
+    call: Call,
+    wish: Wish,
+    asked: Asked,
+    /// What is left of `OWN_LINKS`.
+    own_links: AtomicUsize,
+    /// Why none of it is minted any more: a rule that holds for whatever is asked of kie.ai.
+    refused: OnceLock<links::Error>,
 }
 
 /// One item's answer: `{"source_url","url","expires_at"}` or `{"source_url","error":PROBLEM}`.
@@ -58,9 +100,22 @@ enum Part {
 /// What became of one item.
 struct Found {
     place: usize,
-    /// As asked, where it could not be parsed.
-    text: String,
-    result: Result<(SourceUrl, Lookup), Problem>,
+    /// `None` where no link can be asked for with its text. Why, that is found out again when the answer is written.
+    result: Option<Result<Link, links::Error>>,
+}
+
+struct Link {
+    kept: Kept,
+    outcome: Outcome,
+}
+
+/// Who keeps it until it is written.
+enum Kept {
+    /// The cache alone: a batch that nobody reads must not hold on to what the cache gives up.
+    ByCache(Weak<Entry>),
+    /// The batch, since a small cache may have given it up before the batch's last link is minted. Its bytes are charged to what
+    /// batches share, unless it is one of `OWN_LINKS`.
+    ByBatch(Arc<Entry>, Option<OwnedSemaphorePermit>),
 }
 
 pub(crate) async fn links(
@@ -70,27 +125,28 @@ pub(crate) async fn links(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
-    // What is made of the body is about as large, and stays until the last item is known.
     let mut room = Room::of(&endpoints.batch_room, USUAL_BODY);
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
-    let texts = parse(&body, endpoints.batch)?;
+    let asked = parse(&body, endpoints.batch)?;
+    drop(body);
+    room.take(asked.len() * ITEM_BYTES)?;
     let place = endpoints.places.take()?;
-    let wanted = texts.into_iter().enumerate().collect();
+    let own_links = AtomicUsize::new(OWN_LINKS);
+    let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let (content_type, body) = if as_lines {
         // What is known at once goes out in one piece.
-        let known = found(&endpoints, &call, wish, wanted).ready_chunks(LINES_AT_ONCE);
-        let lines = known.map(move |known| {
+        let lines = found(&batch).ready_chunks(LINES_AT_ONCE).map(move |known| {
             let _ = &room;
             let mut lines = Vec::new();
             for found in known {
-                lines.extend(found.render(&endpoints, &call));
+                lines.extend(batch.render(&found));
                 lines.push(b'\n');
             }
             Ok::<_, Infallible>(Bytes::from(lines))
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let all = all_found(&endpoints, &call, wish, wanted).await;
+        let all = all_found(&batch).await;
         // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its
         // place and its room until the last one.
         let parts = std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail]);
@@ -104,7 +160,7 @@ pub(crate) async fn links(
                         if found.place > 0 {
                             json.push(b',');
                         }
-                        json.extend(found.render(&endpoints, &call));
+                        json.extend(batch.render(&found));
                     }
                     Part::Tail => json.extend(b"]}"),
                 }
@@ -125,72 +181,242 @@ pub(crate) async fn links(
 
 /// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
 /// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
-async fn all_found(
-    endpoints: &Arc<Endpoints>,
-    call: &Call,
-    wish: Wish,
-    mut wanted: Vec<(usize, String)>,
-) -> Vec<Found> {
-    let mut all = Vec::with_capacity(wanted.len());
+async fn all_found(batch: &Arc<Batch>) -> Vec<Found> {
+    let mut all = Vec::with_capacity(batch.asked.len());
+    let mut wanted: Vec<_> = (0..batch.asked.len()).collect();
     while !wanted.is_empty() {
-        all.extend(found(endpoints, call, wish, wanted).collect::<Vec<_>>().await);
-        let now = endpoints.clock.now();
-        wanted = all.extract_if(.., |found| found.is_dead(now)).map(|found| (found.place, found.text)).collect();
+        let waiting = batch.look(wanted, &mut all);
+        let mut minted = std::pin::pin!(batch.wait_for(waiting));
+        while let Some(found) = minted.next().await {
+            all.push(found);
+        }
+        let now = batch.endpoints.clock.now();
+        wanted =
+            all.extract_if(.., |found| found.is_dead(&batch.endpoints.links, now)).map(|found| found.place).collect();
     }
     all.sort_unstable_by_key(|found| found.place);
     all
 }
 
 /// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
-fn found(
-    endpoints: &Arc<Endpoints>,
-    call: &Call,
-    wish: Wish,
-    wanted: Vec<(usize, String)>,
-) -> impl Stream<Item = Found> + Send + use<> {
-    wanted
-        .into_iter()
-        .map(|(place, text)| {
-            let (endpoints, call) = (Arc::clone(endpoints), call.clone());
-            async move {
-                let result = endpoints.find(&text, &wish, &call).await;
-                Found { place, text, result }
+fn found(batch: &Arc<Batch>) -> impl Stream<Item = Found> + Send + use<> {
+    let mut known = Vec::with_capacity(batch.asked.len());
+    let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
+    // On a task of its own: a caller that does not read its lines keeps nobody else from waiting.
+    let (sender, mut receiver) = mpsc::channel(waiting.len().max(1));
+    let served = Arc::clone(batch);
+    batch.endpoints.tasks.spawn(async move {
+        let mut minted = std::pin::pin!(served.wait_for(waiting));
+        let all = async {
+            while let Some(found) = minted.next().await {
+                // There is room for all of them.
+                let _ = sender.try_send(found);
             }
-        })
-        .collect::<FuturesUnordered<_>>()
+        };
+        tokio::select! {
+            () = all => {}
+            () = sender.closed() => {}
+        }
+    });
+    stream::iter(known).chain(stream::poll_fn(move |context| receiver.poll_recv(context)))
 }
 
-impl Found {
-    fn is_dead(&self, now: Instant) -> bool {
-        self.result.as_ref().is_ok_and(|(_, lookup)| now >= lookup.entry.times.deadline)
+impl Batch {
+    /// Adds to `known` what is known at once; returns those of `wanted` that must wait.
+    fn look(&self, wanted: Vec<usize>, known: &mut Vec<Found>) -> Vec<usize> {
+        let must_wait = |place: &usize| match self.known(*place) {
+            Some(found) => {
+                known.push(found);
+                false
+            }
+            None => true,
+        };
+        wanted.into_iter().filter(must_wait).collect()
     }
 
-    fn render(&self, endpoints: &Endpoints, call: &Call) -> Vec<u8> {
-        let late;
-        let now = endpoints.clock.now();
-        let result = if self.is_dead(now) {
-            // SECURITY: a slow reader, or one that was suspended, has let it die.
-            late = Err(Problem::refused(Kind::Timeout, "The link reached its deadline before it was read. Ask again."));
-            &late
-        } else {
-            &self.result
-        };
-        match result {
-            Ok((_, lookup)) => endpoints.requests.item(lookup.outcome, 200, Some(now.until(lookup.entry.ends_at))),
-            Err(problem) => endpoints.requests.item(problem.outcome, problem.kind.status().as_u16(), None),
+    /// What is known of an item without a mint; `None` where it takes one.
+    fn known(&self, place: usize) -> Option<Found> {
+        let Ok(source) = self.source(place) else { return Some(Found { place, result: None }) };
+        let result = self.endpoints.links.recall(&source, &self.wish, &self.caller())?;
+        Some(Found { place, result: Some(result.map(|lookup| self.keep(lookup))) })
+    }
+
+    /// The items' answers as their mints land. A few are under way at a time: all at once they would take a kilobyte or two each, and
+    /// most would only stand in the queue, before other callers.
+    fn wait_for(self: &Arc<Self>, waiting: Vec<usize>) -> impl Stream<Item = Found> + Send + use<> {
+        let at_once = self.endpoints.batch_at_once;
+        let batch = Arc::clone(self);
+        let minted = stream::iter(waiting).map(move |place| {
+            let batch = Arc::clone(&batch);
+            async move { batch.mint(place).await }
+        });
+        minted.buffer_unordered(at_once)
+    }
+
+    async fn mint(&self, place: usize) -> Found {
+        if let Some(error) = self.refused.get() {
+            return self.known(place).unwrap_or_else(|| Found { place, result: Some(Err(error.clone())) });
         }
-        let item = match result {
-            Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &endpoints.clock)),
+        let Ok(source) = self.source(place) else { return Found { place, result: None } };
+        let result = self.endpoints.links.get(&source, &self.wish, self.caller()).await;
+        let result = result.map(|lookup| self.keep(lookup));
+        if let Err(error) = &result
+            && holds_for_all(error)
+        {
+            // Another one may have heard the same.
+            let _ = self.refused.set(error.clone());
+        }
+        Found { place, result: Some(result) }
+    }
+
+    fn keep(&self, Lookup { entry, outcome, .. }: Lookup) -> Link {
+        let kept = match outcome {
+            Outcome::Miss | Outcome::Joined => {
+                let one_less = |own: usize| own.checked_sub(1);
+                let is_own = self.own_links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+                let charge = if is_own { None } else { self.charge(entry.link.as_str().len()) };
+                if is_own || charge.is_some() {
+                    Kept::ByBatch(entry, charge)
+                } else {
+                    Kept::ByCache(Arc::downgrade(&entry))
+                }
+            }
+            Outcome::Hit | Outcome::HitRefresh | Outcome::Negative | Outcome::Refused | Outcome::Error => {
+                Kept::ByCache(Arc::downgrade(&entry))
+            }
+        };
+        Link { kept, outcome }
+    }
+
+    fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.endpoints.batch_room.take_free(u32::try_from(bytes).ok()?)
+    }
+
+    fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
+        query::allowed_source(self.asked.get(place), &self.endpoints.sources)
+    }
+
+    fn caller(&self) -> Caller {
+        Caller { deadline: self.call.deadline, span: self.call.span.clone(), party: self.call.party }
+    }
+
+    fn render(&self, found: &Found) -> Vec<u8> {
+        let Endpoints { clock, requests, .. } = &*self.endpoints;
+        let now = clock.now();
+        let result = self.source(found.place).and_then(|source| match &found.result {
+            Some(Ok(link)) => match link.alive(&self.endpoints.links, now) {
+                Some((entry, times)) => {
+                    Ok((source, Lookup { entry, times, outcome: link.outcome, forced: false, now }))
+                }
+                None => {
+                    let why = "The link reached its deadline, or made room for others, before it was read. Ask again.";
+                    Err(Problem::refused(Kind::Timeout, why).about(&source))
+                }
+            },
+            Some(Err(error)) => Err(Problem::of(error.clone(), &source)),
+            None => Err(Problem::of(links::Error::Lost, &source)),
+        });
+        match &result {
+            Ok((_, lookup)) => requests.item(lookup.outcome, 200, Some(now.until(lookup.times.ends_at))),
+            Err(problem) => requests.item(problem.outcome, problem.kind.status().as_u16(), None),
+        }
+        let item = match &result {
+            Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &lookup.times, clock)),
             Err(problem) => Item::Problem {
-                source_url: problem.source.as_ref().map_or(self.text.as_str(), SourceUrl::as_str),
-                error: problem.item(&call.request_id),
+                source_url: problem.source.as_ref().map_or(self.asked.get(found.place), SourceUrl::as_str),
+                error: problem.item(&self.call.request_id),
             },
         };
         serde_json::to_vec(&item).expect("texts serialise")
     }
 }
 
-pub(crate) fn parse(body: &[u8], most: usize) -> Result<Vec<String>, Problem> {
+impl Found {
+    fn is_dead(&self, links: &Links, now: Instant) -> bool {
+        matches!(&self.result, Some(Ok(link)) if link.alive(links, now).is_none())
+    }
+}
+
+impl Link {
+    /// SECURITY: a slow reader, or one that was suspended, may have let it die.
+    fn alive(&self, links: &Links, now: Instant) -> Option<(Arc<Entry>, Times)> {
+        let entry = match &self.kept {
+            Kept::ByCache(entry) => entry.upgrade()?,
+            Kept::ByBatch(entry, _charge) => Arc::clone(entry),
+        };
+        let times = links.times(&entry, now);
+        (now < times.deadline).then_some((entry, times))
+    }
+}
+
+/// Whether the next file would hear the same: the rule that said so knows no files. Without asking again it takes no flight.
+fn holds_for_all(error: &links::Error) -> bool {
+    use upstream::Error::{NoBudget, Paused, ShuttingDown};
+    let links::Error::Upstream(cause) = error else { return false };
+    matches!(**cause, NoBudget { .. } | Paused { .. } | ShuttingDown)
+}
+
+impl Asked {
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn get(&self, place: usize) -> &str {
+        let begin = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.texts[begin as usize..self.ends[place] as usize]
+    }
+}
+
+impl<'de> Deserialize<'de> for Asked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Asked, D::Error> {
+        deserializer.deserialize_seq(Texts)
+    }
+}
+
+/// Reads an array of texts.
+struct Texts;
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Asked;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of texts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Asked, A::Error> {
+        let mut asked = Asked::default();
+        while texts.next_element_seed(Text(&mut asked))?.is_some() {}
+        Ok(asked)
+    }
+}
+
+/// Reads one text and adds it to the others.
+struct Text<'a>(&'a mut Asked);
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Text<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        let Text(Asked { texts, ends }) = self;
+        texts.push_str(text);
+        ends.push(u32::try_from(texts.len()).map_err(|_| E::custom("the texts are too long"))?);
+        Ok(())
+    }
+}
+
+pub(crate) fn parse(body: &[u8], most: usize) -> Result<Asked, Problem> {
     let malformed = |what: String| {
         Problem::refused(Kind::MalformedRequest, format!("The body {what}. Send {{\"urls\": [\"https://…\", …]}}."))
     };
@@ -237,8 +463,13 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_and_well_formed() {
-        assert_eq!(parse(br#"{"urls":["a","b"],"x":1}"#, 2).unwrap(), ["a", "b"]);
-        assert_eq!(parse(br#"{"urls":[]}"#, 2).unwrap(), Vec::<String>::new());
+        let texts = |body: &[u8]| {
+            let asked = parse(body, 4).unwrap();
+            (0..asked.len()).map(|place| asked.get(place).to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(br#"{"urls":["a","bc"],"x":1}"#), ["a", "bc"]);
+        assert_eq!(texts(r#"{"urls":["","ü","","\u00fc\n"]}"#.as_bytes()), ["", "ü", "", "ü\n"]);
+        assert_eq!(texts(br#"{"urls":[]}"#), [""; 0]);
         for body in [
             "",
             "{}",

@@ -22,10 +22,10 @@ use crate::{
     clock::{Clock, Instant},
     key::LogHash,
     links::Outcome,
-    server::{HeadTooLarge, LastRequest, Unserved},
+    server::{HeadTooLarge, LastRequest, Peer, Unserved},
     source::SourceUrl,
     telemetry::trace::{Span, TraceId, Tracer},
-    upstream::Chain,
+    upstream::{Chain, Party},
 };
 
 /// What the layer needs to know; one for each interface.
@@ -55,6 +55,8 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
     /// Its place in a trace.
     pub(crate) span: Span,
+    /// With whom it takes turns where it must wait.
+    pub(crate) party: Party,
 }
 
 /// Attached to an answer that is about one source URL, for whoever watches.
@@ -85,7 +87,9 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         watched.tracer.request(place, place.and_then(|_| header("tracestate")))
     });
     let deadline = began + edge.request_timeout;
-    request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone() });
+    let Peer { address, connection } = request.extensions().get::<Peer>().copied().unwrap_or_default();
+    let party = Party { address, connection, request: fastrand::u64(..) };
+    request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone(), party });
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
     let is_too_large = request.extensions().get::<HeadTooLarge>().is_some();

@@ -11,6 +11,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
 
 use super::{
     answer::{self, LinkView},
@@ -36,13 +37,15 @@ pub(crate) struct Endpoints {
     pub(crate) body: usize,
     pub(crate) batch_body: usize,
     pub(crate) places: Places,
-    /// For batches' bodies in memory, and for others' that are larger than usual.
+    /// For batches in memory, and for others' bodies that are larger than usual.
     pub(crate) batch_room: Shared,
     pub(crate) body_room: Shared,
-    /// Source URLs in one batch.
+    /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
     pub(crate) batch: usize,
+    pub(crate) batch_at_once: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) requests: Requests,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// `POST /api/v1/common/download-url`
@@ -57,7 +60,7 @@ pub(crate) async fn download_url(
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
     drop((body, room));
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
     let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
@@ -75,8 +78,8 @@ pub(crate) async fn link(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
-    let view = LinkView::new(&source, &lookup, &endpoints.clock);
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
 }
@@ -92,7 +95,7 @@ pub(crate) async fn redirect(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     response.headers_mut().insert(header::LOCATION, location);
@@ -100,10 +103,10 @@ pub(crate) async fn redirect(
 }
 
 impl Endpoints {
-    /// For a request of its own: it takes a place where memory does not know.
-    async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
+    /// A link for `text`. It takes a place where memory does not know.
+    async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        let caller = Caller { deadline: call.deadline, span: call.span.clone() };
+        let caller = Caller { deadline: call.deadline, span: call.span.clone(), party: call.party };
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,
             None => {
@@ -112,15 +115,6 @@ impl Endpoints {
             }
         };
         match found {
-            Ok(lookup) => Ok((source, lookup)),
-            Err(error) => Err(Problem::of(error, &source)),
-        }
-    }
-
-    /// For an item of a batch, which has its place.
-    pub(crate) async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
-        let source = query::allowed_source(text, &self.sources)?;
-        match self.links.get(&source, wish, Caller { deadline: call.deadline, span: call.span.clone() }).await {
             Ok(lookup) => Ok((source, lookup)),
             Err(error) => Err(Problem::of(error, &source)),
         }
@@ -206,7 +200,7 @@ impl Room {
         Room { shared: shared.clone(), taken: None, own }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);

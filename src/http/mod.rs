@@ -21,9 +21,10 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use prometheus_client::registry::Registry;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use self::unserved::refuse;
+pub(crate) use self::{batch::ITEM_BYTES, unserved::refuse};
 use self::{
     edge::{Edge, Watched},
     handlers::Endpoints,
@@ -42,7 +43,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Config {
     pub request_timeout: Duration,
-    /// Lower-case names that `Host` may carry besides the internal ones.
+    /// What `Host` may carry besides the internal names; made by `guard::pattern`.
     pub allowed_hosts: Vec<String>,
     pub sources: AllowList,
     /// Requests at once that wait for a link, or whose answer is being read.
@@ -52,17 +53,20 @@ pub struct Config {
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
-    /// Of all batches' bodies that are under way at once, and of all others that are larger than usual.
+    /// Of all batches that are under way at once, and of all other bodies that are larger than usual.
     pub batch_room: usize,
     pub body_room: usize,
-    /// Source URLs in one batch.
+    /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
     pub batch: usize,
+    pub batch_at_once: usize,
     pub body_timeout: Duration,
 }
 
 /// Everything that callers can reach. What it counts goes to `registry`.
+#[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
 pub(crate) fn router(
     config: &Config,
+    tasks: &TaskTracker,
     links: Links,
     readiness: Readiness,
     clock: &Clock,
@@ -82,8 +86,10 @@ pub(crate) fn router(
         batch_room: Shared::new(config.batch_room, &places, &arrivals),
         body_room: Shared::new(config.body_room, &places, &arrivals),
         batch: config.batch,
+        batch_at_once: config.batch_at_once,
         body_timeout: config.body_timeout,
         requests: watched.requests.clone(),
+        tasks: tasks.clone(),
     });
     let taken = places.clone();
     watched.requests.register(registry, move || taken.taken());

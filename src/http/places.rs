@@ -194,10 +194,15 @@ impl Shared {
         Shared { bytes, places: places.clone(), arrivals: arrivals.clone() }
     }
 
+    /// So many of them, if they are free.
+    pub(crate) fn take_free(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()
+    }
+
     /// So many of them, if need be those of answers that nobody reads.
     pub(crate) fn take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
         loop {
-            if let Ok(taken) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) {
+            if let Some(taken) = self.take_free(bytes) {
                 return Some(taken);
             }
             if !self.places.give_up_one() {

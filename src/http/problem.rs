@@ -90,6 +90,15 @@ impl Kind {
     pub(crate) fn status(self) -> StatusCode {
         self.parts().1
     }
+
+    /// Under `/api/`, kie.ai's own contract: clients that repeat a 5xx must not repeat what repeating cannot help.
+    pub(crate) fn compat_status(self) -> StatusCode {
+        match self {
+            Kind::KeyRefused => StatusCode::UNAUTHORIZED,
+            Kind::CreditsExhausted => StatusCode::PAYMENT_REQUIRED,
+            _ => self.status(),
+        }
+    }
 }
 
 /// kie.ai's envelope, fields in its order.
@@ -167,7 +176,12 @@ impl Problem {
 
     fn upstream(cause: Arc<upstream::Error>, outcome: Outcome) -> Problem {
         use upstream::Error;
-        let (kind, detail) = match &*cause {
+        // What is told from memory is told in the same words.
+        let said = match &*cause {
+            Error::Recalled { cause, .. } => cause,
+            error => error,
+        };
+        let (kind, detail) = match said {
             Error::SourceRefused(_) => (
                 Kind::SourceRefused,
                 "kie.ai makes links only for files that it generated. Check the source URL; asking again does not help.",
@@ -187,9 +201,13 @@ impl Problem {
             Error::RateLimited { .. } => {
                 (Kind::RateLimited, "kie.ai limits the rate of requests. Try again after Retry-After seconds.")
             }
-            Error::Maintenance(_) => {
+            Error::Maintenance { .. } => {
                 (Kind::UpstreamUnavailable, "kie.ai is under maintenance. Try again after Retry-After seconds.")
             }
+            Error::Unavailable { .. } => (
+                Kind::UpstreamUnavailable,
+                "kie.ai fails, and says that it will for a while. Try again after Retry-After seconds.",
+            ),
             Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed to make a link. Trying again later may help."),
             Error::Unusable { .. } | Error::NotHttp(_) => {
                 (Kind::UpstreamError, "kie.ai's answer cannot be used. Trying again later may help.")
@@ -212,17 +230,25 @@ impl Problem {
                 Kind::UpstreamUnavailable,
                 "kie.ai has been failing, so it is not asked for now. Try again after Retry-After seconds.",
             ),
-            Error::Timeout => (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help."),
+            Error::Timeout | Error::SilentConnection => {
+                (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help.")
+            }
+            // Its cause is none itself; and if it were, the caller should know no more.
+            Error::Recalled { .. } => {
+                (Kind::UpstreamError, "kie.ai failed to make a link a moment ago. Try again after Retry-After seconds.")
+            }
             Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
         };
         // Every 429 and 503 says when to come back, known or not.
         let retry_after = cause.retry_after().or(match &*cause {
             Error::RateLimited { .. } => Some(Duration::from_secs(2)),
-            Error::Maintenance(_) => Some(Duration::from_secs(30)),
+            Error::Maintenance { .. } => Some(Duration::from_secs(5)),
             Error::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         });
-        let outcome = if cause.is_our_own() { Outcome::Refused } else { outcome };
+        // kie.ai has been asked, if not for this caller.
+        let is_recalled = matches!(&*cause, Error::Recalled { .. });
+        let outcome = if cause.is_our_own() && !is_recalled { Outcome::Refused } else { outcome };
         Problem { kind, detail: Cow::Borrowed(detail), outcome, source: None, retry_after, cause: Some(cause) }
     }
 
@@ -251,7 +277,11 @@ impl Problem {
         match self.outcome {
             Outcome::Negative => "kielink; hit; detail=negative".to_owned(),
             Outcome::Error => {
-                let fwd_status = self.answer().map(|answer| format!("; fwd-status={}", answer.http_status));
+                // What is told from memory was no answer to this request.
+                let is_recalled =
+                    self.cause.as_deref().is_some_and(|cause| matches!(cause, upstream::Error::Recalled { .. }));
+                let fwd_status = self.answer().filter(|_| !is_recalled);
+                let fwd_status = fwd_status.map(|answer| format!("; fwd-status={}", answer.http_status));
                 format!("kielink; fwd=miss{}; detail={slug}", fwd_status.unwrap_or_default())
             }
             Outcome::Refused | Outcome::Hit | Outcome::HitRefresh | Outcome::Miss | Outcome::Joined => {
@@ -276,12 +306,14 @@ impl Problem {
 
     /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
     pub(crate) fn envelope(&self) -> String {
-        let (_, status, title) = self.kind.parts();
+        let (_, _, title) = self.kind.parts();
+        let own = format!("{title}: {}", self.detail);
         let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
         let message = self.answer().and_then(|answer| answer.message.as_deref()).filter(|_| code.is_some());
         let envelope = Envelope {
-            code: code.unwrap_or_else(|| i64::from(status.as_u16())),
-            msg: message.unwrap_or(title),
+            code: code.unwrap_or_else(|| i64::from(self.kind.compat_status().as_u16())),
+            // Many clients show `msg` and nothing else: it says what to mend.
+            msg: message.unwrap_or(&own),
             data: None,
         };
         serde_json::to_string(&envelope).expect("texts serialise")
@@ -298,7 +330,7 @@ impl Problem {
                 ("application/problem+json", document)
             }
         };
-        *response.status_mut() = self.kind.status();
+        *response.status_mut() = if is_compat { self.kind.compat_status() } else { self.kind.status() };
         *response.body_mut() = Body::from(body);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -306,6 +338,11 @@ impl Problem {
         headers.remove(header::CONTENT_LENGTH);
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if *response.status_mut() == StatusCode::UNAUTHORIZED {
+            // RFC 9110 section 15.5.2.
+            let challenge = HeaderValue::from_static("Bearer realm=\"kie.ai\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
     }
 }
@@ -334,7 +371,10 @@ mod tests {
             Error::KeyReplaced(answer()),
             Error::CreditsExhausted(answer()),
             Error::RateLimited { answer: answer(), retry_after: None },
-            Error::Maintenance(answer()),
+            Error::Maintenance { answer: answer(), retry_after: None },
+            Error::Unavailable { answer: answer(), retry_after: pause },
+            Error::SilentConnection,
+            Error::Recalled { cause: Box::new(Error::CreditsExhausted(answer())), retry_after: pause },
             Error::Failed(answer()),
             Error::Unusable { reason: BadAnswer::Empty, answer: answer() },
             Error::ShortLived,

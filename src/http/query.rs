@@ -10,7 +10,8 @@ use crate::source::{AllowList, SourceUrl};
 
 const HINT: &str = "Percent-encode the source URL: ?url=https%3A%2F%2Fhost%2Fpath%3Fa%3D1%26b%3D2";
 
-/// The one parameter `url` of a query. A `+` is a plus: URLs have no spaces that it could stand for.
+/// The one parameter `url` of a query. A bare `+` is refused: a form encoder means a space by it, everybody else a plus, and
+/// taken for the wrong one it asks for another file without a word.
 pub(crate) fn source_parameter(query: Option<&str>) -> Result<String, Problem> {
     let mut source = None;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -18,6 +19,12 @@ pub(crate) fn source_parameter(query: Option<&str>) -> Result<String, Problem> {
         if decode(name)? != "url" {
             // `?url=https://h/p?a=1&b=2` must not silently lose `b`.
             return Err(malformed(format!("The query has a parameter besides `url`. {HINT}")));
+        }
+        if value.contains('+') {
+            return Err(malformed(format!(
+                "The query has a bare `+`, by which form encoders mean a space. Write a plus as %2B, and a space, in the \
+                 source URL itself, as %20. {HINT}"
+            )));
         }
         if source.replace(decode(value)?.into_owned()).is_some() {
             return Err(malformed(format!("The query has `url` more than once. {HINT}")));
@@ -39,6 +46,8 @@ pub(crate) fn source_field(body: &[u8]) -> Result<String, Problem> {
 
 /// A body of JSON, or what is wrong with it: "is empty", "is not valid JSON (line 1, column 7)".
 pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+    // A byte order mark, which editors and PowerShell put in front (RFC 8259 section 8.1 lets readers pass over it).
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -88,7 +97,9 @@ mod tests {
         for (query, source) in [
             ("url=https%3A%2F%2Fh%2Fp%3Fa%3D1%26b%3D2", "https://h/p?a=1&b=2"),
             ("url=https://h/p?a=1", "https://h/p?a=1"),
-            ("url=https://h/a+b", "https://h/a+b"),
+            ("url=https://h/a%2Bb", "https://h/a+b"),
+            ("url=https://h/a%252Bb", "https://h/a%2Bb"),
+            ("url=https://h/a%20b", "https://h/a b"),
             ("&url=https://h/&", "https://h/"),
             ("%75rl=https://h/", "https://h/"),
             ("url=", ""),
@@ -99,9 +110,18 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_a_hint() {
-        for query in
-            [None, Some(""), Some("a=1"), Some("url=https://h/p?a=1&b=2"), Some("url=a&url=b"), Some("url=%ff")]
-        {
+        for query in [
+            None,
+            Some(""),
+            Some("a=1"),
+            Some("url=https://h/p?a=1&b=2"),
+            Some("url=a&url=b"),
+            Some("url=%ff"),
+            Some("url=https://h/a+b"),
+            Some("url=https%3A%2F%2Fh%2Fa+b"),
+            Some("url=+"),
+            Some("u+l=https://h/"),
+        ] {
             let problem = source_parameter(query).unwrap_err();
             assert_eq!(problem.kind, Kind::MalformedRequest, "{query:?}");
             assert!(problem.detail.contains("ercent-"), "{query:?}: {}", problem.detail);
@@ -109,9 +129,24 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_plus_is_refused_telling_what_to_write_for_it() {
+        let detail = source_parameter(Some("url=https%3A%2F%2Fh%2Fa+b")).unwrap_err().detail;
+        assert!(detail.contains("%2B") && detail.contains("%20"), "{detail}");
+    }
+
+    #[test]
     fn bodies_of_any_other_shape_are_refused() {
-        assert_eq!(source_field(br#"{"url":"https://h/","x":1}"#).unwrap(), "https://h/");
         for body in [
+            r#"{"url":"https://h/a+b","x":1}"#,
+            "\u{feff}{\"url\":\"https://h/a+b\"}",
+            "\u{feff} {\"url\":\"https://h/a+b\"}",
+        ] {
+            assert_eq!(source_field(body.as_bytes()).unwrap(), "https://h/a+b");
+        }
+        for body in [
+            "\u{feff}",
+            "\u{feff}\u{feff}{\"url\":\"a\"}",
+            " \u{feff}{\"url\":\"a\"}",
             "",
             "{",
             "[]",

@@ -1,13 +1,32 @@
 //! A key in a file, read with suspicion: whoever mounts it may get it wrong.
 
-use std::{fs::File, io, io::Read as _, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Read as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    str,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
-use secrecy::{ExposeSecret, SecretString};
+use rustix::fs::OFlags;
+use secrecy::zeroize::Zeroizing;
 
-use super::{ApiKey, Invalid};
+use super::{ApiKey, Invalid, misplaced};
 
 /// A key file larger than this is not a key file.
-const MAX_BYTES: u64 = 8 * 1024;
+const MAX_BYTES: usize = 8 * 1024;
+
+/// How long the writer of a pipe may take. Whoever waits for `read_in_time` waits longer than this.
+const PIPE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two tries at a pipe that has nothing yet.
+const PIPE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the start waits for the file: less than the two seconds in which somebody at a terminal wants to hear.
+pub const START_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Why a file gives no key. Never says what stands in it.
 #[derive(Debug, thiserror::Error)]
@@ -18,31 +37,111 @@ pub enum Unreadable {
     Directory(String),
     #[error("{0} is larger than {MAX_BYTES} bytes")]
     TooLarge(String),
+    #[error("the file cannot be read in time: a pipe without a writer, or a mount that does not answer")]
+    TooSlow,
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }
 
 /// Reads at most `MAX_BYTES`, whatever `path` is: a pipe or a device has no length before it is read, and perhaps no
-/// end. Blocks.
+/// end. Blocks, for a pipe at most `PIPE_PATIENCE`, on a dead mount for as long as that is dead.
 ///
 /// # Errors
 /// Whenever there is no valid key in it.
 pub fn read(path: &Path) -> Result<ApiKey, Unreadable> {
-    // SECURITY: a text without a slash may be the key itself, in the wrong variable.
-    let shown = || {
-        let path = path.display().to_string();
-        if path.contains('/') { path } else { "the file (give its absolute path)".to_owned() }
-    };
+    let shown = || misplaced::shown_path(path);
     let io = |error| Unreadable::Io { path: shown(), error };
-    if std::fs::metadata(path).map_err(io)?.is_dir() {
+    // To open a pipe waits for a writer, and no deadline ends that: hence without waiting.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2) is an int");
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io)?;
+    let kind = file.metadata().map_err(io)?.file_type();
+    if kind.is_dir() {
         return Err(Unreadable::Directory(shown()));
     }
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
-    let text = SecretString::from(text);
-    read.map_err(io)?;
-    if text.expose_secret().len() as u64 > MAX_BYTES {
+    let content = match read_bounded(file, kind.is_fifo()) {
+        Ok(content) => content,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Unreadable::TooSlow),
+        Err(error) => return Err(io(error)),
+    };
+    if content.len() > MAX_BYTES {
         return Err(Unreadable::TooLarge(shown()));
     }
-    Ok(ApiKey::new(text.expose_secret())?)
+    let text = str::from_utf8(&content).map_err(|_| io(io::Error::new(ErrorKind::InvalidData, "it is no text")))?;
+    Ok(ApiKey::new(text)?)
+}
+
+/// Up to one byte more than a key file has; `WouldBlock` where it takes too long.
+fn read_bounded(mut file: File, is_pipe: bool) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(vec![0; MAX_BYTES + 1]);
+    let (mut length, mut pauses) = (0, 0);
+    while length < content.len() {
+        match file.read(&mut content[length..]) {
+            // Nobody has opened the pipe for writing yet.
+            Ok(0) if is_pipe && length == 0 => {}
+            Ok(0) => break,
+            Ok(read) => {
+                length += read;
+                continue;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        pauses += 1;
+        if PIPE_PAUSE * pauses > PIPE_PATIENCE {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        thread::sleep(PIPE_PAUSE);
+    }
+    content.truncate(length);
+    Ok(content)
+}
+
+/// The same within `patience`, whatever the file is. A read that takes longer is left behind on a thread of its own.
+///
+/// # Errors
+/// Whenever there is no valid key in it, or it takes too long.
+pub fn read_in_time(path: &Path, patience: Duration) -> Result<ApiKey, Unreadable> {
+    let path: PathBuf = path.to_owned();
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let reading = move || {
+        let _ = sender.send(read(&path));
+    };
+    let io = |error| Unreadable::Io { path: "the file".to_owned(), error };
+    thread::Builder::new().name("key file".to_owned()).spawn(reading).map_err(io)?;
+    receiver.recv_timeout(patience).unwrap_or(Err(Unreadable::TooSlow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(folder: &tempfile::TempDir) -> PathBuf {
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        path
+    }
+
+    #[test]
+    fn a_pipe_gives_its_key_and_one_without_a_writer_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = pipe(&folder);
+        assert!(matches!(read(&path), Err(Unreadable::TooSlow)));
+        let writer = {
+            let path = path.clone();
+            thread::spawn(move || std::fs::write(path, "a-key-from-a-pipe\n").unwrap())
+        };
+        assert!(read(&path).unwrap().is(&ApiKey::new("a-key-from-a-pipe").unwrap()));
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_by_its_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read(folder.path()), Err(Unreadable::Directory(_))));
+        assert!(matches!(read(Path::new("/dev/zero")), Err(Unreadable::TooLarge(_))));
+        assert!(matches!(read(Path::new("/dev/null")), Err(Unreadable::Invalid(Invalid::Empty))));
+        assert!(matches!(read(&folder.path().join("none")), Err(Unreadable::Io { .. })));
+    }
 }

@@ -1,13 +1,16 @@
 //! The API key: kept so that showing it takes effort.
 //!
-//! Knows how a key looks, how to blot it out of other people's text, and how one takes the place of another. Does not
+//! Knows how a key looks, how to find it in other people's text, and how one takes the place of another. Does not
 //! know where they go (`upstream`).
 
 pub mod file;
+mod looks;
 mod metrics;
+pub(crate) mod misplaced;
 mod rotation;
+mod spelling;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, slice};
 
 use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
@@ -35,6 +38,11 @@ pub enum Invalid {
     TooLong,
     #[error("the API key has a character that no HTTP header can carry (space, control or non-ASCII)")]
     Character,
+    #[error("the API key has fewer than {LEAST_CHARS} letters and digits: is it the whole key?")]
+    TooShort,
+    /// What stands before the key, as people copy it along.
+    #[error("the API key begins with {0}: leave that out, the key alone is wanted")]
+    Decorated(&'static str),
 }
 
 /// Where the key came from; its label in logs.
@@ -69,6 +77,12 @@ impl fmt::Display for KeySource {
 /// kie.ai's keys have 32 characters; this leaves room for any bearer token in use.
 const MAX_BYTES: usize = 4096;
 
+/// Stands where a key was.
+const SCRUBBED: &str = "[key]";
+
+/// Letters and digits of the shortest key: anything shorter stands in other texts by chance.
+const LEAST_CHARS: usize = 8;
+
 impl ApiKey {
     /// Takes a key as read; one trailing newline is trimmed, since files and secrets tend to end in one.
     pub fn new(text: &str) -> Result<ApiKey, Invalid> {
@@ -80,8 +94,14 @@ impl ApiKey {
         if text.len() > MAX_BYTES {
             return Err(Invalid::TooLong);
         }
+        if let Some(decoration) = decoration(text) {
+            return Err(Invalid::Decorated(decoration));
+        }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Invalid::Character);
+        }
+        if text.bytes().filter(u8::is_ascii_alphanumeric).count() < LEAST_CHARS {
+            return Err(Invalid::TooShort);
         }
         let mut digest = digest::Context::new(&digest::SHA256);
         digest.update(b"kielink key fingerprint ");
@@ -111,30 +131,37 @@ impl ApiKey {
         LogHash(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
 
-    /// Replaces the key wherever it stands in `text`, as kie.ai may echo it.
-    pub fn scrub(&self, text: &str) -> String {
-        let scrubbed = text.replace(self.expose(), "[key]");
-        // SECURITY: percent-encoding has many spellings; a message that has the key in one of them says nothing else.
-        if self.is_in(&scrubbed) {
-            return "[key]".to_owned();
-        }
-        scrubbed
-    }
-
-    /// Whether `text` carries the key, plainly or percent-encoded, also several times over.
+    /// Whether `text` carries the key or a telling part of it, in whatever spelling a program may have given it.
     pub fn is_in(&self, text: &str) -> bool {
-        let mut text = std::borrow::Cow::Borrowed(text);
-        for _ in 0..4 {
-            if text.contains(self.expose()) {
-                return true;
-            }
-            let decoded = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
-            if decoded == text {
-                break;
-            }
-            text = decoded.into();
+        any_is_in(slice::from_ref(self), text)
+    }
+}
+
+/// The same for several keys, which are looked for in one go.
+pub fn any_is_in(keys: &[ApiKey], text: &str) -> bool {
+    let keys: Vec<&str> = keys.iter().map(ApiKey::expose).collect();
+    spelling::holds_any(text, &keys)
+}
+
+/// `text` without the keys: where one stands to the letter, `[key]` does. In any other spelling it cannot be cut out, and a text
+/// that has it so says nothing else.
+pub fn scrub(keys: &[ApiKey], text: &str) -> String {
+    let scrubbed = keys.iter().fold(text.to_owned(), |text, key| text.replace(key.expose(), SCRUBBED));
+    if any_is_in(keys, &scrubbed) { SCRUBBED.to_owned() } else { scrubbed }
+}
+
+/// What people copy along with a key, in front of it.
+fn decoration(text: &str) -> Option<&'static str> {
+    let begins = |start: &str| text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
+    match text.as_bytes()[0] {
+        b'"' | b'\'' | b'`' => Some("a quote"),
+        _ if begins("KIE_API_KEY") && text["KIE_API_KEY".len()..].trim_start().starts_with(['=', ':']) => {
+            Some("`KIE_API_KEY=`")
         }
-        false
+        _ if begins("export ") => Some("`export KIE_API_KEY=`"),
+        _ if begins("Authorization:") => Some("`Authorization: Bearer `"),
+        _ if begins("Bearer ") || begins("Bearer\t") => Some("`Bearer `"),
+        _ => None,
     }
 }
 
@@ -167,24 +194,53 @@ mod tests {
 
     #[test]
     fn one_trailing_newline_is_trimmed_and_no_more() {
-        assert_eq!(ApiKey::new("abc\n").unwrap().expose(), "abc");
-        assert_eq!(ApiKey::new("abc\r\n").unwrap().expose(), "abc");
-        assert_eq!(ApiKey::new("abc\n\n").unwrap_err(), Invalid::Character);
+        assert_eq!(ApiKey::new("abcdefgh\n").unwrap().expose(), "abcdefgh");
+        assert_eq!(ApiKey::new("abcdefgh\r\n").unwrap().expose(), "abcdefgh");
+        assert_eq!(ApiKey::new("abcdefgh\n\n").unwrap_err(), Invalid::Character);
     }
 
     #[test]
-    fn what_no_header_can_carry_is_refused() {
+    fn what_is_no_key_is_refused_with_the_reason() {
         for (text, why) in [
             ("", Invalid::Empty),
             ("\n", Invalid::Empty),
-            ("a b", Invalid::Character),
-            ("a\u{0}b", Invalid::Character),
+            ("abcd efgh", Invalid::Character),
+            (" abcdefgh", Invalid::Character),
+            ("abcd\u{0}efgh", Invalid::Character),
             ("schlüssel", Invalid::Character),
+            ("\u{feff}abcdefgh", Invalid::Character),
+            ("e", Invalid::TooShort),
+            ("host", Invalid::TooShort),
+            ("abcdefg", Invalid::TooShort),
+            ("----abcdefg-----", Invalid::TooShort),
+            ("$KIE_KEY", Invalid::TooShort),
+            ("KIE_API_KEY=abcdefgh", Invalid::Decorated("`KIE_API_KEY=`")),
+            ("kie_api_key = abcdefgh", Invalid::Decorated("`KIE_API_KEY=`")),
+            ("KIE_API_KEY: abcdefgh", Invalid::Decorated("`KIE_API_KEY=`")),
+            ("export KIE_API_KEY=abcdefgh", Invalid::Decorated("`export KIE_API_KEY=`")),
+            ("\"abcdefgh\"", Invalid::Decorated("a quote")),
+            ("'abcdefgh'", Invalid::Decorated("a quote")),
+            ("`abcdefgh`", Invalid::Decorated("a quote")),
+            ("Bearer abcdefgh", Invalid::Decorated("`Bearer `")),
+            ("bEARER abcdefgh", Invalid::Decorated("`Bearer `")),
+            ("Authorization: Bearer abcdefgh", Invalid::Decorated("`Authorization: Bearer `")),
         ] {
             assert_eq!(ApiKey::new(text).unwrap_err(), why, "{text:?}");
         }
         assert_eq!(ApiKey::new(&"k".repeat(MAX_BYTES + 1)).unwrap_err(), Invalid::TooLong);
-        assert!(ApiKey::new(&"k".repeat(MAX_BYTES)).is_ok());
+        for text in ["abcdefgh", "--abcd--efgh--", "KIE_API_KEY_abc", "bearer-token-1", &"k".repeat(MAX_BYTES)] {
+            assert!(ApiKey::new(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn why_a_text_is_no_key_does_not_say_what_it_was() {
+        for text in
+            ["KIE_API_KEY=s3cret-s3cret", "\"s3cret-s3cret\"", "Bearer s3cret-s3cret", "s3cret", "s3cret s3cret"]
+        {
+            let why = ApiKey::new(text).unwrap_err().to_string();
+            assert!(!why.contains("s3cret"), "{why}");
+        }
     }
 
     #[test]
@@ -195,21 +251,25 @@ mod tests {
     }
 
     #[test]
-    fn an_echoed_key_is_blotted_out() {
-        let key = ApiKey::new("very-secret-key").unwrap();
-        assert_eq!(key.scrub("Bearer very-secret-key is wrong"), "Bearer [key] is wrong");
-        assert_eq!(key.scrub("k=very%2Dsecret%2dkey is wrong"), "[key]");
-        assert!(key.is_in("https://h/?k=very-secret-key"));
-        assert!(key.is_in("https://h/?k=very%2Dsecret%2dkey"));
-        assert!(key.is_in("https://h/?k=very%252Dsecret-key"));
-        assert!(!key.is_in("https://h/?k=other"));
+    fn a_key_is_cut_out_to_the_letter_and_blots_out_all_in_another_spelling() {
+        let keys = ["very-secret-key", "other-secret-key-of-digits-0123"].map(|key| ApiKey::new(key).unwrap());
+        for (text, shown) in [
+            ("Bearer very-secret-key is wrong", "Bearer [key] is wrong"),
+            ("very-secret-key, other-secret-key-of-digits-0123", "[key], [key]"),
+            ("very%2Dsecret-key is wrong", "[key]"),
+            ("very-secret-key is VERY-SECRET-KEY", "[key]"),
+            ("other-secret-key-of is no key", "[key]"),
+            ("very-secret is no key", "very-secret is no key"),
+        ] {
+            assert_eq!(scrub(&keys, text), shown);
+        }
     }
 
     #[test]
     fn hashes_agree_for_one_key_and_differ_between_keys() {
         let hash = |key: &str| ApiKey::new(key).unwrap().log_hash().of("https://h/a");
-        assert_eq!(hash("k1"), hash("k1"));
-        assert_ne!(hash("k1"), hash("k2"));
-        assert_eq!(hash("k1").len(), 12);
+        assert_eq!(hash("first-key"), hash("first-key"));
+        assert_ne!(hash("first-key"), hash("other-key"));
+        assert_eq!(hash("first-key").len(), 12);
     }
 }

@@ -5,24 +5,26 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::dispatcher;
 
 use super::{
-    ApiKey, KeySource, file,
+    ApiKey, KeySource,
+    file::{self, Unreadable},
+    looks::Looks,
     metrics::{ReloadResult, Reloads},
 };
+use crate::clock::{Clock, Instant};
 
 /// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// A pipe or a dead mount may never answer, and a caller may be waiting.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A key that kie.ai has refused is not tried again before this, unless the file changes.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
@@ -59,40 +61,58 @@ pub struct Description {
     pub reloads: BTreeMap<&'static str, u64>,
 }
 
-#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     source: KeySource,
+    clock: Clock,
+    looks: Mutex<Looks>,
+    /// The number of the last look whose finding has been acted on.
+    looked: watch::Sender<u64>,
+    read: Read,
 }
+
+/// How a key file is read; tests have files that never answer.
+type Read = Box<dyn Fn(&Path) -> Result<ApiKey, Unreadable> + Send + Sync>;
 
 #[derive(Debug)]
 struct State {
     serving: ApiKey,
     serving_since: Instant,
+    /// A key that never has may be anything: it is not looked for in links that others brought.
+    serving_has_minted: bool,
     trial: Option<ApiKey>,
+    /// Grows whenever the newest key changes.
+    version: u64,
     /// What the file said last: a fingerprint or a problem. Each is acted on, and logged, once.
     seen: Result<String, String>,
-    /// The newer key that kie.ai refused last, and when.
-    refused: Option<(ApiKey, Instant)>,
-    /// Let go or refused; they may still be good, and kie.ai may still mention them.
+    /// The fingerprint of the newer key that kie.ai refused last, and when.
+    refused: Option<(String, Instant)>,
+    /// Keys that have minted and were let go; they may still be good, and kie.ai may still mention them.
     former: VecDeque<ApiKey>,
     reloads: Reloads,
 }
 
 impl Keys {
     /// `source` is where `key` came from; newer ones may come from a file only.
-    pub fn new(key: ApiKey, source: KeySource) -> Keys {
+    pub fn new(key: ApiKey, source: KeySource, clock: Clock) -> Keys {
+        Keys::reading(key, source, clock, Box::new(file::read))
+    }
+
+    fn reading(key: ApiKey, source: KeySource, clock: Clock, read: Read) -> Keys {
         let seen = Ok(key.fingerprint().to_owned());
         let state = State {
             serving: key,
-            serving_since: Instant::now(),
+            serving_since: clock.now(),
+            serving_has_minted: false,
             trial: None,
+            version: 0,
             seen,
             refused: None,
             former: VecDeque::new(),
             reloads: Reloads::default(),
         };
-        Keys(Arc::new(Inner { state: Mutex::new(state), source }))
+        let (state, looks, looked) = (Mutex::new(state), Mutex::default(), watch::Sender::new(0));
+        Keys(Arc::new(Inner { state, source, clock, looks, looked, read }))
     }
 
     pub(super) fn reloads(&self) -> Reloads {
@@ -106,11 +126,12 @@ impl Keys {
 
     /// What people may know of the keys: fingerprints only.
     pub fn describe(&self) -> Description {
+        let now = self.0.clock.now();
         let state = self.lock();
         Description {
             fingerprint: state.serving.fingerprint().to_owned(),
             source: self.0.source.kind(),
-            age_seconds: state.serving_since.elapsed().as_secs(),
+            age_seconds: now.since(state.serving_since).as_secs(),
             on_trial: state.trial.as_ref().map(|trial| trial.fingerprint().to_owned()),
             reloads: state.reloads.counts(),
         }
@@ -129,8 +150,12 @@ impl Keys {
 
     /// The key for the next request: the newest there is.
     pub fn newest(&self) -> ApiKey {
-        let state = self.lock();
-        state.trial.as_ref().unwrap_or(&state.serving).clone()
+        self.lock().newest().clone()
+    }
+
+    /// Another number whenever `newest` has become another key: what was said of the one before may be void.
+    pub fn version(&self) -> u64 {
+        self.lock().version
     }
 
     /// Every key that must not show in anything kie.ai says.
@@ -139,22 +164,39 @@ impl Keys {
         state.trial.iter().chain([&state.serving]).chain(&state.former).cloned().collect()
     }
 
+    /// Keys that have minted: those that must not show in a link, whoever asked for it. A key that never has may be any text,
+    /// a part of every link among them (`host`): what it takes for itself must cost the others nothing.
+    pub fn proven(&self) -> Vec<ApiKey> {
+        let state = self.lock();
+        let serving = Some(&state.serving).filter(|_| state.serving_has_minted);
+        serving.into_iter().chain(&state.former).cloned().collect()
+    }
+
     /// kie.ai has minted with `used`.
     pub fn minted_with(&self, used: &ApiKey) {
+        let now = self.0.clock.now();
         let mut state = self.lock();
-        if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
+        if state.serving.is(used) {
+            state.serving_has_minted = true;
+        } else if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
             let former = std::mem::replace(&mut state.serving, used.clone());
-            state.remember(former);
-            state.serving_since = Instant::now();
+            if std::mem::replace(&mut state.serving_has_minted, true) {
+                state.remember(former);
+            }
+            state.serving_since = now;
             state.trial = None;
             state.reloads.count(ReloadResult::Minted);
+        } else {
+            // It was taken back while its request was on the way.
+            state.remember(used.clone());
         }
     }
 
     /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old one, or one that lies in
-    /// the file by now.
+    /// the file by now. Waits for the file a moment, and not at all where it is slow.
     pub async fn refused(&self, used: &ApiKey, why: &impl fmt::Display) -> bool {
+        let now = self.0.clock.now();
         {
             let mut state = self.lock();
             if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
@@ -164,19 +206,18 @@ impl Keys {
                     error = %why,
                     "kie.ai refuses the new API key; the old one goes on",
                 );
-                state.trial = None;
-                state.refused = Some((used.clone(), Instant::now()));
-                state.remember(used.clone());
+                state.set_trial(None);
+                state.refused = Some((used.fingerprint().to_owned(), now));
                 state.reloads.count(ReloadResult::Refused);
                 return true;
             }
-            if !state.serving.is(used) || state.trial.is_some() {
+            if state.has_another_than(used) {
                 return true;
             }
         }
         // Revoked, and perhaps replaced in the same moment.
-        self.read_file(true).await;
-        self.lock().trial.is_some()
+        self.look_and_wait(true).await;
+        self.lock().has_another_than(used)
     }
 
     /// Looks into the file again and again, and whenever `reload` asks, until `stop`.
@@ -190,22 +231,54 @@ impl Keys {
             if asked && self.file().is_none() {
                 tracing::info!("SIGHUP: the API key comes from the environment and cannot be read again");
             }
-            // A file on a dead mount must not hold up the end.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.read_file(asked) => {}
+            if self.looks().is_slow(self.0.clock.now()) {
+                self.lock().complain(&Unreadable::TooSlow.to_string());
             }
+            self.look(asked);
         }
     }
 
+    /// Has the file looked into, and waits for what it says, if it says it soon.
+    async fn look_and_wait(&self, again: bool) {
+        let mut looked = self.0.looked.subscribe();
+        if let Some((number, patience)) = self.look(again) {
+            let _ = tokio::time::timeout(patience, looked.wait_for(|looked| *looked >= number)).await;
+        }
+    }
+
+    /// Has the file looked into; the number of the look that will have begun after this, and how long it is worth waiting for.
     /// `again`: act on it even if it says what it said before.
-    async fn read_file(&self, again: bool) {
-        let Some(path) = self.file().cloned() else { return };
-        let reading = tokio::task::spawn_blocking(move || file::read(&path));
-        match tokio::time::timeout(READ_PATIENCE, reading).await {
-            Ok(Ok(Ok(key))) => self.lock().take(key, again),
-            Ok(Ok(Err(why))) => self.lock().complain(&why.to_string()),
-            Ok(Err(_)) | Err(_) => self.lock().complain("the file cannot be read in time"),
+    fn look(&self, again: bool) -> Option<(u64, Duration)> {
+        let path = self.file()?.clone();
+        let asked = self.looks().ask(again, self.0.clock.now());
+        if let Some(number) = asked.start {
+            let keys = self.clone();
+            // Tests capture logs by a thread's subscriber; the new thread takes over its maker's.
+            let logs = dispatcher::get_default(Clone::clone);
+            let looking = move || dispatcher::with_default(&logs, || keys.look_until_all_is_seen(number, &path));
+            if thread::Builder::new().name("key file".to_owned()).spawn(looking).is_err() {
+                self.looks().failed(number);
+                self.lock().complain("there is no thread left to read it");
+            }
+        }
+        Some((asked.number, asked.patience))
+    }
+
+    /// What a thread of its own does: the file may never answer.
+    fn look_until_all_is_seen(&self, thread: u64, path: &Path) {
+        loop {
+            let look = self.looks().begin(thread, self.0.clock.now());
+            let Some(look) = look else { return };
+            let found = (self.0.read)(path);
+            if !self.looks().ended(thread) {
+                return;
+            }
+            let now = self.0.clock.now();
+            match found {
+                Ok(key) => self.lock().take(key, look.again, now),
+                Err(why) => self.lock().complain(&why.to_string()),
+            }
+            self.0.looked.send_replace(look.number);
         }
     }
 
@@ -213,25 +286,57 @@ impl Keys {
         // Every section is a few assignments.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.0.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("state", &self.state).field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 impl State {
+    fn newest(&self) -> &ApiKey {
+        self.trial.as_ref().unwrap_or(&self.serving)
+    }
+
+    /// Whether the next request would go out with another key.
+    fn has_another_than(&self, used: &ApiKey) -> bool {
+        !self.newest().is(used)
+    }
+
+    fn set_trial(&mut self, trial: Option<ApiKey>) {
+        let before = self.newest().clone();
+        self.trial = trial;
+        if !self.newest().is(&before) {
+            self.version += 1;
+        }
+    }
+
     fn remember(&mut self, former: ApiKey) {
         self.former.retain(|known| !known.is(&former));
         self.former.push_front(former);
         self.former.truncate(FORMER_KEYS);
     }
 
-    fn take(&mut self, key: ApiKey, again: bool) {
+    fn take(&mut self, key: ApiKey, again: bool, now: Instant) {
+        if self.seen.is_err() {
+            tracing::info!(key_fingerprint = key.fingerprint(), "the key file can be used again");
+        }
         if !again && self.seen.as_deref() == Ok(key.fingerprint()) {
             return;
         }
         self.seen = Ok(key.fingerprint().to_owned());
         if self.serving.is(&key) {
-            self.trial = None;
+            self.set_trial(None);
             return;
         }
-        if self.refused.as_ref().is_some_and(|(refused, at)| refused.is(&key) && at.elapsed() < REFUSED_FOR) {
+        let is_refused =
+            |(refused, at): &(String, Instant)| refused == key.fingerprint() && now.since(*at) < REFUSED_FOR;
+        if self.refused.as_ref().is_some_and(is_refused) {
             return;
         }
         // Many refusals at once look into the file at once.
@@ -239,7 +344,7 @@ impl State {
             return;
         }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");
-        self.trial = Some(key);
+        self.set_trial(Some(key));
         self.reloads.count(ReloadResult::Taken);
     }
 
@@ -265,6 +370,13 @@ mod tests {
         ApiKey::new(text).unwrap()
     }
 
+    /// Has the file looked into, and waits for it, however long it takes.
+    async fn see(keys: &Keys, again: bool) {
+        let mut looked = keys.0.looked.subscribe();
+        let (number, _) = keys.look(again).expect("they come from a file");
+        looked.wait_for(|looked| *looked >= number).await.expect("the keys are there");
+    }
+
     struct Bench {
         keys: Keys,
         path: PathBuf,
@@ -275,13 +387,17 @@ mod tests {
         fn new() -> Bench {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("key");
-            std::fs::write(&path, "old").unwrap();
-            Bench { keys: Keys::new(key("old"), KeySource::File(path.clone())), path, _folder: folder }
+            std::fs::write(&path, "the-old-key").unwrap();
+            Bench {
+                keys: Keys::new(key("the-old-key"), KeySource::File(path.clone()), Clock::system()),
+                path,
+                _folder: folder,
+            }
         }
 
         async fn file_says(&self, content: &[u8]) {
             std::fs::write(&self.path, content).unwrap();
-            self.keys.read_file(false).await;
+            see(&self.keys, false).await;
         }
 
         fn newest_is(&self, text: &str) -> bool {
@@ -292,13 +408,13 @@ mod tests {
     #[tokio::test]
     async fn a_new_key_is_taken_at_once_and_the_old_one_let_go_when_it_has_minted() {
         let bench = Bench::new();
-        bench.file_says(b"new\n").await;
-        assert!(bench.newest_is("new"));
+        bench.file_says(b"the-new-key\n").await;
+        assert!(bench.newest_is("the-new-key"));
         assert_eq!(bench.keys.all().len(), 2);
-        bench.keys.minted_with(&key("old"));
+        bench.keys.minted_with(&key("the-old-key"));
         assert_eq!(bench.keys.all().len(), 2, "the old one has, the new one has not");
-        bench.keys.minted_with(&key("new"));
-        assert!(bench.newest_is("new"));
+        bench.keys.minted_with(&key("the-new-key"));
+        assert!(bench.newest_is("the-new-key"));
         assert_eq!(bench.keys.all().len(), 2, "the old one is still blotted out");
     }
 
@@ -306,44 +422,107 @@ mod tests {
     async fn a_few_former_keys_are_remembered_and_no_more() {
         let bench = Bench::new();
         for n in 0..20 {
-            let name = format!("new-{n}");
+            let name = format!("the-new-key-{n}");
             bench.file_says(name.as_bytes()).await;
             bench.keys.minted_with(&key(&name));
         }
         assert_eq!(bench.keys.all().len(), 1 + FORMER_KEYS);
-        bench.file_says(b"wrong").await;
-        bench.keys.refused(&key("wrong"), &"401").await;
-        assert!(bench.keys.all().iter().any(|known| known.is(&key("wrong"))));
+        bench.file_says(b"the-wrong-key").await;
+        bench.keys.refused(&key("the-wrong-key"), &"401").await;
+        assert!(!bench.keys.all().iter().any(|known| known.is(&key("the-wrong-key"))), "it may be anything");
+    }
+
+    #[tokio::test]
+    async fn only_keys_that_have_minted_are_looked_for_in_the_links_of_others() {
+        let bench = Bench::new();
+        let proven = || bench.keys.proven().iter().map(|key| key.expose().to_owned()).collect::<Vec<_>>();
+        assert!(proven().is_empty(), "the first one may be a wrong one, too");
+        bench.file_says(b"cloudflarestorage").await;
+        assert!(proven().is_empty());
+        bench.keys.minted_with(&key("the-old-key"));
+        assert_eq!(proven(), ["the-old-key"]);
+        bench.keys.refused(&key("cloudflarestorage"), &"401").await;
+        bench.file_says(b"the-new-key").await;
+        assert_eq!(proven(), ["the-old-key"], "the new one is on trial");
+        bench.keys.minted_with(&key("the-new-key"));
+        assert_eq!(proven(), ["the-new-key", "the-old-key"]);
+    }
+
+    #[tokio::test]
+    async fn a_first_key_that_never_minted_is_forgotten_with_its_successors_first_link() {
+        let bench = Bench::new();
+        bench.file_says(b"the-new-key").await;
+        bench.keys.minted_with(&key("the-new-key"));
+        assert_eq!(bench.keys.all().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_minted_though_it_was_taken_back_is_remembered() {
+        let bench = Bench::new();
+        bench.file_says(b"the-new-key").await;
+        bench.file_says(b"the-old-key").await;
+        bench.keys.minted_with(&key("the-new-key"));
+        assert!(bench.newest_is("the-old-key"));
+        assert!(bench.keys.proven().iter().any(|known| known.is(&key("the-new-key"))));
+    }
+
+    #[tokio::test]
+    async fn the_version_changes_with_the_newest_key_and_with_nothing_else() {
+        let bench = Bench::new();
+        let mut last = bench.keys.version();
+        let mut has_changed = || {
+            let before = std::mem::replace(&mut last, bench.keys.version());
+            before != bench.keys.version()
+        };
+        bench.file_says(b"the-old-key").await;
+        assert!(!has_changed());
+        bench.file_says(b"the-new-key").await;
+        assert!(has_changed(), "on trial");
+        bench.keys.minted_with(&key("the-new-key"));
+        assert!(!has_changed(), "it serves, and was the newest before");
+        bench.file_says(b"the-wrong-key").await;
+        assert!(has_changed());
+        bench.keys.refused(&key("the-wrong-key"), &"401").await;
+        assert!(has_changed(), "back to the one before");
+        bench.file_says(b"").await;
+        assert!(!has_changed());
+        bench.keys.refused(&key("the-new-key"), &"401").await;
+        assert!(!has_changed(), "there is no other");
+        bench.file_says(b"the-right-key").await;
+        bench.file_says(b"the-third-key").await;
+        assert!(has_changed());
+        bench.file_says(b"the-new-key").await;
+        assert!(has_changed(), "taken back");
     }
 
     #[tokio::test]
     async fn a_new_key_that_is_refused_changes_nothing() {
         let bench = Bench::new();
-        bench.file_says(b"wrong").await;
-        assert!(bench.keys.refused(&key("wrong"), &"401").await, "the old one is there");
-        assert!(bench.newest_is("old"));
-        bench.keys.read_file(false).await;
-        assert!(bench.newest_is("old"), "it is not tried again as long as the file says the same");
-        bench.file_says(b"right").await;
-        assert!(bench.newest_is("right"));
+        bench.file_says(b"the-wrong-key").await;
+        assert!(bench.keys.refused(&key("the-wrong-key"), &"401").await, "the old one is there");
+        assert!(bench.newest_is("the-old-key"));
+        see(&bench.keys, false).await;
+        assert!(bench.newest_is("the-old-key"), "it is not tried again as long as the file says the same");
+        bench.file_says(b"the-right-key").await;
+        assert!(bench.newest_is("the-right-key"));
     }
 
     #[tokio::test]
     async fn a_key_revoked_and_replaced_at_the_same_moment_is_found_by_the_refusal() {
         let bench = Bench::new();
-        std::fs::write(&bench.path, "new").unwrap();
-        assert!(bench.keys.refused(&key("old"), &"401").await);
-        assert!(bench.newest_is("new"));
+        std::fs::write(&bench.path, "the-new-key").unwrap();
+        assert!(bench.keys.refused(&key("the-old-key"), &"401").await);
+        assert!(bench.newest_is("the-new-key"));
     }
 
     #[tokio::test]
     async fn refusals_at_the_same_moment_take_the_new_key_once() {
         let bench = Bench::new();
-        std::fs::write(&bench.path, "new").unwrap();
+        std::fs::write(&bench.path, "the-new-key").unwrap();
         for _ in 0..3 {
-            bench.keys.read_file(true).await;
+            see(&bench.keys, true).await;
         }
-        assert!(bench.newest_is("new"));
+        assert!(bench.newest_is("the-new-key"));
         let mut shown = String::new();
         let mut registry = prometheus_client::registry::Registry::default();
         bench.keys.register(&mut registry);
@@ -354,43 +533,47 @@ mod tests {
     #[tokio::test]
     async fn a_refused_key_without_another_is_refused() {
         let bench = Bench::new();
-        assert!(!bench.keys.refused(&key("old"), &"401").await);
-        assert!(!Keys::new(key("old"), KeySource::Environment).refused(&key("old"), &"401").await);
+        assert!(!bench.keys.refused(&key("the-old-key"), &"401").await);
+        assert!(
+            !Keys::new(key("the-old-key"), KeySource::Environment, Clock::system())
+                .refused(&key("the-old-key"), &"401")
+                .await
+        );
     }
 
     #[tokio::test]
     async fn where_both_are_refused_each_is_tried_once() {
         let bench = Bench::new();
-        bench.file_says(b"wrong").await;
-        assert!(bench.keys.refused(&key("wrong"), &"401").await, "the old one is there");
+        bench.file_says(b"the-wrong-key").await;
+        assert!(bench.keys.refused(&key("the-wrong-key"), &"401").await, "the old one is there");
         assert!(
-            !bench.keys.refused(&key("old"), &"401").await,
+            !bench.keys.refused(&key("the-old-key"), &"401").await,
             "the file has only the one that was refused a moment ago"
         );
-        bench.file_says(b"right").await;
-        assert!(bench.newest_is("right"));
+        bench.file_says(b"the-right-key").await;
+        assert!(bench.newest_is("the-right-key"));
     }
 
     #[tokio::test]
     async fn a_file_that_cannot_be_used_changes_nothing() {
         let bench = Bench::new();
-        for content in [b"".as_slice(), b"\xff\xfe", &vec![b'k'; 10 << 20], b"two\nlines"] {
+        for content in [b"".as_slice(), b"\xff\xfe", &vec![b'k'; 10 << 20], b"the-two\nlines-key"] {
             bench.file_says(content).await;
-            assert!(bench.newest_is("old"));
+            assert!(bench.newest_is("the-old-key"));
         }
         std::fs::remove_file(&bench.path).unwrap();
-        bench.keys.read_file(false).await;
-        assert!(bench.newest_is("old"));
-        bench.file_says(b"new").await;
-        assert!(bench.newest_is("new"));
+        see(&bench.keys, false).await;
+        assert!(bench.newest_is("the-old-key"));
+        bench.file_says(b"the-new-key").await;
+        assert!(bench.newest_is("the-new-key"));
     }
 
     #[tokio::test]
     async fn a_rollback_before_the_new_key_was_tried_forgets_it() {
         let bench = Bench::new();
-        bench.file_says(b"new").await;
-        bench.file_says(b"old").await;
-        assert!(bench.newest_is("old"));
+        bench.file_says(b"the-new-key").await;
+        bench.file_says(b"the-old-key").await;
+        assert!(bench.newest_is("the-old-key"));
         assert_eq!(bench.keys.all().len(), 1);
     }
 
@@ -400,14 +583,95 @@ mod tests {
         let file = |name: &str| folder.path().join(name);
         std::fs::create_dir(file("one")).unwrap();
         std::fs::create_dir(file("two")).unwrap();
-        std::fs::write(file("one/key"), "old").unwrap();
-        std::fs::write(file("two/key"), "new").unwrap();
+        std::fs::write(file("one/key"), "the-old-key").unwrap();
+        std::fs::write(file("two/key"), "the-new-key").unwrap();
         std::os::unix::fs::symlink("one", file("..data")).unwrap();
         std::os::unix::fs::symlink("..data/key", file("key")).unwrap();
-        let keys = Keys::new(key("old"), KeySource::File(file("key")));
+        let keys = Keys::new(key("the-old-key"), KeySource::File(file("key")), Clock::system());
         std::os::unix::fs::symlink("two", file("..data_tmp")).unwrap();
         std::fs::rename(file("..data_tmp"), file("..data")).unwrap();
-        keys.read_file(false).await;
-        assert!(keys.newest().is(&key("new")));
+        see(&keys, false).await;
+        assert!(keys.newest().is(&key("the-new-key")));
+    }
+
+    /// A file that answers when the test says so, as one on a dead mount may.
+    struct SlowFile {
+        keys: Keys,
+        /// One text for each reading.
+        answers: std::sync::mpsc::Sender<&'static str>,
+        readings: Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl SlowFile {
+        fn new(clock: Clock) -> SlowFile {
+            let (answers, asked) = std::sync::mpsc::channel::<&'static str>();
+            let (asked, readings) = (Mutex::new(asked), Arc::<std::sync::atomic::AtomicUsize>::default());
+            let count = Arc::clone(&readings);
+            let read = move |_: &Path| {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let text = asked.lock().unwrap().recv().unwrap_or("");
+                Ok(ApiKey::new(text)?)
+            };
+            let source = KeySource::File("key".into());
+            let keys = Keys::reading(key("the-old-key"), source, clock, Box::new(read));
+            SlowFile { keys, answers, readings }
+        }
+
+        async fn is_being_read(&self) {
+            while self.readings() == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn readings(&self) -> usize {
+            self.readings.load(std::sync::atomic::Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_does_not_answer_takes_one_thread_and_nobody_waits_for_it() {
+        let file = SlowFile::new(Clock::system());
+        file.keys.look(true);
+        file.is_being_read().await;
+        let refused = futures_util::future::join_all((0..200).map(|_| async {
+            assert!(!file.keys.refused(&key("the-old-key"), &"401").await, "there is no other");
+        }));
+        refused.await;
+        // The second look begins when the first has ended, and it is the last: it answers all of them.
+        assert_eq!(file.readings(), 1);
+        file.answers.send("the-old-key").unwrap();
+        file.answers.send("the-new-key").unwrap();
+        let mut looked = file.keys.0.looked.subscribe();
+        looked.wait_for(|looked| *looked == 201).await.unwrap();
+        assert!(file.keys.newest().is(&key("the-new-key")), "it recovers with the file");
+        assert_eq!(file.readings(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_that_comes_while_the_file_is_read_waits_for_the_reading_after_that() {
+        let file = SlowFile::new(Clock::system());
+        file.keys.look(false);
+        file.is_being_read().await;
+        // What is being read may be the key that has just been replaced.
+        file.answers.send("the-old-key").unwrap();
+        file.answers.send("the-new-key").unwrap();
+        see(&file.keys, true).await;
+        assert!(file.keys.newest().is(&key("the-new-key")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watching_a_file_that_does_not_answer_complains_once_and_ends_at_once() {
+        let time = crate::clock::testing::VirtualTime::new();
+        let file = SlowFile::new(time.clock());
+        let (reload, stop) = (Reload::default(), CancellationToken::new());
+        let watching = file.keys.clone().watch(reload, stop.clone());
+        let stopping = async {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            stop.cancel();
+        };
+        tokio::join!(watching, stopping);
+        assert_eq!(file.keys.describe().reloads["unreadable"], 1);
+        assert_eq!(file.keys.describe().age_seconds, 3600);
+        assert!(file.readings() <= 3, "{} threads", file.readings());
     }
 }

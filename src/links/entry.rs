@@ -7,7 +7,7 @@ use std::{
 
 use super::{Config, freshness::Times};
 use crate::{
-    clock::Instant,
+    clock::{Heard, Instant, KieClock},
     link::Link,
     upstream::{self, Minted},
 };
@@ -16,9 +16,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Entry {
     pub link: Link,
-    pub times: Times,
-    /// When the link really ends, margin or not.
-    pub ends_at: Instant,
+    /// As long as kie.ai's clock does not contradict ours.
+    times: Times,
+    /// What kie.ai's clock showed when it was minted.
+    heard: Heard,
     renewal: Mutex<Renewal>,
 }
 
@@ -39,17 +40,23 @@ impl Entry {
     /// `jitter` in `0.0..1.0` moves the refresh point earlier, at most by a twentieth, so that links minted together
     /// are not refreshed together.
     pub(super) fn new(minted: Minted, config: &Config, jitter: f64, forced_at: Option<Instant>) -> Entry {
-        let Minted { link, sent_at, ends_at } = minted;
+        let Minted { link, sent_at, ends_at, heard, says_its_end: _ } = minted;
         let life = sent_at.until(ends_at).saturating_sub(config.margin).min(config.ttl);
         // A link that arrives with little life is refreshed in proportion.
         let share = config.refresh_after.as_secs_f64() / config.ttl.as_secs_f64();
         let refresh_after = config.refresh_after.min(life.mul_f64(share)).mul_f64(1.0 - JITTER * jitter);
         Entry {
             link,
-            times: Times { minted_at: sent_at, refresh_at: sent_at + refresh_after, deadline: sent_at + life },
-            ends_at,
+            times: Times { minted_at: sent_at, refresh_at: sent_at + refresh_after, deadline: sent_at + life, ends_at },
+            heard,
             renewal: Mutex::new(Renewal { forced_at, ..Renewal::default() }),
         }
+    }
+
+    /// Its points as both clocks have them: where kie.ai's shows that more time has passed there than here, that much of
+    /// the life is gone.
+    pub(super) fn times(&self, kie_clock: &KieClock, margin: Duration, now: Instant) -> Times {
+        self.times.less(kie_clock.ahead_since(&self.heard, now), margin)
     }
 
     /// What the entry weighs in the cache, in bytes: link, key and an estimate for everything around them.
@@ -116,7 +123,9 @@ mod tests {
     fn entry(life: Duration, jitter: f64) -> Entry {
         let sent_at = Instant::from_origin(100 * SECOND);
         let link = Link::parse("https://h.example/a", &Policy::default()).unwrap();
-        Entry::new(Minted { link, sent_at, ends_at: sent_at + life }, &Config::for_tests(), jitter, None)
+        let heard = KieClock::default().heard(None, None, sent_at, sent_at);
+        let minted = Minted { link, sent_at, ends_at: sent_at + life, heard, says_its_end: false };
+        Entry::new(minted, &Config::for_tests(), jitter, None)
     }
 
     fn after(entry: &Entry, point: Instant) -> u64 {

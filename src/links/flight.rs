@@ -1,7 +1,7 @@
 //! The flight table: one mint under way per file, any number of callers waiting for it.
 //!
-//! Knows neither links nor kie.ai: it is generic over the key and the result. Whoever boards first leads;
-//! everyone after joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
+//! Knows neither links nor kie.ai: it is generic over the key, the result, and a note that all aboard share. Whoever
+//! boards first leads; everyone after joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
 //! table entry goes and the waiters wake.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
@@ -11,43 +11,51 @@ use tokio::sync::watch;
 use super::sync::Mutex;
 
 /// All flights under way. Cheap to clone.
-pub(super) struct Flights<K, V> {
-    table: Arc<Mutex<HashMap<K, Flight<V>>>>,
+pub(super) struct Flights<K, V, N> {
+    table: Arc<Mutex<HashMap<K, Flight<V, N>>>>,
 }
 
 /// Ends a flight when it is dropped; `land` gives it a result first.
-pub(super) struct Lead<K: Eq + Hash, V> {
+pub(super) struct Lead<K: Eq + Hash, V, N> {
     key: K,
-    flights: Flights<K, V>,
+    flights: Flights<K, V, N>,
     result: watch::Sender<Option<V>>,
 }
 
 /// One caller's seat. Dropping it disturbs nobody.
 pub(super) struct Seat<V>(watch::Receiver<Option<V>>);
 
-pub(super) enum Boarding<K: Eq + Hash, V> {
+pub(super) enum Boarding<K: Eq + Hash, V, N> {
     /// No flight was under way: fly this one.
-    Lead(Lead<K, V>),
-    /// One was.
-    Join(Seat<V>),
+    Lead(Lead<K, V, N>),
+    /// One was, and this is its note.
+    Join(Seat<V>, N),
 }
 
-struct Flight<V>(watch::Receiver<Option<V>>);
+struct Flight<V, N> {
+    result: watch::Receiver<Option<V>>,
+    note: N,
+}
 
-impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
-    pub(super) fn new() -> Flights<K, V> {
+impl<K: Eq + Hash + Clone, V: Clone, N: Clone> Flights<K, V, N> {
+    pub(super) fn new() -> Flights<K, V, N> {
         Flights { table: Arc::new(Mutex::new(HashMap::new())) }
     }
 
-    /// Joins the flight for `key` or begins it.
-    pub(super) fn board(&self, key: &K) -> Boarding<K, V> {
+    /// Joins the flight for `key`, or begins it with this note.
+    pub(super) fn board(&self, key: &K, note: &N) -> Boarding<K, V, N> {
         let mut table = self.table.lock().expect("no code panics while holding the table");
-        if let Some(Flight(result)) = table.get(key) {
-            return Boarding::Join(Seat(result.clone()));
+        if let Some(Flight { result, note }) = table.get(key) {
+            return Boarding::Join(Seat(result.clone()), note.clone());
         }
         let (sender, receiver) = watch::channel(None);
-        table.insert(key.clone(), Flight(receiver));
+        table.insert(key.clone(), Flight { result: receiver, note: note.clone() });
         Boarding::Lead(Lead { key: key.clone(), flights: self.clone(), result: sender })
+    }
+
+    /// The note of the flight for `key`, if one is under way.
+    pub(super) fn note(&self, key: &K) -> Option<N> {
+        self.table.lock().expect("no code panics while holding the table").get(key).map(|flight| flight.note.clone())
     }
 
     pub(super) fn is_under_way(&self, key: &K) -> bool {
@@ -59,13 +67,13 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
     }
 }
 
-impl<K, V> Clone for Flights<K, V> {
-    fn clone(&self) -> Flights<K, V> {
+impl<K, V, N> Clone for Flights<K, V, N> {
+    fn clone(&self) -> Flights<K, V, N> {
         Flights { table: Arc::clone(&self.table) }
     }
 }
 
-impl<K: Eq + Hash, V> Lead<K, V> {
+impl<K: Eq + Hash, V, N> Lead<K, V, N> {
     pub(super) fn seat(&self) -> Seat<V> {
         Seat(self.result.subscribe())
     }
@@ -78,7 +86,7 @@ impl<K: Eq + Hash, V> Lead<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Drop for Lead<K, V> {
+impl<K: Eq + Hash, V, N> Drop for Lead<K, V, N> {
     fn drop(&mut self) {
         // A poisoned table would strand every later caller; removal is safe in any state.
         let mut table = self.flights.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -10,6 +10,8 @@ pub struct Times {
     pub minted_at: Instant,
     pub refresh_at: Instant,
     pub deadline: Instant,
+    /// When the link really ends, margin or not.
+    pub ends_at: Instant,
 }
 
 /// What a caller wants of a link beyond being alive (RFC 9111 section 5.2.1).
@@ -47,10 +49,29 @@ impl Freshness {
     }
 }
 
+/// Before its deadline a link in use is refreshed past everything that keeps others from kie.ai: long enough for a probe
+/// that meets silence (`attempt_timeout`, 8 s) and a few that do not.
+pub(super) const URGENT: Duration = Duration::from_secs(15);
+
 impl Times {
-    /// Whether less than a third of the refresh window is left.
+    /// Whether a refresh must not be put off any more.
     pub(super) fn is_about_to_die(&self, now: Instant) -> bool {
-        now.until(self.deadline) * 3 < self.refresh_at.until(self.deadline)
+        now.until(self.deadline) <= URGENT
+    }
+
+    /// The same life, of which kie.ai's clock has seen `gone` more than ours. How long we keep a link (`ttl`) is our own
+    /// affair; how long it lives is not.
+    pub(super) fn less(self, gone: Duration, margin: Duration) -> Times {
+        if gone.is_zero() {
+            return self;
+        }
+        let ends_at = self.ends_at - gone;
+        Times {
+            minted_at: self.minted_at,
+            refresh_at: self.refresh_at - gone,
+            deadline: self.deadline.min(ends_at - margin),
+            ends_at,
+        }
     }
 
     pub fn judge(&self, wish: &Wish, now: Instant) -> Freshness {
@@ -73,7 +94,7 @@ mod tests {
     #[test]
     fn every_boundary_belongs_to_the_later_side() {
         let at = |seconds: f64| Instant::from_origin(Duration::from_secs_f64(seconds));
-        let times = Times { minted_at: at(100.0), refresh_at: at(820.0), deadline: at(1240.0) };
+        let times = Times { minted_at: at(100.0), refresh_at: at(820.0), deadline: at(1240.0), ends_at: at(1300.0) };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let any = Wish::default();
         let max_age = |age| Wish { max_age: seconds(age), ..any };
@@ -96,6 +117,29 @@ mod tests {
             (min_fresh(60), 1180.001, Freshness::TooOld),
         ] {
             assert_eq!(times.judge(&wish, at(now)), verdict, "{wish:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_at_kie_ai_is_gone_of_the_life_and_not_of_the_ttl() {
+        let at = |seconds: u64| Instant::from_origin(Duration::from_secs(seconds));
+        let seconds = Duration::from_secs;
+        let full = Times { minted_at: at(5000), refresh_at: at(5720), deadline: at(6140), ends_at: at(6200) };
+        assert_eq!(full.less(seconds(0), seconds(60)), full);
+        let less = full.less(seconds(75), seconds(60));
+        assert_eq!((less.refresh_at, less.deadline, less.ends_at), (at(5645), at(6065), at(6125)));
+        assert_eq!(full.less(seconds(1171), seconds(60)).judge(&Wish::default(), at(5000)), Freshness::Dead);
+        let short_ttl = Times { deadline: at(5030), ..full };
+        assert_eq!(short_ttl.less(seconds(75), seconds(60)).deadline, at(5030));
+        assert_eq!(short_ttl.less(seconds(1130), seconds(60)).deadline, at(5010));
+    }
+
+    #[test]
+    fn a_refresh_is_urgent_in_the_last_seconds() {
+        let at = |seconds: u64| Instant::from_origin(Duration::from_secs(seconds));
+        let times = Times { minted_at: at(0), refresh_at: at(720), deadline: at(1140), ends_at: at(1200) };
+        for (now, urgent) in [(720, false), (1124, false), (1125, true), (1140, true), (1300, true)] {
+            assert_eq!(times.is_about_to_die(at(now)), urgent, "{now}");
         }
     }
 }

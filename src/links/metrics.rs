@@ -37,7 +37,7 @@ struct WithheldLabels {
 }
 
 /// The rules that keep mints from kie.ai.
-const RULES: [&str; 3] = ["budget", "pause", "breaker"];
+const RULES: [&str; 4] = ["budget", "pause", "breaker", "account"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Evicted {
@@ -56,7 +56,7 @@ pub struct Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Withheld {
     pub reason: &'static str,
-    /// `budget`, `pause` or `breaker`.
+    /// `budget`, `pause`, `breaker` or `account`.
     pub rule: &'static str,
     pub count: u64,
 }
@@ -113,6 +113,7 @@ impl Metrics {
             Some(upstream::Error::NoBudget { .. }) => "budget",
             Some(upstream::Error::Paused { .. }) => "pause",
             Some(upstream::Error::Unwell { .. }) => "breaker",
+            Some(upstream::Error::Recalled { .. }) => "account",
             Some(upstream::Error::ShuttingDown) => return,
             _ => {
                 let result = error.map_or("ok", upstream::Error::slug);
@@ -157,7 +158,7 @@ impl Links {
     pub fn register(&self, registry: &mut Registry) {
         let Metrics { mints, withheld, durations, evictions } = self.0.metrics.clone();
         registry.register("mints", "Mints that kie.ai has heard of, by why they were made and how they ended", mints);
-        let help = "Mints that were wanted and not asked of kie.ai, by why and by the rule: budget (upstream.rate), pause (after a 429), breaker";
+        let help = "Mints that were wanted and not asked of kie.ai, by why and by the rule: budget (upstream.rate), pause (after a 429), breaker, account (which kie.ai refuses)";
         registry.register("mints_withheld", help, withheld);
         let help = "How long mints take, their retries and waits for the budget included";
         registry.register_with_unit("mint_duration", help, Unit::Seconds, durations);

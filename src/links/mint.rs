@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Caller, Entry, Inner, Purpose};
+use super::{Entry, Inner, Purpose, freshness::URGENT};
 use crate::{
     clock::Instant,
     source::SourceUrl,
@@ -14,6 +14,9 @@ use crate::{
 const FIRST_REFRESH_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_REFRESH_BACKOFF: Duration = Duration::from_secs(60);
 
+/// Where it is urgent.
+const URGENT_REFRESH_BACKOFF: Duration = Duration::from_secs(1);
+
 impl Inner {
     pub(super) async fn fly(
         &self,
@@ -21,12 +24,13 @@ impl Inner {
         purpose: Purpose,
         span: &Span,
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
-        let Purpose { reason, insists, ref old, caller: Caller { deadline, .. } } = purpose;
+        let Purpose { reason, insists, ref old, ref aboard, party, span: _ } = purpose;
         let old = old.as_deref();
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
-        let urgent = reason == Reason::Refresh && old.is_some_and(|old| old.times.is_about_to_die(began));
-        let ask = Ask { reason, deadline, urgent, span: span.clone() };
+        let urgent = reason == Reason::Refresh && old.is_some_and(|old| self.times(old, began).is_about_to_die(began));
+        let seen_to_fail = self.failures.has_failed(source, began) || old.is_some_and(|old| old.renewal().failures > 0);
+        let ask = Ask { reason, party, patience: aboard.patience.clone(), urgent, seen_to_fail, span: span.clone() };
         let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
@@ -36,8 +40,12 @@ impl Inner {
             Ok(entry) => {
                 let entry = Arc::new(entry);
                 self.entries.insert(source.clone(), Arc::clone(&entry));
-                self.refusals.forget(source);
-                let life_left_s = now.until(entry.ends_at).as_secs();
+                self.failures.forget(source);
+                // In this order: whoever forgets marks the flight first and empties the cache second.
+                if aboard.is_forgotten() {
+                    self.entries.invalidate(source);
+                }
+                let life_left_s = now.until(self.times(&entry, now).ends_at).as_secs();
                 tracing::info!(
                     trace_id,
                     source_host,
@@ -68,19 +76,20 @@ impl Inner {
                     line!(warn);
                 }
                 let error = Arc::new(error);
-                if error.is_refusal() {
-                    self.refusals.remember(source, Arc::clone(&error), now);
+                // A refresh that failed has a back-off of its own, below, and a link is there meanwhile.
+                if (reason != Reason::Refresh || error.is_refusal()) && !aboard.is_forgotten() {
+                    self.failures.remember(source, &error, now);
                 }
                 if let Some(old) = old {
                     if reason == Reason::Forced {
                         // Failed or not: a caller that keeps forcing must not become a load on kie.ai.
                         old.forced(began);
                     }
-                    let left = now.until(old.times.deadline);
-                    old.refresh_failed(Arc::clone(&error), now, |failures| match error.retry_after() {
-                        // kie.ai was not asked: as soon as it may be again.
-                        Some(retry_after) if error.is_our_own() => retry_after.max(FIRST_REFRESH_BACKOFF),
-                        Some(_) | None => refresh_backoff(failures, left, fastrand::f64()),
+                    let left = now.until(self.times(old, now).deadline);
+                    // Where kie.ai was not asked: as soon as it may be again.
+                    let asked_for = error.retry_after().filter(|_| error.is_our_own());
+                    old.refresh_failed(Arc::clone(&error), now, |failures| {
+                        refresh_backoff(failures, asked_for, left, fastrand::f64())
                     });
                 }
                 Err(error)
@@ -99,9 +108,12 @@ impl Inner {
             let began = self.clock.now();
             let minted = self.mint.mint(source, ask.clone()).await;
             let now = self.clock.now();
-            let entry = minted.map(|minted| Entry::new(minted, &self.config, fastrand::f64(), forced_at));
+            let entry = minted.map(|minted| {
+                let minted = self.first_ends.bound(minted, &self.kie_clock);
+                Entry::new(minted, &self.config, fastrand::f64(), forced_at)
+            });
             let dead = upstream::Error::ShortLived;
-            let is_dead = entry.as_ref().is_ok_and(|entry| now >= entry.times.deadline);
+            let is_dead = entry.as_ref().is_ok_and(|entry| !self.is_alive(entry, now));
             let error = if is_dead { Some(&dead) } else { entry.as_ref().err() };
             self.metrics.minted(ask.reason, error, began.until(now), ask.span.sampled_trace_id());
             if is_dead {
@@ -113,10 +125,14 @@ impl Inner {
     }
 }
 
-/// The pause after the `failures`-th failed refresh in a row, for an entry with `left` to its deadline.
-/// The nearer the deadline, the sooner: at least three more tries fit in, down to one every half second.
-pub(super) fn refresh_backoff(failures: u32, left: Duration, jitter: f64) -> Duration {
+/// The pause after the `failures`-th failed refresh in a row, for an entry with `left` to its deadline; `asked_for` is when
+/// kie.ai may be asked again, where it was not.
+///
+/// The nearer the deadline, the sooner: at least three more tries fit in, and one begins with the time in which it is
+/// urgent; from then on it is tried every second.
+pub(super) fn refresh_backoff(failures: u32, asked_for: Option<Duration>, left: Duration, jitter: f64) -> Duration {
     let doubled = FIRST_REFRESH_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    let backoff = doubled.min(LONGEST_REFRESH_BACKOFF).min(left / 4).max(FIRST_REFRESH_BACKOFF);
-    backoff.mul_f64(1.0 + jitter / 4.0)
+    let ladder = doubled.min(LONGEST_REFRESH_BACKOFF).min(left / 4).mul_f64(1.0 + jitter / 4.0);
+    let to_urgent = left.saturating_sub(URGENT).max(URGENT_REFRESH_BACKOFF);
+    asked_for.unwrap_or(ladder).max(FIRST_REFRESH_BACKOFF).min(to_urgent)
 }

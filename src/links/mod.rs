@@ -4,37 +4,46 @@
 //! share one flight. Does not know HTTP: callers bring a `Wish` and a deadline.
 
 mod entry;
+mod failures;
+mod first_ends;
 mod flight;
 mod freshness;
 mod metrics;
 mod mint;
 mod outcome;
-mod refusals;
 mod sync;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     entry::{Entry, Renewal},
+    failures::Failure,
     freshness::{Freshness, Times, Wish},
     metrics::{Count, Withheld},
     outcome::{Error, Lookup, Outcome},
 };
 use self::{
+    failures::Failures,
+    first_ends::FirstEnds,
     flight::{Boarding, Flights, Lead, Seat},
     metrics::Metrics,
-    refusals::Refusals,
 };
 use crate::{
-    clock::{Clock, Instant},
+    clock::{Clock, Instant, KieClock},
     key::LogHash,
     link,
     source::SourceUrl,
     telemetry::trace::{Place, Span, Tracer},
-    upstream::{self, Mint, Reason},
+    upstream::{self, Mint, Party, Patience, Reason},
 };
 
 /// How long links are kept and when they are renewed.
@@ -85,8 +94,11 @@ struct Inner {
     log_hash: LogHash,
     mint: Arc<dyn Mint>,
     entries: moka::sync::Cache<SourceUrl, Arc<Entry>>,
-    refusals: Refusals,
-    flights: Flights<SourceUrl, Landed>,
+    /// The second judge of every entry's life.
+    kie_clock: KieClock,
+    first_ends: FirstEnds,
+    failures: Failures,
+    flights: Flights<SourceUrl, Landed, Aboard>,
     waiting: Semaphore,
     metrics: Metrics,
     tracer: Tracer,
@@ -101,12 +113,14 @@ pub struct Caller {
     pub deadline: Instant,
     /// Its place in a trace.
     pub span: Span,
+    /// With whom it takes turns.
+    pub party: Party,
 }
 
 /// Somebody of whom nothing else is known.
 impl From<Instant> for Caller {
     fn from(deadline: Instant) -> Caller {
-        Caller { deadline, span: Span::default() }
+        Caller { deadline, span: Span::default(), party: Party::default() }
     }
 }
 
@@ -114,9 +128,9 @@ impl From<Instant> for Caller {
 #[derive(Debug)]
 pub struct Explanation {
     pub now: Instant,
-    pub entry: Option<Arc<Entry>>,
-    /// A remembered refusal and when kie.ai gave it.
-    pub refusal: Option<(Arc<upstream::Error>, Instant)>,
+    pub entry: Option<(Arc<Entry>, Times)>,
+    /// Why kie.ai is not asked for it for a while.
+    pub failure: Option<Failure>,
     /// Whether a mint is under way.
     pub in_flight: bool,
 }
@@ -131,19 +145,40 @@ struct Landed {
     place: Option<Place>,
 }
 
+/// What all aboard one flight share. Cheap to clone: clones share it.
+#[derive(Debug, Clone)]
+struct Aboard {
+    patience: Patience,
+    /// The entry was forgotten meanwhile: what the flight brings is for those who are aboard, and for nobody else.
+    forgotten: Arc<AtomicBool>,
+}
+
+impl Aboard {
+    fn until(deadline: Instant) -> Aboard {
+        Aboard { patience: Patience::until(deadline), forgotten: Arc::default() }
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
+    }
+}
+
 /// Why a flight sets out.
 struct Purpose {
     reason: Reason,
     /// The caller insists on a fresh link.
     insists: bool,
     old: Option<Arc<Entry>>,
-    caller: Caller,
+    aboard: Aboard,
+    /// Whose request it is, or was.
+    span: Span,
+    party: Party,
 }
 
 /// What memory says.
 enum Look {
-    Serve { entry: Arc<Entry>, due: bool },
-    Refused(Arc<upstream::Error>),
+    Serve { entry: Arc<Entry>, times: Times, due: bool },
+    Failed(Failure),
     Mint { reason: Reason, old: Option<Arc<Entry>> },
 }
 
@@ -156,6 +191,7 @@ impl Links {
         config: Config,
         mint: Arc<dyn Mint>,
         clock: Clock,
+        kie_clock: KieClock,
         log_hash: LogHash,
         tracer: Tracer,
         tasks: TaskTracker,
@@ -169,7 +205,8 @@ impl Links {
             .time_to_live(link::LIFE)
             .eviction_listener(metrics::listener(&metrics))
             .build();
-        let refusals = Refusals::new(config.negative_ttl, config.max_bytes / 8);
+        let failures = Failures::new(config.negative_ttl, config.max_bytes / 8);
+        let first_ends = FirstEnds::new();
         let flights = Flights::new();
         let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
         Links(Arc::new(Inner {
@@ -178,7 +215,9 @@ impl Links {
             log_hash,
             mint,
             entries,
-            refusals,
+            kie_clock,
+            first_ends,
+            failures,
             flights,
             waiting,
             metrics,
@@ -192,8 +231,8 @@ impl Links {
     pub fn recall(&self, source: &SourceUrl, wish: &Wish, caller: &Caller) -> Option<Result<Lookup, Error>> {
         let now = self.0.clock.now();
         match self.0.look(source, wish, now) {
-            Look::Serve { entry, due } => Some(Ok(self.0.serve(source, entry, due, wish, caller, now))),
-            Look::Refused(error) => Some(Err(Error::Refused(error))),
+            Look::Serve { entry, times, due } => Some(Ok(self.0.serve(source, entry, times, due, wish, caller, now))),
+            Look::Failed(failure) => Some(Err(told(failure, now))),
             Look::Mint { .. } if wish.only_if_cached => Some(Err(Error::NotCached)),
             Look::Mint { .. } => None,
         }
@@ -209,36 +248,43 @@ impl Links {
         for round in 0..ROUNDS {
             let now = inner.clock.now();
             let wanted = match inner.look(source, wish, now) {
-                Look::Serve { entry, due } => {
-                    let lookup = inner.serve(source, entry, due, wish, &caller, now);
+                Look::Serve { entry, times, due } => {
+                    let lookup = inner.serve(source, entry, times, due, wish, &caller, now);
                     // Whoever has waited for a flight, even a lost one, has not had it from memory.
                     let outcome = if round == 0 { lookup.outcome } else { Outcome::Joined };
                     return Ok(Lookup { outcome, ..lookup });
                 }
-                Look::Refused(error) => return Err(Error::Refused(error)),
+                Look::Failed(failure) => return Err(told(failure, now)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
                 Look::Mint { reason, .. } => reason,
             };
             let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
-            let (seat, outcome, reason) = match inner.flights.board(source) {
-                Boarding::Join(seat) => (seat, Outcome::Joined, wanted),
+            let aboard = Aboard::until(deadline);
+            let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
+                Boarding::Join(seat, aboard) => {
+                    aboard.patience.extend(deadline);
+                    // What it brings was asked for before the entry was forgotten.
+                    (seat, Outcome::Joined, wanted, aboard.is_forgotten())
+                }
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {
                     // Between the look and the boarding a flight landed: do not mint twice.
-                    Look::Serve { entry, due } => {
+                    Look::Serve { entry, times, due } => {
                         drop(lead);
-                        return Ok(inner.serve(source, entry, due, wish, &caller, now));
+                        return Ok(inner.serve(source, entry, times, due, wish, &caller, now));
                     }
-                    Look::Refused(error) => return Err(Error::Refused(error)),
+                    Look::Failed(failure) => return Err(told(failure, now)),
                     Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
-                        let purpose = Purpose { reason, insists, old, caller: caller.clone() };
-                        (inner.take_off(lead, source, purpose), Outcome::Miss, reason)
+                        let purpose =
+                            Purpose { reason, insists, old, aboard, span: caller.span.clone(), party: caller.party };
+                        (inner.take_off(lead, source, purpose), Outcome::Miss, reason, false)
                     }
                 },
             };
             let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
                 Err(_elapsed) => return Err(Error::TimedOut),
                 Ok(None) => continue,
+                Ok(Some(_)) if too_late => continue,
                 Ok(Some(landed)) => landed,
             };
             if outcome == Outcome::Joined
@@ -249,8 +295,9 @@ impl Links {
             // The clock again: the wait may have been long, and the machine may have slept in it.
             let now = inner.clock.now();
             match landed.result {
-                Ok(entry) if now < entry.times.deadline => {
-                    return Ok(Lookup { entry, outcome, forced: reason == Reason::Forced, now });
+                Ok(entry) if inner.is_alive(&entry, now) => {
+                    let times = inner.times(&entry, now);
+                    return Ok(Lookup { entry, times, outcome, forced: reason == Reason::Forced, now });
                 }
                 Err(error) if outcome == Outcome::Miss || landed.reason != Reason::Refresh => {
                     return Err(Error::Upstream(error));
@@ -262,22 +309,40 @@ impl Links {
         Err(Error::Lost)
     }
 
+    /// The points of an entry's life as they are known now.
+    pub fn times(&self, entry: &Entry, now: Instant) -> Times {
+        self.0.times(entry, now)
+    }
+
+    /// Whether kie.ai was seen to renew links without changing them.
+    pub fn renews_links(&self) -> bool {
+        self.0.first_ends.renews()
+    }
+
     /// What memory holds of `source`. Begins no refresh.
     pub fn explain(&self, source: &SourceUrl) -> Explanation {
         let now = self.0.clock.now();
-        let entry = self.0.entries.get(source);
+        let entry = self.0.entries.get(source).map(|entry| {
+            let times = self.0.times(&entry, now);
+            (entry, times)
+        });
         Explanation {
             now,
             entry,
-            refusal: self.0.refusals.recall(source, now).map(|refusal| (refusal.error, refusal.since)),
+            failure: self.0.failures.recall(source, now),
             in_flight: self.0.flights.is_under_way(source),
         }
     }
 
-    /// Forgets one entry, or a refusal. A flight under way goes on and fills the cache anew.
+    /// Forgets one entry, or why there is none. A flight under way goes on for those who wait for it already; whoever asks
+    /// from now on gets a link that was asked for later.
     pub fn forget(&self, source: &SourceUrl) {
+        // First, so that the flight takes out again what it puts in meanwhile.
+        if let Some(aboard) = self.0.flights.note(source) {
+            aboard.forgotten.store(true, Ordering::Release);
+        }
         self.0.entries.invalidate(source);
-        self.0.refusals.forget(source);
+        self.0.failures.forget(source);
     }
 
     /// Entries in memory, for people.
@@ -309,61 +374,80 @@ impl Links {
 }
 
 impl Inner {
+    fn times(&self, entry: &Entry, now: Instant) -> Times {
+        entry.times(&self.kie_clock, self.config.margin, now)
+    }
+
+    fn is_alive(&self, entry: &Entry, now: Instant) -> bool {
+        now < self.times(entry, now).deadline
+    }
+
     fn look(&self, source: &SourceUrl, wish: &Wish, now: Instant) -> Look {
         if let Some(entry) = self.entries.get(source) {
-            match entry.times.judge(wish, now) {
-                Freshness::Fresh => return Look::Serve { entry, due: false },
-                Freshness::Due => return Look::Serve { entry, due: true },
+            let times = self.times(&entry, now);
+            match times.judge(wish, now) {
+                Freshness::Fresh => return Look::Serve { entry, times, due: false },
+                Freshness::Due => return Look::Serve { entry, times, due: true },
                 Freshness::TooOld => {
                     let forced = entry.forced_at().is_some_and(|at| now.since(at) < self.config.force_interval);
                     // Its wish was granted a moment ago, or is beyond any link: it gets the newest there is.
                     if forced {
-                        let due = now >= entry.times.refresh_at;
-                        return Look::Serve { entry, due };
+                        let due = now >= times.refresh_at;
+                        return Look::Serve { entry, times, due };
                     }
                     return Look::Mint { reason: Reason::Forced, old: Some(entry) };
                 }
                 Freshness::Dead => {}
             }
         }
-        match self.refusals.recall(source, now) {
+        match self.failures.recall(source, now) {
             // `no-cache` asks whether a refusal still stands, as seldom as it may force a mint.
-            Some(refusal) if wish.max_age.is_none() || now.since(refusal.since) < self.config.force_interval => {
-                Look::Refused(refusal.error)
+            Some(failure)
+                if failure.error.is_refusal()
+                    && wish.max_age.is_some()
+                    && now.since(failure.since) >= self.config.force_interval =>
+            {
+                Look::Mint { reason: Reason::Miss, old: None }
             }
-            Some(_) | None => Look::Mint { reason: Reason::Miss, old: None },
+            Some(failure) => Look::Failed(failure),
+            None => Look::Mint { reason: Reason::Miss, old: None },
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a moment, and all that is known in it")]
     fn serve(
         self: &Arc<Inner>,
         source: &SourceUrl,
         entry: Arc<Entry>,
+        times: Times,
         due: bool,
         wish: &Wish,
         caller: &Caller,
         now: Instant,
     ) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
+            let aboard = Aboard::until(now + self.config.flight_timeout);
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
-            if let Boarding::Lead(lead) = self.flights.board(source)
+            if let Boarding::Lead(lead) = self.flights.board(source, &aboard)
                 // Unless it has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
-                let caller = Caller { deadline: now + self.config.flight_timeout, span: caller.span.clone() };
-                let old = Some(Arc::clone(&entry));
-                self.take_off(lead, source, Purpose { reason: Reason::Refresh, insists: false, old, caller });
+                let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
+                // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
+                let party = Party { request: fastrand::u64(..), ..Party::default() };
+                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, aboard, span, party };
+                self.take_off(lead, source, purpose);
             }
         }
         let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
-        Lookup { entry, outcome, forced: false, now }
+        Lookup { entry, times, outcome, forced: false, now }
     }
 
     /// Sends a flight on its way, as a task of its own. Whoever `insists` on a fresh link gets one, cold file or not,
     /// and for the rest of `force_interval` so do the others: half a crowd may come when it has just landed.
     fn take_off(
         self: &Arc<Inner>,
-        lead: Lead<SourceUrl, Landed>,
+        lead: Lead<SourceUrl, Landed, Aboard>,
         source: &SourceUrl,
         purpose: Purpose,
     ) -> Seat<Landed> {
@@ -373,7 +457,7 @@ impl Inner {
         self.tasks.spawn(async move {
             let reason = purpose.reason;
             let is_awaited = reason != Reason::Refresh;
-            let span = inner.tracer.mint(&purpose.caller.span, is_awaited, reason.as_str(), source.host());
+            let span = inner.tracer.mint(&purpose.span, is_awaited, reason.as_str(), source.host());
             let result = tokio::select! {
                 result = inner.fly(&source, purpose, &span) => result,
                 () = inner.stop.cancelled() => Err(Arc::new(upstream::Error::ShuttingDown)),
@@ -389,6 +473,15 @@ impl Inner {
         });
         seat
     }
+}
+
+/// What a caller hears of a file for which there was no link a moment ago.
+fn told(failure: Failure, now: Instant) -> Error {
+    if failure.error.is_refusal() {
+        return Error::Refused(failure.error);
+    }
+    let cause = Box::new(upstream::Error::clone(&failure.error));
+    Error::Upstream(Arc::new(upstream::Error::Recalled { cause, retry_after: now.until(failure.until) }))
 }
 
 #[cfg(test)]

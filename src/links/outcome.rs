@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Entry;
+use super::{Entry, Times};
 use crate::{clock::Instant, upstream};
 
 /// One word each, the same everywhere; `as_str` is what people see.
@@ -53,6 +53,8 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Lookup {
     pub entry: Arc<Entry>,
+    /// Its life as it was known then.
+    pub times: Times,
     pub outcome: Outcome,
     /// Whether the caller had it minted although a live link was there.
     pub forced: bool,

@@ -22,12 +22,14 @@ type Result1 = Result<Minted, upstream::Error>;
 struct Script {
     under_way: Mutex<Vec<(SourceUrl, Reason, oneshot::Sender<Result1>)>>,
     begun: Mutex<u32>,
+    patiences: Mutex<Vec<Patience>>,
 }
 
 impl Mint for Script {
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
         let (sender, receiver) = oneshot::channel();
         *self.begun.lock().unwrap() += 1;
+        self.patiences.lock().unwrap().push(ask.patience);
         self.under_way.lock().unwrap().push((source.clone(), ask.reason, sender));
         Box::pin(async move { receiver.await.expect("the test decides about every mint") })
     }
@@ -38,6 +40,7 @@ struct Bench {
     script: Arc<Script>,
     time: Arc<VirtualTime>,
     clock: Clock,
+    kie_clock: KieClock,
     tasks: TaskTracker,
 }
 
@@ -45,20 +48,21 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
     let time = VirtualTime::new();
     let clock = time.clock();
     let script = Arc::new(Script::default());
-    let tasks = TaskTracker::new();
+    let (tasks, kie_clock) = (TaskTracker::new(), KieClock::default());
     let mut config = Config::for_tests();
     change(&mut config);
     let links = Links::new(
         config,
         Arc::clone(&script) as Arc<dyn Mint>,
         clock.clone(),
-        ApiKey::new("key").unwrap().log_hash(),
+        kie_clock.clone(),
+        ApiKey::new("a-test-key").unwrap().log_hash(),
         Tracer::default(),
         tasks.clone(),
         CancellationToken::new(),
     );
     fastrand::seed(1);
-    Bench { links, script, time, clock, tasks }
+    Bench { links, script, time, clock, kie_clock, tasks }
 }
 
 fn bench() -> Bench {
@@ -96,7 +100,10 @@ impl Bench {
     fn link(&self, name: &str) -> Minted {
         let sent_at = self.clock.now();
         let link = Link::parse(&format!("https://h.example/{name}"), &Policy::default()).unwrap();
-        Minted { link, sent_at, ends_at: sent_at + link::LIFE }
+        // kie.ai's clock is the true one.
+        let date = jiff::Timestamp::from_second(1_780_000_000).unwrap() + self.time.peek().since_origin();
+        let heard = self.kie_clock.heard(Some(date), None, sent_at, sent_at);
+        Minted { link, sent_at, ends_at: sent_at + link::LIFE, heard, says_its_end: false }
     }
 
     fn mints(&self) -> u32 {
@@ -169,6 +176,7 @@ async fn an_error_is_shared_and_not_repeated_but_the_next_caller_asks_again() {
         assert!(matches!(caller.await.unwrap(), Err(Error::Upstream(_))));
     }
     assert_eq!(bench.mints(), 1);
+    tokio::time::sleep(SECOND).await;
     let _next = bench.caller(Wish::default()).await;
     assert_eq!(bench.mints(), 2);
 }
@@ -207,7 +215,7 @@ async fn a_failed_refresh_is_tried_again_with_back_off_until_the_deadline_and_no
         if bench.mints() == 0 {
             break;
         }
-        if bench.clock.now().since(lookup.unwrap().entry.times.minted_at) >= 19 * 60 * SECOND {
+        if bench.clock.now().since(lookup.unwrap().times.minted_at) >= 19 * 60 * SECOND {
             break;
         }
     }
@@ -383,22 +391,146 @@ async fn nobody_waits_beyond_the_deadline() {
 }
 
 #[test]
-fn a_refresh_is_urgent_in_the_last_third_of_its_window() {
-    let at = |seconds| Instant::from_origin(seconds * SECOND);
-    let times = Times { minted_at: at(0), refresh_at: at(720), deadline: at(1140) };
-    for (now, urgent) in [(720, false), (1000, false), (1001, true), (1139, true), (1140, true)] {
-        assert_eq!(times.is_about_to_die(at(now)), urgent, "{now}");
+fn refreshes_are_tried_more_often_towards_the_deadline() {
+    for (failures, left_ms, pause_ms) in [
+        (1, 420_000, 500),
+        (2, 420_000, 1000),
+        (4, 420_000, 4000),
+        (40, 420_000, 60_000),
+        (40, 40_000, 10_000),
+        (40, 20_000, 5000),
+        (40, 18_000, 3000),
+        (40, 16_100, 1100),
+        (40, 15_999, 1000),
+        (1, 10_000, 500),
+        (40, 10_000, 1000),
+        (40, 0, 500),
+    ] {
+        let pause = refresh_backoff(failures, None, Duration::from_millis(left_ms), 0.0);
+        assert_eq!(pause.as_millis(), pause_ms, "{failures} failures, {left_ms} ms left");
     }
+    assert_eq!(refresh_backoff(1, None, 420 * SECOND, 0.999).as_millis(), 624, "jitter lengthens it");
+    let shut = Some(12 * SECOND);
+    assert_eq!(refresh_backoff(1, shut, 420 * SECOND, 0.0), 12 * SECOND, "as soon as kie.ai may be asked again");
+    assert_eq!(refresh_backoff(1, shut, 20 * SECOND, 0.0), 5 * SECOND, "or as it is urgent");
+    assert_eq!(refresh_backoff(9, shut, 10 * SECOND, 0.0), SECOND);
 }
 
-#[test]
-fn refreshes_are_tried_more_often_towards_the_deadline() {
-    let millis = |failures, left| refresh_backoff(failures, left, 0.0).as_millis();
-    assert_eq!(millis(1, 420 * SECOND), 500);
-    assert_eq!(millis(2, 420 * SECOND), 1000);
-    assert_eq!(millis(4, 420 * SECOND), 4000);
-    assert_eq!(millis(40, 420 * SECOND), 60_000);
-    assert_eq!(millis(40, 40 * SECOND), 10_000);
-    assert_eq!(millis(40, SECOND), 500);
-    assert_eq!(refresh_backoff(1, 420 * SECOND, 1.0).as_millis(), 625);
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_only_kie_ai_s_clock_saw_withholds_a_link_from_the_next_answer_on() {
+    let bench = bench();
+    bench.warm().await;
+    bench.time.pause_unseen(1170 * SECOND);
+    assert_eq!(bench.get(Wish::default()).await.unwrap().outcome, Outcome::Hit, "nothing has shown it yet");
+    bench.link("of another file");
+    let caller = bench.caller(Wish::default()).await;
+    assert_eq!(bench.reasons(), [Reason::Miss]);
+    bench.land(Ok(bench.link("second"))).await;
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "second");
+    let lookup = bench.get(Wish::default()).await.unwrap();
+    assert_eq!((lookup.outcome, name(&lookup)), (Outcome::Hit, "second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_pause_takes_as_much_of_the_life_and_a_wrong_clock_gives_it_back() {
+    let bench = bench();
+    bench.warm().await;
+    let left = |lookup: &Lookup| lookup.now.until(lookup.times.deadline).as_secs();
+    assert_eq!(left(&bench.get(Wish::default()).await.unwrap()), 1140);
+    let date = |ahead: u64| {
+        let shown = bench.time.peek().since_origin() + Duration::from_secs(ahead);
+        Some(jiff::Timestamp::from_second(1_780_000_000).unwrap() + shown)
+    };
+    let now = bench.clock.now();
+    bench.kie_clock.heard(date(300), None, now, now);
+    let lookup = bench.get(Wish::default()).await.unwrap();
+    assert!((838..=840).contains(&left(&lookup)), "{}", left(&lookup));
+    assert_eq!(lookup.now.until(lookup.times.ends_at), lookup.now.until(lookup.times.deadline) + 60 * SECOND);
+    for _ in 0..3 {
+        bench.kie_clock.heard(date(0), None, now, now);
+    }
+    assert_eq!(left(&bench.get(Wish::default()).await.unwrap()), 1140);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_link_again_is_no_new_life() {
+    let bench = bench();
+    bench.warm().await;
+    let ends_at = bench.get(Wish::default()).await.unwrap().times.ends_at;
+    for _ in 0..2 {
+        tokio::time::sleep(300 * SECOND).await;
+        let caller = bench.caller(forced(0)).await;
+        bench.land(Ok(bench.link("first"))).await;
+        let lookup = caller.await.unwrap().unwrap();
+        assert_eq!(lookup.times.ends_at, ends_at);
+    }
+    tokio::time::sleep(600 * SECOND).await;
+    let caller = bench.caller(Wish::default()).await;
+    bench.land(Ok(bench.link("first"))).await;
+    assert_eq!(caller.await.unwrap().unwrap().times.ends_at, bench.clock.now() + link::LIFE, "kie.ai has renewed it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_waits_by_its_own_patience_and_not_by_the_first_caller_s() {
+    let bench = bench();
+    let ask = async |patience: u32| {
+        let (links, deadline) = (bench.links.clone(), bench.clock.now() + patience * SECOND);
+        let task = bench.tasks.spawn(async move { links.get(&source(), &Wish::default(), deadline).await });
+        settle().await;
+        task
+    };
+    let first = ask(6).await;
+    tokio::time::sleep(5 * SECOND).await;
+    let joiner = ask(6).await;
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(matches!(first.await.unwrap(), Err(Error::TimedOut)));
+    bench.land(Ok(bench.link("a"))).await;
+    assert_eq!(joiner.await.unwrap().unwrap().outcome, Outcome::Joined);
+    assert_eq!(bench.mints(), 1);
+    let Some(patience) = bench.script.patiences.lock().unwrap().pop() else { panic!("one was asked for") };
+    assert_eq!(patience.deadline(), bench.clock.now() + 4 * SECOND, "as long as anybody waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_comes_after_everybody_s_patience_is_there_for_the_next_one() {
+    let bench = bench();
+    let caller = bench.caller(Wish::default()).await;
+    tokio::time::sleep(21 * SECOND).await;
+    assert!(matches!(caller.await.unwrap(), Err(Error::TimedOut)));
+    bench.land(Ok(bench.link("a"))).await;
+    assert_eq!(bench.get(Wish::default()).await.unwrap().outcome, Outcome::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_delete_gets_a_link_that_was_asked_for_later() {
+    let bench = bench();
+    let before = bench.caller(Wish::default()).await;
+    bench.links.forget(&source());
+    let after = bench.caller(Wish::default()).await;
+    assert_eq!(bench.mints(), 1, "one request at a time");
+    bench.land(Ok(bench.link("old"))).await;
+    assert_eq!(name(&before.await.unwrap().unwrap()), "old");
+    assert_eq!(bench.mints(), 2);
+    bench.land(Ok(bench.link("new"))).await;
+    assert_eq!(name(&after.await.unwrap().unwrap()), "new");
+    assert_eq!(name(&bench.get(Wish::default()).await.unwrap()), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_failed_is_told_at_once_and_asked_for_after_its_back_off() {
+    let bench = bench();
+    for back_off in [1, 2, 4] {
+        let caller = bench.caller(Wish::default()).await;
+        bench.land(Err(upstream::Error::Failed(Answer { http_status: 500, code: None, message: None }))).await;
+        assert!(caller.await.unwrap().is_err());
+        let mints = bench.mints();
+        tokio::time::sleep(back_off * SECOND - Duration::from_millis(1)).await;
+        let Err(Error::Upstream(error)) = bench.get(Wish::default()).await else { panic!("it is not asked for") };
+        assert!(matches!(&*error, upstream::Error::Recalled { cause, .. } if cause.slug() == "upstream-error"));
+        assert_eq!(bench.mints(), mints);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let caller = bench.caller(Wish::default()).await;
+    bench.land(Ok(bench.link("a"))).await;
+    assert!(caller.await.unwrap().is_ok());
 }

@@ -46,6 +46,7 @@ struct Offers {
 pub(super) struct Member {
     crowd: Crowd,
     activity: Activity,
+    number: u64,
     /// Its offer to give way. Where that is not open any more, it was taken up.
     offer: Option<u64>,
     _place: OwnedSemaphorePermit,
@@ -88,8 +89,9 @@ impl Crowd {
     }
 
     fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
-        let offer = Some(self.offers().add(activity));
-        Member { crowd: self.clone(), activity: activity.clone(), offer, _place: place }
+        // Never made twice.
+        let number = self.offers().add(activity);
+        Member { crowd: self.clone(), activity: activity.clone(), number, offer: Some(number), _place: place }
     }
 
     /// Asks the one that has offered it for longest to go. Whether there is one.
@@ -127,6 +129,11 @@ impl Offers {
 }
 
 impl Member {
+    /// No other connection has it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// From now on it would give way, as the last of all.
     pub(super) fn offer(&mut self) {
         let crowd = self.crowd.clone();

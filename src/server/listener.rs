@@ -3,7 +3,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
-    net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
@@ -77,7 +77,8 @@ impl Bound {
     /// # Errors
     /// With a message that names the address.
     pub fn bind(address: &Address) -> io::Result<Bound> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", address.shown()));
         match address {
             Address::Tcp { host, port } => bind_tcp(host, *port).map_err(named),
             Address::Unix(path) => bind_unix(path).map_err(named),
@@ -155,16 +156,19 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
 }
 
 impl Listener {
-    /// Cancel safe.
-    pub(crate) async fn accept(&self) -> io::Result<Stream> {
+    /// With the peer's address, where it has one. Cancel safe.
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Listener::Tcp(listener) => {
-                let (stream, _peer) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 // An answer is one small write; it must not wait for more.
                 let _ = stream.set_nodelay(true);
-                Ok(Stream::Tcp(stream))
+                Ok((Stream::Tcp(stream), Some(peer.ip())))
             }
-            Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
+            Listener::Unix(_, listener) => {
+                let (stream, _unnamed) = listener.accept().await?;
+                Ok((Stream::Unix(stream), None))
+            }
         }
     }
 }

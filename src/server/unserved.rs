@@ -28,20 +28,6 @@ pub(crate) enum Unserved {
 /// has one that could be read.
 pub(crate) type Refuse = Arc<dyn Fn(Unserved, Option<&[u8]>) -> Vec<u8> + Send + Sync>;
 
-/// For servers that answer in nobody's name.
-pub(crate) fn bare() -> Refuse {
-    Arc::new(|why, _id| {
-        let status = match why {
-            Unserved::Malformed => "400 Bad Request",
-            Unserved::TargetTooLong => "414 URI Too Long",
-            Unserved::HeadTooLarge => "431 Request Header Fields Too Large",
-            Unserved::TooManyConnections => "503 Service Unavailable",
-        };
-        let retry = if why == Unserved::TooManyConnections { "retry-after: 1\r\n" } else { "" };
-        format!("HTTP/1.1 {status}\r\n{retry}connection: close\r\ncontent-length: 0\r\n\r\n").into_bytes()
-    })
-}
-
 /// Takes the place of hyper's answers of its own: of whatever is written while no request has begun since everything before
 /// was taken. Only where HTTP/1 is spoken.
 pub(super) struct Instead {

@@ -1,6 +1,7 @@
-//! A model of kie.ai behind a model of the wire: moods that change, latencies, links with real ends.
+//! A model of kie.ai behind a model of the wire: moods that change, latencies, links with real ends, a clock of its own.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,31 +10,48 @@ use jiff::Timestamp;
 
 use super::oracle::Oracle;
 use crate::{
-    clock::{Clock, Instant, testing::VirtualTime},
+    clock::{Clock, Instant, KieClock, testing::VirtualTime},
     link::{self, Link, Policy},
     source::SourceUrl,
     telemetry::trace::Span,
-    upstream::{Answer, BadAnswer, Error, MintFuture, Minted, Transport, life},
+    upstream::{Answer, BadAnswer, Error, Life, MintFuture, Minted, Transport, life},
 };
 
 /// How kie.ai feels for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Well,
-    /// Refuses to connect, resets, answers with HTML or nothing, times out: one of them each time.
+    /// Resets, answers with HTML or nothing, times out: one of them each time.
     Down,
     /// 429, with or without `Retry-After`.
     Limiting,
     /// Answers, but beyond every timeout.
-    Hanging,
+    Silent,
     /// Hands out links with little life left.
     Stingy,
     /// 422 for everything.
     Refusing,
+    /// Refuses the account with this code.
+    Account(i64),
+    /// A gateway's 503, with `Retry-After`.
+    Unavailable,
+    /// A gateway's 403 without kie.ai's envelope.
+    Forbidden,
+}
+
+/// What becomes of a link that is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    Never,
+    /// The same link until it ends, and then another.
+    UntilItEnds,
+    /// The same link for ever; each time it is given it lives for 20 minutes more.
+    Renewed,
 }
 
 pub(super) struct Model {
     clock: Clock,
+    kie_clock: KieClock,
     /// kie.ai's own doings are seen from outside: it does not sleep when our machine does.
     time: Arc<VirtualTime>,
     oracle: Arc<Oracle>,
@@ -43,11 +61,25 @@ pub(super) struct Model {
 struct State {
     rng: fastrand::Rng,
     mood: Mood,
+    /// What one file meets, whatever the mood.
+    bad: Option<(SourceUrl, Mood)>,
+    repeats: Repeats,
+    /// The links that are given again, by file, and when they end.
+    repeated: HashMap<SourceUrl, (String, Instant)>,
     /// Its clock minus the true time.
     skew: i64,
+    /// Whether one of its gateways has a wrong clock.
+    wrong_gateway: bool,
+    right_answers: u32,
+    /// Whether one of its gateways keeps answers for a while.
+    keeping_gateway: bool,
     /// Longest latency when it is well.
     latency: Duration,
     made: u64,
+    /// Connections are numbered by when they were made anew; those up to this number have fallen silent.
+    silent_up_to: u64,
+    connections: u64,
+    have_answered: bool,
 }
 
 /// Marks the request as over however it ends.
@@ -63,99 +95,225 @@ impl Drop for OnItsWay<'_> {
 const EPOCH: i64 = 1_780_000_000;
 
 impl Model {
-    pub(super) fn new(time: Arc<VirtualTime>, oracle: Arc<Oracle>, seed: u64) -> Model {
+    pub(super) fn new(time: Arc<VirtualTime>, kie_clock: KieClock, oracle: Arc<Oracle>, seed: u64) -> Model {
         let mut rng = fastrand::Rng::with_seed(seed);
         let skew = if rng.u8(..4) == 0 { rng.i64(-4000..4000) } else { 0 };
         let latency = Duration::from_millis(rng.u64(0..1500));
         let clock = time.clock();
-        Model { clock, time, oracle, state: Mutex::new(State { rng, mood: Mood::Well, skew, latency, made: 0 }) }
+        let state = State {
+            rng,
+            mood: Mood::Well,
+            bad: None,
+            repeats: Repeats::Never,
+            repeated: HashMap::new(),
+            skew,
+            wrong_gateway: false,
+            right_answers: 0,
+            keeping_gateway: false,
+            latency,
+            made: 0,
+            silent_up_to: 0,
+            connections: 1,
+            have_answered: false,
+        };
+        Model { clock, kie_clock, time, oracle, state: Mutex::new(state) }
     }
 
     pub(super) fn feel(&self, mood: Mood) {
         self.state.lock().unwrap().mood = mood;
     }
 
+    /// From now on this file meets `mood`, and all others the usual one.
+    pub(super) fn spoil(&self, source: SourceUrl, mood: Mood) {
+        self.state.lock().unwrap().bad = Some((source, mood));
+    }
+
+    pub(super) fn repeat(&self, repeats: Repeats) {
+        self.state.lock().unwrap().repeats = repeats;
+    }
+
+    pub(super) fn has_a_wrong_gateway(&self, wrong: bool) {
+        self.state.lock().unwrap().wrong_gateway = wrong;
+    }
+
+    pub(super) fn has_a_keeping_gateway(&self, keeping: bool) {
+        self.state.lock().unwrap().keeping_gateway = keeping;
+    }
+
+    pub(super) fn answers_within(&self, latency: Duration) {
+        self.state.lock().unwrap().latency = latency;
+    }
+
+    /// The connections that are open answer no more; new ones do.
+    pub(super) fn silence_connections(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.silent_up_to = state.connections;
+    }
+
+    async fn exchange(&self, source: &SourceUrl, patience: Duration) -> Result<Minted, Error> {
+        let (connection, was_kept, is_silent) = {
+            let state = self.state.lock().unwrap();
+            let is_silent = state.have_answered && state.connections <= state.silent_up_to;
+            (state.connections, state.have_answered, is_silent)
+        };
+        let answer = async {
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            self.answer(source).await
+        };
+        let result = match tokio::time::timeout(patience, answer).await {
+            Ok(result) => result,
+            Err(_) if was_kept => Err(Error::SilentConnection),
+            Err(_) => Err(Error::Timeout),
+        };
+        let mut state = self.state.lock().unwrap();
+        match &result {
+            Err(Error::Timeout | Error::SilentConnection) if state.connections == connection => {
+                state.connections += 1;
+                state.have_answered = false;
+            }
+            Err(Error::Timeout | Error::SilentConnection) => {}
+            Ok(_) | Err(_) => state.have_answered = true,
+        }
+        result
+    }
+
     async fn answer(&self, source: &SourceUrl) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
-        self.oracle.request(source, sent_at, self.time.has_just_woken());
-        let _on_its_way = OnItsWay(&self.oracle, source);
+        let unseen = self.time.unseen();
         let (before, after, mood) = {
             let mut state = self.state.lock().unwrap();
-            let mood = state.mood;
+            let mood = match &state.bad {
+                Some((bad, mood)) if bad == source => *mood,
+                _ => state.mood,
+            };
             let whole = match mood {
-                Mood::Hanging => Duration::from_secs(30),
+                Mood::Silent => Duration::from_secs(30),
                 _ => state.latency.mul_f64(state.rng.f64()),
             };
             let before = whole.mul_f64(state.rng.f64());
             (before, whole - before, mood)
         };
         tokio::time::sleep(before).await;
-        // Signed somewhere on the way, dated at the end of it.
+        // Signed somewhere on the way, dated at the end of it; kie.ai itself is never paused.
         let signed_at = self.time.peek();
         tokio::time::sleep(after).await;
-        self.decide(mood, sent_at, signed_at)
+        self.decide(mood, source, sent_at, signed_at, signed_at + after, unseen)
     }
 
-    fn decide(&self, mood: Mood, sent_at: Instant, signed_at: Instant) -> Result<Minted, Error> {
-        let now = self.time.peek();
+    fn decide(
+        &self,
+        mood: Mood,
+        source: &SourceUrl,
+        sent_at: Instant,
+        signed_at: Instant,
+        dated_at: Instant,
+        unseen_when_sent: Duration,
+    ) -> Result<Minted, Error> {
         let mut state = self.state.lock().unwrap();
-        let answer = |code| Answer { http_status: 200, code: Some(code), message: None };
+        if mood == Mood::Down && state.rng.u8(..3) == 0 {
+            return Err(Error::Timeout);
+        }
+        // An answer that a gateway kept for a while was made that much earlier.
+        let age = (state.keeping_gateway && state.rng.u8(..4) == 0).then(|| state.rng.u64(1..1200));
+        let kept = Duration::from_secs(age.unwrap_or_default());
+        // Now and then: where most answers are wrong nobody can know which.
+        let is_wrong = state.wrong_gateway && state.right_answers >= 3 && state.rng.bool();
+        if is_wrong {
+            state.right_answers = 0;
+        } else if sent_at.until(self.clock.now()) < Duration::from_secs(60) {
+            state.right_answers += 1;
+        }
+        let ahead = if is_wrong { state.rng.i64(-4000..4000) } else { 0 };
+        let shown = kies_clock(dated_at, &state) + ahead - i64::try_from(kept.as_secs()).unwrap();
+        let date = Timestamp::from_second(shown).unwrap();
+        let age = age.map(Duration::from_secs);
+        let heard = self.kie_clock.heard(Some(date), age, sent_at, self.clock.now());
+        if unseen_when_sent == self.time.unseen() {
+            self.oracle.sign_of_the_pause();
+        }
+        let answer = |http_status, code| Answer { http_status, code, message: None };
         match mood {
-            Mood::Well | Mood::Hanging => Ok(self.make(&mut state, sent_at, signed_at, now, link::LIFE)),
-            Mood::Stingy => {
-                self.oracle.count(|totals| totals.short_lived += 1);
-                let life = Duration::from_secs(state.rng.u64(0..90));
-                Ok(self.make(&mut state, sent_at, signed_at, now, life))
+            Mood::Well | Mood::Silent | Mood::Stingy => {
+                let text = self.link(&mut state, source, mood, signed_at - kept);
+                let link = Link::parse(&text, &Policy::default()).unwrap();
+                let Life { left, says_its_end } = life(&link, Some(date), age, self.clock.wall());
+                Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end })
             }
-            Mood::Refusing => Err(Error::SourceRefused(answer(422))),
+            Mood::Refusing => Err(Error::SourceRefused(answer(200, Some(422)))),
             Mood::Limiting => {
                 let retry_after = (state.rng.bool()).then(|| Duration::from_secs(state.rng.u64(0..9)));
                 let pause = retry_after.unwrap_or(Duration::from_secs(2)).max(Duration::from_secs(1));
-                self.oracle.limited(now, pause);
-                Err(Error::RateLimited { answer: answer(429), retry_after })
+                self.oracle.limited(self.clock.now(), pause);
+                Err(Error::RateLimited { answer: answer(200, Some(429)), retry_after })
             }
-            Mood::Down => Err(match state.rng.u8(..3) {
-                0 => Error::Failed(answer(500)),
-                1 => Error::Unusable { reason: BadAnswer::Empty, answer: answer(200) },
-                _ => Error::Timeout,
+            Mood::Down if state.rng.bool() => Err(Error::Failed(answer(500, None))),
+            Mood::Down => Err(Error::Unusable { reason: BadAnswer::Empty, answer: answer(200, None) }),
+            Mood::Account(code) => Err(match code {
+                402 => Error::CreditsExhausted(answer(200, Some(code))),
+                455 => Error::Maintenance { answer: answer(200, Some(code)), retry_after: None },
+                505 => Error::Failed(answer(200, Some(code))),
+                _ => Error::KeyRefused(answer(200, Some(code))),
             }),
+            Mood::Unavailable => {
+                let retry_after = Duration::from_secs(state.rng.u64(0..121));
+                Err(Error::Unavailable { answer: answer(503, None), retry_after })
+            }
+            Mood::Forbidden => Err(Error::KeyRefused(answer(403, None))),
         }
     }
 
-    /// A link whose end is known, as the real wire would read it.
-    fn make(
-        &self,
-        state: &mut State,
-        sent_at: Instant,
-        signed_at: Instant,
-        now: Instant,
-        life_given: Duration,
-    ) -> Minted {
+    /// A link whose end the oracle knows.
+    fn link(&self, state: &mut State, source: &SourceUrl, mood: Mood, signed_at: Instant) -> String {
+        if let Some((link, ends)) = state.repeated.get(source).cloned()
+            && mood == Mood::Well
+        {
+            match state.repeats {
+                Repeats::UntilItEnds if signed_at < ends => return link,
+                Repeats::Renewed => {
+                    let ends = ends.max(signed_at + link::LIFE);
+                    self.oracle.renewed(&link, ends);
+                    return link;
+                }
+                Repeats::Never | Repeats::UntilItEnds => {}
+            }
+        }
         state.made += 1;
-        let kies_clock = |at: Instant| EPOCH + i64::try_from(at.since_origin().as_secs()).unwrap() + state.skew;
         let text = format!("https://files.example/{}", state.made);
-        let (text, ends) = if life_given == link::LIFE && state.rng.u8(..4) == 0 {
+        let (text, ends) = if mood != Mood::Stingy && (state.repeats != Repeats::Never || state.rng.u8(..4) == 0) {
             // No expiry of its own: it lives as documented, from the moment it was signed.
             (text, signed_at + link::LIFE)
         } else {
-            let (signed, seconds) = (kies_clock(signed_at), i64::try_from(life_given.as_secs()).unwrap());
+            let life = if mood == Mood::Stingy { state.rng.u64(0..90) } else { link::LIFE.as_secs() };
+            let signed = kies_clock(signed_at, state);
             let stamp = Timestamp::from_second(signed).unwrap().strftime("%Y%m%dT%H%M%SZ").to_string();
-            let end = u64::try_from(signed + seconds - EPOCH - state.skew).unwrap();
-            (
-                format!("{text}?X-Amz-Date={stamp}&X-Amz-Expires={seconds}"),
-                Instant::from_origin(Duration::from_secs(end)),
-            )
+            let end = u64::try_from(signed + i64::try_from(life).unwrap() - EPOCH - state.skew).unwrap();
+            (format!("{text}?X-Amz-Date={stamp}&X-Amz-Expires={life}"), Instant::from_origin(Duration::from_secs(end)))
         };
+        if mood == Mood::Stingy {
+            self.oracle.count(|totals| totals.short_lived += 1);
+        }
+        state.repeated.insert(source.clone(), (text.clone(), ends));
         self.oracle.made(&text, ends);
-        let link = Link::parse(&text, &Policy::default()).unwrap();
-        let date = Timestamp::from_second(kies_clock(now)).unwrap();
-        let ends_at = sent_at + life(&link, Some(date), self.clock.wall());
-        Minted { link, sent_at, ends_at }
+        text
     }
 }
 
+fn kies_clock(at: Instant, state: &State) -> i64 {
+    EPOCH + i64::try_from(at.since_origin().as_secs()).unwrap() + state.skew
+}
+
 impl Transport for Arc<Model> {
-    fn send<'a>(&'a self, source: &'a SourceUrl, _span: &'a Span) -> MintFuture<'a> {
-        Box::pin(self.answer(source))
+    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, _span: &'a Span) -> MintFuture<'a> {
+        Box::pin(async move {
+            self.oracle.request(source, self.clock.now(), self.time.has_just_woken());
+            let _on_its_way = OnItsWay(&self.oracle, source);
+            self.exchange(source, patience).await
+        })
+    }
+
+    fn key_version(&self) -> u64 {
+        0
     }
 }

@@ -1,12 +1,17 @@
 //! Random schedules of everything that can happen to kielink's heart, on a virtual clock and without sockets:
-//! callers that ask, insist and leave; a kie.ai that is slow, limits, fails, lies and comes back; machines that sleep
-//! and clocks that step; memory that is short. After every step the promises are checked:
+//! callers that ask, insist and leave; a kie.ai that is slow, limits, fails, lies, refuses, gives links again, falls
+//! silent and comes back; machines that sleep, are paused and have clocks that step; memory that is short. After every
+//! step the promises are checked:
 //!
-//! - P1: a link that is handed out has at least the margin of life left, by kie.ai's own reckoning;
+//! - P1: a link that is handed out has at least the margin of life left, by kie.ai's own reckoning (but for those
+//!   between a pause that no clock of the machine saw and its first sign, which are counted);
 //! - P2: at most one request for a file is on its way;
 //! - P3: kie.ai never sees more than the budget, nor anything during a pause;
-//! - P5: an outage shorter than the refresh window is not noticed by users of a link;
-//! - and every caller gets exactly one answer, within its deadline.
+//! - P5: an outage shorter than the refresh window is not noticed by users of a link, whenever it begins and whatever
+//!   kind it is;
+//! - P6: one file that kie.ai cannot make, or a connection that fell silent, is not noticed by users of other files;
+//! - every caller gets exactly one answer, within its deadline;
+//! - and whatever has happened, links flow again two minutes after kie.ai is well.
 //!
 //! What runs is the real `Links` and the real `upstream::Kie`; only the wire is a model. A failure names its seed:
 //! `SIM_SEED=n cargo test simulation` runs that one; `SIM_SCHEDULES=1000000 cargo test --release simulation` runs many.

@@ -31,6 +31,8 @@ struct State {
     paused: Option<(Instant, Instant)>,
     /// When each link ends, by kie.ai's reckoning.
     ends: HashMap<String, Instant>,
+    /// The machine was paused by its hypervisor, and nothing has shown it yet: what is handed out meanwhile may be dead.
+    unseen_pause: bool,
     /// The first broken promise: a panic inside a flight's task is caught there, and must not be missed.
     broken: Option<String>,
     totals: Totals,
@@ -47,6 +49,12 @@ pub(super) struct Totals {
     pub(super) outages_unnoticed: u64,
     pub(super) suspends: u64,
     pub(super) short_lived: u64,
+    pub(super) unseen_pauses: u64,
+    pub(super) excused: u64,
+    pub(super) repeated: u64,
+    pub(super) spoilt_files: u64,
+    pub(super) silenced: u64,
+    pub(super) corners: u64,
 }
 
 impl Oracle {
@@ -94,12 +102,35 @@ impl Oracle {
         *known = (*known).min(ends);
     }
 
+    /// kie.ai gives it again, and it ends later now.
+    pub(super) fn renewed(&self, link: &str, ends: Instant) {
+        let mut state = self.lock();
+        state.totals.repeated += 1;
+        state.ends.insert(link.to_owned(), ends);
+    }
+
+    /// From now on nobody can know how late it is, until a sign comes.
+    pub(super) fn paused_unseen(&self) {
+        let mut state = self.lock();
+        state.totals.unseen_pauses += 1;
+        state.unseen_pause = true;
+    }
+
+    /// The pause has shown itself: in an answer that was asked for after it, or by a step of the wall clock.
+    pub(super) fn sign_of_the_pause(&self) {
+        self.lock().unseen_pause = false;
+    }
+
     /// A caller is handed this link.
     pub(super) fn handed_out(&self, link: &str, now: Instant) {
         let mut state = self.lock();
         state.totals.links += 1;
         let ends = *state.ends.get(link).expect("P1: a link that kie.ai never made");
         let left = now.until(ends);
+        if state.unseen_pause && left < self.promises.margin {
+            state.totals.excused += 1;
+            return;
+        }
         assert!(left >= self.promises.margin, "P1: a link with {left:?} of life left was handed out");
     }
 
@@ -149,6 +180,12 @@ impl Totals {
         self.outages_unnoticed += other.outages_unnoticed;
         self.suspends += other.suspends;
         self.short_lived += other.short_lived;
+        self.unseen_pauses += other.unseen_pauses;
+        self.excused += other.excused;
+        self.repeated += other.repeated;
+        self.spoilt_files += other.spoilt_files;
+        self.silenced += other.silenced;
+        self.corners += other.corners;
     }
 
     pub(super) fn assert_eventful(&self, schedules: u64) {
@@ -165,6 +202,12 @@ impl Totals {
             self.outages_unnoticed * 20,
             self.suspends * 5,
             self.short_lived * 10,
+            self.unseen_pauses * 10,
+            self.excused * 100,
+            self.repeated * 10,
+            self.spoilt_files * 50,
+            self.silenced * 50,
+            self.corners * 50,
         ];
         assert!(each.iter().all(|count| *count >= schedules), "too little happened in {schedules} schedules: {self:?}");
     }

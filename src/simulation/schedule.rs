@@ -7,12 +7,12 @@ use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    kie::{Model, Mood},
+    kie::{Model, Mood, Repeats},
     non_zero,
     oracle::{Oracle, Promises, Totals},
 };
 use crate::{
-    clock::{Clock, testing::VirtualTime},
+    clock::{Clock, KieClock, testing::VirtualTime},
     key::ApiKey,
     links::{self, Links, Outcome, Wish},
     source::SourceUrl,
@@ -22,14 +22,26 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Anything,
+    Outage,
+    SpoiltFile,
+    SilentConnection,
+}
+
 struct World {
     rng: Rng,
     time: Arc<VirtualTime>,
     clock: Clock,
+    kie_clock: KieClock,
     model: Arc<Model>,
     oracle: Arc<Oracle>,
     links: Links,
     config: links::Config,
+    attempt_timeout: Duration,
+    /// What the wall clock has missed in pauses.
+    missed: Duration,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -40,72 +52,134 @@ pub(super) fn run(seed: u64) -> Totals {
     fastrand::seed(seed);
     runtime.block_on(async {
         let mut rng = Rng::with_seed(seed);
-        let is_outage = rng.u8(..8) == 0;
-        let mut world = World::new(seed, rng, is_outage);
-        if is_outage {
-            world.outage_within_the_window().await;
-        } else {
-            world.anything().await;
+        let kind = match rng.u8(..16) {
+            0..2 => Kind::Outage,
+            2 => Kind::SpoiltFile,
+            3 => Kind::SilentConnection,
+            _ => Kind::Anything,
+        };
+        let mut world = World::new(seed, rng, kind);
+        match kind {
+            Kind::Outage => world.outage_within_the_window().await,
+            Kind::SpoiltFile => world.one_spoilt_file().await,
+            Kind::SilentConnection => world.connections_fall_silent().await,
+            Kind::Anything => world.anything().await,
         }
         world.end().await
     })
 }
 
 impl World {
-    fn new(seed: u64, mut rng: Rng, long_lives: bool) -> World {
+    fn new(seed: u64, mut rng: Rng, kind: Kind) -> World {
+        let is_calm = kind != Kind::Anything;
         let time = VirtualTime::new();
         let clock = time.clock();
-        let request_timeout = SECOND * rng.u32(if long_lives { 5..25 } else { 2..25 });
+        let request_timeout = SECOND * rng.u32(if is_calm { 15..25 } else { 2..25 });
         // Long lives as in production, or short ones, so that much happens in little time.
-        let config = if long_lives || rng.bool() {
-            let ttl = SECOND * 19 * 60;
-            links_config(ttl, SECOND * 60, SECOND * 12 * 60, request_timeout, &mut rng)
-        } else {
-            let ttl = SECOND * rng.u32(5..60);
-            let margin = SECOND * rng.u32(0..60);
-            let refresh_after = ttl.mul_f64(0.2 + 0.7 * rng.f64());
-            links_config(ttl, margin, refresh_after, request_timeout, &mut rng)
+        let config = match kind {
+            Kind::Outage if rng.bool() => {
+                let ttl = SECOND * rng.u32(30..90);
+                links_config(ttl, SECOND * 60, ttl.mul_f64(0.15 + 0.2 * rng.f64()), request_timeout, is_calm, &mut rng)
+            }
+            Kind::SpoiltFile => links_config(SECOND * 5, SECOND * 60, SECOND * 4, request_timeout, is_calm, &mut rng),
+            Kind::Anything if rng.bool() => {
+                let ttl = SECOND * rng.u32(5..60);
+                let margin = SECOND * rng.u32(0..60);
+                let refresh_after = ttl.mul_f64(0.2 + 0.7 * rng.f64());
+                links_config(ttl, margin, refresh_after, request_timeout, is_calm, &mut rng)
+            }
+            Kind::Anything | Kind::Outage | Kind::SilentConnection => {
+                links_config(SECOND * 19 * 60, SECOND * 60, SECOND * 12 * 60, request_timeout, is_calm, &mut rng)
+            }
         };
-        let (rate, burst) = (rng.u32(1..30), rng.u32(1..30));
+        // Where nobody may notice, there is room for the refreshes.
+        let least = if is_calm { 10 } else { 1 };
+        let (rate, burst) = (rng.u32(least..30), rng.u32(least..30));
         let gate = GateConfig {
             rate: non_zero(rate),
             burst: non_zero(burst),
-            in_flight: non_zero(rng.u32(1..40)),
+            in_flight: non_zero(rng.u32(least..40)),
             reserve: request_timeout / 10,
         };
-        let oracle =
-            Arc::new(Oracle::new(Promises { margin: config.margin, rate: f64::from(rate), burst: f64::from(burst) }));
-        let model = Arc::new(Model::new(Arc::clone(&time), Arc::clone(&oracle), seed));
+        let promises = Promises { margin: config.margin, rate: f64::from(rate), burst: f64::from(burst) };
+        let oracle = Arc::new(Oracle::new(promises));
+        let kie_clock = KieClock::default();
+        let model = Model::new(Arc::clone(&time), kie_clock.clone(), Arc::clone(&oracle), seed);
+        if is_calm {
+            model.answers_within(SECOND * 9 / 10);
+        }
+        let model = Arc::new(model);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        // With long lives, longer than kie.ai ever takes when it is well.
-        let shortest = if long_lives { 2.0 } else { 0.5 };
-        let attempt_timeout = SECOND.mul_f64(shortest + 8.0 * rng.f64());
-        let config_of_kie = KieConfig { gate, attempt_timeout, attempts: rng.u32(1..4) };
+        // Where nobody may notice, longer than kie.ai ever takes when it is well.
+        let shortest = if is_calm { 2.0 } else { 0.5 };
+        let attempt_timeout = SECOND.mul_f64(shortest + if is_calm { 6.0 } else { 8.0 } * rng.f64());
+        let attempts = if kind == Kind::SilentConnection { 3 } else { rng.u32(1..4) };
+        let config_of_kie = KieConfig { gate, attempt_timeout, attempts };
         let mint = Kie::new(&config_of_kie, Arc::clone(&model), clock.clone(), &tasks, stop.clone());
-        let hash = ApiKey::new("simulated").unwrap().log_hash();
-        let tracer = Tracer::default();
-        let (links_tasks, links_stop) = (tasks.clone(), stop.clone());
-        let links = Links::new(config.clone(), Arc::new(mint), clock.clone(), hash, tracer, links_tasks, links_stop);
-        World { rng, time, clock, model, oracle, links, config, tasks, stop }
+        let links = Links::new(
+            config.clone(),
+            Arc::new(mint),
+            clock.clone(),
+            kie_clock.clone(),
+            ApiKey::new("simulated-key").unwrap().log_hash(),
+            Tracer::default(),
+            tasks.clone(),
+            stop.clone(),
+        );
+        kie_clock.look(clock.wall(), clock.now());
+        World {
+            rng,
+            time,
+            clock,
+            kie_clock,
+            model,
+            oracle,
+            links,
+            config,
+            attempt_timeout,
+            missed: Duration::ZERO,
+            tasks,
+            stop,
+        }
     }
 
     /// Callers of all kinds while moods, clocks and the machine change.
     async fn anything(&mut self) {
         let files = self.rng.usize(1..12);
+        // Either it is paused unseen, or kie.ai's clock is wrong now and then: together nobody can know how late it is.
+        let is_paused_unseen = self.rng.bool();
         let mut callers = JoinSet::new();
         let pause = *pick(&mut self.rng, &[SECOND / 50, SECOND / 2, SECOND * 40]);
         for _ in 0..self.rng.usize(20..80) {
             match self.rng.u8(..20) {
-                0..2 => self.time.step_wall(self.rng.i64(-86_400..86_400)),
+                0 => {
+                    self.time.step_wall(self.rng.i64(-86_400..86_400));
+                    self.look_at_the_wall_clock();
+                }
+                1 => match self.rng.u8(..5) {
+                    0 => self.model.has_a_wrong_gateway(!is_paused_unseen && self.rng.bool()),
+                    1 => self.model.has_a_keeping_gateway(self.rng.bool()),
+                    2 => {
+                        let repeats = [Repeats::Never, Repeats::UntilItEnds, Repeats::Renewed];
+                        self.model.repeat(*pick(&mut self.rng, &repeats));
+                    }
+                    3 => self.model.silence_connections(),
+                    _ => self.links.forget(&file(self.rng.usize(..files))),
+                },
                 2..5 => {
                     let moods = [
                         Mood::Well,
                         Mood::Well,
                         Mood::Down,
                         Mood::Limiting,
-                        Mood::Hanging,
+                        Mood::Silent,
                         Mood::Stingy,
                         Mood::Refusing,
+                        Mood::Account(401),
+                        Mood::Account(402),
+                        Mood::Account(455),
+                        Mood::Unavailable,
+                        Mood::Forbidden,
                     ];
                     self.model.feel(*pick(&mut self.rng, &moods));
                 }
@@ -122,6 +196,9 @@ impl World {
                     false => self.time.suspend_before_reading(self.rng.u32(..40), for_how_long),
                 }
             }
+            if is_paused_unseen && self.rng.u8(..25) == 0 {
+                self.pause_unseen().await;
+            }
             tokio::time::sleep(pause.mul_f64(self.rng.f64())).await;
         }
         while let Some(caller) = callers.join_next().await {
@@ -129,37 +206,130 @@ impl World {
         }
     }
 
-    /// A link in constant use while kie.ai is away for less than the refresh window, and nobody else.
+    /// As kielink does every second; here only after something has happened to it.
+    fn look_at_the_wall_clock(&self) {
+        self.kie_clock.look(self.clock.wall(), self.clock.now());
+    }
+
+    /// The hypervisor pauses the machine. Perhaps its wall clock is set right after a while, which is seen within a second.
+    async fn pause_unseen(&mut self) {
+        let for_how_long = SECOND * self.rng.u32(2..2400);
+        self.time.pause_unseen(for_how_long);
+        self.missed += for_how_long;
+        self.oracle.paused_unseen();
+        if self.rng.bool() {
+            tokio::time::sleep(SECOND.mul_f64(5.0 * self.rng.f64())).await;
+            self.time.step_wall(i64::try_from(std::mem::take(&mut self.missed).as_secs()).unwrap());
+            tokio::time::sleep(SECOND.mul_f64(self.rng.f64())).await;
+            self.look_at_the_wall_clock();
+            self.oracle.sign_of_the_pause();
+        }
+    }
+
+    /// A user of `source` who notices nothing: a link, and no wait.
+    async fn use_unnoticed(&self, source: &SourceUrl, most: Duration, promise: &str) {
+        let began = tokio::time::Instant::now();
+        let lookup = self.links.get(source, &Wish::default(), self.clock.now() + self.config.flight_timeout).await;
+        let lookup = lookup.unwrap_or_else(|error| panic!("{promise}: a user of {source:?} got {error:?}"));
+        self.oracle.handed_out(lookup.entry.link.as_str(), self.time.peek());
+        assert!(began.elapsed() <= most, "{promise}: a user of {source:?} waited {:?}", began.elapsed());
+    }
+
+    /// Links in constant use while kie.ai is away for less than the refresh window, and nobody else.
     async fn outage_within_the_window(&mut self) {
-        let source = file(0);
+        let moods = [
+            Mood::Down,
+            Mood::Silent,
+            Mood::Account(401),
+            Mood::Account(402),
+            Mood::Account(455),
+            Mood::Unavailable,
+            Mood::Forbidden,
+        ];
+        let mood = *pick(&mut self.rng, &moods);
+        let files: Vec<SourceUrl> = (0..self.rng.usize(1..4)).map(file).collect();
         let window = self.config.ttl - self.config.refresh_after;
-        // The last try before the deadline needs a moment, and an open breaker lets one through every 15 s.
-        let outage = window.saturating_sub(SECOND * 35).mul_f64(self.rng.f64());
-        let wish = Wish::default();
-        let ask = async |most: Duration| {
-            let began = tokio::time::Instant::now();
-            let lookup = self.links.get(&source, &wish, self.clock.now() + self.config.flight_timeout).await;
-            let lookup = lookup.unwrap_or_else(|error| panic!("P5: a user of the link noticed the outage: {error:?}"));
-            self.oracle.handed_out(lookup.entry.link.as_str(), self.time.peek());
-            assert!(began.elapsed() <= most, "P5: a user of the link waited {:?}", began.elapsed());
+        // What is promised: five seconds for the last try, and one that meets silence besides.
+        let last_try = SECOND * 5 + if mood == Mood::Silent { self.attempt_timeout } else { Duration::ZERO };
+        let longest = window.saturating_sub(last_try);
+        // Aimed at the corner: it begins in the seconds before the refresh point and ends as late as it may; or anywhere.
+        let is_aimed = self.rng.bool();
+        let (before, outage) = if is_aimed {
+            self.oracle.count(|totals| totals.corners += 1);
+            let before = self.config.refresh_after.saturating_sub(SECOND.mul_f64(9.0 * self.rng.f64()));
+            (before, longest.saturating_sub(SECOND.mul_f64(7.0 * self.rng.f64())))
+        } else {
+            (self.config.ttl.mul_f64(1.5 * self.rng.f64()), longest.mul_f64(self.rng.f64()))
         };
-        ask(SECOND * 4).await;
-        // It may begin at any moment of the link's life.
-        let before = self.config.ttl.mul_f64(1.5 * self.rng.f64());
+        for source in &files {
+            self.use_unnoticed(source, SECOND * 4, "P5").await;
+        }
         let phases = [
-            (Mood::Well, before, SECOND * 8),
-            (Mood::Down, outage, SECOND),
-            (Mood::Well, SECOND * 40, SECOND),
-            (Mood::Well, self.config.ttl, SECOND * 8),
+            (Mood::Well, before.saturating_sub(SECOND * 15), SECOND * 4),
+            (Mood::Well, before.min(SECOND * 15), SECOND / 2),
+            (mood, outage.saturating_sub(SECOND * 20), SECOND),
+            (mood, outage.min(SECOND * 20), SECOND / 4),
+            (Mood::Well, SECOND * 20, SECOND / 4),
+            (Mood::Well, self.config.ttl, SECOND * 6),
         ];
         for (mood, length, beat) in phases {
             self.model.feel(mood);
-            for _ in 0..length.div_duration_f64(beat).ceil() as u32 {
-                ask(Duration::ZERO).await;
-                tokio::time::sleep(beat).await;
+            let end = tokio::time::Instant::now() + length;
+            while tokio::time::Instant::now() < end {
+                for source in &files {
+                    self.use_unnoticed(source, Duration::ZERO, "P5").await;
+                }
+                tokio::time::sleep(beat.min(end - tokio::time::Instant::now())).await;
             }
         }
         self.oracle.count(|totals| totals.outages_unnoticed += 1);
+    }
+
+    /// One file that kie.ai cannot make, asked for by a polite caller or two, beside good ones.
+    async fn one_spoilt_file(&mut self) {
+        self.oracle.count(|totals| totals.spoilt_files += 1);
+        let mood = *pick(&mut self.rng, &[Mood::Down, Mood::Forbidden, Mood::Silent, Mood::Unavailable, Mood::Stingy]);
+        let bad = file(99);
+        self.model.spoil(bad.clone(), mood);
+        let callers = TaskTracker::new();
+        for _ in 0..self.rng.usize(1..4) {
+            let (links, clock, stop, bad) = (self.links.clone(), self.clock.clone(), self.stop.clone(), bad.clone());
+            let (beat, patience) = (SECOND.mul_f64(0.1 + 2.0 * self.rng.f64()), self.config.flight_timeout);
+            callers.spawn(async move {
+                while !stop.is_cancelled() {
+                    let _ = links.get(&bad, &Wish::default(), clock.now() + patience).await;
+                    tokio::time::sleep(beat).await;
+                }
+            });
+        }
+        let files = self.rng.usize(1..4);
+        let beat = SECOND.mul_f64(0.5 + 8.0 * self.rng.f64());
+        for round in 0..20 {
+            tokio::time::sleep(beat).await;
+            self.use_unnoticed(&file(round % files), SECOND * 4, "P6").await;
+        }
+    }
+
+    /// All connections fall silent between two crowds.
+    async fn connections_fall_silent(&mut self) {
+        self.oracle.count(|totals| totals.silenced += 1);
+        for crowd in 0..4 {
+            let mut callers = JoinSet::new();
+            for number in 0..6 {
+                let (links, source) = (self.links.clone(), file(crowd * 6 + number));
+                let deadline = self.clock.now() + self.config.flight_timeout;
+                callers.spawn(async move { links.get(&source, &Wish::default(), deadline).await });
+            }
+            let began = tokio::time::Instant::now();
+            while let Some(caller) = callers.join_next().await {
+                let lookup = caller.unwrap().unwrap_or_else(|error| panic!("P6: a connection's silence: {error:?}"));
+                self.oracle.handed_out(lookup.entry.link.as_str(), self.time.peek());
+            }
+            let most = self.attempt_timeout + SECOND * 5;
+            assert!(began.elapsed() <= most, "P6: a crowd waited {:?}", began.elapsed());
+            tokio::time::sleep(SECOND * 5).await;
+            self.model.silence_connections();
+        }
     }
 
     /// One caller: asks, perhaps insists, perhaps leaves.
@@ -197,12 +367,26 @@ impl World {
     /// Everything comes to an end, and nothing is left behind.
     async fn end(self) -> Totals {
         self.model.feel(Mood::Well);
+        self.model.repeat(Repeats::Never);
+        self.model.has_a_keeping_gateway(false);
+        self.model.answers_within(SECOND / 10);
         let flights = async {
             while self.links.flights_under_way() > 0 {
                 tokio::time::sleep(SECOND / 10).await;
             }
         };
         tokio::time::timeout(SECOND * 60, flights).await.expect("every flight lands");
+        // The longest pause that kie.ai can ask for, and one probe.
+        tokio::time::sleep(SECOND * 121).await;
+        for number in [0, 1] {
+            let mut lookup = self.links.get(&file(number), &Wish::default(), self.clock.now() + SECOND * 20).await;
+            if lookup.is_err() {
+                tokio::time::sleep(SECOND * 13).await;
+                lookup = self.links.get(&file(number), &Wish::default(), self.clock.now() + SECOND * 20).await;
+            }
+            let lookup = lookup.unwrap_or_else(|error| panic!("links do not flow again: {error:?}"));
+            self.oracle.handed_out(lookup.entry.link.as_str(), self.time.peek());
+        }
         self.stop.cancel();
         self.tasks.close();
         tokio::time::timeout(SECOND, self.tasks.wait()).await.expect("every task ends at shutdown");
@@ -215,6 +399,7 @@ fn links_config(
     margin: Duration,
     refresh_after: Duration,
     request_timeout: Duration,
+    is_calm: bool,
     rng: &mut Rng,
 ) -> links::Config {
     links::Config {
@@ -224,9 +409,9 @@ fn links_config(
         negative_ttl: SECOND * rng.u32(0..40),
         force_interval: SECOND * rng.u32(0..20),
         // Room for everything, or for two or three.
-        max_bytes: if rng.u8(..4) == 0 { 2048 } else { 1 << 20 },
+        max_bytes: if !is_calm && rng.u8(..4) == 0 { 2048 } else { 1 << 20 },
         flight_timeout: request_timeout,
-        waiting: rng.usize(1..200),
+        waiting: rng.usize(if is_calm { 64 } else { 1 }..200),
     }
 }
 

@@ -1,19 +1,29 @@
 //! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
 //!
-//! One line an event, on standard error; failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
+//! One line an event, on standard error, which nobody waits for (`queue`); failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
 //! some print addresses, and an address may be a link.
 
 mod failures;
 pub(crate) mod metrics;
+mod queue;
 pub mod trace;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing::{Dispatch, level_filters::LevelFilter};
-use tracing_subscriber::{Layer as _, filter::Targets, fmt::MakeWriter, layer::SubscriberExt};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{Targets, filter_fn},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+};
 
-pub use self::failures::{Failure, Failures};
+pub(crate) use self::queue::LAST_LINES;
 use self::trace::Tracer;
+pub use self::{
+    failures::{Failure, Failures},
+    queue::{DroppedLines, Log},
+};
 
 /// How and how much is logged.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +38,8 @@ pub struct Telemetry {
     /// What has failed of late; filled by the log.
     pub failures: Failures,
     pub tracer: Tracer,
+    /// Log lines that could not be written in time.
+    pub dropped_lines: DroppedLines,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +65,10 @@ impl Config {
         let filter = Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target(env!("CARGO_PKG_NAME"), level.max(LevelFilter::WARN));
+        // SECURITY: what OpenTelemetry says of its variables repeats their values. `trace` says which they are.
+        let values =
+            filter_fn(|event| !(event.target().starts_with("opentelemetry") && event.name().contains(".Config.")));
+        let filter = filter.and_then(values);
         let gatekeeper = failures.gatekeeper(level);
         let text = match self.format {
             Format::Text => true,

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::error::{Answer, BadAnswer, Error};
 
-/// Messages are shown to callers; a page of HTML is not a message.
-pub(crate) const MAX_MESSAGE_CHARS: usize = 300;
+/// Some writers of UTF-8 put it in front (RFC 8259 section 8.1 lets readers pass over it).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An answer as it came, body and two headers.
 pub(crate) struct Raw<'a> {
@@ -19,11 +19,11 @@ pub(crate) struct Raw<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// The text that stands where the link should, or why there is none. `scrub` takes the key out of messages.
-pub(crate) fn read(raw: &Raw<'_>, scrub: impl Fn(&str) -> String) -> Result<String, Error> {
+/// The text that stands where the link should, or why there is none. `present` makes messages fit to be shown.
+pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<String, Error> {
     let parsed = parse(raw.body);
     let (code, message) = match &parsed {
-        Ok(envelope) => (envelope.code, envelope.message.as_deref().map(|text| tidy(&scrub(text)))),
+        Ok(envelope) => (envelope.code, envelope.message.as_deref().map(&present)),
         Err(_) => (None, None),
     };
     let answer = Answer { http_status: raw.http_status, code, message };
@@ -69,9 +69,14 @@ fn refusal(code: i64, answer: Answer, retry_after: Option<Duration>) -> Error {
         _ if out_of_credits => Error::CreditsExhausted(answer),
         404 => Error::SourceNotFound(answer),
         422 => Error::SourceRefused(answer),
-        455 => Error::Maintenance(answer),
+        455 => Error::Maintenance { answer, retry_after },
         _ if answer.http_status == 429 => Error::RateLimited { answer, retry_after },
-        _ => Error::Failed(answer),
+        // "This will not be done" does not pass, whatever its headers say.
+        501 | 505 => Error::Failed(answer),
+        _ => match retry_after.filter(|_| code >= 500 || answer.http_status >= 500) {
+            Some(retry_after) => Error::Unavailable { answer, retry_after },
+            None => Error::Failed(answer),
+        },
     }
 }
 
@@ -82,6 +87,7 @@ struct Envelope {
 }
 
 fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(BadAnswer::Empty);
     }
@@ -90,37 +96,32 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
         return Err(BadAnswer::OtherShape);
     };
     let code = object.get("code").and_then(|code| match code {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
-    // What is no code of kie.ai's may be anything: a key of digits among it.
-    let code = code.filter(|code| (-9_999..10_000).contains(code));
+    // `200.0` is what some writers of JSON make of 200. What is no code of kie.ai's may be anything: a key of digits
+    // among it.
+    let code = code.filter(|code| code.fract() == 0.0 && code.abs() < 10_000.0).map(|code| code as i64);
     let message = object.get("msg").and_then(Value::as_str).map(str::to_owned);
     Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
 }
 
-/// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it.
-fn tidy(message: &str) -> String {
-    let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    // Wherever the address begins in its word: what stands before it may be another that has lost its scheme.
-    let words = printable.split(' ').map(|word| match word.split_once('?') {
-        Some((before, _)) if word.contains("://") => before,
-        _ => word,
-    });
-    let mut tidy: String = words.collect::<Vec<_>>().join(" ").chars().take(MAX_MESSAGE_CHARS).collect();
-    tidy.truncate(tidy.trim_end().len());
-    tidy
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn answer(http_status: u16, body: &str) -> Result<String, Error> {
-        let raw = Raw { http_status, retry_after: Some(Duration::from_secs(3)), body: body.as_bytes() };
+        answer_after(None, http_status, body)
+    }
+
+    fn answer_after(retry_after: Option<u64>, http_status: u16, body: &str) -> Result<String, Error> {
+        let retry_after = retry_after.map(Duration::from_secs);
+        let raw = Raw { http_status, retry_after, body: body.as_bytes() };
         read(&raw, |text| text.replace("KEY", "[key]"))
     }
 
@@ -143,6 +144,21 @@ mod tests {
             (200, link, "https://h/l"),
             (201, link, "https://h/l"),
             (200, r#"{"code":"200","data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":200.0,"data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":2e2,"data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":" 200.0 ","data":"https://h/l"}"#, "https://h/l"),
+            (200, r#"{"code":422.0,"data":null}"#, "SourceRefused"),
+            (200, r#"{"code":200.5,"data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"200.5","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"0xc8","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"inf","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":"NaN","data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":10000,"data":"https://h/l"}"#, "OtherShape"),
+            (200, r#"{"code":1e300,"data":"https://h/l"}"#, "OtherShape"),
+            (200, "\u{feff}{\"code\":200,\"data\":\"https://h/l\"}", "https://h/l"),
+            (200, "\u{feff} {\"code\":422}", "SourceRefused"),
+            (200, "\u{feff}", "Empty"),
+            (200, " \u{feff}{\"code\":200,\"data\":\"https://h/l\"}", "NotJson"),
             (500, link, "Failed"),
             (302, link, "Redirect"),
             (200, r#"{"code":200,"msg":"success","data":null}"#, "NoLink"),
@@ -185,32 +201,33 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_carries_its_retry_after() {
-        let Err(Error::RateLimited { retry_after, .. }) = answer(429, "") else { panic!("not rate limited") };
-        assert_eq!(retry_after, Some(Duration::from_secs(3)));
-    }
-
-    #[test]
-    fn messages_are_scrubbed_and_tidied() {
-        let long = "x".repeat(1000);
-        let body = format!(r#"{{"code":500,"msg":"Bearer KEY\r\nis wrong {long}"}}"#);
-        let Err(Error::Failed(answer)) = answer(200, &body) else { panic!("not failed") };
-        let message = answer.message.unwrap();
-        assert!(message.starts_with("Bearer [key]  is wrong xxx"), "{message}");
-        assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS);
-    }
-
-    #[test]
-    fn an_address_in_a_message_loses_its_query() {
-        for (message, shown) in [
-            ("cannot fetch https://h/a?X-Amz-Signature=s, why? because", "cannot fetch https://h/a why? because"),
-            ("why?https://h/a?X-Amz-Signature=s", "why"),
-            ("h/a?X-Amz-Signature=s&from=https://h/b now", "h/a now"),
+    fn what_passes_carries_its_retry_after_and_what_does_not_does_not() {
+        let after = |status, body| match answer_after(Some(3), status, body) {
+            Ok(_) => panic!("a link"),
+            Err(error) => (error.slug(), error.retry_after().map(|pause| pause.as_secs())),
+        };
+        for (status, body, expected) in [
+            (429, "", ("rate-limited", Some(3))),
+            (503, "<html>", ("upstream-unavailable", Some(3))),
+            (502, "", ("upstream-unavailable", Some(3))),
+            (500, r#"{"code":500,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":500,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":455,"msg":"x"}"#, ("upstream-unavailable", Some(3))),
+            (200, r#"{"code":505,"msg":"x"}"#, ("upstream-error", None)),
+            (501, "", ("upstream-error", None)),
+            (200, r#"{"code":422,"msg":"x"}"#, ("source-refused", None)),
+            (403, "", ("key-refused", None)),
         ] {
-            let body = format!(r#"{{"code":500,"msg":"{message}"}}"#);
-            let Err(Error::Failed(answer)) = answer(200, &body) else { panic!("not failed") };
-            assert_eq!(answer.message.as_deref(), Some(shown));
+            assert_eq!(after(status, body), expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn messages_are_made_presentable() {
+        let Err(Error::Failed(answer)) = answer(200, r#"{"code":500,"msg":"Bearer KEY is wrong"}"#) else {
+            panic!("not failed")
+        };
+        assert_eq!(answer.message.as_deref(), Some("Bearer [key] is wrong"));
     }
 
     #[test]
@@ -223,14 +240,37 @@ mod tests {
         assert!(shown.contains("cannot sign [url] now") && !shown.contains("Signature"), "{shown}");
     }
 
-    proptest! {
-        #[test]
-        fn only_code_200_under_http_success_yields_a_link(status in 100u16..600, code in any::<i64>(), data in ".{0,20}") {
-            let body = serde_json::json!({ "code": code, "msg": "m", "data": data }).to_string();
-            let good = code == 200 && (200..300).contains(&status);
-            prop_assert_eq!(answer(status, &body).is_ok(), good);
-        }
+    #[test]
+    fn only_code_200_under_http_success_yields_a_link() {
+        let (good, bad) = (AtomicU32::new(0), AtomicU32::new(0));
+        let statuses = prop_oneof![4 => 200u16..300, 1 => 100u16..600];
+        let codes = prop_oneof![
+            4 => prop::sample::select(vec!["200", "\"200\"", "200.0", "\"200.0\"", "2e2"]).prop_map(|code| (code.to_owned(), true)),
+            1 => prop::sample::select(vec!["200.5", "-200", "\"\"", "\"200 OK\"", "null", "true", "[200]", "{\"code\":200}"])
+                .prop_map(|code| (code.to_owned(), false)),
+            1 => (190i64..210).prop_map(|code| (code.to_string(), code == 200)),
+            1 => any::<i64>().prop_map(|code| (code.to_string(), code == 200)),
+        ];
+        // Whatever stands there for a link: `link` decides about that. What is no string is none.
+        let data = prop_oneof![
+            4 => ".{0,20}".prop_map(|text| (Value::from(text), true)),
+            1 => prop::sample::select(vec![Value::Null, Value::from(7), serde_json::json!({ "url": "https://h/" })])
+                .prop_map(|value| (value, false)),
+        ];
+        proptest!(|(status in statuses, (code, is_200) in codes, (data, is_text) in data)| {
+            let body = format!(r#"{{"code":{code},"msg":"m","data":{data}}}"#);
+            let is_good = is_200 && is_text && (200..300).contains(&status);
+            let count = if is_good { &good } else { &bad };
+            count.fetch_add(1, Ordering::Relaxed);
+            let link = answer(status, &body).ok();
+            prop_assert_eq!(link.as_deref(), data.as_str().filter(|_| is_good), "{} {}", status, body);
+        });
+        // Of 256; else the generator has lost its way.
+        let (good, bad) = (good.into_inner(), bad.into_inner());
+        assert!(good >= 40 && bad >= 40, "{good} good, {bad} bad");
+    }
 
+    proptest! {
         #[test]
         fn no_body_makes_it_panic(status in 100u16..600, body in prop::collection::vec(any::<u8>(), 0..200)) {
             let raw = Raw { http_status: status, retry_after: None, body: &body };

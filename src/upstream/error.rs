@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use crate::link::Unusable;
 ///
 /// No variant holds a source URL, a link or the key: `reqwest` errors lose their URL before they get here,
 /// and kie.ai's messages are scrubbed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("kie.ai refuses the source URL: {0}")]
     SourceRefused(Answer),
@@ -26,8 +27,11 @@ pub enum Error {
     CreditsExhausted(Answer),
     #[error("kie.ai limits the rate: {answer}")]
     RateLimited { answer: Answer, retry_after: Option<Duration> },
-    #[error("kie.ai is under maintenance: {0}")]
-    Maintenance(Answer),
+    #[error("kie.ai is under maintenance: {answer}")]
+    Maintenance { answer: Answer, retry_after: Option<Duration> },
+    /// A failure of which kie.ai says when it will be over.
+    #[error("kie.ai is unavailable for a while: {answer}")]
+    Unavailable { answer: Answer, retry_after: Duration },
     #[error("kie.ai failed: {0}")]
     Failed(Answer),
     #[error("kie.ai's answer cannot be used ({reason}): {answer}")]
@@ -35,12 +39,15 @@ pub enum Error {
     #[error("kie.ai's link has too little life left, twice in a row")]
     ShortLived,
     #[error("kie.ai cannot be reached")]
-    Unreachable(#[source] reqwest::Error),
+    Unreachable(#[source] Arc<reqwest::Error>),
     /// Most likely kie.ai has not seen the request.
     #[error("a kept connection to kie.ai turned out to be closed")]
-    DeadConnection(#[source] reqwest::Error),
+    DeadConnection(#[source] Arc<reqwest::Error>),
+    /// No answer in time, where the connection may be to blame: it was open already.
+    #[error("a kept connection to kie.ai fell silent")]
+    SilentConnection,
     #[error("kie.ai's answer is not HTTP, or its head is too long")]
-    NotHttp(#[source] reqwest::Error),
+    NotHttp(#[source] Arc<reqwest::Error>),
     #[error("kie.ai did not answer in time")]
     Timeout,
     /// Our own: `upstream.rate` leaves no room before the deadline.
@@ -52,8 +59,20 @@ pub enum Error {
     /// Our own: the breaker is open.
     #[error("kie.ai is unwell, so it is not asked")]
     Unwell { retry_after: Duration },
+    /// Our own: kie.ai has said this a moment ago, of the account or of this file, and is not asked again so soon.
+    #[error("kie.ai is not asked again so soon: {cause}")]
+    Recalled { cause: Box<Error>, retry_after: Duration },
     #[error("the mint was cut short by shutdown")]
     ShuttingDown,
+}
+
+/// What kie.ai refuses the whole account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum AccountTrouble {
+    Key,
+    Credits,
+    Unavailable,
+    Disabled,
 }
 
 /// What is wrong with an answer that claims to be good.
@@ -139,10 +158,11 @@ impl Error {
             Error::KeyRefused(_) | Error::KeyReplaced(_) => "key-refused",
             Error::CreditsExhausted(_) => "credits-exhausted",
             Error::RateLimited { .. } | Error::NoBudget { .. } | Error::Paused { .. } => "rate-limited",
-            Error::Maintenance(_) | Error::Unwell { .. } => "upstream-unavailable",
+            Error::Maintenance { .. } | Error::Unavailable { .. } | Error::Unwell { .. } => "upstream-unavailable",
             Error::Failed(_) | Error::Unusable { .. } | Error::NotHttp(_) | Error::ShortLived => "upstream-error",
             Error::Unreachable(_) | Error::DeadConnection(_) => "upstream-unreachable",
-            Error::Timeout => "timeout",
+            Error::Timeout | Error::SilentConnection => "timeout",
+            Error::Recalled { cause, .. } => cause.slug(),
             Error::ShuttingDown => "overloaded",
         }
     }
@@ -156,18 +176,34 @@ impl Error {
             | Error::KeyReplaced(answer)
             | Error::CreditsExhausted(answer)
             | Error::RateLimited { answer, .. }
-            | Error::Maintenance(answer)
+            | Error::Maintenance { answer, .. }
+            | Error::Unavailable { answer, .. }
             | Error::Failed(answer)
             | Error::Unusable { answer, .. } => Some(answer),
+            Error::Recalled { cause, .. } => cause.answer(),
             Error::ShortLived
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
+            | Error::SilentConnection
             | Error::NotHttp(_)
             | Error::Timeout
             | Error::NoBudget { .. }
             | Error::Paused { .. }
             | Error::Unwell { .. }
             | Error::ShuttingDown => None,
+        }
+    }
+
+    /// For people who look at a probe: nothing that kie.ai or a caller wrote.
+    pub(super) fn in_a_few_words(&self) -> String {
+        match self {
+            Error::KeyRefused(_) | Error::KeyReplaced(_) => "the key is refused".to_owned(),
+            Error::CreditsExhausted(_) => "no credits are left".to_owned(),
+            error => match error.answer() {
+                Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
+                Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
+                None => error.slug().to_owned(),
+            },
         }
     }
 
@@ -179,21 +215,23 @@ impl Error {
     /// When it is worth coming back, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::RateLimited { retry_after, .. } => *retry_after,
-            Error::NoBudget { retry_after } | Error::Paused { retry_after } | Error::Unwell { retry_after } => {
-                Some(*retry_after)
-            }
+            Error::RateLimited { retry_after, .. } | Error::Maintenance { retry_after, .. } => *retry_after,
+            Error::Unavailable { retry_after, .. }
+            | Error::NoBudget { retry_after }
+            | Error::Paused { retry_after }
+            | Error::Unwell { retry_after }
+            | Error::Recalled { retry_after, .. } => Some(*retry_after),
             Error::SourceRefused(_)
             | Error::SourceNotFound(_)
             | Error::KeyRefused(_)
             | Error::KeyReplaced(_)
             | Error::CreditsExhausted(_)
-            | Error::Maintenance(_)
             | Error::Failed(_)
             | Error::Unusable { .. }
             | Error::ShortLived
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
+            | Error::SilentConnection
             | Error::NotHttp(_)
             | Error::Timeout
             | Error::ShuttingDown => None,
@@ -202,7 +240,19 @@ impl Error {
 
     /// Whether kie.ai was not asked at all.
     pub fn is_our_own(&self) -> bool {
-        matches!(self, Error::NoBudget { .. } | Error::Paused { .. } | Error::Unwell { .. } | Error::ShuttingDown)
+        matches!(
+            self,
+            Error::NoBudget { .. }
+                | Error::Paused { .. }
+                | Error::Unwell { .. }
+                | Error::Recalled { .. }
+                | Error::ShuttingDown
+        )
+    }
+
+    /// Whether a connection that was open already is to blame, rather than kie.ai.
+    pub(super) fn is_of_a_kept_connection(&self) -> bool {
+        matches!(self, Error::DeadConnection(_) | Error::SilentConnection)
     }
 
     /// Whether the same request may well succeed a moment later.
@@ -213,8 +263,10 @@ impl Error {
             | Error::KeyReplaced(_)
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
+            | Error::SilentConnection
             | Error::NotHttp(_)
-            | Error::Timeout => true,
+            | Error::Timeout
+            | Error::Unavailable { .. } => true,
             Error::Failed(answer) => answer.is_hiccup(),
             Error::Unusable { reason, answer } => match reason {
                 BadAnswer::Empty | BadAnswer::Broken => true,
@@ -230,19 +282,41 @@ impl Error {
             | Error::SourceNotFound(_)
             | Error::KeyRefused(_)
             | Error::CreditsExhausted(_)
-            | Error::Maintenance(_)
+            | Error::Maintenance { .. }
             | Error::ShortLived
             | Error::NoBudget { .. }
             | Error::Paused { .. }
             | Error::Unwell { .. }
+            | Error::Recalled { .. }
             | Error::ShuttingDown => false,
         }
     }
 
-    /// Whether it tells that kie.ai is unwell, whichever file is asked for.
-    pub fn is_unwell(&self) -> bool {
-        matches!(self, Error::Maintenance(_))
-            || (self.is_transient() && !matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_)))
+    /// Whether no answer came at all: a connection that could not be made, or silence.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Error::Unreachable(_) | Error::Timeout)
+    }
+
+    /// What this says of the account, and whether kie.ai says so by its own code. Anything else (a gateway's bare
+    /// HTTP status, the words of a message) may be about one file alone.
+    pub(super) fn account_trouble(&self) -> Option<(AccountTrouble, bool)> {
+        let code = self.answer().and_then(|answer| answer.code);
+        match self {
+            Error::KeyRefused(_) => Some((AccountTrouble::Key, matches!(code, Some(401 | 403)))),
+            Error::CreditsExhausted(_) => Some((AccountTrouble::Credits, code == Some(402))),
+            Error::Maintenance { .. } => Some((AccountTrouble::Unavailable, code == Some(455))),
+            Error::Unavailable { .. } => Some((AccountTrouble::Unavailable, false)),
+            Error::Failed(_) if code == Some(505) => Some((AccountTrouble::Disabled, true)),
+            _ => None,
+        }
+    }
+
+    /// Whether a file for which this was the answer has a back-off of its own. Not where kie.ai was not asked, nor
+    /// where it has spoken of the whole account or of its rate: others keep it from being asked then.
+    pub fn is_failure_of_the_file(&self) -> bool {
+        let is_of_the_account = self.account_trouble().is_some_and(|(_, by_code)| by_code);
+        !(self.is_our_own() || self.is_refusal() || is_of_the_account)
+            && !matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_))
     }
 
     /// No answer could be read: because none came, or because what came is no HTTP. `kept` tells whether the request
@@ -251,7 +325,7 @@ impl Error {
         if error.is_timeout() && !error.is_connect() {
             return Error::Timeout;
         }
-        let error = error.without_url();
+        let error = Arc::new(error.without_url());
         if cause(&error).is_some_and(hyper::Error::is_parse) {
             Error::NotHttp(error)
         } else if kept && !error.is_connect() && was_closed(&error) {

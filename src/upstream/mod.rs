@@ -3,31 +3,46 @@
 //! Does not know that there is a cache, nor who waits. A mint goes through `Kie` (when, how often) to `Wire` (one
 //! request), and every request passes the `gate`.
 
+mod connections;
 pub(crate) mod envelope;
 mod error;
 mod gate;
+pub(crate) mod message;
 mod metrics;
+mod patience;
 mod retry;
+mod retry_after;
 mod wire;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::wire::life;
+pub(crate) use self::wire::{Life, life};
 pub use self::{
+    connections::SetupError,
     error::{Answer, BadAnswer, Error},
     gate::Config as GateConfig,
+    patience::Patience,
     wire::{Config as WireConfig, Wire},
 };
 use self::{
-    gate::{Gate, Permit, Priority, Refusal, Verdict},
+    gate::{Gate, Permit, Priority, Refusal, Verdict, Wanted},
     metrics::Metrics,
     retry::{Retries, RetryBudget},
 };
 use crate::{
-    clock::{Clock, Instant},
+    clock::{Clock, Heard, Instant},
     link::Link,
     source::SourceUrl,
     telemetry::trace::Span,
@@ -62,8 +77,12 @@ pub struct Minted {
     pub link: Link,
     /// The moment before the request was sent: life counts from here, since kie.ai may have signed at once.
     pub sent_at: Instant,
-    /// The link's real end.
+    /// The link's real end, by our clock.
     pub ends_at: Instant,
+    /// What kie.ai's clock showed then.
+    pub heard: Heard,
+    /// Whether the end is written in the link; else it is as long after the mint as kie.ai's documentation says.
+    pub says_its_end: bool,
 }
 
 /// Why a mint is made.
@@ -87,14 +106,26 @@ impl Reason {
     }
 }
 
+/// Who asks, so that callers that wait take turns: by their address, then by their connection, then by their request, of
+/// which a batch is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Party {
+    pub address: u64,
+    pub connection: u64,
+    pub request: u64,
+}
+
 /// A mint, asked for.
 #[derive(Debug, Clone)]
 pub struct Ask {
     pub reason: Reason,
-    /// No request begins after this, and none is waited for.
-    pub deadline: Instant,
+    pub party: Party,
+    /// No request begins after this.
+    pub patience: Patience,
     /// A refresh that must not be put off any more: callers will wait for its file in a moment.
     pub urgent: bool,
+    /// Whether this file has failed when it was last asked for.
+    pub seen_to_fail: bool,
     /// Where it stands in a trace.
     pub span: Span,
 }
@@ -109,8 +140,11 @@ pub trait Mint: Send + Sync + 'static {
 
 /// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
 pub trait Transport: Send + Sync + 'static {
-    /// One request, one answer. Cancel safe: dropping the future closes the connection.
-    fn send<'a>(&'a self, source: &'a SourceUrl, span: &'a Span) -> MintFuture<'a>;
+    /// One request, one answer, within `patience`. Cancel safe: dropping the future closes the connection.
+    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, span: &'a Span) -> MintFuture<'a>;
+
+    /// A number that changes whenever the next request would carry another key.
+    fn key_version(&self) -> u64;
 }
 
 /// kie.ai, asked with restraint. Cheap to clone.
@@ -124,6 +158,10 @@ struct Inner {
     clock: Clock,
     attempt_timeout: Duration,
     attempts: u32,
+    /// Files are told apart by a keyed hash.
+    file_hash: RandomState,
+    /// How the last requests failed, or `None` for those that did not; the oldest first.
+    recent: Mutex<VecDeque<Option<String>>>,
     metrics: Metrics,
 }
 
@@ -146,6 +184,8 @@ impl Kie {
             clock,
             attempt_timeout,
             attempts,
+            file_hash: RandomState::new(),
+            recent: Mutex::default(),
             metrics: Metrics::default(),
         }))
     }
@@ -157,13 +197,37 @@ pub enum Condition {
     Well,
     /// It has said 429, and nothing is asked for a while.
     Limiting,
-    /// The breaker is open.
+    /// It fails or is under maintenance, and is asked now and then.
     Unwell,
+    /// It refuses the account, and is asked now and then.
+    Refusing,
 }
+
+/// The last requests to kie.ai, at most six.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecentCalls {
+    pub calls: usize,
+    pub failed: usize,
+    /// In a few words, which are no caller's.
+    pub last_failure: Option<String>,
+    pub last_was_good: bool,
+}
+
+const RECENT_CALLS: usize = 6;
 
 impl Kie {
     pub fn condition(&self) -> Condition {
         self.0.gate.condition()
+    }
+
+    pub fn recent_calls(&self) -> RecentCalls {
+        let recent = self.0.recent();
+        RecentCalls {
+            calls: recent.len(),
+            failed: recent.iter().flatten().count(),
+            last_failure: recent.iter().rev().flatten().next().cloned(),
+            last_was_good: recent.back().is_some_and(Option::is_none),
+        }
     }
 }
 
@@ -183,15 +247,18 @@ impl Inner {
     async fn mint(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
         let (priority, attempts) = match ask.reason {
             Reason::Miss | Reason::Forced => (Priority::Caller, self.attempts),
-            Reason::Refresh if ask.urgent => (Priority::Caller, 1),
+            Reason::Refresh if ask.urgent => (Priority::UrgentRefresh, 1),
             // Nobody waits for it, and its next try comes by use.
             Reason::Refresh => (Priority::Refresh, 1),
         };
+        let file = self.file_hash.hash_one(source);
         let mut retries = Retries::new(attempts, fastrand::u64(..));
         self.retry_budget.deposit();
-        let mut last = None;
+        let mut last: Option<Error> = None;
         loop {
-            let permit = match self.gate.pass(priority, ask.deadline).await {
+            let seen_to_fail = ask.seen_to_fail || last.is_some();
+            let wanted = Wanted { priority, party: ask.party, file, seen_to_fail, key: self.wire.key_version() };
+            let permit = match self.gate.pass(wanted, &ask.patience).await {
                 Ok(permit) => permit,
                 Err(refusal) => return Err(last.map_or_else(|| refused(refusal), |error| self.in_the_end(error))),
             };
@@ -202,7 +269,8 @@ impl Inner {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,
             };
-            let Some(pause) = retries.after(&error, &self.retry_budget, self.clock.now(), ask.deadline) else {
+            let deadline = ask.patience.deadline();
+            let Some(pause) = retries.after(&error, &self.retry_budget, self.clock.now(), deadline) else {
                 return Err(self.in_the_end(error));
             };
             tracing::debug!(
@@ -218,6 +286,11 @@ impl Inner {
         }
     }
 
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Option<String>>> {
+        // Every section is a push and a pop.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The error as callers hear it, when nothing more is tried.
     fn in_the_end(&self, error: Error) -> Error {
         match error {
@@ -230,22 +303,27 @@ impl Inner {
         }
     }
 
-    /// One request, bounded in time, reported to the gate.
+    /// One request, bounded in time, reported to the gate. It has its time even where those who wait have less: its link
+    /// is there for the next one.
     async fn attempt(&self, source: &SourceUrl, ask: &Ask, permit: Permit) -> Result<Minted, Error> {
-        let left = self.clock.now().until(ask.deadline);
-        let (patience, cut_short) =
-            if left < self.attempt_timeout { (left, true) } else { (self.attempt_timeout, false) };
-        let result = match tokio::time::timeout(patience, self.wire.send(source, &ask.span)).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(Error::Timeout),
-        };
+        let result = self.wire.send(source, self.attempt_timeout, &ask.span).await;
+        {
+            let failure = result.as_ref().err().filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
+            let mut recent = self.recent();
+            if recent.len() == RECENT_CALLS {
+                recent.pop_front();
+            }
+            recent.push_back(failure);
+        }
         permit.report(match &result {
             Ok(_) => Verdict::Well,
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),
-            // It was not given the time it may take: that tells nothing about kie.ai.
-            Err(Error::Timeout) if cut_short => Verdict::Unknown,
+            Err(error) if error.account_trouble().is_some() => Verdict::Account(error.clone()),
+            Err(Error::SilentConnection) => Verdict::SilentConnection,
             Err(Error::DeadConnection(_)) => Verdict::Unknown,
-            Err(error) if error.is_unwell() => Verdict::Unwell,
+            Err(error) if error.is_silence() => Verdict::Silent,
+            Err(Error::KeyReplaced(_)) => Verdict::Well,
+            Err(error) if error.is_transient() => Verdict::Failed,
             Err(_) => Verdict::Well,
         });
         result
@@ -257,6 +335,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Budget(retry_after) => Error::NoBudget { retry_after },
         Refusal::Paused(retry_after) => Error::Paused { retry_after },
         Refusal::Unwell(retry_after) => Error::Unwell { retry_after },
+        Refusal::Account { error, retry_after } => Error::Recalled { cause: Box::new(error), retry_after },
         Refusal::ShuttingDown => Error::ShuttingDown,
     }
 }

@@ -13,8 +13,8 @@ use crate::clock::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The old key, one on trial, and one that came meanwhile.
-const MOST_KEYS: u32 = 2;
+/// Keys that one mint meets when somebody puts one after the other into the file: each was refused but once, and cost one call.
+const MOST_KEYS: u32 = 6;
 
 /// Retries of all mints together: at most a fifth on top of the mints of the last ten seconds, so that retries never
 /// multiply an outage; and one a second besides, so that a quiet kielink may retry, too.
@@ -72,8 +72,9 @@ impl Retries {
             self.replaced += 1;
             return (self.replaced <= MOST_KEYS && now < deadline).then_some(Duration::ZERO);
         }
-        // A kept-alive connection that was closed in the meantime says nothing about kie.ai: once, at once, for free.
-        if matches!(error, Error::DeadConnection(_)) && !self.revived {
+        // A kept connection that was closed or fell silent in the meantime says nothing about kie.ai: once, at once, for
+        // free. The next goes over a fresh one.
+        if error.is_of_a_kept_connection() && !self.revived {
             self.revived = true;
             return (now < deadline).then_some(Duration::ZERO);
         }
@@ -83,7 +84,12 @@ impl Retries {
             // limited again after it hears so; the next pause is longer than callers like to wait.
             return (!std::mem::replace(&mut self.paused, true) && now < deadline).then_some(Duration::ZERO);
         }
-        let pause = self.pauses.next()?;
+        // It says when; a caller who would wait for long is told instead.
+        let asked = error.retry_after().unwrap_or_default();
+        if asked > LONGEST_PAUSE {
+            return None;
+        }
+        let pause = self.pauses.next()?.max(asked);
         (now + pause < deadline && budget.0.withdraw()).then_some(pause)
     }
 }

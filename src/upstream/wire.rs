@@ -2,31 +2,26 @@
 //!
 //! Does not know when to ask, nor how often.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AGE, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use url::Url;
 
 use super::{
     DOWNLOAD_URL, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
+    connections::{Connections, Pool, SetupError},
     envelope::{self, Raw},
     error::{Answer, BadAnswer, Error},
+    message, retry_after,
 };
 use crate::{
-    clock::Clock,
-    key::{ApiKey, Keys},
+    clock::{Clock, KieClock},
+    key::{self, ApiKey, Keys},
     link::{self, Link},
     source::SourceUrl,
     telemetry::trace::Span,
 };
-
-/// A `Retry-After` beyond this is taken for this: kie.ai never sent one, so none can be trusted to be sane.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Whom to ask.
 #[derive(Debug, Clone)]
@@ -37,49 +32,42 @@ pub struct Config {
     pub links: link::Policy,
 }
 
-/// The connection to kie.ai.
+/// The way to kie.ai.
 pub struct Wire {
-    client: reqwest::Client,
+    connections: Arc<Connections>,
     endpoint: Url,
     keys: Keys,
     clock: Clock,
+    kie_clock: KieClock,
     config: Config,
-    /// Whether a connection may lie in the pool, open or closed by now.
-    kept: AtomicBool,
 }
 
 impl Wire {
+    /// What its answers show of kie.ai's clock goes to `kie_clock`.
+    ///
     /// # Errors
     /// When TLS cannot be set up: most likely the system has no root certificates.
-    pub fn new(config: Config, keys: Keys, clock: Clock) -> Result<Wire, reqwest::Error> {
-        // Process-wide by rustls's design, and idempotent: an error means that a provider is there already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout)
-            // SECURITY: a redirect would carry the key to another host, or a caller's trust.
-            .redirect(reqwest::redirect::Policy::none())
-            // SECURITY: a proxy of the environment would see the key on a plain connection.
-            .no_proxy()
-            // Every request must pass the budget; the client must not repeat any on its own.
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(60));
-        if config.base_url.scheme() == "http" {
-            // No TLS will be spoken: a machine without root certificates must do.
-            client = client.tls_certs_only([]);
-        }
+    pub fn new(config: Config, keys: Keys, clock: Clock, kie_clock: KieClock) -> Result<Wire, SetupError> {
+        let connections = Connections::new(config.base_url.scheme() != "http", config.connect_timeout)?;
         let mut endpoint = config.base_url.clone();
         let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
-        Ok(Wire { client: client.build()?, endpoint, keys, clock, config, kept: AtomicBool::new(false) })
+        Ok(Wire { connections: Arc::new(connections), endpoint, keys, clock, kie_clock, config })
     }
 
     /// One request with the newest key, and what its answer says of that key.
-    async fn attempt(&self, source: &SourceUrl, span: &Span) -> Result<Minted, Error> {
+    async fn attempt(&self, source: &SourceUrl, patience: Duration, span: &Span) -> Result<Minted, Error> {
         let key = self.keys.newest();
-        match self.request(source, &key, span).await {
+        let pool = self.connections.pool();
+        let was_kept = pool.may_be_kept();
+        let request = tokio::time::timeout(patience, self.request(source, &key, &pool, span)).await;
+        let result = request.unwrap_or(Err(if was_kept { Error::SilentConnection } else { Error::Timeout }));
+        if let Err(error) = &result
+            && (error.is_silence() || error.is_of_a_kept_connection())
+        {
+            self.connections.renew(&pool);
+        }
+        match result {
             Ok(minted) => {
                 self.keys.minted_with(&key);
                 Ok(minted)
@@ -95,10 +83,10 @@ impl Wire {
         }
     }
 
-    async fn request(&self, source: &SourceUrl, key: &ApiKey, span: &Span) -> Result<Minted, Error> {
+    async fn request(&self, source: &SourceUrl, key: &ApiKey, pool: &Pool, span: &Span) -> Result<Minted, Error> {
+        let was_kept = pool.may_be_kept();
         let sent_at = self.clock.now();
-        let kept = self.kept.load(Ordering::Relaxed);
-        let request = self.client.post(self.endpoint.clone());
+        let request = pool.client().post(self.endpoint.clone());
         let request = match span.traceparent() {
             Some(place) => request.header("traceparent", place),
             None => request,
@@ -109,18 +97,12 @@ impl Wire {
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
             .await
-            .map_err(|error| {
-                let error = Error::of_request(error, kept);
-                if matches!(error, Error::DeadConnection(_)) {
-                    // Its siblings are as old.
-                    self.kept.store(false, Ordering::Relaxed);
-                }
-                error
-            })?;
-        self.kept.store(true, Ordering::Relaxed);
+            .map_err(|error| Error::of_request(error, was_kept))?;
         let status = response.status();
-        let date = http_date(response.headers());
-        let retry_after = retry_after(response.headers(), date);
+        let (date, age) = (http_date(response.headers()), age(response.headers()));
+        let heard = self.kie_clock.heard(date, age, sent_at, self.clock.now());
+        let pauses = response.headers().get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
+        let retry_after = retry_after::read(pauses, date);
         let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
         let unreadable = |reason| Error::Unusable { reason, answer: answer() };
         let body = match read_bounded(&mut response).await {
@@ -132,19 +114,20 @@ impl Wire {
             // The connection broke inside the body, or the body is no gzip though it says so.
             Err(_) => return Err(unreadable(BadAnswer::Broken)),
         };
+        pool.answered();
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
         // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
-        let secrets: Vec<ApiKey> = self.keys.all().into_iter().chain([key.clone()]).collect();
-        let scrub = |message: &str| secrets.iter().fold(message.to_owned(), |text, key| key.scrub(&text));
-        let text = envelope::read(&raw, scrub)?;
+        let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();
+        let secrets = with_own(self.keys.all());
+        let text = envelope::read(&raw, |message| message::presentable(message, source, &secrets))?;
         let unusable = |reason| Error::Unusable { reason, answer: Answer { code: Some(200), ..answer() } };
         let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
         // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if secrets.iter().any(|key| key.is_in(link.as_str())) {
+        if key::any_is_in(&with_own(self.keys.proven()), link.as_str()) {
             return Err(unusable(BadAnswer::LinkWithKey));
         }
-        let ends_at = sent_at + life(&link, date, self.clock.wall());
-        Ok(Minted { link, sent_at, ends_at })
+        let Life { left, says_its_end } = life(&link, date, age, self.clock.wall());
+        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end })
     }
 }
 
@@ -157,8 +140,12 @@ fn authorization(key: &ApiKey) -> HeaderValue {
 }
 
 impl Transport for Wire {
-    fn send<'a>(&'a self, source: &'a SourceUrl, span: &'a Span) -> MintFuture<'a> {
-        Box::pin(self.attempt(source, span))
+    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, span: &'a Span) -> MintFuture<'a> {
+        Box::pin(self.attempt(source, patience, span))
+    }
+
+    fn key_version(&self) -> u64 {
+        self.keys.version()
     }
 }
 
@@ -168,36 +155,45 @@ impl fmt::Debug for Wire {
     }
 }
 
-/// The life of a fresh link from the moment it was asked for: the documented 20 minutes, or what the link itself
-/// says, whichever is less.
+/// How long a fresh link lives, from the moment it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) left: Duration,
+    /// Whether the link itself says so.
+    pub(crate) says_its_end: bool,
+}
+
+/// The documented 20 minutes, less what a gateway kept the answer for; or what the link itself says, whichever is less.
 ///
-/// The link is read against the `Date` of the answer that brought it, which is kie.ai's clock; ours may be wrong.
-/// `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`, our own clock
-/// is the only one left to ask.
-pub(crate) fn life(link: &Link, date: Option<Timestamp>, wall: Timestamp) -> Duration {
+/// The link is read against kie.ai's clock as its answer shows it (`Date`); ours may be wrong. What a gateway kept the
+/// answer for (`Age`) has passed since, whether the link names its end or counts from then. `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`,
+/// our own clock is the only one left to ask.
+pub(crate) fn life(link: &Link, date: Option<Timestamp>, age: Option<Duration>, wall: Timestamp) -> Life {
+    let kept = age.unwrap_or_default();
     let own = match date {
-        Some(date) => link.life_left(date).map(|left| left.saturating_sub(Duration::from_secs(1))),
+        Some(date) => link.life_left(date).map(|left| left.saturating_sub(kept + Duration::from_secs(1))),
         None => link.life_left(wall),
     };
-    own.map_or(link::LIFE, |own| own.min(link::LIFE))
+    let documented = link::LIFE.saturating_sub(kept);
+    match own {
+        Some(own) if own < documented => Life { left: own, says_its_end: true },
+        Some(_) | None => Life { left: documented, says_its_end: false },
+    }
+}
+
+/// How long a gateway has kept the answer, where one has (RFC 9111 section 5.1), in seconds; of several, the longest. An
+/// older one than a link lives is as old as that.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(AGE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    let seconds = values.map(str::trim).filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    // What does not fit is very old.
+    let seconds = seconds.map(|digits| digits.parse().unwrap_or(u64::MAX)).max()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(link::LIFE))
 }
 
 fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get(DATE)?.to_str().ok()?;
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
-}
-
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), the latter against the answer's own clock.
-fn retry_after(headers: &HeaderMap, date: Option<Timestamp>) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-            Duration::try_from(until.duration_since(date?)).unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(pause.min(LONGEST_RETRY_AFTER))
 }
 
 /// The body, unpacked, or `None` when it is longer than any answer of kie.ai's.
@@ -223,7 +219,7 @@ mod tests {
     #[test]
     fn the_earlier_of_the_two_ends_counts() {
         let seconds = |query: &str, date: Option<&str>, wall: &str| {
-            life(&link(query), date.map(|date| date.parse().unwrap()), wall.parse().unwrap()).as_secs()
+            life(&link(query), date.map(|date| date.parse().unwrap()), None, wall.parse().unwrap()).left.as_secs()
         };
         let signed = "X-Amz-Date=20261123T100000Z&X-Amz-Expires=1200";
         let (on_time, off) = ("2026-11-23T10:00:00Z", "2026-11-23T11:00:00Z");
@@ -236,17 +232,38 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let seconds = |value: &str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
-            retry_after(&headers, Some("2026-11-23T10:00:00Z".parse().unwrap())).map(|pause| pause.as_secs())
+    fn an_answer_that_a_gateway_has_kept_has_lost_that_much_life() {
+        let life = |query: &str, date: &str, age: u64| {
+            let age = (age > 0).then(|| Duration::from_secs(age));
+            let wall = "2026-11-23T11:00:00Z".parse().unwrap();
+            let life = life(&link(query), Some(date.parse().unwrap()), age, wall);
+            (life.left.as_secs(), life.says_its_end)
         };
-        assert_eq!(seconds("7"), Some(7));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(300));
-        assert_eq!(seconds("Mon, 23 Nov 2026 10:00:05 GMT"), Some(5));
-        assert_eq!(seconds("Mon, 23 Nov 2026 09:00:00 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(seconds("-1"), None);
+        let signed = "X-Amz-Date=20261123T100000Z&X-Amz-Expires=1200";
+        assert_eq!(life(signed, "2026-11-23T10:00:00Z", 900), (299, true));
+        assert_eq!(life("a=b", "2026-11-23T10:00:00Z", 900), (300, false));
+        assert_eq!(life("a=b", "2026-11-23T10:00:00Z", 0), (1200, false));
+        assert_eq!(life("a=b", "2026-11-23T10:00:00Z", 1200), (0, false));
+    }
+
+    #[test]
+    fn an_age_is_whole_seconds_and_the_longest_counts() {
+        let seconds = |values: &[&'static str]| {
+            let headers = values.iter().map(|value| (AGE, HeaderValue::from_static(value)));
+            age(&HeaderMap::from_iter(headers)).map(|age| age.as_secs())
+        };
+        for (values, expected) in [
+            (&[][..], None),
+            (&["0"], None),
+            (&["900"], Some(900)),
+            (&["5, 900"], Some(900)),
+            (&[" 7 "], Some(7)),
+            (&["99999999999999999999999"], Some(1200)),
+            (&["-5"], None),
+            (&["soon"], None),
+            (&[""], None),
+        ] {
+            assert_eq!(seconds(values), expected, "{values:?}");
+        }
     }
 }

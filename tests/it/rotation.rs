@@ -163,6 +163,88 @@ async fn a_new_key_that_several_have_in_hand_when_it_is_refused_fails_none_of_th
     }
 }
 
+/// Words of every signed link, and what is pasted by mistake: none is a key, and each is tried as one.
+#[tokio::test]
+async fn wrong_keys_put_in_and_taken_back_under_load_fail_no_request() {
+    let bench = Bench::new();
+    let wrong = ["cloudflarestorage", "aws4_request", "X-Amz-Signature", "X-Amz-Credential=fake", SOURCE];
+    let no_keys =
+        ["host", "e", "1", "auto", "KIE_API_KEY=0123456789abcdef", "Bearer 0123456789abcdef", "\"0123456789\""];
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for caller in 0..4 {
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (client, base) = (bench.sidecar.client().clone(), bench.sidecar.base_url().to_owned());
+        callers.spawn(async move {
+            let mut failed = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                let source = encode(&format!("https://file.kie.ai/{caller}/{number}"));
+                let response = client.get(format!("{base}/v1/link?url={source}")).send().await.unwrap();
+                if response.status() != 200 {
+                    failed.push(response.text().await.unwrap());
+                }
+            }
+            failed
+        });
+    }
+    let go_on = async || {
+        let before = asked.load(Ordering::Relaxed);
+        eventually("callers went on", async || asked.load(Ordering::Relaxed) > before + 20).await;
+    };
+    for (n, text) in wrong.iter().enumerate() {
+        put(&bench.path, text);
+        bench.sidecar.reload();
+        let refused = "kie.ai refuses the new API key; the old one goes on";
+        eventually("it is tried", async || bench.sidecar.log_lines(refused).len() > n).await;
+        go_on().await;
+        put(&bench.path, &key(0));
+        bench.sidecar.reload();
+        go_on().await;
+    }
+    for text in no_keys {
+        put(&bench.path, text);
+        bench.sidecar.reload();
+        go_on().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(failed) = callers.join_next().await {
+        assert_eq!(failed.unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(bench.reloads("taken").await, wrong.len() as u64);
+    assert!(!bench.sidecar.logs().contains("0123456789abcdef"), "what is no key is not shown, either");
+}
+
+#[tokio::test]
+async fn a_wrong_key_that_cannot_be_told_from_a_links_words_is_not_held_against_links_while_it_is_on_trial() {
+    let bench = Bench::new();
+    bench.kie.hold();
+    // Asked for with the old key, answered when another is on trial.
+    let (reply, ()) = tokio::join!(bench.sidecar.link(SOURCE), async {
+        bench.kie.wait_for_mints(1).await;
+        put(&bench.path, "cloudflarestorage");
+        bench.sidecar.reload();
+        let read = "a new API key was read; the next mint tries it";
+        eventually("it is read", async || !bench.sidecar.log_lines(read).is_empty()).await;
+        bench.kie.release();
+    });
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_comes_back_unchanged_gets_an_all_clear() {
+    let bench = Bench::new();
+    std::fs::remove_file(&bench.path).unwrap();
+    bench.sidecar.reload();
+    let message = "the key file cannot be used; the API key in use goes on";
+    eventually("it is missed", async || bench.sidecar.log_lines(message).len() == 1).await;
+    put(&bench.path, &key(0));
+    let message = "the key file can be used again";
+    eventually("it is welcomed", async || bench.sidecar.log_lines(message).len() == 1).await;
+    assert_eq!(bench.sidecar.link(SOURCE).await.status, 200);
+    assert_eq!((bench.reloads("unreadable").await, bench.reloads("taken").await), (1, 0));
+}
+
 #[tokio::test]
 async fn an_account_that_runs_dry_gives_way_to_the_key_that_lies_in_the_file() {
     let bench = Bench::new();

@@ -52,6 +52,11 @@ impl Headline {
             let advice = "Links in memory are served until their deadline; kielink tries again by itself. See the failures below.";
             return say("problem", "kie.ai is failing and is not asked for the moment", Some(advice));
         }
+        if facts.condition == Condition::Refusing {
+            let advice = "kielink asks now and then whether it still does. Links in memory are served until their deadline. \
+                          The failures below tell what it says.";
+            return say("problem", "kie.ai refuses the account", Some(advice));
+        }
         let many = |ratio: Option<f64>| ratio.is_some_and(|ratio| ratio >= MANY_ERRORS);
         if facts.condition == Condition::Limiting {
             let suffers = many(minute.error_ratio) || many(minute.turned_away_ratio);
@@ -149,6 +154,7 @@ mod tests {
         let refused = Minute { key_refused: 1, ..many };
         assert!(headline(&refused, |facts| facts.condition = Condition::Unwell).1.contains("API key"));
         assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Unwell).0, "problem");
+        assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Refusing).0, "problem");
         assert_eq!(headline(&MINUTE, |facts| facts.condition = Condition::Limiting).0, "warning");
         assert_eq!(headline(&MINUTE, |facts| facts.ready = false).0, "problem");
         assert!(headline(&refused, |facts| facts.draining = true).1.contains("stopping"));

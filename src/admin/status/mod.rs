@@ -29,7 +29,7 @@ use crate::{
     http::metrics::Requests,
     key::{self, Keys},
     links::{self, Links, Outcome},
-    telemetry::{Failure, Failures},
+    telemetry::{DroppedLines, Failure, Failures},
     upstream::{Condition, Kie},
 };
 
@@ -45,6 +45,7 @@ pub(crate) struct Sources {
     pub(crate) kie: Kie,
     pub(crate) keys: Keys,
     pub(crate) failures: Failures,
+    pub(crate) dropped_lines: DroppedLines,
     pub(crate) clock: Clock,
     /// Every setting as it took effect, without secrets.
     pub(crate) settings: Vec<(String, String)>,
@@ -83,6 +84,8 @@ struct Snapshot<'a> {
     shared: Option<()>,
     /// Newest first.
     failures: Vec<Failure>,
+    /// Since the start.
+    log_lines_dropped: u64,
     history: Lines,
     settings: BTreeMap<&'a str, &'a str>,
 }
@@ -108,8 +111,11 @@ struct Mints {
 
 #[derive(Debug, Serialize)]
 struct Upstream {
-    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open).
+    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing` (the
+    /// account).
     condition: &'static str,
+    /// It was seen to give links again after their end, so that a link that it gives again counts as a new one.
+    renews_links: bool,
     breaker: &'static str,
     /// Requests that may go at once.
     budget_tokens: f64,
@@ -159,7 +165,9 @@ impl Status {
                 Condition::Well => "well",
                 Condition::Limiting => "limiting",
                 Condition::Unwell => "unwell",
+                Condition::Refusing => "refusing",
             },
+            renews_links: sources.links.renews_links(),
             breaker: sources.kie.breaker(),
             budget_tokens: tenths(sources.kie.tokens()),
             budget_most_tokens: most_tokens,
@@ -202,6 +210,7 @@ impl Status {
             key: sources.keys.describe(),
             shared: None,
             failures: sources.failures.recent(MOST_FAILURES),
+            log_lines_dropped: sources.dropped_lines.count(),
             history,
             settings: sources.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         }

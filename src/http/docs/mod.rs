@@ -18,7 +18,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::openapi;
+use super::{guard::Host, openapi};
 
 /// The page in the pieces between which the host stands, once somebody has asked for it: the start does not wait for it.
 ///
@@ -40,9 +40,10 @@ pub(crate) async fn docs(State(page): State<Page>, headers: HeaderMap, uri: Uri)
         let text = std::str::from_utf8(&page).expect("it was a String");
         text.split(page::HOST).map(|piece| page.slice_ref(piece.as_bytes())).collect()
     });
-    // The commands on it are for the address that it was asked at.
+    // The commands on it are for the address that it was asked at, which over a Unix socket may be any text.
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = named.or(uri.authority().map(|authority| authority.as_str())).unwrap_or(USUAL_HOST);
+    let named = named.or(uri.authority().map(|authority| authority.as_str()));
+    let host = named.filter(|host| Host::parse(host).is_some()).unwrap_or(USUAL_HOST);
     let host = Bytes::from(page::escape(host));
     let mut whole = Vec::with_capacity(2 * pieces.len());
     for piece in pieces {

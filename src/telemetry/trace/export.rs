@@ -66,6 +66,9 @@ impl Tracer {
         if is_disabled || variable("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter != "otlp") {
             return Ok(Tracer::default());
         }
+        for variable in unusable(&variable) {
+            tracing::warn!(variable, "this variable's value cannot be used; its default is");
+        }
         let exporter = match of_traces("PROTOCOL") {
             None | Some("http/protobuf") => {
                 SpanExporter::builder().with_http().with_http_client(Client::new(endpoint)?).build()?
@@ -90,6 +93,26 @@ impl Tracer {
         let provider = SdkTracerProvider::builder().with_span_processor(processor).with_resource(resource(environment));
         Ok(Tracer::new(provider.build()))
     }
+}
+
+/// The variables whose values OpenTelemetry ignores, by name: its own warnings repeat the values, which may be secrets in the
+/// wrong place.
+fn unusable<'a>(variable: &impl Fn(&str) -> Option<&'a str>) -> Vec<&'static str> {
+    let (sampler, ratio) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
+    let mut unusable = Vec::new();
+    match variable(sampler) {
+        None | Some("always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off") => {}
+        Some("traceidratio" | "parentbased_traceidratio") => {
+            if variable(ratio).is_none_or(|ratio| ratio.parse::<f64>().is_err()) {
+                unusable.push(ratio);
+            }
+        }
+        Some(_) => unusable.push(sampler),
+    }
+    let compressions = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+    let is_unknown = |name: &&str| variable(name).is_some_and(|value| !["gzip", "none"].contains(&value));
+    unusable.extend(compressions.into_iter().filter(is_unknown));
+    unusable
 }
 
 fn is_https(endpoint: &str) -> bool {

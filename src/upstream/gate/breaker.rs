@@ -2,36 +2,45 @@
 
 use std::time::Duration;
 
+use super::FileId;
 use crate::clock::Instant;
 
-/// Failures in a row that open it. More than one caller's attempts in all three forms of asking, so that one odd
-/// file does not shut out the others.
-const THRESHOLD: u32 = 10;
+/// Attempts in a row that got no answer at all, or different files that failed with none good between: so many open
+/// it. One file that kie.ai cannot make never does, however often it is asked for.
+const THRESHOLD: usize = 5;
 
 /// How long it stays open: doubled after each failed probe, jittered by a fifth either way.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// With `attempt_timeout` on top, recovery is noticed within half a minute.
 const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
+/// A file that has failed, which may be what ails kie.ai, is a probe only after this many delays: one that was never
+/// seen to fail comes first where it is asked for.
+const SEEN_TO_FAIL: f64 = 1.5;
+
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
+    /// Attempts in a row without an answer.
+    silent: usize,
+    /// Different files that have failed since the last good answer; at most `THRESHOLD`.
+    failed: Vec<FileId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Closed {
-        failures: u32,
-    },
+    Closed,
     Open {
         until: Instant,
         opened: u32,
-        /// From here a refresh may probe.
-        refresh_at: Instant,
+        /// From here a file that was seen to fail may be the probe, too.
+        any_file_at: Instant,
     },
     /// The probe is on its way.
     HalfOpen {
         opened: u32,
+        /// Whether its file had failed before. It tells little then, and keeps no other file from being the probe.
+        seen_to_fail: bool,
     },
 }
 
@@ -45,62 +54,82 @@ pub(super) enum Admission {
     Shut(Instant),
 }
 
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// No answer at all.
+    Silent,
+    /// An answer that failed.
+    Answered,
+}
+
 impl Breaker {
     pub(super) fn new() -> Breaker {
-        Breaker { state: State::Closed { failures: 0 } }
+        Breaker { state: State::Closed, silent: 0, failed: Vec::new() }
     }
 
-    /// A refresh of a link that kie.ai has made before may probe a little earlier than callers, whose files may be what
-    /// ails it: whoever asks for odd files all the time must not be the only one to try.
-    pub(super) fn admission(&self, is_refresh: bool, now: Instant) -> Admission {
+    pub(super) fn admission(&self, seen_to_fail: bool, now: Instant) -> Admission {
         match self.state {
-            State::Closed { .. } => Admission::Go,
-            State::Open { refresh_at, .. } if is_refresh && now >= refresh_at => Admission::Probe,
-            State::Open { refresh_at, .. } if is_refresh => Admission::Shut(refresh_at),
-            State::Open { until, .. } if now < until => Admission::Shut(until),
-            State::Open { .. } => Admission::Probe,
+            State::Closed => Admission::Go,
+            // What one file alone has brought about ails perhaps that file alone: any other finds out at once.
+            State::Open { .. } if !seen_to_fail && self.failed.len() == 1 => Admission::Probe,
+            State::Open { until, any_file_at, .. } => {
+                let from = if seen_to_fail { any_file_at } else { until };
+                if now < from { Admission::Shut(from) } else { Admission::Probe }
+            }
+            State::HalfOpen { seen_to_fail: true, .. } if !seen_to_fail => Admission::Probe,
             State::HalfOpen { .. } => Admission::Shut(now),
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !matches!(self.state, State::Closed { .. })
+        self.state != State::Closed
     }
 
     pub(super) fn state(&self) -> &'static str {
         match self.state {
-            State::Closed { .. } => "closed",
+            State::Closed => "closed",
             State::Open { .. } => "open",
             State::HalfOpen { .. } => "half-open",
         }
     }
 
     /// The probe sets out.
-    pub(super) fn probing(&mut self) {
-        if let State::Open { opened, .. } = self.state {
-            self.state = State::HalfOpen { opened };
+    pub(super) fn probing(&mut self, seen_to_fail: bool) {
+        if let State::Open { opened, .. } | State::HalfOpen { opened, .. } = self.state {
+            self.state = State::HalfOpen { opened, seen_to_fail };
         }
     }
 
     /// kie.ai answered like somebody who is well. True when that closed it.
     pub(super) fn well(&mut self) -> bool {
-        let was_closed = matches!(self.state, State::Closed { .. });
-        self.state = State::Closed { failures: 0 };
-        !was_closed
+        let was_open = self.is_open();
+        *self = Breaker::new();
+        was_open
     }
 
-    /// kie.ai failed, or was not to be reached. `jitter` in `0.0..1.0`. True when that opened it.
-    pub(super) fn unwell(&mut self, was_probe: bool, jitter: f64, now: Instant) -> bool {
+    /// An attempt for `file` failed. `jitter` in `0.0..1.0`. True when that opened it.
+    pub(super) fn failed(
+        &mut self,
+        file: FileId,
+        failure: Failure,
+        was_probe: bool,
+        jitter: f64,
+        now: Instant,
+    ) -> bool {
+        self.silent = if failure == Failure::Silent { self.silent + 1 } else { 0 };
+        if !self.failed.contains(&file) && self.failed.len() < THRESHOLD {
+            self.failed.push(file);
+        }
         match self.state {
-            State::Closed { failures } if failures + 1 < THRESHOLD => {
-                self.state = State::Closed { failures: failures + 1 };
-                false
+            State::Closed => {
+                let opens = self.silent >= THRESHOLD || self.failed.len() >= THRESHOLD;
+                if opens {
+                    self.open(0, jitter, now);
+                }
+                opens
             }
-            State::Closed { .. } => {
-                self.open(0, jitter, now);
-                true
-            }
-            State::HalfOpen { opened } if was_probe => {
+            State::HalfOpen { opened, .. } if was_probe => {
                 self.open(opened, jitter, now);
                 false
             }
@@ -111,14 +140,15 @@ impl Breaker {
 
     /// The probe came to no end: another may try.
     pub(super) fn probe_lost(&mut self, now: Instant) {
-        if let State::HalfOpen { opened } = self.state {
-            self.state = State::Open { until: now, opened, refresh_at: now };
+        if let State::HalfOpen { opened, .. } = self.state {
+            self.state = State::Open { until: now, opened, any_file_at: now };
         }
     }
 
     fn open(&mut self, opened: u32, jitter: f64, now: Instant) {
         let delay = FIRST_DELAY.saturating_mul(1 << opened.min(8)).min(LONGEST_DELAY).mul_f64(0.8 + 0.4 * jitter);
-        self.state = State::Open { until: now + delay, opened: opened + 1, refresh_at: now + delay.mul_f64(0.75) };
+        let any_file_at = now + delay.mul_f64(SEEN_TO_FAIL);
+        self.state = State::Open { until: now + delay, opened: opened + 1, any_file_at };
     }
 }
 
@@ -130,26 +160,48 @@ mod tests {
         Instant::from_origin(Duration::from_millis(millis))
     }
 
+    /// The attempts, by file and kind, at which it opens; `None` where it stays closed.
+    fn opens_at(attempts: &[(FileId, Failure)]) -> Option<usize> {
+        let mut breaker = Breaker::new();
+        attempts.iter().position(|(file, failure)| breaker.failed(*file, *failure, false, 0.5, at(0)))
+    }
+
     fn opened() -> Breaker {
         let mut breaker = Breaker::new();
-        let flips: Vec<bool> = (0..THRESHOLD).map(|_| breaker.unwell(false, 0.5, at(0))).collect();
-        assert_eq!(flips.iter().position(|flip| *flip), Some(THRESHOLD as usize - 1));
+        for file in 0..THRESHOLD as u64 {
+            breaker.failed(file, Failure::Answered, false, 0.5, at(0));
+        }
+        assert!(breaker.is_open());
         breaker
     }
 
     #[test]
-    fn it_opens_at_the_threshold_and_a_success_before_starts_over() {
+    fn different_files_open_it_and_one_file_never_does() {
+        let answered = |file| (file, Failure::Answered);
+        assert_eq!(opens_at(&[1, 2, 3, 4, 5].map(answered)), Some(4));
+        assert_eq!(opens_at(&[1; 100].map(answered)), None);
+        assert_eq!(opens_at(&[1, 2, 1, 2, 3, 4, 1, 4, 5].map(answered)), Some(8));
+    }
+
+    #[test]
+    fn silence_opens_it_whichever_file_it_was() {
+        let silent = |file| (file, Failure::Silent);
+        assert_eq!(opens_at(&[1; 9].map(silent)), Some(4));
+        assert_eq!(opens_at(&[1, 2, 1, 2, 1].map(silent)), Some(4));
+        let mut mixed = [1; 9].map(silent);
+        mixed[3] = (1, Failure::Answered);
+        assert_eq!(opens_at(&mixed), Some(8), "five in a row");
+    }
+
+    #[test]
+    fn a_good_answer_between_starts_over() {
         let mut breaker = Breaker::new();
-        for _ in 1..THRESHOLD {
-            assert!(!breaker.unwell(false, 0.5, at(0)));
+        for round in 0..3 {
+            for file in 1..THRESHOLD as u64 {
+                assert!(!breaker.failed(file + round, Failure::Silent, false, 0.5, at(0)));
+            }
+            assert!(!breaker.well());
         }
-        assert!(!breaker.well());
-        for _ in 1..THRESHOLD {
-            assert!(!breaker.unwell(false, 0.5, at(0)));
-        }
-        assert_eq!(breaker.admission(false, at(0)), Admission::Go);
-        assert!(breaker.unwell(false, 0.5, at(0)));
-        assert_eq!(breaker.admission(false, at(0)), Admission::Shut(at(1000)));
     }
 
     #[test]
@@ -157,48 +209,57 @@ mod tests {
         let mut breaker = opened();
         assert_eq!(breaker.admission(false, at(999)), Admission::Shut(at(1000)));
         assert_eq!(breaker.admission(false, at(1000)), Admission::Probe);
-        breaker.probing();
+        breaker.probing(false);
         assert_eq!(breaker.admission(false, at(1000)), Admission::Shut(at(1000)));
         assert!(breaker.well());
         assert_eq!(breaker.admission(false, at(1000)), Admission::Go);
     }
 
     #[test]
-    fn delays_double_up_to_the_longest_with_jitter_around_them() {
-        let mut breaker = opened();
-        let mut now = at(1000);
-        for expected in [2000, 4000, 8000, 12_000, 12_000] {
-            breaker.probing();
-            assert!(!breaker.unwell(true, 0.5, now));
-            assert_eq!(breaker.admission(false, now), Admission::Shut(now + Duration::from_millis(expected)));
-            now = now + Duration::from_millis(expected);
+    fn what_one_file_alone_brings_about_keeps_no_other_waiting() {
+        let mut breaker = Breaker::new();
+        for _ in 0..THRESHOLD {
+            breaker.failed(1, Failure::Silent, false, 0.5, at(0));
         }
-        for (jitter, expected) in [(0.0, 9600), (1.0, 14_400)] {
-            breaker.probing();
-            breaker.unwell(true, jitter, now);
-            assert_eq!(breaker.admission(false, now), Admission::Shut(now + Duration::from_millis(expected)));
-            now = now + Duration::from_millis(expected);
-        }
+        assert_eq!(breaker.admission(true, at(0)), Admission::Shut(at(1500)));
+        assert_eq!(breaker.admission(false, at(0)), Admission::Probe);
+        breaker.probing(true);
+        assert_eq!(breaker.admission(true, at(1500)), Admission::Shut(at(1500)), "one at a time");
+        assert_eq!(breaker.admission(false, at(1500)), Admission::Probe, "but for a file that never failed");
+        breaker.probing(false);
+        assert_eq!(breaker.admission(false, at(1500)), Admission::Shut(at(1500)));
     }
 
     #[test]
-    fn a_refresh_may_probe_before_callers_do() {
+    fn a_file_that_was_never_seen_to_fail_is_the_probe_before_one_that_was() {
+        let breaker = opened();
+        assert_eq!(breaker.admission(true, at(1000)), Admission::Shut(at(1500)));
+        assert_eq!(breaker.admission(false, at(1000)), Admission::Probe);
+        assert_eq!(breaker.admission(true, at(1500)), Admission::Probe);
+    }
+
+    #[test]
+    fn delays_double_up_to_the_longest_with_jitter_around_them() {
         let mut breaker = opened();
-        assert_eq!(breaker.admission(true, at(749)), Admission::Shut(at(750)));
-        assert_eq!(breaker.admission(true, at(750)), Admission::Probe);
-        assert_eq!(breaker.admission(false, at(750)), Admission::Shut(at(1000)));
-        breaker.probing();
-        assert_eq!(breaker.admission(true, at(750)), Admission::Shut(at(750)));
+        let mut now = at(1000);
+        for (jitter, expected) in
+            [(0.5, 2000), (0.5, 4000), (0.5, 8000), (0.5, 12_000), (0.5, 12_000), (0.0, 9600), (1.0, 14_400)]
+        {
+            breaker.probing(false);
+            assert!(!breaker.failed(1, Failure::Silent, true, jitter, now));
+            assert_eq!(breaker.admission(false, now), Admission::Shut(now + Duration::from_millis(expected)));
+            now = now + Duration::from_millis(expected);
+        }
     }
 
     #[test]
     fn stragglers_do_not_prolong_it_and_a_lost_probe_lets_another_try() {
         let mut breaker = opened();
-        assert!(!breaker.unwell(false, 0.5, at(500)));
+        assert!(!breaker.failed(9, Failure::Silent, false, 0.5, at(500)));
         assert_eq!(breaker.admission(false, at(500)), Admission::Shut(at(1000)));
-        breaker.probing();
-        assert!(!breaker.unwell(false, 0.5, at(1100)));
+        breaker.probing(false);
+        assert!(!breaker.failed(9, Failure::Silent, false, 0.5, at(1100)));
         breaker.probe_lost(at(1200));
-        assert_eq!(breaker.admission(false, at(1200)), Admission::Probe);
+        assert_eq!(breaker.admission(true, at(1200)), Admission::Probe);
     }
 }

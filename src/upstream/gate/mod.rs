@@ -1,16 +1,20 @@
 //! The gate: the one way to kie.ai. Every request passes it, retries included, and says on its way back how it went.
 //!
-//! Four rules stand in it, each pure: the breaker (is kie.ai well?), the pause (has it said 429?), the window (how
-//! many at once?) and the budget (how many a second?). Callers who must wait stand in one queue, first come, first
-//! served; a refresh takes only what callers leave. Whoever's turn cannot come in time is told so at once.
+//! Five rules stand in it, each pure: the breaker (is kie.ai well?), the account (does it serve us?), the pause (has it
+//! said 429?), the window (how many at once?) and the budget (how many a second?). Callers who must wait take turns
+//! (`queue`); a refresh takes only what they leave. Whoever's turn cannot come in time is told so at once.
+//!
+//! A link in use must not die because kie.ai was unwell a moment ago: a refresh that cannot be put off any more is a
+//! probe of its own, past breaker, account and window, one at a time.
 
+mod account;
 mod breaker;
 mod budget;
 mod pause;
+mod queue;
 mod window;
 
 use std::{
-    collections::VecDeque,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,8 +23,18 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::{breaker::Breaker, budget::Budget, pause::Pause, window::Window};
-use super::Condition;
+use self::{
+    account::Account,
+    breaker::{Breaker, Failure},
+    budget::Budget,
+    pause::Pause,
+    queue::Queue,
+    window::Window,
+};
+use super::{
+    Condition, Party, Patience,
+    error::{AccountTrouble, Error},
+};
 use crate::clock::{Clock, Instant};
 
 /// The timer's resolution: a sleep shorter than this would spin.
@@ -42,6 +56,12 @@ pub struct Config {
     pub reserve: Duration,
 }
 
+/// Urgent refreshes that are past breaker and account leave at least this far apart.
+const URGENT_EVERY: Duration = Duration::from_secs(1);
+
+/// Tells files apart, and nothing else.
+pub(super) type FileId = u64;
+
 /// Who wants to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
@@ -49,10 +69,25 @@ pub(super) enum Priority {
     Caller,
     /// Nobody waits: passes at once or not at all.
     Refresh,
+    /// Callers will wait for its file in a moment: may queue, and is a probe where others may not pass.
+    UrgentRefresh,
+}
+
+/// A request that wants to pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) priority: Priority,
+    /// Whose it is.
+    pub(super) party: Party,
+    pub(super) file: FileId,
+    /// Whether this file has failed when it was last asked for.
+    pub(super) seen_to_fail: bool,
+    /// The version of the key that it would carry.
+    pub(super) key: u64,
 }
 
 /// Why somebody may not pass, and when it is worth coming back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Refusal {
     /// The budget has no room within the deadline.
     Budget(Duration),
@@ -60,19 +95,30 @@ pub(super) enum Refusal {
     Paused(Duration),
     /// kie.ai is unwell.
     Unwell(Duration),
+    /// kie.ai refuses the account.
+    Account {
+        error: Error,
+        retry_after: Duration,
+    },
     ShuttingDown,
 }
 
 /// How a request went, as far as it tells how kie.ai is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// It answered, whatever it answered.
+    /// It answered like somebody who is well.
     Well,
     /// 429 or 433.
     Limited(Option<Duration>),
-    /// It failed, or was not to be reached.
-    Unwell,
-    /// Nothing can be told: cut short by our own deadline, a connection that was dead already.
+    /// It refused, and what it said concerns the account, or may.
+    Account(Error),
+    /// It answered, and failed.
+    Failed,
+    /// No answer came.
+    Silent,
+    /// No answer came over a connection that was open already: that one may be to blame.
+    SilentConnection,
+    /// Nothing can be told: its task was cancelled, or a connection was closed already.
     Unknown,
 }
 
@@ -89,17 +135,27 @@ struct Inner {
 
 struct State {
     breaker: Breaker,
+    account: Account,
     pause: Pause,
     window: Window,
     budget: Budget,
     reserve: Duration,
-    queue: VecDeque<Waiter>,
+    queue: Queue<Waiter>,
+    urgent: Urgent,
     /// Until here, room that will come has been promised to those who were sent away.
     promised_until: Instant,
 }
 
+/// The urgent refresh that is past breaker, account and window.
+#[derive(Debug, Default)]
+struct Urgent {
+    under_way: bool,
+    last: Option<Instant>,
+}
+
 struct Waiter {
-    deadline: Instant,
+    wanted: Wanted,
+    patience: Patience,
     turn: oneshot::Sender<Result<Permit, Refusal>>,
 }
 
@@ -109,12 +165,23 @@ pub(super) struct Permit {
     pass: Option<Pass>,
 }
 
+/// A request under way, for the rules that its answer concerns.
+#[derive(Debug, Clone, Copy)]
+struct Concern {
+    file: FileId,
+    key: u64,
+    sent_at: Instant,
+    /// The account's rule waits for this one's answer.
+    account_probe: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Pass {
-    sent_at: Instant,
+    concern: Concern,
     /// Pause or breaker wait for this one's answer.
     pause_probe: bool,
     breaker_probe: bool,
+    urgent_probe: bool,
 }
 
 /// What the rules say about the next request.
@@ -123,53 +190,59 @@ enum Admission {
     Wait(Instant),
     /// For an answer to come back.
     WaitForAnswer,
-    Shut(Instant),
+    Shut(Refusal),
 }
 
 impl Gate {
     pub(super) fn new(config: &Config, clock: Clock) -> Gate {
         let state = State {
             breaker: Breaker::new(),
+            account: Account::default(),
             pause: Pause::default(),
             window: Window::new(config.in_flight.get(), clock.now()),
             budget: Budget::new(config.rate, config.burst, clock.now()),
             reserve: config.reserve,
-            queue: VecDeque::new(),
+            queue: Queue::new(),
+            urgent: Urgent::default(),
             promised_until: clock.now(),
         };
         Gate(Arc::new(Inner { state: Mutex::new(state), clock, changed: Notify::new() }))
     }
 
-    /// Waits for leave to send one request; a turn that cannot come before `deadline` is refused at once.
+    /// Waits for leave to send one request; a turn that cannot come while there is patience is refused at once.
     /// Needs `drive` to run beside it. Cancel safe.
-    pub(super) async fn pass(&self, priority: Priority, deadline: Instant) -> Result<Permit, Refusal> {
+    pub(super) async fn pass(&self, wanted: Wanted, patience: &Patience) -> Result<Permit, Refusal> {
         let turn = {
             let mut state = self.lock();
             let now = self.0.clock.now();
-            if state.queue.is_empty() || priority == Priority::Refresh {
-                // Callers come first: a refresh does not pass a queue.
-                let admission =
-                    if state.queue.is_empty() { state.admit(priority, now) } else { Admission::WaitForAnswer };
-                match admission {
-                    Admission::Go(pass) => return Ok(self.permit(pass)),
-                    Admission::Shut(until) => return Err(Refusal::Unwell(now.until(until))),
-                    // No promise is made to a refresh: it takes what is left when it comes again.
-                    Admission::Wait(_) | Admission::WaitForAnswer if priority == Priority::Refresh => {
-                        if let Some(until) = state.pause.until(now) {
-                            return Err(Refusal::Paused(now.until(until)));
-                        }
-                        let next = state.turn(state.queue.len(), now);
-                        return Err(Refusal::Budget(now.until(next)));
-                    }
-                    Admission::Wait(_) | Admission::WaitForAnswer => {}
+            let is_refresh = wanted.priority == Priority::Refresh;
+            // Callers come first: a refresh does not pass a queue.
+            let admission = if state.queue.is_empty() { state.admit(&wanted, now) } else { Admission::WaitForAnswer };
+            let admission = match admission {
+                Admission::Shut(_) | Admission::Wait(_) | Admission::WaitForAnswer => {
+                    state.admit_urgent(&wanted, now).map_or(admission, Admission::Go)
                 }
+                Admission::Go(_) => admission,
+            };
+            match admission {
+                Admission::Go(pass) => return Ok(self.permit(pass)),
+                Admission::Shut(refusal) => return Err(refusal),
+                // No promise is made to a refresh: it takes what is left when it comes again.
+                Admission::Wait(_) | Admission::WaitForAnswer if is_refresh => {
+                    if let Some(until) = state.pause.until(now) {
+                        return Err(Refusal::Paused(now.until(until)));
+                    }
+                    let next = state.turn(state.queue.ahead_of(&wanted.party, now), now);
+                    return Err(Refusal::Budget(now.until(next)));
+                }
+                Admission::Wait(_) | Admission::WaitForAnswer => {}
             }
-            let place = state.queue.len();
-            if state.turn(place, now) + state.reserve > deadline {
-                return Err(state.refusal(place, deadline, now));
+            let place = state.queue.ahead_of(&wanted.party, now);
+            if state.turn(place, now) + state.reserve > patience.deadline() {
+                return Err(state.refusal(place, patience.deadline(), now));
             }
             let (sender, turn) = oneshot::channel();
-            state.queue.push_back(Waiter { deadline, turn: sender });
+            state.queue.push(wanted.party, Waiter { wanted, patience: patience.clone(), turn: sender });
             turn
         };
         self.0.changed.notify_one();
@@ -204,6 +277,11 @@ impl Gate {
         let state = self.lock();
         if state.breaker.is_open() {
             Condition::Unwell
+        } else if let Some(trouble) = state.account.trouble() {
+            match trouble {
+                AccountTrouble::Unavailable => Condition::Unwell,
+                AccountTrouble::Key | AccountTrouble::Credits | AccountTrouble::Disabled => Condition::Refusing,
+            }
         } else if state.pause.until(now).is_some() {
             Condition::Limiting
         } else {
@@ -223,7 +301,7 @@ impl Gate {
                 () = sleep_until(wake_at, now) => {}
             }
         }
-        let waiters = std::mem::take(&mut self.lock().queue);
+        let waiters = self.lock().queue.extract(|_| true);
         for waiter in waiters {
             let _ = waiter.turn.send(Err(Refusal::ShuttingDown));
         }
@@ -234,28 +312,24 @@ impl Gate {
         let mut decided = Vec::new();
         let wake_at = {
             let mut state = self.lock();
-            state.queue.retain(|waiter| !waiter.turn.is_closed());
+            drop(state.queue.extract(|waiter| waiter.turn.is_closed()));
+            state.refuse_the_late(now, &mut decided);
             let mut wake_at = None;
-            while !state.queue.is_empty() {
-                match state.admit(Priority::Caller, now) {
-                    Admission::Go(pass) => {
-                        let waiter = state.queue.pop_front().expect("the queue is not empty");
-                        decided.push((waiter, Ok(self.permit(pass))));
-                    }
-                    Admission::Shut(until) => {
-                        let refusal = Refusal::Unwell(now.until(until));
-                        decided.extend(state.queue.drain(..).map(|waiter| (waiter, Err(refusal))));
-                    }
+            while let Some((place, next)) = state.queue.next(now) {
+                let wanted = next.wanted;
+                let decision = match state.admit(&wanted, now) {
+                    Admission::Go(pass) => Ok(self.permit(pass)),
+                    Admission::Shut(refusal) => Err(refusal),
                     Admission::Wait(until) => {
                         wake_at = Some(until);
                         break;
                     }
                     Admission::WaitForAnswer => break,
-                }
+                };
+                decided.push((state.queue.take(place), decision));
             }
-            state.refuse_the_late(now, &mut decided);
             // At the latest when one in the queue has come too late.
-            let too_late = state.queue.iter().map(|waiter| waiter.deadline - state.reserve + TICK).min();
+            let too_late = state.queue.iter().map(|waiter| waiter.patience.deadline() - state.reserve + TICK).min();
             wake_at.into_iter().chain(too_late).min()
         };
         // Outside the lock: a permit that nobody takes any more comes back through it.
@@ -265,7 +339,7 @@ impl Gate {
         wake_at
     }
 
-    fn report(&self, pass: Pass, verdict: Verdict) {
+    fn report(&self, pass: Pass, verdict: &Verdict) {
         let now = self.0.clock.now();
         self.lock().report(pass, verdict, now);
         self.0.changed.notify_one();
@@ -282,11 +356,18 @@ impl Gate {
 }
 
 impl State {
-    fn admit(&mut self, priority: Priority, now: Instant) -> Admission {
-        let breaker_probe = match self.breaker.admission(priority == Priority::Refresh, now) {
+    fn admit(&mut self, wanted: &Wanted, now: Instant) -> Admission {
+        let breaker_probe = match self.breaker.admission(wanted.seen_to_fail, now) {
             breaker::Admission::Go => false,
             breaker::Admission::Probe => true,
-            breaker::Admission::Shut(until) => return Admission::Shut(until),
+            breaker::Admission::Shut(until) => return Admission::Shut(Refusal::Unwell(now.until(until))),
+        };
+        let account_probe = match self.account.admission(wanted.key, now) {
+            account::Admission::Go => false,
+            account::Admission::Probe => true,
+            account::Admission::Told(error, until) => {
+                return Admission::Shut(Refusal::Account { error, retry_after: now.until(until) });
+            }
         };
         let pause_probe = match self.pause.admission(now) {
             pause::Admission::Go => false,
@@ -304,49 +385,95 @@ impl State {
             return Admission::Wait(until);
         }
         if breaker_probe {
-            self.breaker.probing();
+            self.breaker.probing(wanted.seen_to_fail);
+        }
+        if account_probe {
+            self.account.probing();
         }
         if pause_probe {
             self.pause.probing();
         }
         self.window.enter(now);
-        Admission::Go(Pass { sent_at: now, pause_probe, breaker_probe })
+        self.queue.served(&wanted.party, now);
+        let concern = Concern { file: wanted.file, key: wanted.key, sent_at: now, account_probe };
+        Admission::Go(Pass { concern, pause_probe, breaker_probe, urgent_probe: false })
     }
 
-    fn report(&mut self, pass: Pass, verdict: Verdict, now: Instant) {
+    /// Past breaker, account and window, where it is urgent; never past a pause after a 429, the budget, or
+    /// `upstream.in_flight`.
+    fn admit_urgent(&mut self, wanted: &Wanted, now: Instant) -> Option<Pass> {
+        let is_due = !self.urgent.under_way && self.urgent.last.is_none_or(|last| now >= last + URGENT_EVERY);
+        if wanted.priority != Priority::UrgentRefresh || !is_due {
+            return None;
+        }
+        let may_go = matches!(self.pause.admission(now), pause::Admission::Go) && self.window.has_room();
+        if !may_go || self.budget.take(now).is_err() {
+            return None;
+        }
+        self.urgent = Urgent { under_way: true, last: Some(now) };
+        self.window.enter(now);
+        let concern = Concern { file: wanted.file, key: wanted.key, sent_at: now, account_probe: false };
+        Some(Pass { concern, pause_probe: false, breaker_probe: false, urgent_probe: true })
+    }
+
+    fn report(&mut self, pass: Pass, verdict: &Verdict, now: Instant) {
+        let Pass { concern, pause_probe, breaker_probe, urgent_probe } = pass;
+        if urgent_probe {
+            self.urgent.under_way = false;
+        }
         match verdict {
             Verdict::Well => {
                 self.window.good(now);
-                self.pause.answered(pass.sent_at);
+                self.pause.answered(concern.sent_at);
+                if self.account.well(concern.sent_at) {
+                    tracing::info!("kie.ai serves the account again");
+                }
                 self.close_breaker();
             }
             Verdict::Limited(retry_after) => {
                 self.window.bad(now);
-                self.pause.limited(pass.sent_at, retry_after, now);
+                self.pause.limited(concern.sent_at, *retry_after, now);
                 let pause = self.pause.until(now).map(|until| now.until(until)).unwrap_or_default();
                 tracing::warn!(pause_ms = millis(pause), "kie.ai limits the rate: nothing is minted for a while");
                 // Whoever counts requests is not unwell.
                 self.close_breaker();
             }
-            Verdict::Unwell => {
+            Verdict::Account(error) => {
+                self.window.good(now);
+                self.pause.answered(concern.sent_at);
+                if self.account.heard(error, concern, now) {
+                    tracing::warn!(%error, "kie.ai refuses the account: it is asked now and then whether it still does");
+                }
+                self.close_breaker();
+            }
+            Verdict::Failed | Verdict::Silent => {
                 self.window.bad(now);
                 // Perhaps it did not even hear us: whether it still limits is to be found out.
-                if pass.pause_probe {
+                if pause_probe {
                     self.pause.probe_lost(now);
                 }
-                if self.breaker.unwell(pass.breaker_probe, fastrand::f64(), now) {
+                let failure = if matches!(verdict, Verdict::Silent) { Failure::Silent } else { Failure::Answered };
+                if self.breaker.failed(concern.file, failure, breaker_probe, fastrand::f64(), now) {
                     tracing::warn!("kie.ai is unwell: the breaker opens, misses fail fast");
                 }
             }
-            Verdict::Unknown => {
-                self.window.lost();
-                if pass.pause_probe {
+            Verdict::SilentConnection | Verdict::Unknown => {
+                if matches!(verdict, Verdict::SilentConnection) {
+                    self.window.silent_connection(now);
+                } else {
+                    self.window.lost();
+                }
+                if pause_probe {
                     self.pause.probe_lost(now);
                 }
-                if pass.breaker_probe {
+                if breaker_probe {
                     self.breaker.probe_lost(now);
                 }
             }
+        }
+        if concern.account_probe {
+            // Whatever became of it; where the answer was a refusal, another probe is due later.
+            self.account.probe_lost();
         }
     }
 
@@ -377,17 +504,12 @@ impl State {
         Refusal::Budget(now.until(room_at))
     }
 
+    /// Those that have waited for as long as they may, and those that cannot pass in time even if nobody else waited.
     fn refuse_the_late(&mut self, now: Instant, decided: &mut Vec<(Waiter, Result<Permit, Refusal>)>) {
-        let mut place = 0;
-        while place < self.queue.len() {
-            let deadline = self.queue[place].deadline;
-            if self.turn(place, now) + self.reserve > deadline {
-                let refusal = self.refusal(place, deadline, now);
-                let waiter = self.queue.remove(place).expect("the place is in the queue");
-                decided.push((waiter, Err(refusal)));
-            } else {
-                place += 1;
-            }
+        let first = self.turn(0, now) + self.reserve;
+        for waiter in self.queue.extract(|waiter| first > waiter.patience.deadline()) {
+            let refusal = self.refusal(0, waiter.patience.deadline(), now);
+            decided.push((waiter, Err(refusal)));
         }
     }
 }
@@ -396,7 +518,7 @@ impl Permit {
     /// Must be called with how the request went; `Unknown` is what a drop says.
     pub(super) fn report(mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
-            self.gate.report(pass, verdict);
+            self.gate.report(pass, &verdict);
         }
     }
 }
@@ -404,7 +526,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            self.gate.report(pass, Verdict::Unknown);
+            self.gate.report(pass, &Verdict::Unknown);
         }
     }
 }

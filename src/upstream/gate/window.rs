@@ -17,7 +17,7 @@ const FORGET: Duration = Duration::from_secs(10);
 /// many may go, so that a slow kie.ai does not make callers wait in line; up to a limit, so that a dead one is not
 /// flooded.
 const SILENCE: Duration = Duration::from_millis(400);
-const SILENT_MAX: u32 = 20;
+const SILENT_MAX: u32 = 16;
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -27,6 +27,8 @@ pub(super) struct Window {
     /// When the size last changed, or the first request set out.
     since: Instant,
     last_answer: Option<Instant>,
+    /// A connection fell silent: whether new ones are any better is to be found out by a few.
+    doubtful: bool,
 }
 
 /// Whether a request may go, as far as the window is concerned.
@@ -39,14 +41,14 @@ pub(super) enum Admission {
 
 impl Window {
     pub(super) fn new(max: u32, now: Instant) -> Window {
-        Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None }
+        Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None, doubtful: false }
     }
 
     pub(super) fn admission(&mut self, now: Instant) -> Admission {
         if self.in_flight < self.size {
             return Admission::Go;
         }
-        let silent_max = SILENT_MAX.min(self.max);
+        let silent_max = if self.doubtful { START } else { SILENT_MAX }.min(self.max);
         if self.size >= silent_max {
             return Admission::WaitForAnswer;
         }
@@ -55,6 +57,11 @@ impl Window {
         }
         self.resize((self.size * 2).min(silent_max), now);
         Admission::Go
+    }
+
+    /// Whether one more may be under way at all.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.max
     }
 
     /// A request sets out.
@@ -68,6 +75,7 @@ impl Window {
 
     /// kie.ai kept up. The window grows only where it was the limit, so that single requests prove nothing.
     pub(super) fn good(&mut self, now: Instant) {
+        self.doubtful = false;
         if self.in_flight >= self.size {
             self.resize((self.size + 1).min(self.max), now);
         }
@@ -78,6 +86,13 @@ impl Window {
     pub(super) fn bad(&mut self, now: Instant) {
         self.resize(START.min(self.max), now);
         self.leave(now);
+    }
+
+    /// No answer came over a connection that was open already.
+    pub(super) fn silent_connection(&mut self, now: Instant) {
+        self.doubtful = true;
+        self.resize(START.min(self.max), now);
+        self.lost();
     }
 
     /// The request came to no end.
@@ -144,7 +159,7 @@ mod tests {
         let mut window = Window::new(32, at(0));
         let mut now = at(100);
         assert_eq!(fill(&mut window, now), 3);
-        for entered in [3, 6, 8] {
+        for entered in [3, 6, 4] {
             assert_eq!(window.admission(now), Admission::Wait(now + SILENCE));
             now = now + SILENCE;
             assert_eq!(fill(&mut window, now), entered);
@@ -153,6 +168,19 @@ mod tests {
         let mut small = Window::new(2, at(0));
         fill(&mut small, now);
         assert_eq!(small.admission(now + SILENCE), Admission::WaitForAnswer);
+    }
+
+    #[test]
+    fn after_a_silent_connection_a_few_find_out_whether_new_ones_are_better() {
+        let mut window = Window::new(32, at(0));
+        fill(&mut window, at(100));
+        window.silent_connection(at(108));
+        window.lost();
+        window.lost();
+        assert_eq!(fill(&mut window, at(108)), 3);
+        assert_eq!(window.admission(at(120)), Admission::WaitForAnswer);
+        window.good(at(120));
+        assert_eq!(fill(&mut window, at(120)), 2, "one good answer: it grows again");
     }
 
     #[test]

@@ -142,6 +142,28 @@ async fn more_files_than_the_budget_has_room_for_are_told_so_one_by_one() {
 }
 
 #[tokio::test]
+async fn more_files_than_may_wait_at_once_are_all_answered() {
+    let kie = FakeKie::start();
+    let settings = [("limits.in_flight", "40"), ("upstream.rate", "100000"), ("upstream.burst", "100000")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    let sources: Vec<_> = (0..200).map(|n| format!("{SOURCE}?{n}")).collect();
+    let items = batch(&sidecar, &sources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(items.iter().filter_map(slug).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(kie.mints(), 200);
+}
+
+#[tokio::test]
+async fn a_batch_of_more_links_than_the_cache_holds_is_answered_whole() {
+    let kie = FakeKie::start();
+    let settings = [("cache.max_bytes", "4KiB"), ("upstream.rate", "100000"), ("upstream.burst", "100000")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    let sources: Vec<_> = (0..100).map(|n| format!("{SOURCE}?{n}")).collect();
+    let items = batch(&sidecar, &sources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(items.iter().filter_map(slug).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(kie.mints(), 100, "each once");
+}
+
+#[tokio::test]
 async fn directives_apply_to_every_item() {
     let kie = FakeKie::start();
     let sidecar = Sidecar::start(&kie);

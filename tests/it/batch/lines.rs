@@ -88,6 +88,49 @@ async fn one_slow_item_holds_back_no_other_line() {
 }
 
 #[tokio::test]
+async fn what_is_in_memory_waits_for_nothing_however_many_items_in_front_of_it_do() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let known = files(5);
+    warm(&sidecar, &known).await;
+    kie.hold();
+    let cold = (0..100).map(|n| format!("{SOURCE}?cold-{n}"));
+    let mut lines = Lines::of(&sidecar, &cold.chain(known.clone()).collect::<Vec<_>>()).await;
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        seen.push(lines.next(&sidecar).await.unwrap()["source_url"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(seen, known);
+    kie.release();
+}
+
+#[tokio::test]
+async fn a_caller_who_does_not_read_its_lines_keeps_nobody_from_waiting() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "6"), ("server.shutdown_grace", "1s")]);
+    kie.hold();
+    // Of the answer it takes ten bytes and no more.
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).http2_prior_knowledge();
+    let client = client.http2_initial_stream_window_size(10).build().unwrap();
+    let request = client.post(format!("{}/v1/links", sidecar.base_url())).header("accept", "application/x-ndjson");
+    let response = request.body(json!({ "urls": files(6) }).to_string()).send().await.unwrap();
+    kie.wait_for_mints(6).await;
+    // One line after the other: a few are made before it stands still.
+    for landed in 1..=6 {
+        kie.release_one();
+        eventually("one more has landed", async || sidecar.log_lines("minted").len() == landed).await;
+    }
+    let others =
+        (0..6).map(|n| sidecar.client().get(format!("{}/v1/link?url=https://file.kie.ai/{n}", sidecar.base_url())));
+    let (replies, ()) = tokio::join!(futures_util::future::join_all(others.map(|other| sidecar.send(other))), async {
+        kie.wait_for_mints(12).await;
+        kie.release();
+    });
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    drop(response);
+}
+
+#[tokio::test]
 async fn each_line_comes_when_its_mint_has_landed() {
     let kie = FakeKie::start();
     kie.hold();

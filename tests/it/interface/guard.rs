@@ -16,7 +16,8 @@ fn post(headers: &str) -> String {
 #[tokio::test]
 async fn only_hosts_that_no_public_page_has_are_answered() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("server.allowed_hosts", "links.example.com,Other.Example.com")]);
+    let sidecar =
+        Sidecar::with(&kie, &[("server.allowed_hosts", "links.example.com.,Other.Example.com,*.apps.example.com")]);
     let path = format!("/v1/link?url={}", encode(SOURCE));
     for host in [
         "127.0.0.1",
@@ -34,6 +35,13 @@ async fn only_hosts_that_no_public_page_has_are_answered() {
         "links.example.com",
         "LINKS.example.com:80",
         "other.example.com",
+        "other.example.com.:80",
+        "a.b.apps.example.com",
+        "localhost.",
+        "kielink.localhost:8080",
+        "kielink.test",
+        "nas.home.arpa",
+        "127.0.0.1.",
     ] {
         let reply = sidecar.wire(get(&path, &format!("Host: {host}\r\n"))).await;
         assert_eq!(reply.status, 200, "{host}: {reply:?}");
@@ -45,6 +53,9 @@ async fn only_hosts_that_no_public_page_has_are_answered() {
         "127.0.0.1.attacker.example",
         "localhost.attacker.example",
         "x.links.example.com",
+        "apps.example.com",
+        "evil-apps.example.com",
+        "home.arpa",
         "links.example.com.attacker.example",
         "internal.attacker.example",
         "a@localhost",
@@ -79,34 +90,104 @@ async fn exactly_one_host_is_wanted_where_http_has_one() {
     assert_eq!(sidecar.wire(old).await.status, 200, "HTTP/1.0 knows no Host");
 }
 
+/// What every page may have its browser send, and kielink must refuse wherever it comes in.
+async fn assert_refused(sidecar: &Sidecar, headers: &[(&str, &str)]) {
+    let cross_site = Problem::refused("cross-site");
+    let base = sidecar.base_url();
+    let with = |mut request: reqwest::RequestBuilder| {
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request
+    };
+    let link = format!("/v1/link?url={}", encode(SOURCE));
+    let body = serde_json::json!({ "url": SOURCE }).to_string();
+    let envelope = sidecar.send(with(sidecar.client().post(format!("{base}{COMPAT}"))).body(body)).await;
+    for url in [
+        format!("{base}{link}"),
+        format!("{base}/v1/redirect?url={}", encode(SOURCE)),
+        format!("{base}/healthz"),
+        format!("{base}/nothing"),
+        format!("{}/readyz", sidecar.admin_url()),
+        format!("{}/metrics", sidecar.admin_url()),
+    ] {
+        let document = sidecar.send(with(sidecar.client().get(&url))).await;
+        cross_site.assert_told(&format!("{url} {headers:?}"), &document, &envelope);
+    }
+    let forget = with(sidecar.client().delete(format!("{}{link}", sidecar.admin_url())));
+    cross_site.assert_document("the admin interface", &sidecar.send(forget).await);
+}
+
 #[tokio::test]
 async fn a_page_of_another_site_gets_nothing() {
     let kie = FakeKie::start();
     let sidecar = Sidecar::start(&kie);
-    let cross_site = Problem::refused("cross-site");
-    let base = sidecar.base_url();
-    let link = format!("{base}/v1/link?url={}", encode(SOURCE));
-    let redirect = format!("{base}/v1/redirect?url={}", encode(SOURCE));
-    let body = serde_json::json!({ "url": SOURCE }).to_string();
-    let other = |request: reqwest::RequestBuilder| {
-        request.header("sec-fetch-site", "cross-site").header("origin", "https://attacker.example")
-    };
-    let envelope = sidecar.send(other(sidecar.client().post(format!("{base}{COMPAT}"))).body(body)).await;
-    for url in [
-        link.clone(),
-        redirect,
-        format!("{base}/healthz"),
-        format!("{base}/nothing"),
-        format!("{}/readyz", sidecar.admin_url()),
+    for headers in [
+        [("sec-fetch-site", "cross-site"), ("origin", "https://attacker.example")],
+        [("sec-fetch-site", "cross-site"), ("origin", "http://localhost")],
+        [("origin", "http://attacker.example"), ("referer", "http://localhost/")],
+        [("origin", "null"), ("referer", "http://localhost/")],
+        [("referer", "http://attacker.example/"), ("x-forwarded-proto", "http")],
+        [("referer", "http://attacker.example/"), ("x-forwarded-host", "shop.example")],
     ] {
-        let document = sidecar.send(other(sidecar.client().get(&url))).await;
-        cross_site.assert_told(&url, &document, &envelope);
+        assert_refused(&sidecar, &headers).await;
     }
     assert_eq!(kie.mints(), 0);
-    for site in ["same-origin", "same-site", "none"] {
-        let request = sidecar.client().get(&link).header("sec-fetch-site", site).header("origin", "http://app.local");
+    let link = format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE));
+    for headers in [
+        // A proxy in front of one's own site passes them on and rewrites Host.
+        [("sec-fetch-site", "same-origin"), ("origin", "https://shop.example")],
+        [("sec-fetch-site", "same-site"), ("origin", "https://shop.example")],
+        [("sec-fetch-site", "none"), ("accept", "*/*")],
+        [("origin", "http://app.local"), ("accept", "*/*")],
+        [("referer", "https://shop.example/p"), ("x-forwarded-host", "shop.example")],
+        [("origin", "http://192.168.1.2:3000"), ("accept", "*/*")],
+    ] {
+        let mut request = sidecar.client().get(&link);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
         let reply = sidecar.send(request).await;
-        assert_eq!(reply.status, 200, "{site}");
-        assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("access-control-")), "{reply:?}");
+        assert_eq!(reply.status, 200, "{headers:?}");
+        let tells_pages = |name: &str| name.starts_with("access-control-") || name == "cross-origin-resource-policy";
+        assert!(reply.headers.keys().all(|name| !tells_pages(name.as_str())), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_to_do_about_ones_own_site() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("server.allowed_hosts", "shop.example")]);
+    let link = format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE));
+    let from = |origin: &str| sidecar.client().get(&link).header("origin", origin);
+    let refused = sidecar.send(from("https://other-shop.example")).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("server.allowed_hosts"), "{refused:?}");
+    assert!(!refused.body.contains("other-shop"), "{refused:?}");
+    assert_eq!(sidecar.send(from("https://shop.example")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_page_that_somebody_opens_is_shown_wherever_they_come_from() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let opened = |url: String| {
+        let request = sidecar.client().get(url).header("referer", "https://wiki.example/");
+        let said = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        said.into_iter().fold(request, |request, (name, value)| request.header(name, value))
+    };
+    let redirect = format!("{}/v1/redirect?url={}", sidecar.base_url(), encode(SOURCE));
+    let prefetched = sidecar.send(opened(redirect.clone()).header("sec-purpose", "prefetch")).await;
+    assert_eq!((prefetched.status, kie.mints()), (403, 0));
+    assert_eq!(sidecar.send(opened(redirect)).await.status, 302);
+    assert_eq!(sidecar.send(opened(format!("{}/metrics", sidecar.admin_url()))).await.status, 200);
+    // Over plain http a browser does not say that it is opened.
+    for url in [
+        format!("{}/status", sidecar.admin_url()),
+        format!("{}/docs", sidecar.base_url()),
+        format!("{}/openapi.json", sidecar.base_url()),
+    ] {
+        let reply = sidecar.send(sidecar.client().get(&url).header("referer", "http://wiki.example/")).await;
+        assert_eq!(reply.status, 200, "{url}");
     }
 }

@@ -5,8 +5,7 @@ use crate::support::{Answer, FakeKie, KEY, Problem, SOURCE, Sidecar};
 
 #[tokio::test]
 async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
-    let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1"), ("cache.negative_ttl", "0s")]);
+    let settings = [("upstream.attempts", "1"), ("cache.negative_ttl", "0s")];
     let unauthorized = "Unauthorized – Authentication failed. Please check your API key.";
     let frequency = "Your call frequency is too high. Please try again later.";
     for (answer, problem) in [
@@ -27,19 +26,53 @@ async fn every_kind_of_failure_at_kie_ai_has_its_own_problem() {
         (Answer::html(502), Problem::error("upstream-error", Some(502))),
         (Answer::reset(), Problem::error("upstream-unreachable", None)),
     ] {
+        // A kielink of its own for each form: the second would be told from memory.
+        let kie = FakeKie::start();
+        let (first, second) = (Sidecar::with(&kie, &settings), Sidecar::with(&kie, &settings));
         kie.answer(answer.clone());
-        let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
+        let (document, envelope) = (first.link(SOURCE).await, second.download_url(SOURCE).await);
         problem.assert_told(&format!("{answer:?}"), &document, &envelope);
-        // In between it is well, or the breaker would speak for it in the end.
-        kie.answer(Answer::link());
-        assert_eq!(sidecar.link(&format!("{SOURCE}?well={answer:?}")).await.status, 200);
     }
+    let kie = FakeKie::start();
+    let (first, second) = (Sidecar::with(&kie, &settings), Sidecar::with(&kie, &settings));
     kie.stop_listening();
-    let (document, envelope) = (sidecar.link(SOURCE).await, sidecar.download_url(SOURCE).await);
+    let (document, envelope) = (first.link(SOURCE).await, second.download_url(SOURCE).await);
     Problem::error("upstream-unreachable", None).assert_told("nobody listens", &document, &envelope);
     kie.listen_again();
-    kie.answer(Answer::link());
-    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+    let again = async || first.link(SOURCE).await.status == 200;
+    crate::support::eventually("links flow again", again).await;
+}
+
+#[tokio::test]
+async fn what_concerns_the_account_is_told_to_all_at_once_and_what_concerns_a_file_to_its_callers() {
+    let other = "https://file.kie.ai/other";
+    for (answer, problem, for_all) in [
+        (Answer::envelope(402, "no"), Problem::error("credits-exhausted", None).says(402, "no"), true),
+        (Answer::unauthorized(), Problem::error("key-refused", None).code(401), true),
+        (Answer::envelope(455, "later"), Problem::error("upstream-unavailable", None).says(455, "later"), true),
+        (Answer::envelope(505, "off"), Problem::error("upstream-error", None).says(505, "off"), true),
+        (Answer::banned(), Problem::error("key-refused", None), false),
+        (Answer::envelope(500, "oops"), Problem::error("upstream-error", None).says(500, "oops"), false),
+        (Answer::html(503).with_header("retry-after", "9"), Problem::error("upstream-unavailable", None), false),
+    ] {
+        let what = format!("{answer:?}");
+        let kie = FakeKie::start();
+        let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1")]);
+        kie.answer_for(SOURCE, answer);
+        let first = sidecar.link(SOURCE).await;
+        assert!(first.header("cache-status").contains("fwd-status"), "{what}: {first:?}");
+        // Told from memory: an error, without an answer to this request, and when to come back.
+        let again = sidecar.link(SOURCE).await;
+        problem.assert_document(&what, &again);
+        assert!(again.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds >= 1), "{what}: {again:?}");
+        let neighbour = sidecar.link(other).await;
+        if for_all {
+            problem.assert_document(&what, &neighbour);
+        } else {
+            assert_eq!(neighbour.status, 200, "{what}: {neighbour:?}");
+        }
+        assert_eq!(kie.mints(), if for_all { 1 } else { 2 }, "{what}");
+    }
 }
 
 #[tokio::test]

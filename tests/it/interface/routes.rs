@@ -54,7 +54,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
             let reply = sidecar.send(sidecar.client().request(method, format!("{}{path}", sidecar.base_url()))).await;
             assert_eq!(reply.header("allow").replace(' ', ""), allow, "{what}");
             if head {
-                wrong.assert_headers(&what, &reply);
+                wrong.assert_head(&what, &reply);
                 assert_eq!(reply.body, "");
             } else if path.starts_with("/api") {
                 wrong.assert_envelope(&what, &reply);

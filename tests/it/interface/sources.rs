@@ -38,6 +38,11 @@ async fn what_is_no_absolute_http_url_is_an_invalid_source_url() {
         "https://a b/s/a.png",
         "https://xn--a/s/a.png",
         "https://256.256.256.256/s/a.png",
+        "https://{127.0.0.1,tempfile.aiquickdraw.com}/s/a.png",
+        "https://127.0.0.1;.aiquickdraw.com/s/a.png",
+        "https://127.0.0.1'.aiquickdraw.com/s/a.png",
+        "https://tempfile..aiquickdraw.com/s/a.png",
+        &format!("https://{}.aiquickdraw.com/s/a.png", "a".repeat(64)),
         &long,
         &grows,
     ] {

@@ -1,5 +1,7 @@
 //! What has a limit: callers who wait, and memory.
 
+use std::cell::RefCell;
+
 use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -110,6 +112,30 @@ async fn large_batches_that_are_under_way_share_a_bounded_memory() {
     assert_eq!(after.status, 200, "the room is given back: {after:?}");
 }
 
+#[tokio::test]
+async fn many_short_items_take_room_as_well() {
+    let kie = FakeKie::start();
+    // Room for one batch of the most items, and a bit.
+    let sidecar =
+        Sidecar::with(&kie, &[("limits.batch_body", "2KiB"), ("limits.body", "1KiB"), ("limits.batch", "200")]);
+    let post = async |urls: Vec<&str>| {
+        let body = serde_json::json!({ "urls": urls }).to_string();
+        sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body)).await
+    };
+    // Six hundred bytes, and one item that is waited for.
+    let many = |source| [vec![""; 199], vec![source]].concat();
+    kie.hold();
+    let (reply, ()) = tokio::join!(post(many(SOURCE)), async {
+        kie.wait_for_mints(1).await;
+        let refused = post(many("https://file.kie.ai/a")).await;
+        assert_eq!((refused.status, refused.slug().as_str()), (503, "overloaded"), "{refused:?}");
+        assert_eq!(post(vec![""; 10]).await.status, 200, "a small batch finds room");
+        kie.release();
+    });
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(post(many(SOURCE)).await.status, 200, "the room is given back");
+}
+
 /// Batches that nobody reads, each on a connection of its own: eight megabytes are asked for, of which the system's own buffers
 /// hold some four, and a few bytes of them read.
 struct Unread {
@@ -178,11 +204,13 @@ async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_s
     let source = long_source();
     assert_eq!(sidecar.link(&source).await.status, 200);
     let unread = Unread::ask(&sidecar, &source, 3).await;
-    let mut cold = cold_files();
-    eventually("all places are taken by answers that nobody reads", async || in_flight(&sidecar).await == 3).await;
+    let cold = RefCell::new(cold_files());
+    let next = || cold.borrow_mut().next().unwrap();
+    eventually("all places are taken by answers that nobody reads", async || sidecar.link(&next()).await.status == 503)
+        .await;
     let mints = kie.mints();
     // And stay so.
-    let reply = sidecar.link(&cold.next().unwrap()).await;
+    let reply = sidecar.link(&next()).await;
     assert_eq!((reply.status, reply.slug().as_str()), (503, "overloaded"));
     assert_eq!(kie.mints(), mints, "whoever is refused costs nothing");
     for _ in 0..3 {
@@ -190,7 +218,7 @@ async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_s
         assert_eq!(sidecar.download_url(&source).await.status, 200);
     }
     drop(unread);
-    let last = cold.next().unwrap();
+    let last = next();
     eventually("the places are given back", async || sidecar.link(&last).await.status == 200).await;
 }
 

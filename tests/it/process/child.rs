@@ -7,7 +7,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::Read,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
 };
 
@@ -44,9 +44,10 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
-/// One of its pipes, read to the end by a thread, so that it never blocks on a full one.
+/// One of its pipes, read to the end by a thread, so that it never blocks on a full one, unless a test wants that.
 struct Output {
     bytes: Arc<Mutex<Vec<u8>>>,
+    is_read: Arc<(Mutex<bool>, Condvar)>,
     thread: RefCell<Option<JoinHandle<()>>>,
 }
 
@@ -166,6 +167,10 @@ impl Child {
         self.get(&link_path(source)).await
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.borrow().id()
+    }
+
     /// Sockets that it holds: listeners and connections.
     pub(crate) fn sockets(&self) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.borrow().id())).unwrap();
@@ -233,6 +238,15 @@ impl Child {
         self.stderr.text()
     }
 
+    /// Nobody reads what it logs, until somebody does again or it has ended.
+    pub(crate) fn leave_stderr_unread(&self) {
+        self.stderr.set_read(false);
+    }
+
+    pub(crate) fn read_stderr(&self) {
+        self.stderr.set_read(true);
+    }
+
     /// Every log line, as JSON; the last one may still be on its way.
     pub(crate) fn log(&self) -> Vec<serde_json::Value> {
         let stderr = self.stderr();
@@ -286,18 +300,33 @@ impl Output {
     fn of(mut pipe: impl Read + Send + 'static) -> Output {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&bytes);
+        let is_read = Arc::new((Mutex::new(true), Condvar::new()));
+        let gate = Arc::clone(&is_read);
+        let wait = move || {
+            let (is_read, changed) = &*gate;
+            let is_read = is_read.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(changed.wait_while(is_read, |is_read| !*is_read));
+        };
         let thread = std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(length @ 1..) = pipe.read(&mut chunk) {
                 let mut bytes = written.lock().unwrap_or_else(PoisonError::into_inner);
                 bytes.extend_from_slice(&chunk[..length]);
+                drop(bytes);
+                wait();
             }
         });
-        Output { bytes, thread: RefCell::new(Some(thread)) }
+        Output { bytes, is_read, thread: RefCell::new(Some(thread)) }
+    }
+
+    fn set_read(&self, is_read: bool) {
+        *self.is_read.0.lock().unwrap_or_else(PoisonError::into_inner) = is_read;
+        self.is_read.1.notify_all();
     }
 
     /// Waits for the last byte; only once the process has ended.
     fn finish(&self) {
+        self.set_read(true);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }

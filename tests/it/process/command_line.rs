@@ -115,6 +115,127 @@ async fn a_secret_in_the_wrong_place_is_refused_and_not_printed() {
     }
 }
 
+/// As base64 has it, with slashes; as hex has it.
+const KEYS: [&str; 2] = [KEY, "0123456789abcdef0123456789abcdef"];
+
+#[tokio::test]
+async fn what_was_typed_in_the_wrong_place_is_not_repeated() {
+    for key in KEYS {
+        for arguments in [
+            [key].as_slice(),
+            &["serve", key],
+            &["healthcheck", key],
+            &["help", key],
+            &["--set", key],
+            &["--set", &format!("upstream.api_key_file={key}"), "check-config"],
+            &["--set", &format!("{key}=1"), "check-config"],
+            &["--set", &format!("server.{key}=1"), "check-config"],
+            &["--set", &format!("server={key}"), "check-config"],
+            &["--config", key],
+            &["--config", key, "--config", key],
+            &["--config", &format!("/{key}")],
+            &["--config", &format!("/tmp/{key}")],
+            &["wait", "--max", key],
+            &["wait", "--max", "1ms", "--admin-listen", key],
+            &["wait", "--max", "1ms", "--admin-listen", &format!("{key}:80")],
+            &["wait", "--max", "1ms", "--admin-listen", &format!("unix:/{key}")],
+            &["--listen", &format!("{key}:80")],
+            &["--log-level", key],
+            &[&format!("--{key}")],
+            &[&format!("--key={key}")],
+            &[&format!("--version={key}")],
+            &["sandbox", "--kie-listen", key],
+            &["sandbox", "--files-url", key],
+        ] {
+            let mut run = Run::new(arguments);
+            if arguments.contains(&"--listen") {
+                run = run.key();
+            }
+            let run = run.finished().await;
+            assert!(matches!(run.code, Some(1 | 2 | 78)), "{arguments:?}: {run:?}");
+            let printed = format!("{}{}", run.stdout, run.stderr);
+            assert!(!printed.is_empty() && !printed.contains("0123456789abcdef"), "{arguments:?}: {run:?}");
+        }
+        for (name, value) in [
+            ("KIE_API_KEY_FILE", key.to_owned()),
+            ("KIE_API_KEY_FILE", format!("/{key}")),
+            ("KIELINK_CONFIG", key.to_owned()),
+            ("KIELINK__SERVER", key.to_owned()),
+            (&format!("KIELINK__{key}"), "1".to_owned()),
+            (&format!("KIELINK__SERVER__{key}"), "1".to_owned()),
+        ] {
+            let run = Run::new(&["check-config"]).env(name, &value).finished().await;
+            assert_eq!(run.code, Some(78), "{name}: {run:?}");
+            assert!(!run.stderr.contains("0123456789abcdef"), "{name}: {run:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_has_the_key_in_it_is_refused_though_it_is_a_good_one() {
+    let [_, key] = KEYS;
+    for setting in [
+        format!("server.allowed_hosts={key}"),
+        format!("sources.allow={key}.example"),
+        format!("server.listen={key}:80"),
+        format!("server.listen=unix:/tmp/{key}"),
+        format!("upstream.base_url=https://api.kie.ai/{}", key.to_uppercase()),
+    ] {
+        for command in ["serve", "check-config"] {
+            let run = Run::new(&[command, "--set", &setting]).env("KIE_API_KEY", key).finished().await;
+            assert_eq!(run.code, Some(78), "{setting}: {run:?}");
+            let name = setting.split('=').next().unwrap();
+            assert!(run.stderr.contains(&format!("{name}: it has the API key in it")), "{setting}: {run:?}");
+            let printed = format!("{}{}", run.stdout, run.stderr).to_lowercase();
+            assert!(!printed.contains("0123456789abcdef"), "{setting}: {run:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused_with_what_to_leave_out() {
+    for (text, why) in [
+        ("KIE_API_KEY=0123456789abcdef", "KIE_API_KEY: the API key begins with `KIE_API_KEY=`: leave that out"),
+        ("\"0123456789abcdef\"", "KIE_API_KEY: the API key begins with a quote: leave that out"),
+        ("bearer 0123456789abcdef", "KIE_API_KEY: the API key begins with `Bearer `: leave that out"),
+        ("host", "KIE_API_KEY: the API key has fewer than 8 letters and digits"),
+    ] {
+        let run = Run::new(&["check-config"]).env("KIE_API_KEY", text).finished().await;
+        assert_eq!(run.code, Some(78), "{run:?}");
+        assert!(run.stderr.contains(why) && !run.stderr.contains("0123456789abcdef"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_variable_of_opentelemetry_s_is_named_and_its_value_is_not_repeated() {
+    let kie = FakeKie::start();
+    for (name, others) in [
+        ("OTEL_TRACES_SAMPLER", None),
+        ("OTEL_TRACES_SAMPLER_ARG", Some(("OTEL_TRACES_SAMPLER", "traceidratio"))),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", None),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", None),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", None),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", None),
+        ("OTEL_BSP_SCHEDULE_DELAY", None),
+        ("OTEL_EXPORTER_OTLP_HEADERS", None),
+        ("OTEL_RESOURCE_ATTRIBUTES", None),
+    ] {
+        let mut run = Run::serving(&kie, &[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env(name, KEY);
+        if let Some((name, value)) = others {
+            run = run.env(name, value);
+        }
+        let child = run.ready().await;
+        assert_eq!(child.link(SOURCE).await.status, 200, "{name}");
+        child.terminate();
+        assert_eq!(child.ended().await, Some(0));
+        let log = child.stderr();
+        assert!(!log.contains("0123456789abcdef"), "{name}: {log}");
+        if name.contains("SAMPLER") {
+            assert!(log.contains(&format!("\"{name}\"")), "{log}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_is_not_there_or_no_toml_is_bad_configuration() {
     let directory = tempfile::tempdir().unwrap();

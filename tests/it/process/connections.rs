@@ -333,6 +333,37 @@ async fn unix_sockets_serve_callers_and_probes_and_are_removed_in_the_end() {
 }
 
 #[tokio::test]
+async fn over_a_unix_socket_any_host_is_answered_and_beside_it_only_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let kie = FakeKie::start();
+    let [data, admin] = ["data", "admin"].map(|name| format!("unix:{}", directory.path().join(name).display()));
+    let child = Run::new(&["--set", &format!("server.listen={data},127.0.0.1:0"), "--admin-listen", &admin])
+        .arguments(&["--set", &format!("upstream.base_url={}", kie.base_url())])
+        .key()
+        .ready()
+        .await;
+    let ask = async |address: &str, host: &str| {
+        let mut wire = Wire::connect(address).await;
+        wire.send(&format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        // Each request of a connection.
+        let first = wire.reply().await.status;
+        wire.send(&format!("GET http://{host}/healthz HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(wire.reply().await.status, first);
+        first
+    };
+    let over_tcp = child.addresses("listening").remove(1);
+    for (host, expected) in [("localhost", 200), ("shop.example", 421)] {
+        assert_eq!(ask(&over_tcp, host).await, expected, "{host}");
+        assert_eq!((ask(&data, host).await, ask(&admin, host).await), (200, 200), "{host}");
+    }
+    // The page's commands are for a host, whatever stands there.
+    let mut wire = Wire::connect(&data).await;
+    wire.send("GET /docs HTTP/1.1\r\nhost: x;id\r\n\r\n").await;
+    let page = wire.reply().await.body;
+    assert!(page.contains("http://127.0.0.1:8080/healthz") && !page.contains("x;id"));
+}
+
+#[tokio::test]
 async fn a_unix_socket_takes_no_place_that_is_somebody_elses() {
     let directory = tempfile::tempdir().unwrap();
     let (file, live) = (directory.path().join("file"), directory.path().join("live.sock"));

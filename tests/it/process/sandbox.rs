@@ -304,6 +304,46 @@ async fn failures_come_as_often_as_asked_for() {
 }
 
 #[tokio::test]
+async fn any_answer_of_kie_can_be_ordered_for_one_file_and_for_all() {
+    let sandbox = Sandbox::start(&["--latency", "0s", "--set", "upstream.attempts=1"]).await;
+    let notes = "https://file.kie.ai/s/notes.txt";
+    sandbox.control(Some(&format!("answer={}&file={notes}", encode("422")))).await;
+    assert_eq!(sandbox.child.link(notes).await.slug(), "source-refused");
+    assert_eq!(sandbox.child.link(SUNRISE).await.status, 200);
+    sandbox.control(Some(&format!("answer={}", encode("402; retry-after: 7")))).await;
+    let report = sandbox.control(None).await;
+    assert_eq!(report["settings"]["answer"], "402; retry-after: 7");
+    assert_eq!(sandbox.child.link("https://file.kie.ai/s/new.txt").await.slug(), "credits-exhausted");
+}
+
+#[tokio::test]
+async fn a_link_of_any_form_leads_to_its_file_and_to_a_part_of_it() {
+    let sandbox = Sandbox::start(&["--latency", "0s"]).await;
+    sandbox.control(Some(&format!("answer={}", encode("like:{file}?x-expires={end}&id={id}")))).await;
+    let link = sandbox.child.link(SUNRISE).await.json()["url"].as_str().unwrap().to_owned();
+    assert!(link.contains("?x-expires=1"), "{link}");
+    let (status, whole) = sandbox.fetch(&link).await;
+    assert!(status == 200 && whole.starts_with(PNG));
+    let part = sandbox.client.get(&link).header("range", "bytes=1-3").send().await.unwrap();
+    assert_eq!((part.status().as_u16(), part.bytes().await.unwrap().as_ref()), (206, &b"PNG"[..]));
+    assert_eq!(sandbox.fetch(&link.replace("id=", "id=0")).await.0, 403);
+}
+
+#[tokio::test]
+async fn kie_can_be_made_unreachable_or_silent_and_comes_back() {
+    let sandbox = Sandbox::start(&["--latency", "0s", "--set", "upstream.attempts=1"]).await;
+    let settings = sandbox.control(Some("silent=1h")).await["settings"].clone();
+    assert!(settings["silent_left"].is_string(), "{settings}");
+    sandbox.control(Some("silent=0s&refuse=1s")).await;
+    eventually("it is reachable again", async || {
+        let url = sandbox.command("/sandbox?outage=").url.split('?').next().unwrap();
+        sandbox.client.get(url).send().await.is_ok()
+    })
+    .await;
+    eventually("there are links again", async || sandbox.child.link(SUNRISE).await.status == 200).await;
+}
+
+#[tokio::test]
 async fn changes_that_make_no_sense_are_refused_in_words() {
     let sandbox = Sandbox::start(&[]).await;
     let url = sandbox.command("/sandbox?outage=").url.split('?').next().unwrap();

@@ -132,7 +132,7 @@ async fn the_key_may_come_from_each_of_three_places() {
             assert!(run.stdout.contains(&format!(", from {secret_path}\n")), "{run:?}");
         }
     }
-    assert_ne!(fingerprint(&check(Run::new(&[]).env("KIE_API_KEY", "another")).await), expected);
+    assert_ne!(fingerprint(&check(Run::new(&[]).env("KIE_API_KEY", "another-key")).await), expected);
 }
 
 #[tokio::test]

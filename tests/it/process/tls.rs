@@ -8,6 +8,8 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
 };
 
+use kielink::kie_sim::{Ending, Host, converse};
+
 use super::child::{Child, Run};
 use crate::support::{FakeKie, SOURCE};
 
@@ -32,17 +34,18 @@ impl Front {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let behind = kie.base_url().trim_start_matches("http://").to_owned();
+        let world = kie.world();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                let (acceptor, world) = (acceptor.clone(), Arc::clone(&world));
                 connections.spawn(async move {
                     // A client that does not trust it hangs up here.
-                    let Ok(mut front) = acceptor.accept(stream).await else { return };
-                    let mut back = tokio::net::TcpStream::connect(behind).await.unwrap();
-                    let _ = tokio::io::copy_bidirectional(&mut front, &mut back).await;
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    if converse(&world, Host::Kie, &mut stream).await == Ending::Reset {
+                        let _ = stream.get_ref().0.set_zero_linger();
+                    }
                 });
             }
         });

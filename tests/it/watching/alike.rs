@@ -117,10 +117,10 @@ async fn a_batch_is_one_request_and_its_items_have_outcomes() {
 async fn failures_are_counted_by_their_slug_and_shown_with_their_cause() {
     let kie = FakeKie::start();
     let sidecar = Sidecar::start(&kie);
-    kie.answer(Answer::envelope(401, &format!("bad key {KEY}")));
-    assert_eq!(sidecar.link(SOURCE).await.slug(), "key-refused");
     kie.answer(Answer::envelope(500, "oops"));
     assert_eq!(sidecar.link(SOURCE).await.slug(), "upstream-error");
+    kie.answer(Answer::envelope(401, &format!("bad key {KEY}")));
+    assert_eq!(sidecar.link("https://file.kie.ai/other").await.slug(), "key-refused");
     let metrics = sidecar.get_admin("/metrics").await.body;
     for (result, count) in [("key-refused", 1.0), ("upstream-error", 1.0), ("ok", 0.0)] {
         let labels = [("reason", "miss"), ("result", result)];

@@ -8,7 +8,7 @@ use crate::telemetry::Failure;
 /// The message of the line that the log has of every request.
 pub(super) const REQUEST: &str = "request";
 
-pub(super) fn failures(failures: &[Failure], now: &str) -> Markup {
+pub(super) fn failures(failures: &[Failure], log_lines_dropped: u64, now: &str) -> Markup {
     html! {
         section.failures aria-labelledby="failures" {
             h2 #failures { "Recent failures" }
@@ -29,6 +29,9 @@ pub(super) fn failures(failures: &[Failure], now: &str) -> Markup {
                         }
                     }
                 }
+            }
+            @if log_lines_dropped > 0 {
+                p.note { (counted(log_lines_dropped, "log line was", "log lines were")) " dropped: nobody read them in time." }
             }
         }
     }

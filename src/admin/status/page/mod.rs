@@ -65,7 +65,7 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
                 }
                 main {
                     (strips(snapshot))
-                    (failures(&snapshot.failures, at))
+                    (failures(&snapshot.failures, snapshot.log_lines_dropped, at))
                     div.columns {
                         (kie(snapshot))
                         (key(snapshot))
@@ -228,6 +228,7 @@ mod tests {
             },
             kie: Upstream {
                 condition: "well",
+                renews_links: false,
                 breaker: "closed",
                 budget_tokens: 3.5,
                 budget_most_tokens: 19.0,
@@ -242,6 +243,7 @@ mod tests {
             },
             shared: None,
             failures: vec![failure; usize::from(some)],
+            log_lines_dropped: u64::from(some),
             history: Lines {
                 step_seconds: 5,
                 asked_per_second: vec![2.0; values],

@@ -16,6 +16,7 @@ pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
     let (level, condition) = match kie.condition {
         "well" => ("ok", "well"),
         "limiting" => ("warning", "limits the rate, is not asked for a while"),
+        "refusing" => ("problem", "refuses the account, is asked now and then"),
         _ => ("problem", "fails, is not asked for the moment"),
     };
     html! {
@@ -39,6 +40,10 @@ pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
                     span.note { (tenths(kie.budget_tokens_per_second)) " a second are added" }
                 }
                 dt { "Mints under way" } dd { (snapshot.mints.in_flight) }
+                @if kie.renews_links {
+                    dt { "Links" }
+                    dd { "given again after their end: one that is given again counts as a new one" }
+                }
             }
         }
     }
@@ -186,6 +191,7 @@ fn withheld(rule: &str) -> &'static str {
     match rule {
         "budget" => "no room in upstream.rate in time",
         "pause" => "kie.ai had said 429",
+        "account" => "kie.ai had refused the account",
         _ => "the breaker was open",
     }
 }

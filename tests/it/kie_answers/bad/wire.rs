@@ -1,6 +1,7 @@
 //! Answers that break HTTP, its limits or everybody's patience.
 
 use flate2::{Compression, write::GzEncoder};
+use futures_util::future::join_all;
 
 use super::{ONE_EACH, assert_all_is_well, check};
 use crate::support::{Answer, FakeKie, Problem, SOURCE, Sidecar};
@@ -8,6 +9,7 @@ use crate::support::{Answer, FakeKie, Problem, SOURCE, Sidecar};
 #[tokio::test]
 async fn answers_beyond_all_measure_are_cut_off() {
     let kie = FakeKie::start();
+    let mut rows = Vec::new();
     let sidecar = Sidecar::with(&kie, &ONE_EACH);
     for (what, answer) in [
         ("5 MB", Answer::big(5_000_000)),
@@ -15,16 +17,23 @@ async fn answers_beyond_all_measure_are_cut_off() {
         ("without an end", Answer::endless()),
         ("a gzip bomb", Answer::gzip_bomb()),
     ] {
-        check(&kie, what, answer, Problem::error("upstream-error", Some(200))).await;
+        rows.push(check(&kie, what.to_owned(), answer, Problem::error("upstream-error", Some(200))));
     }
-    check(&kie, "a head without an end", Answer::thousands_of_headers(), Problem::error("upstream-error", None)).await;
+    rows.push(check(
+        &kie,
+        "a head without an end".to_owned(),
+        Answer::thousands_of_headers(),
+        Problem::error("upstream-error", None),
+    ));
     kie.answer(Answer::big(64 * 1024));
     assert_eq!(sidecar.link(SOURCE).await.status, 200, "what is just within the limit is read");
+    join_all(rows).await;
 }
 
 #[tokio::test]
 async fn broken_answers_are_told_apart_from_none() {
     let kie = FakeKie::start();
+    let mut rows = Vec::new();
     let mut halved = GzEncoder::new(Vec::new(), Compression::fast());
     std::io::Write::write_all(&mut halved, &[b' '; 1000]).unwrap();
     let mut halved = halved.finish().unwrap();
@@ -36,19 +45,26 @@ async fn broken_answers_are_told_apart_from_none() {
         ("half a gzip", gzip(&halved)),
         ("bad chunks", Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n")),
     ] {
-        check(&kie, what, answer, Problem::error("upstream-error", Some(200))).await;
+        rows.push(check(&kie, what.to_owned(), answer, Problem::error("upstream-error", Some(200))));
     }
-    check(&kie, "no HTTP", Answer::raw("220 smtp.example ESMTP\r\n"), Problem::error("upstream-error", None)).await;
+    rows.push(check(
+        &kie,
+        "no HTTP".to_owned(),
+        Answer::raw("220 smtp.example ESMTP\r\n"),
+        Problem::error("upstream-error", None),
+    ));
     for (what, answer) in
         [("reset", Answer::reset()), ("closed", Answer::close()), ("half a head", Answer::raw("HTTP/1.1 200 O"))]
     {
-        check(&kie, what, answer, Problem::error("upstream-unreachable", None)).await;
+        rows.push(check(&kie, what.to_owned(), answer, Problem::error("upstream-unreachable", None)));
     }
+    join_all(rows).await;
 }
 
 #[tokio::test]
 async fn an_http_error_speaks_for_itself_though_its_page_cannot_be_read() {
     let kie = FakeKie::start();
+    let mut rows = Vec::new();
     for (status, slug) in [
         (401, "key-refused"),
         (403, "key-refused"),
@@ -63,9 +79,10 @@ async fn an_http_error_speaks_for_itself_though_its_page_cannot_be_read() {
             ("no gzip", Answer::html(status).with_header("content-encoding", "gzip")),
         ] {
             let what = format!("HTTP {status}, {what}");
-            check(&kie, &what, answer, Problem::error(slug, Some(status))).await;
+            rows.push(check(&kie, what.clone(), answer, Problem::error(slug, Some(status))));
         }
     }
+    join_all(rows).await;
 }
 
 #[tokio::test]
@@ -94,16 +111,18 @@ async fn silence_is_a_timeout() {
 #[tokio::test]
 async fn a_redirect_is_not_followed_and_takes_nothing_elsewhere() {
     let kie = FakeKie::start();
+    let mut rows = Vec::new();
     let other = FakeKie::start();
     for status in [301, 302, 303, 307, 308] {
         let answer = Answer::redirect(&other.mint_url()).http_status(status);
         let what = format!("HTTP {status}");
-        check(&kie, &what, answer, Problem::error("upstream-error", Some(status))).await;
+        rows.push(check(&kie, what.clone(), answer, Problem::error("upstream-error", Some(status))));
         let answer = Answer::link().http_status(status).with_header("location", &other.mint_url());
         let what = format!("HTTP {status} with a link");
-        check(&kie, &what, answer, Problem::error("upstream-error", Some(status)).code(200)).await;
+        rows.push(check(&kie, what.clone(), answer, Problem::error("upstream-error", Some(status)).code(200)));
     }
     assert_eq!((other.requests().len(), other.connections()), (0, 0));
+    join_all(rows).await;
 }
 
 /// Whatever comes unasked on a kept connection must not become the answer to the next question: it would be a link to

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use kielink::kie_sim::{Ending, Host, World, converse};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::super::eventually::eventually;
-use super::super::{Answer, CREDIT_PATH, FakeKie, MINT_PATH};
+use super::super::{Answer, FakeKie, MINT_PATH};
 use super::SOURCE;
 use super::client::{AGENT, Client};
 
@@ -26,28 +28,6 @@ async fn the_script_is_the_queue_then_the_source_then_the_usual() {
     assert_eq!(client.mint("other").await.json()["code"], 429);
     assert_eq!((kie.mints_for(SOURCE), kie.mints_for("other"), kie.mints_for("none")), (2, 2, 0));
     assert_eq!(kie.links_given(), ["http://x"]);
-}
-
-#[tokio::test]
-async fn requests_that_the_real_kie_refuses_are_refused() {
-    let kie = FakeKie::start();
-    let mut client = Client::new(&kie).await;
-    let mint = format!("POST {MINT_PATH}");
-    client.send(&mint, "", "{}").await;
-    let reply = client.reply().await;
-    assert_eq!((reply.head.starts_with("HTTP/1.1 403 "), &*reply.body), (true, &b"error code: 1010"[..]));
-    client.send(&mint, "User-Agent: test\r\n", "{}").await;
-    assert_eq!(client.reply().await.json()["code"], 401);
-    client.send(&mint, AGENT, "{}").await;
-    assert_eq!(client.reply().await.json()["code"], 422);
-    client.send("GET /nowhere", AGENT, "").await;
-    assert_eq!(client.reply().await.json()["path"], "/nowhere");
-    client.send(&format!("GET {CREDIT_PATH}"), AGENT, "").await;
-    assert_eq!(client.reply().await.json()["data"], 5916.25);
-    kie.answer_credit(Answer::unauthorized());
-    client.send(&format!("GET {CREDIT_PATH}"), AGENT, "").await;
-    assert_eq!(client.reply().await.json()["code"], 401);
-    assert_eq!((kie.mints(), kie.requests().len()), (3, 6));
 }
 
 #[tokio::test]
@@ -112,10 +92,102 @@ async fn waiting_for_mints_takes_real_time() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "the fake kie.ai panicked: the fake reads only bodies of a known length")]
-async fn a_panicking_fake_fails_its_test() {
+#[should_panic(expected = "the fake kie.ai was sent what is no request")]
+async fn what_is_no_request_fails_its_test() {
     let kie = FakeKie::start();
     let mut client = Client::new(&kie).await;
-    client.send(&format!("POST {MINT_PATH}"), "Transfer-Encoding: chunked\r\n", "").await;
-    let _ = client.rest().await;
+    client.send(&format!("POST {MINT_PATH}"), "Transfer-Encoding: gzip\r\n", "").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn one_bad_file_and_a_refused_account_are_bad_until_they_are_good_again() {
+    let kie = FakeKie::start();
+    let mut client = Client::new(&kie).await;
+    kie.answer_for(SOURCE, Answer::bare(403));
+    client.send_mint(SOURCE).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 403 "));
+    let mut client = Client::new(&kie).await;
+    assert_eq!(client.mint("other").await.json()["code"], 200);
+    kie.refuse_account(Answer::code(402).with_header("Retry-After", "soon").with_header("Retry-After", "7"));
+    for source in [SOURCE, "other"] {
+        let reply = client.mint(source).await;
+        assert_eq!((reply.json()["code"].as_u64(), reply.head.matches("Retry-After: ").count()), (Some(402), 2));
+    }
+    kie.refuse_account(None);
+    assert_eq!(client.mint("other").await.json()["code"], 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_stays_open_and_says_nothing_while_new_ones_are_fine() {
+    let kie = FakeKie::start();
+    kie.hold();
+    let mut idle = Client::new(&kie).await;
+    let mut held = Client::new(&kie).await;
+    held.send_mint(SOURCE).await;
+    kie.wait_for_mints(1).await;
+    eventually("both are known", || async { kie.connections() == 2 }).await;
+    kie.mute_connections();
+    kie.release();
+    idle.send_mint("other").await;
+    kie.wait_for_mints(2).await;
+    assert_eq!(Client::new(&kie).await.mint(SOURCE).await.json()["code"], 200);
+    for client in [&mut idle, &mut held] {
+        assert!(timeout(Duration::from_millis(50), client.rest()).await.is_err());
+    }
+    // What waits on them has not been answered, until its peer gives it up.
+    assert_eq!(kie.in_flight(), 2);
+    drop((idle, held));
+    eventually("they are gone", || async { kie.in_flight() == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_silence_ends_and_what_was_asked_is_answered_then() {
+    let kie = FakeKie::start();
+    kie.be_silent(Duration::from_secs(3600));
+    let mut client = Client::new(&kie).await;
+    client.send_mint(SOURCE).await;
+    kie.wait_for_mints(1).await;
+    assert!(timeout(Duration::from_millis(50), client.head()).await.is_err());
+    kie.be_silent(Duration::ZERO);
+    assert_eq!(client.reply().await.json()["code"], 200);
+}
+
+#[tokio::test]
+async fn connections_are_closed_when_told_at_once_or_when_they_are_used_again() {
+    let kie = FakeKie::start();
+    let mut first = Client::new(&kie).await;
+    kie.answer_kept(Answer::close());
+    first.mint(SOURCE).await;
+    first.send_mint(SOURCE).await;
+    assert_eq!(first.rest().await.unwrap(), b"");
+    kie.answer_kept(None);
+
+    for (end, kind) in [
+        (World::close_connections as fn(&World), None),
+        (World::reset_connections, Some(std::io::ErrorKind::ConnectionReset)),
+    ] {
+        let mut client = Client::new(&kie).await;
+        client.mint(SOURCE).await;
+        end(&kie);
+        assert_eq!(client.rest().await.err().map(|why| why.kind()), kind);
+    }
+
+    kie.hang_up(Duration::from_secs(3600));
+    assert_eq!(Client::new(&kie).await.rest().await.unwrap(), b"");
+    kie.hang_up(Duration::ZERO);
+    assert_eq!(Client::new(&kie).await.mint(SOURCE).await.json()["code"], 200);
+}
+
+#[tokio::test]
+async fn any_stream_is_served() {
+    let kie = FakeKie::start();
+    let (mut client, mut server) = tokio::io::duplex(1 << 16);
+    let world = kie.world();
+    let request = format!("POST {MINT_PATH} HTTP/1.1\r\n{AGENT}Connection: close\r\nContent-Length: 15\r\n\r\n");
+    client.write_all(format!("{request}{{\"url\":\"some\"}}\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let (ending, read) = tokio::join!(converse(&world, Host::Kie, &mut server), client.read_to_string(&mut answer));
+    assert!(read.is_ok() && answer.contains("{\"code\":200"), "{answer}");
+    assert_eq!((ending, kie.connections(), kie.mints_for("some")), (Ending::Closed, 1, 1));
 }

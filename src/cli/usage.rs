@@ -1,0 +1,177 @@
+//! What is wrong with a command line, said without repeating it: what was typed may be a key in the wrong place. Pure.
+//!
+//! clap's own messages quote what they reject. Of its errors only the kind, the name of a flag and the known words that are
+//! near are taken.
+
+use std::{error::Error as _, ffi::OsString};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::{config::distance, key::misplaced};
+
+/// A typed word is taken for a known one with at most this many slips of the pen.
+const MOST_SLIPS: usize = 3;
+
+/// The whole message for standard error. `arguments` is the command line, the program's name first.
+pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
+    let what = match error.kind() {
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
+            format!("{} is no command and no flag of kielink's", place(typed(error), arguments))
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::NoEquals => {
+            format!("{}: {}", flag(error), expected(error))
+        }
+        ErrorKind::ArgumentConflict => format!("{}: it can be given once", flag(error)),
+        ErrorKind::TooManyValues => format!("{}: it takes no value", flag(error)),
+        ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => format!("{}: a value is missing", flag(error)),
+        ErrorKind::InvalidUtf8 => "an argument is no UTF-8".to_owned(),
+        _ => "the command line cannot be understood".to_owned(),
+    };
+    let mut message = format!("error: {what}\n");
+    if let Some(word) = near(error) {
+        message.push_str(&format!("\n  tip: did you mean '{word}'?\n"));
+    }
+    if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
+        message.push_str(&format!("\n{usage}\n"));
+    }
+    message.push_str("\nFor more information, try '--help'.\n");
+    message
+}
+
+fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
+        _ => None,
+    }
+}
+
+/// The word that is unknown, as it was typed.
+fn typed(error: &clap::Error) -> &str {
+    let kind = if error.kind() == ErrorKind::InvalidSubcommand {
+        ContextKind::InvalidSubcommand
+    } else {
+        ContextKind::InvalidArg
+    };
+    text(error, kind).unwrap_or_default()
+}
+
+/// Where it stands. Of `--flag=value` only the flag is unknown.
+fn place(typed: &str, arguments: &[OsString]) -> String {
+    let is_it = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        argument.strip_prefix(typed).is_some_and(|rest| rest.is_empty() || rest.starts_with('=') || typed.len() == 2)
+    };
+    let found = arguments.iter().enumerate().skip(1).find(|(_, argument)| !typed.is_empty() && is_it(argument));
+    found.map_or("an argument".to_owned(), |(at, _)| format!("argument {at}"))
+}
+
+/// The flag whose value is wrong, as the help shows it.
+fn flag(error: &clap::Error) -> &str {
+    text(error, ContextKind::InvalidArg).unwrap_or("an argument")
+}
+
+/// What the flag's own parser wants, each of which says so without the value.
+fn expected(error: &clap::Error) -> String {
+    let is_missing = text(error, ContextKind::InvalidValue).is_none_or(str::is_empty);
+    match error.source() {
+        Some(why) => why.to_string(),
+        None if is_missing => "a value is missing".to_owned(),
+        None => "its value cannot be used".to_owned(),
+    }
+}
+
+/// The known word that was most likely meant.
+fn near(error: &clap::Error) -> Option<&str> {
+    let typed = typed(error);
+    let known = text(error, ContextKind::SuggestedSubcommand).or(text(error, ContextKind::SuggestedArg))?;
+    let bare = |word: &str| word.split([' ', '=']).next().unwrap_or_default().to_owned();
+    let is_near = !misplaced::may_be_a_key(typed) && distance(&bare(known), &bare(typed)) <= MOST_SLIPS;
+    is_near.then_some(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    const KEY: &str = "0123456789abcdef/0123456789+ABCDEF==";
+
+    /// What is said of a command line, its first line and the tip.
+    fn said(arguments: &[&str]) -> (String, Option<String>) {
+        let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
+        let error = Cli::try_parse_from(&arguments).map(|_| ()).expect_err("it is wrong");
+        let said = complaint(&error, &arguments);
+        assert!(said.ends_with("try '--help'.\n"), "{said}");
+        let tip = said.lines().find_map(|line| line.strip_prefix("  tip: ").map(str::to_owned));
+        (said.lines().next().unwrap_or_default().to_owned(), tip)
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_its_place_and_what_is_wanted_there() {
+        let unknown = |at: usize| format!("error: argument {at} is no command and no flag of kielink's");
+        let tip = |word: &str| Some(format!("did you mean '{word}'?"));
+        for (arguments, expected) in [
+            (["frobnicate"].as_slice(), (unknown(1), None)),
+            (&["wiat"], (unknown(1), tip("wait"))),
+            (&["--listen", "127.0.0.1:0", "chek-config"], (unknown(3), tip("check-config"))),
+            (&["--confg", "x"], (unknown(1), tip("--config"))),
+            (&["serve", "--sett=x"], (unknown(2), tip("--set"))),
+            (&["healthcheck", "now"], (unknown(2), None)),
+            (&["wait", "--max", "soon"], ("error: --max <MAX>: expected a duration like \"30s\"".to_owned(), None)),
+            (&["wait", "--max"], ("error: --max <MAX>: a value is missing".to_owned(), None)),
+            (&["--set", "x"], ("error: --set <KEY=VALUE>: expected KEY=VALUE, e.g. cache.ttl=15m".to_owned(), None)),
+            (&["--config", "a", "--config", "b"], ("error: --config <FILE>: it can be given once".to_owned(), None)),
+            (
+                &["sandbox", "--quota", "many"],
+                ("error: --quota <QUOTA>: expected a whole number of requests a second".to_owned(), None),
+            ),
+            (
+                &["sandbox", "--kie-listen", "here"],
+                (
+                    "error: --kie-listen <ADDRESS>: expected an IP address and a port, e.g. 127.0.0.1:8081".to_owned(),
+                    None,
+                ),
+            ),
+        ] {
+            assert_eq!(said(arguments), expected, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_typed_is_repeated() {
+        for arguments in [
+            [KEY].as_slice(),
+            &["help", KEY],
+            &["serve", KEY],
+            &["healthcheck", KEY],
+            &["wait", "--max", KEY],
+            &["wait", KEY],
+            &["--set", KEY],
+            &["--version", "--", KEY],
+            &["--version=0123456789abcdef/0123456789+ABCDEF=="],
+            &["--0123456789abcdef"],
+            &["-k0123456789abcdef/0123456789+ABCDEF=="],
+            &["--key", KEY],
+            &["--key=0123456789abcdef/0123456789+ABCDEF=="],
+            &["--config0123456789abcdef"],
+            &["--config", KEY, "--config", KEY],
+            &["sandbox", "--latency", KEY],
+            &["sandbox", "--link-life", KEY],
+            &["sandbox", "--failure-rate", KEY],
+            &["sandbox", "--quota", "1234567890123456"],
+            &["sandbox", "--quota", KEY],
+            &["sandbox", "--kie-listen", KEY],
+            &["sandbox", "--files-listen", KEY],
+            &["sandbox", "--files-url", KEY],
+        ] {
+            let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
+            // `--set` takes this key for a setting and its value, which is refused later.
+            let Err(error) = Cli::try_parse_from(&arguments) else { continue };
+            let said = complaint(&error, &arguments);
+            assert!(!said.contains("0123456789") && !said.contains("123456789012"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! kie.ai's clock, as its answers show it: a second judge of how much life a link has left.
+//!
+//! A hypervisor that pauses its guest stops every clock of that guest, the one that counts sleep among them. Only
+//! kie.ai's clock goes on, and each of its answers says what it shows. As long as the answers agree with ours, this
+//! judge keeps silent; when one shows that more time has passed at kie.ai than here, it says how much more at most.
+//! It only ever takes life away, and it heals: three answers later, what one wrong clock said is forgotten.
+//!
+//! Pure but for its lock: times are arguments.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::{Clock, Instant};
+
+/// How many answers are believed: with one, a single gateway with a wrong clock would be the judge of everything.
+const ANSWERS: usize = 3;
+
+/// `Date` and `Age` are cut to the second.
+const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
+
+/// Two machines' clocks drift apart by less than this share of the time (1 ms a second; a good crystal has a
+/// fiftieth of it).
+const DRIFT: u32 = 1000;
+
+/// An answer that took longer (the machine slept meanwhile) shows too little of kie.ai's clock to push out another.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
+
+/// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
+const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
+
+/// How often the wall clock is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is known of kie.ai's clock. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct KieClock(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The answers that had a `Date` and were asked for last, the oldest first. (One that was under way for long knows less
+    /// than those that overtook it.)
+    answers: Vec<Heard>,
+    /// Answers so far.
+    count: u64,
+    /// All forward steps of the wall clock so far. A guest that was paused finds its wall clock set right some time
+    /// after, and its others never.
+    stepped: Duration,
+    /// The wall clock less ours, at the last look.
+    wall: Option<SignedDuration>,
+}
+
+/// One answer's word on kie.ai's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard {
+    /// Answers are numbered as they come.
+    number: u64,
+    sent_at: Instant,
+    at: Instant,
+    /// kie.ai's clock less ours; `None` for an answer without a `Date`.
+    ahead: Option<Bounds>,
+    /// Forward steps of the wall clock until then.
+    stepped: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    least: SignedDuration,
+    most: SignedDuration,
+}
+
+impl Bounds {
+    /// It showed `date` (and a gateway kept the answer for `age`) at some moment between `sent_at` and `received_at`.
+    fn new(date: Timestamp, age: Option<Duration>, sent_at: Instant, received_at: Instant) -> Bounds {
+        let shown = since_epoch(date).saturating_add(signed(age.unwrap_or_default()));
+        let rounding = if age.is_some() { ROUNDING + ROUNDING } else { ROUNDING };
+        Bounds {
+            least: shown.saturating_sub(signed(received_at.since_origin())),
+            most: shown.saturating_add(rounding).saturating_sub(signed(sent_at.since_origin())),
+        }
+    }
+}
+
+impl Heard {
+    /// How much more time has passed at kie.ai than here since `then`, at least.
+    pub fn surely_ahead_of(&self, then: &Heard) -> Duration {
+        let Some((known, seen)) = then.ahead.zip(self.ahead) else { return Duration::ZERO };
+        let apart = signed(then.at.until(self.at) / DRIFT);
+        Duration::try_from(seen.least - known.most - apart).unwrap_or_default()
+    }
+}
+
+impl KieClock {
+    /// Notes an answer, good or bad: what its `Date` and `Age` say, and when it was asked for and came.
+    pub fn heard(
+        &self,
+        date: Option<Timestamp>,
+        age: Option<Duration>,
+        sent_at: Instant,
+        received_at: Instant,
+    ) -> Heard {
+        let mut state = self.lock();
+        let ahead = date.map(|date| Bounds::new(date, age, sent_at, received_at));
+        state.count += 1;
+        let heard = Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped };
+        if ahead.is_some() && sent_at.until(received_at) <= LONGEST_ANSWER {
+            let place = state.answers.partition_point(|known| known.sent_at <= sent_at);
+            state.answers.insert(place, heard);
+            if state.answers.len() > ANSWERS {
+                state.answers.remove(0);
+            }
+        }
+        heard
+    }
+
+    /// How much more time has passed at kie.ai than here since `then`, at most; zero as long as nothing shows that any
+    /// has. One answer that came since `then` was asked for suffices. Of those before, two must agree: then the one clock
+    /// that was behind is that by which the end of a link was read. (A single one may be wrong, and would spoil every link.)
+    pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
+        let state = self.lock();
+        let Some(known) = then.ahead else {
+            return state.stepped.saturating_sub(then.stepped);
+        };
+        // A step of the wall clock from before `then` tells nothing of the time since.
+        let stepped = |answer: &Heard| state.stepped.saturating_sub(answer.stepped.max(then.stepped));
+        let ahead = |answer: &Heard| {
+            let (seen, stepped) = (answer.ahead?, signed(stepped(answer)));
+            let apart = answer.at.since(then.at).max(then.at.since(answer.at));
+            let contradicts = seen.least + stepped > known.most + signed(apart / DRIFT);
+            contradicts.then(|| seen.most + stepped + signed(answer.at.until(now) / DRIFT) - known.least)
+        };
+        let since =
+            |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
+        let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
+        let later = later.into_iter().filter_map(ahead).max();
+        let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
+        agreed.sort_unstable();
+        let most = later.max(agreed.iter().rev().nth(1).copied());
+        most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
+    }
+
+    /// Looks at the wall clock every second, until `stop`.
+    pub async fn watch(self, clock: Clock, stop: CancellationToken) {
+        loop {
+            self.look(clock.wall(), clock.now());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Notes what the wall clock shows.
+    pub(crate) fn look(&self, wall: Timestamp, now: Instant) {
+        let seen = since_epoch(wall) - signed(now.since_origin());
+        let mut state = self.lock();
+        let Some(before) = state.wall else {
+            state.wall = Some(seen);
+            return;
+        };
+        let step = seen.saturating_sub(before);
+        if step >= SMALLEST_STEP {
+            state.stepped = state.stepped.saturating_add(step.unsigned_abs());
+            tracing::warn!(
+                step_s = step.as_secs_f64(),
+                "the wall clock was set forward: perhaps this machine was paused; links that may have died meanwhile are \
+                 withheld until kie.ai's clock is known again",
+            );
+        }
+        // What it loses by noise it must not gain by the next look: small steps add up until they count.
+        if step >= SMALLEST_STEP || step.is_negative() {
+            state.wall = Some(seen);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every section is a few assignments.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn since_epoch(at: Timestamp) -> SignedDuration {
+    at.as_duration()
+}
+
+/// A year's `Duration` and a century's alike fit; beyond 292 billion years it saturates.
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: f64) -> Instant {
+        Instant::from_origin(Duration::from_secs_f64(seconds))
+    }
+
+    fn shown(seconds: i64) -> Option<Timestamp> {
+        Some(Timestamp::from_second(1_780_000_000 + seconds).unwrap())
+    }
+
+    /// An answer that took half a second, from a kie.ai whose clock shows this many seconds more than ours.
+    fn answer(kie: &KieClock, sent_at: f64, ahead: f64) -> Heard {
+        kie.heard(shown((sent_at + 0.25 + ahead).floor() as i64), None, at(sent_at), at(sent_at + 0.5))
+    }
+
+    fn ahead(kie: &KieClock, then: &Heard, now: f64) -> f64 {
+        kie.ahead_since(then, at(now)).as_secs_f64()
+    }
+
+    #[test]
+    fn answers_that_agree_with_our_clock_take_nothing() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.9, 0.0);
+        for sent_at in [101.0, 130.3, 700.7, 1300.99] {
+            assert_eq!(ahead(&kie, &first, sent_at), 0.0);
+            answer(&kie, sent_at, 0.0);
+            assert_eq!(ahead(&kie, &first, sent_at + 1.0), 0.0, "sent at {sent_at}");
+        }
+    }
+
+    #[test]
+    fn a_pause_that_no_clock_of_ours_saw_shows_with_the_next_answer() {
+        for pause in [3.0, 75.0, 1170.0, 86_400.0] {
+            let kie = KieClock::default();
+            let first = answer(&kie, 100.0, 0.0);
+            let second = answer(&kie, 110.0, pause);
+            let taken = ahead(&kie, &first, 111.0);
+            assert!((pause..pause + 2.6).contains(&taken), "{taken} for {pause}");
+            assert_eq!(ahead(&kie, &second, 111.0), 0.0, "the second link is younger than the pause");
+        }
+    }
+
+    #[test]
+    fn one_wrong_clock_is_forgotten_after_three_answers() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        answer(&kie, 110.0, 1170.0);
+        for sent_at in [120.0, 130.0] {
+            answer(&kie, sent_at, 0.0);
+            assert!(ahead(&kie, &first, sent_at + 1.0) > 1170.0);
+        }
+        answer(&kie, 140.0, 0.0);
+        assert_eq!(ahead(&kie, &first, 141.0), 0.0);
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_neither_hides_a_pause_nor_escapes_it() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        // The machine is paused for 75 s while three requests are under way; the fourth is sent after it.
+        let late = |sent_at: f64| kie.heard(shown(sent_at as i64), None, at(sent_at), at(111.0));
+        kie.heard(shown(110 + 75), None, at(110.0), at(110.5));
+        let under_way = [late(107.0), late(108.0), late(109.0)];
+        for then in [&first, &under_way[0], &under_way[2]] {
+            assert!(ahead(&kie, then, 112.0) > 70.0);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_gives_no_life_back() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        answer(&kie, 110.0, -3600.0);
+        assert_eq!(ahead(&kie, &first, 111.0), 0.0);
+    }
+
+    #[test]
+    fn a_single_wrong_clock_does_not_spoil_what_comes_after_it_and_two_that_agree_correct_one_that_is_behind() {
+        let kie = KieClock::default();
+        answer(&kie, 100.0, 0.0);
+        answer(&kie, 110.0, 1170.0);
+        let right = answer(&kie, 120.0, 0.0);
+        assert_eq!(ahead(&kie, &right, 121.0), 0.0);
+        answer(&kie, 130.0, 0.0);
+        let behind = answer(&kie, 140.0, -900.0);
+        assert!(ahead(&kie, &behind, 141.0) > 900.0);
+    }
+
+    #[test]
+    fn a_kept_answer_shows_date_and_age_together() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 1000.0, 0.0);
+        kie.heard(shown(110), Some(900 * SECOND), at(1010.0), at(1010.5));
+        assert_eq!(ahead(&kie, &first, 1011.0), 0.0);
+        kie.heard(shown(1010), Some(900 * SECOND), at(1020.0), at(1020.5));
+        assert!(ahead(&kie, &first, 1021.0) > 889.0);
+    }
+
+    #[test]
+    fn forward_steps_of_the_wall_clock_count_until_three_answers_have_come() {
+        let kie = KieClock::default();
+        let wall = |now: f64, step: f64| {
+            let wall = Timestamp::from_millisecond(((1_790_000_000.0 + now + step) * 1000.0) as i64).unwrap();
+            kie.look(wall, at(now));
+        };
+        let first = answer(&kie, 100.0, 0.0);
+        let undated = kie.heard(None, None, at(100.0), at(100.5));
+        wall(100.0, 0.0);
+        wall(101.0, 0.4);
+        wall(102.0, -0.3);
+        assert_eq!(ahead(&kie, &first, 102.0), 0.0, "noise");
+        wall(103.0, -1000.0);
+        assert_eq!(ahead(&kie, &first, 103.0), 0.0, "set back");
+        wall(104.0, -925.0);
+        let taken = ahead(&kie, &first, 104.0);
+        assert!((75.0..77.6).contains(&taken), "set forward from there: {taken}");
+        assert_eq!(ahead(&kie, &undated, 104.0).round(), 75.0);
+        for sent_at in [105.0, 106.0, 107.0] {
+            assert!(ahead(&kie, &first, sent_at) > 75.0);
+            answer(&kie, sent_at, 0.0);
+        }
+        assert_eq!(ahead(&kie, &first, 108.0), 0.0, "kie.ai's clock has shown that nothing was missed");
+        wall(109.0, 3600.0);
+        let right = answer(&kie, 110.0, 0.0);
+        assert_eq!(ahead(&kie, &right, 111.0), 0.0, "the step was before it");
+        assert!(ahead(&kie, &first, 111.0) > 4500.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wall_clock_is_looked_at_every_second() {
+        let (kie, time) = (KieClock::default(), crate::clock::testing::VirtualTime::new());
+        let first = kie.heard(None, None, time.clock().now(), time.clock().now());
+        let stop = CancellationToken::new();
+        let watching = kie.clone().watch(time.clock(), stop.clone());
+        let stepping = async {
+            tokio::time::sleep(SECOND * 5).await;
+            time.step_wall(75);
+            tokio::time::sleep(SECOND * 101 / 100).await;
+            assert_eq!(kie.ahead_since(&first, time.clock().now()), 75 * SECOND);
+            stop.cancel();
+        };
+        tokio::join!(watching, stepping);
+    }
+
+    #[test]
+    fn drift_alone_is_no_contradiction() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        answer(&kie, 87_000.0, 43.0);
+        assert_eq!(ahead(&kie, &first, 87_001.0), 0.0, "half a millisecond a second");
+    }
+
+    #[test]
+    fn no_date_makes_it_panic() {
+        let kie = KieClock::default();
+        for date in [Timestamp::MIN, Timestamp::MAX, Timestamp::UNIX_EPOCH] {
+            let then = kie.heard(Some(date), Some(1200 * SECOND), at(0.0), at(9.0));
+            kie.ahead_since(&then, at(10.0));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The one place that reads clocks.
+//!
+//! Life is measured on a clock that goes on counting while the machine sleeps (`CLOCK_BOOTTIME`):
+//! a link dies on kie.ai's side whether or not this host is awake, and `std::time::Instant` stands
+//! still in between. Wall time is read for what people see (`expires_at`, logs) and never decides
+//! about life, except for a link whose answer carried no `Date` header.
+//!
+//! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
+
+mod kie;
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+pub use self::kie::{Heard, KieClock};
+
+/// A point on the suspend-proof clock. Only meaningful within one boot of one machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(Duration);
+
+impl Instant {
+    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The time from `self` to `later`, zero if it has passed.
+    pub fn until(self, later: Instant) -> Duration {
+        later.since(self)
+    }
+
+    /// The time from the clock's origin (boot), for whoever calculates in durations.
+    pub fn since_origin(self) -> Duration {
+        self.0
+    }
+
+    /// For tests and simulations, which start at an origin of their own.
+    pub fn from_origin(elapsed: Duration) -> Instant {
+        Instant(elapsed)
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+
+    fn add(self, by: Duration) -> Instant {
+        Instant(self.0.saturating_add(by))
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Instant;
+
+    /// Saturates at the origin: a point before boot is not needed by any caller.
+    fn sub(self, by: Duration) -> Instant {
+        Instant(self.0.saturating_sub(by))
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "boot+{:?}", self.0)
+    }
+}
+
+/// Reads both clocks. Cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Virtual(Arc<dyn Virtual>),
+}
+
+/// What a test or simulation puts in the place of the machine's clocks.
+pub trait Virtual: Send + Sync {
+    fn now(&self) -> Instant;
+    fn wall(&self) -> Timestamp;
+}
+
+impl Clock {
+    pub fn system() -> Clock {
+        Clock(Source::System)
+    }
+
+    pub fn of(source: Arc<dyn Virtual>) -> Clock {
+        Clock(Source::Virtual(source))
+    }
+
+    pub fn now(&self) -> Instant {
+        match &self.0 {
+            Source::System => Instant(since_boot()),
+            Source::Virtual(source) => source.now(),
+        }
+    }
+
+    /// Wall time, UTC. May step in either direction at any moment.
+    pub fn wall(&self) -> Timestamp {
+        match &self.0 {
+            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+            Source::System => Timestamp::now(),
+            Source::Virtual(source) => source.wall(),
+        }
+    }
+
+    /// The wall time of `at`, given that it is `now`.
+    pub fn wall_at(&self, at: Instant, now: Instant) -> Timestamp {
+        let wall = self.wall();
+        wall.checked_add(now.until(at)).and_then(|later| later.checked_sub(at.until(now))).unwrap_or(wall)
+    }
+}
+
+/// As people see it: RFC 3339, UTC, whole seconds, rounded down.
+pub fn rfc3339(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Source::System => "Clock::system",
+            Source::Virtual(_) => "Clock::virtual",
+        })
+    }
+}
+
+/// Time since boot, counting sleep. On Linux that is `CLOCK_BOOTTIME`; elsewhere `CLOCK_MONOTONIC`,
+/// which counts sleep on macOS.
+fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    let id = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let id = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(id);
+    Duration::new(
+        u64::try_from(time.tv_sec).expect("time since boot is positive"),
+        u32::try_from(time.tv_nsec).expect("nanoseconds fit"),
+    )
+}
+
+/// A virtual clock for tests and simulations: follows tokio's paused time, and can be made to sleep or step.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Must be made and read on a tokio runtime.
+    pub(crate) struct VirtualTime {
+        began: tokio::time::Instant,
+        state: Mutex<Steps>,
+    }
+
+    struct Steps {
+        slept: Duration,
+        /// Time that passed while a hypervisor had paused the machine: none of its clocks saw it.
+        unseen: Duration,
+        wall: Timestamp,
+        /// Readings until the machine falls asleep, and how long it sleeps.
+        nap: Option<(u32, Duration)>,
+        woke_at: Option<Instant>,
+    }
+
+    impl VirtualTime {
+        pub(crate) fn new() -> Arc<VirtualTime> {
+            let wall = "2026-11-23T10:00:00Z".parse().expect("a fixed date");
+            let state = Mutex::new(Steps {
+                slept: Duration::from_secs(1000),
+                unseen: Duration::ZERO,
+                wall,
+                nap: None,
+                woke_at: None,
+            });
+            Arc::new(VirtualTime { began: tokio::time::Instant::now(), state })
+        }
+
+        pub(crate) fn clock(self: &Arc<Self>) -> Clock {
+            Clock::of(Arc::clone(self) as Arc<dyn Virtual>)
+        }
+
+        /// The machine sleeps: timers stand still, the suspend-proof clock and the wall clock go on.
+        pub(crate) fn suspend(&self, for_how_long: Duration) {
+            self.state.lock().unwrap().slept += for_how_long;
+        }
+
+        /// The machine sleeps between two steps of some task, which timers cannot bring about: just before the clock
+        /// is read for the `readings`-th time after the next.
+        pub(crate) fn suspend_before_reading(&self, readings: u32, for_how_long: Duration) {
+            self.state.lock().unwrap().nap = Some((readings, for_how_long));
+        }
+
+        /// The machine is paused by its hypervisor: time goes on everywhere else.
+        pub(crate) fn pause_unseen(&self, for_how_long: Duration) {
+            self.state.lock().unwrap().unseen += for_how_long;
+        }
+
+        /// The true time, for observers, whose looking must not change what they see.
+        pub(crate) fn peek(&self) -> Instant {
+            let state = self.state.lock().unwrap();
+            Instant(self.began.elapsed() + state.slept + state.unseen)
+        }
+
+        /// How much of it no clock of the machine has seen.
+        pub(crate) fn unseen(&self) -> Duration {
+            self.state.lock().unwrap().unseen
+        }
+
+        /// Whether what happens now was perhaps decided before such a sleep.
+        pub(crate) fn has_just_woken(&self) -> bool {
+            let woke_at = self.state.lock().unwrap().woke_at;
+            woke_at.is_some_and(|woke_at| woke_at + self.unseen() == self.peek())
+        }
+
+        /// Somebody sets the wall clock.
+        pub(crate) fn step_wall(&self, seconds: i64) {
+            let mut state = self.state.lock().unwrap();
+            state.wall = state.wall.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+        }
+    }
+
+    impl Virtual for VirtualTime {
+        fn now(&self) -> Instant {
+            let mut state = self.state.lock().unwrap();
+            match state.nap {
+                Some((0, for_how_long)) => {
+                    state.slept += for_how_long;
+                    state.nap = None;
+                    state.woke_at = Some(Instant(self.began.elapsed() + state.slept));
+                }
+                Some((readings, for_how_long)) => state.nap = Some((readings - 1, for_how_long)),
+                None => {}
+            }
+            Instant(self.began.elapsed() + state.slept)
+        }
+
+        fn wall(&self) -> Timestamp {
+            let state = self.state.lock().unwrap();
+            state.wall.checked_add(self.began.elapsed() + state.slept).unwrap()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_saturate_instead_of_wrapping() {
+        let early = Instant::from_origin(Duration::from_secs(1));
+        let late = early + Duration::from_secs(5);
+        assert_eq!(late.since(early), Duration::from_secs(5));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.until(late), Duration::from_secs(5));
+        assert_eq!(early - Duration::from_secs(9), Instant::from_origin(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_wall_time_of_a_point_follows_its_distance_from_now() {
+        let clock = Clock::system();
+        let now = clock.now();
+        let ahead = clock.wall_at(now + Duration::from_secs(60), now);
+        let behind = clock.wall_at(now - Duration::from_secs(1), now);
+        let apart = ahead.duration_since(behind).as_secs();
+        assert!((60..=62).contains(&apart), "{apart}");
+    }
+}

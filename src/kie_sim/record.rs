@@ -1,0 +1,127 @@
+//! What was asked, and the gate at which requests wait where they are held.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{World, request::Request};
+
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) counts: Counts,
+    pub(super) requests: Vec<Request>,
+    /// What was no request.
+    pub(super) unreadable: u64,
+    pub(super) max_in_flight_per_source: usize,
+    in_flight: HashMap<Option<String>, usize>,
+    held: VecDeque<oneshot::Sender<()>>,
+    holding: bool,
+    /// `release_one` calls that came before their request.
+    released_ahead: usize,
+}
+
+/// What was answered to requests for a link.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Counts {
+    /// Answered with a link.
+    pub(super) mints: u64,
+    /// Answered with anything else.
+    pub(super) refused: u64,
+    /// By `Answer::counts_as`.
+    pub(super) by_code: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    pub(super) fn count(&mut self, code: String) {
+        let counted = if code == "200" { &mut self.mints } else { &mut self.refused };
+        *counted += 1;
+        *self.by_code.entry(code).or_default() += 1;
+    }
+}
+
+impl Record {
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.values().sum()
+    }
+
+    pub(super) fn hold(&mut self) {
+        self.holding = true;
+        self.released_ahead = 0;
+    }
+
+    pub(super) fn release(&mut self) {
+        self.holding = false;
+        for held in self.held.drain(..) {
+            // One whose peer hung up is no longer there to be told.
+            let _ = held.send(());
+        }
+    }
+
+    pub(super) fn release_one(&mut self) {
+        while let Some(held) = self.held.pop_front() {
+            if held.send(()).is_ok() {
+                return;
+            }
+        }
+        self.released_ahead += 1;
+    }
+
+    /// Counts the request and, while the gate is shut, queues it there.
+    pub(super) fn arrive(&mut self, request: &Request, world: &Arc<World>, latency: Duration) -> Arrival {
+        let flight = request.is_mint().then(|| {
+            let source = request.source.clone();
+            let same = self.in_flight.entry(source.clone()).or_default();
+            *same += 1;
+            if source.is_some() {
+                self.max_in_flight_per_source = self.max_in_flight_per_source.max(*same);
+            }
+            Flight { world: Arc::clone(world), source }
+        });
+        let ahead = self.released_ahead > 0;
+        let gate = (self.holding && !ahead).then(|| {
+            let (opened, gate) = oneshot::channel();
+            self.held.push_back(opened);
+            gate
+        });
+        if self.holding && ahead {
+            self.released_ahead -= 1;
+        }
+        Arrival { flight, gate, latency }
+    }
+
+    fn land(&mut self, source: &Option<String>) {
+        if let Some(same) = self.in_flight.get_mut(source) {
+            *same -= 1;
+            if *same == 0 {
+                self.in_flight.remove(source);
+            }
+        }
+    }
+}
+
+/// A request that was recorded.
+pub(super) struct Arrival {
+    /// Only a mint has one.
+    pub(super) flight: Option<Flight>,
+    /// Completes when the gate opens; nothing where it is open.
+    pub(super) gate: Option<oneshot::Receiver<()>>,
+    /// kie.ai's, after that.
+    pub(super) latency: Duration,
+}
+
+/// A mint is in flight for as long as this lives.
+pub(super) struct Flight {
+    world: Arc<World>,
+    source: Option<String>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.world.state().record.land(&self.source);
+    }
+}

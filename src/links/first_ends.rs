@@ -1,0 +1,203 @@
+//! When links end that kie.ai gives again and again: a link that does not say its end has the end that it had when it was
+//! given first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    clock::{Heard, Instant, KieClock},
+    link,
+    upstream::Minted,
+};
+
+/// A link that is given again so long after its end is a new one.
+const REMEMBERED: Duration = link::LIFE;
+
+/// Of the default `upstream.rate`, more than 25 minutes' worth of links that are all different: some 2 MB at most.
+const MOST: usize = 16 * 1024;
+
+/// Remembered by a keyed hash of the link, bounded in number and in time.
+pub(super) struct FirstEnds {
+    hash: RandomState,
+    memory: Mutex<Memory>,
+    /// kie.ai has given a link again after its end: it renews links without changing them.
+    renews: AtomicBool,
+}
+
+#[derive(Default)]
+struct Memory {
+    ends: HashMap<u64, FirstEnd>,
+    /// The oldest first.
+    order: VecDeque<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct FirstEnd {
+    ends_at: Instant,
+    heard: Heard,
+}
+
+impl Memory {
+    fn remember(&mut self, key: u64, end: FirstEnd, now: Instant) {
+        if self.ends.insert(key, end).is_none() {
+            self.order.push_back(key);
+        }
+        while let Some(oldest) = self.order.front() {
+            let is_over = self.ends.get(oldest).is_none_or(|end| end.ends_at + REMEMBERED <= now);
+            if !is_over && self.order.len() <= MOST {
+                return;
+            }
+            self.ends.remove(oldest);
+            self.order.pop_front();
+        }
+    }
+}
+
+impl FirstEnds {
+    pub(super) fn new() -> FirstEnds {
+        FirstEnds { hash: RandomState::new(), memory: Mutex::default(), renews: AtomicBool::new(false) }
+    }
+
+    /// The same link with the end that it has. Where it was given before and has not ended since, that is the end it had
+    /// then. Given again after that, kie.ai has evidently renewed it, and repeated links count anew from then on.
+    pub(super) fn bound(&self, minted: Minted, kie_clock: &KieClock) -> Minted {
+        if minted.says_its_end {
+            return minted;
+        }
+        let (key, now) = (self.hash.hash_one(minted.link.as_str()), minted.sent_at);
+        let new = FirstEnd { ends_at: minted.ends_at, heard: minted.heard };
+        let mut memory = self.lock();
+        let Some(first) = memory.ends.get(&key).copied().filter(|_| !self.renews()) else {
+            memory.remember(key, new, now);
+            return minted;
+        };
+        // Not `now`: a gateway may have kept the answer. And kie.ai's clock may show that it has ended where ours does not yet.
+        let given_at = minted.ends_at - link::LIFE;
+        if given_at + minted.heard.surely_ahead_of(&first.heard) >= first.ends_at {
+            memory.remember(key, new, now);
+            if !self.renews.swap(true, Ordering::Relaxed) {
+                tracing::info!(
+                    "kie.ai has given a link again after its end: it renews links without changing them, so repeated \
+                     links count as new ones from now on",
+                );
+            }
+            return minted;
+        }
+        // A gateway that keeps answers gives a link that was given before with even less life.
+        if minted.ends_at + kie_clock.ahead_since(&first.heard, now) <= first.ends_at {
+            return minted;
+        }
+        Minted { ends_at: first.ends_at, heard: first.heard, ..minted }
+    }
+
+    /// Whether kie.ai was seen to renew links without changing them.
+    pub(super) fn renews(&self) -> bool {
+        self.renews.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        // A panic in between leaves at worst a key without its end, which is passed over.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Link, Policy};
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    impl FirstEnds {
+        /// Where kie.ai's clock agrees with ours.
+        fn end(&self, minted: Minted) -> Instant {
+            self.bound(minted, &KieClock::default()).ends_at
+        }
+    }
+
+    fn minted(text: &str, sent_at: u64) -> Minted {
+        let heard = KieClock::default().heard(None, None, at(sent_at), at(sent_at));
+        let link = Link::parse(text, &Policy::default()).unwrap();
+        Minted { link, sent_at: at(sent_at), ends_at: at(sent_at) + link::LIFE, heard, says_its_end: false }
+    }
+
+    #[test]
+    fn a_link_that_is_given_again_keeps_its_first_end_until_that_has_passed() {
+        let ends = FirstEnds::new();
+        for (sent_at, end) in [(100, 1300), (820, 1300), (1299, 1300), (1300, 2500), (1400, 2600)] {
+            assert_eq!(ends.end(minted("https://h.example/a", sent_at)), at(end), "{sent_at}");
+        }
+        assert!(ends.renews());
+        assert_eq!(ends.end(minted("https://h.example/b", 1400)), at(2600));
+        assert_eq!(ends.end(minted("https://h.example/b", 1500)), at(2700), "of any file");
+    }
+
+    #[test]
+    fn another_link_has_an_end_of_its_own() {
+        let ends = FirstEnds::new();
+        ends.end(minted("https://h.example/a", 100));
+        assert_eq!(ends.end(minted("https://h.example/b", 200)), at(1400));
+    }
+
+    #[test]
+    fn they_are_bounded_in_number_and_in_time() {
+        let ends = FirstEnds::new();
+        for number in 0..MOST as u64 + 9 {
+            ends.end(minted(&format!("https://h.example/{number}"), 100));
+        }
+        assert_eq!(ends.lock().ends.len(), MOST);
+        assert_eq!(ends.end(minted("https://h.example/9", 200)), at(1300), "the oldest went first");
+        ends.end(minted("https://h.example/later", 2500));
+        let memory = ends.lock();
+        assert_eq!((memory.ends.len(), memory.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_link_that_says_its_end_is_believed() {
+        let ends = FirstEnds::new();
+        ends.end(minted("https://h.example/a", 100));
+        let told = Minted { says_its_end: true, ..minted("https://h.example/a", 200) };
+        assert_eq!(ends.end(told), at(1400));
+    }
+
+    #[test]
+    fn a_pause_that_only_kie_ai_s_clock_saw_is_no_shorter_life_for_ever() {
+        let ends = FirstEnds::new();
+        let kie = KieClock::default();
+        let given = |sent_at: u64, shown: i64| {
+            let date = jiff::Timestamp::from_second(1_780_000_000 + shown).unwrap();
+            let heard = kie.heard(Some(date), None, at(sent_at), at(sent_at));
+            ends.bound(Minted { heard, ..minted("https://h.example/a", sent_at) }, &kie).ends_at
+        };
+        assert_eq!(given(100, 100), at(1300));
+        assert_eq!(given(200, 1100), at(1300), "1,000 s have passed there, and its end has not");
+        assert_eq!(given(200, 1402), at(1400), "1,302 s have");
+    }
+
+    #[test]
+    fn an_end_that_kie_ai_s_clock_has_brought_nearer_is_not_put_off_by_a_kept_answer() {
+        let (ends, kie) = (FirstEnds::new(), KieClock::default());
+        let heard = |now: u64, shown: i64| {
+            let date = jiff::Timestamp::from_second(1_780_000_000 + shown).unwrap();
+            kie.heard(Some(date), None, at(now), at(now))
+        };
+        ends.bound(Minted { heard: heard(100, 100), ..minted("https://h.example/a", 100) }, &kie);
+        // 560 s later there than here, an answer comes that was kept for 861 s.
+        let kept = Minted { heard: heard(700, 1260), ..minted("https://h.example/a", 700) };
+        let bound = ends.bound(Minted { ends_at: at(1039), ..kept }, &kie);
+        assert!(bound.ends_at - kie.ahead_since(&bound.heard, at(700)) <= at(740));
+        // Kept for longer than the end is past, it was given before that.
+        let kept = Minted { heard: heard(900, 1460), ..minted("https://h.example/a", 900) };
+        let bound = ends.bound(Minted { ends_at: at(1239), ..kept }, &kie);
+        assert!(bound.ends_at - kie.ahead_since(&bound.heard, at(900)) <= at(740));
+    }
+}

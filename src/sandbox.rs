@@ -1,0 +1,191 @@
+//! `kielink sandbox`: puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+use crate::{
+    app::Listeners,
+    cli,
+    clock::Clock,
+    config::{self, Address, Config, Problems, Sources},
+    key::{self, ApiKey},
+    kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
+    link,
+};
+
+/// A sandbox with its addresses taken, not yet serving.
+pub struct Sandbox {
+    /// kielink's own settings, turned towards the simulation.
+    pub config: Config,
+    world: Arc<World>,
+    kie: Bound,
+    files: Bound,
+}
+
+/// A taken address, and as what it is reached.
+struct Bound {
+    listener: TcpListener,
+    url: Url,
+}
+
+/// The simulation under way; it ends when this is dropped.
+pub struct Simulation {
+    drain: CancellationToken,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    #[error(transparent)]
+    Behaviour(#[from] kie_sim::Error),
+    #[error("--kie-key: {0}")]
+    Key(#[from] key::Invalid),
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+impl Sandbox {
+    /// Takes the simulation's addresses and works out kielink's settings for it. Settings that the user gave win.
+    ///
+    /// # Errors
+    /// When an address is taken, a flag makes no sense, or the user's settings are wrong.
+    pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
+        let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
+        let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
+        // Unless told otherwise nobody else's: a key of this run's, so that the simulation can tell it from all others.
+        let secret = match &flags.kie_key {
+            Some(secret) => secret.clone(),
+            None => SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..))),
+        };
+        let key = ApiKey::new(secret.expose_secret())?;
+        let behaviour = kie_sim::Config {
+            latency: flags.latency,
+            failure_rate: flags.failure_rate,
+            link_life: flags.link_life,
+            quota: flags.quota,
+            ..kie_sim::Config::GOOD_DAY
+        };
+        let world = World::new(behaviour, Some(secret), files_url.clone(), clock.clone(), fastrand::u64(..))?;
+        let sandbox = config::Sandbox {
+            key,
+            files: files_url.origin().ascii_serialization(),
+            defaults: short_lives(flags.link_life),
+        };
+        // Over the file and the environment, which may be those of a kielink in earnest.
+        let mut flags_first = vec![
+            ("upstream.base_url".to_owned(), kie.url.to_string()),
+            ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
+        ];
+        flags_first.extend(sources.flags);
+        let config = Config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
+        Ok(Sandbox { config, world, kie, files })
+    }
+
+    /// Must be called on a runtime. The simulation serves until the returned value is dropped.
+    ///
+    /// # Errors
+    /// When a listener cannot be used.
+    pub fn start(self) -> io::Result<Simulation> {
+        let drain = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        for (bound, host) in [(self.kie, Host::Kie), (self.files, Host::Files)] {
+            let listener = tokio::net::TcpListener::from_std(bound.listener)?;
+            tasks.spawn(kie_sim::serve(listener, Arc::clone(&self.world), host, drain.clone()));
+        }
+        Ok(Simulation { drain })
+    }
+
+    /// What to type next.
+    pub fn welcome(&self, listeners: &Listeners) -> String {
+        let (to_data, data) = way(&listeners.data_addresses());
+        let (to_admin, admin) = way(&listeners.admin_addresses());
+        let kie = self.kie.url.to_string();
+        let kie = kie.trim_end_matches('/');
+        let samples = self.world.sources();
+        let first = samples[0].source_url;
+        let mut text = String::new();
+        let mut say = |line: &str| writeln!(text, "{line}").expect("a String takes everything");
+        say("kielink sandbox: a simulated kie.ai and its file host, kielink in front. No key, no network.\n");
+        say("Files that the simulated kie.ai generated:");
+        for Sample { source_url, about, .. } in &samples {
+            say(&format!("  {source_url}  ({about})"));
+        }
+        say("\nDownload one through a redirect to its signed link:");
+        say(&format!("  curl{to_data} -sSfL '{data}/v1/redirect?url={}' -o {}", encode(first), file_name(first)));
+        say("\nA link, as JSON, with the headers that tell where it came from:");
+        say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encode(first)));
+        say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
+        say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", DOWNLOAD_URL));
+        if to_data.is_empty() {
+            say(&format!("\nThe whole interface, as a page for a browser: {data}/docs"));
+        }
+        say("\nIs it ready?");
+        say(&format!("  curl{to_admin} '{admin}/readyz?verbose'"));
+        say("\nTake the simulated kie.ai down for 30 s, make it slow, let it fail, limit it; see what it has seen:");
+        say(&format!("  curl -X POST '{kie}/sandbox?outage=30s'"));
+        say(&format!("  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"));
+        say(&format!("  curl {kie}/sandbox"));
+        say("\nCtrl-C ends it.");
+        text
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        self.drain.cancel();
+    }
+}
+
+/// Cache settings for links that live shorter than kie.ai's, in the proportions of the defaults.
+fn short_lives(link_life: Duration) -> Vec<(String, String)> {
+    if link_life >= link::LIFE {
+        return Vec::new();
+    }
+    let part = |key: &str, twentieths: u32| {
+        let duration =
+            Duration::from_millis(u64::try_from((link_life * twentieths / 20).as_millis()).unwrap_or(u64::MAX));
+        (key.to_owned(), humantime::format_duration(duration).to_string())
+    };
+    vec![part("cache.ttl", 19), part("cache.refresh_after", 12), part("cache.margin", 1)]
+}
+
+fn bind(address: SocketAddr) -> io::Result<Bound> {
+    let listener = TcpListener::bind(address)
+        .map_err(|why| io::Error::new(why.kind(), format!("cannot listen on {address}: {why}")))?;
+    listener.set_nonblocking(true)?;
+    let local = Address::Tcp { host: address.ip().to_string(), port: listener.local_addr()?.port() }.local();
+    let url = Url::parse(&format!("http://{local}")).expect("a bound TCP address makes a URL");
+    Ok(Bound { listener, url })
+}
+
+/// How curl gets there: an option, if it needs one, and the base URL.
+fn way(addresses: &[Address]) -> (String, String) {
+    let tcp = addresses.iter().find(|address| matches!(address, Address::Tcp { .. }));
+    match tcp.or(addresses.first()) {
+        Some(Address::Unix(path)) => (format!(" --unix-socket '{}'", path.display()), "http://localhost".to_owned()),
+        Some(address @ Address::Tcp { .. }) => (String::new(), format!("http://{}", address.local())),
+        None => (String::new(), String::new()),
+    }
+}
+
+/// Everything but unreserved characters, as a query parameter wants it.
+fn encode(text: &str) -> String {
+    const KEEP: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    percent_encoding::utf8_percent_encode(text, KEEP).to_string()
+}
+
+fn file_name(source: &str) -> &str {
+    source.rsplit('/').next().unwrap_or("file")
+}

@@ -1,0 +1,212 @@
+//! Who passes next of those that wait: peers take turns by their address, then by their connection, then by their request.
+//! Pure.
+//!
+//! One queue for all, first come, first served, would let one batch of cold files keep everybody else waiting for as long as
+//! its quota takes.
+
+use std::{collections::HashMap, hash::Hash, time::Duration};
+
+use crate::{clock::Instant, upstream::Party};
+
+/// Whoever got nothing for so long goes before those who did.
+const FORGET: Duration = Duration::from_secs(10);
+
+/// Those that wait, as they came, and who was served last.
+pub(super) struct Queue<W> {
+    waiting: Vec<(Party, W)>,
+    served: Served,
+}
+
+/// When each was served last.
+#[derive(Default)]
+struct Served {
+    addresses: HashMap<u64, Instant>,
+    connections: HashMap<u64, Instant>,
+    requests: HashMap<u64, Instant>,
+}
+
+/// Smaller goes first: who was served longer ago, or never, at each level.
+type Turn = [Option<Instant>; 3];
+
+impl Served {
+    fn turn(&self, party: &Party, now: Instant) -> Turn {
+        let last = |served: &HashMap<u64, Instant>, key| served.get(&key).copied().filter(|at| now.since(*at) < FORGET);
+        [
+            last(&self.addresses, party.address),
+            last(&self.connections, party.connection),
+            last(&self.requests, party.request),
+        ]
+    }
+
+    fn note(&mut self, party: &Party, now: Instant) {
+        for (served, key) in [
+            (&mut self.addresses, party.address),
+            (&mut self.connections, party.connection),
+            (&mut self.requests, party.request),
+        ] {
+            served.insert(key, now);
+            // As many as the quota lets through in that time.
+            if served.len().is_power_of_two() {
+                served.retain(|_, at| now.since(*at) < FORGET);
+            }
+        }
+    }
+}
+
+impl<W> Queue<W> {
+    pub(super) fn new() -> Queue<W> {
+        Queue { waiting: Vec::new(), served: Served::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn push(&mut self, party: Party, waiter: W) {
+        self.waiting.push((party, waiter));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &W> {
+        self.waiting.iter().map(|(_, waiter)| waiter)
+    }
+
+    /// Whose turn it is, to be taken out with `take`.
+    pub(super) fn next(&self, now: Instant) -> Option<(usize, &W)> {
+        let turn = |(_, (party, _)): &(usize, &(Party, W))| self.served.turn(party, now);
+        // The first of equals: who came first.
+        let (place, (_, waiter)) = self.waiting.iter().enumerate().min_by_key(turn)?;
+        Some((place, waiter))
+    }
+
+    pub(super) fn take(&mut self, place: usize) -> W {
+        self.waiting.remove(place).1
+    }
+
+    /// Takes out all that are `late`, or have left.
+    pub(super) fn extract(&mut self, late: impl Fn(&W) -> bool) -> Vec<W> {
+        self.waiting.extract_if(.., |(_, waiter)| late(waiter)).map(|(_, waiter)| waiter).collect()
+    }
+
+    /// A request of this party has passed.
+    pub(super) fn served(&mut self, party: &Party, now: Instant) {
+        self.served.note(party, now);
+    }
+
+    /// How many will pass before one more of `party`, as far as can be foreseen.
+    pub(super) fn ahead_of(&self, party: &Party, now: Instant) -> usize {
+        let own = self.served.turn(party, now);
+        let mut ahead = self.waiting.iter().filter(|(other, _)| other.request == party.request).count();
+        let within: [fn(&Party, &Party) -> bool; 3] =
+            [|one, other| one.connection == other.connection, |one, other| one.address == other.address, |_, _| true];
+        let key: [fn(&Party) -> u64; 3] = [|party| party.request, |party| party.connection, |party| party.address];
+        // From the inside out: for each of its own, every other one of the level has a turn; and one more, unless it comes
+        // after it in the first round.
+        for level in 0..3 {
+            let others = self.waiting.iter().map(|(other, _)| other).filter(|other| within[level](party, other));
+            let turn = own[2 - level];
+            let counts = counted(others.filter(|other| key[level](other) != key[level](party)).map(|other| {
+                let is_behind = turn < self.served.turn(other, now)[2 - level];
+                (key[level](other), is_behind)
+            }));
+            let rounds = ahead;
+            ahead += counts
+                .into_iter()
+                .map(|((_, is_behind), count)| count.min(if is_behind { rounds } else { rounds + 1 }))
+                .sum::<usize>();
+        }
+        ahead
+    }
+}
+
+fn counted<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
+    let mut counts = HashMap::new();
+    for key in keys {
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(100_000 + millis))
+    }
+
+    fn party(address: u64, connection: u64, request: u64) -> Party {
+        Party { address, connection, request }
+    }
+
+    /// The requests in the order in which they pass, one every 100 ms.
+    fn order(parties: &[Party]) -> Vec<u64> {
+        let mut queue = Queue::new();
+        parties.iter().for_each(|party| queue.push(*party, *party));
+        let mut order = Vec::new();
+        while let Some((place, party)) = queue.next(at(order.len() as u64 * 100)) {
+            let party = *party;
+            queue.take(place);
+            queue.served(&party, at(order.len() as u64 * 100));
+            order.push(party.request);
+        }
+        order
+    }
+
+    #[test]
+    fn one_party_is_served_in_the_order_in_which_it_asked_and_several_take_turns() {
+        let batch = party(1, 1, 1);
+        assert_eq!(order(&[batch, batch, batch]), [1, 1, 1]);
+        let on_the_same_connection = party(1, 1, 2);
+        assert_eq!(order(&[batch, batch, batch, on_the_same_connection]), [1, 2, 1, 1]);
+        let other_connections = [party(1, 2, 3), party(1, 3, 4)];
+        assert_eq!(order(&[batch, batch, batch, other_connections[0], other_connections[1]]), [1, 3, 4, 1, 1]);
+        // One address with many connections, and one with one.
+        let many: Vec<Party> = (0..6).map(|n| party(1, n, n)).collect();
+        let other = [party(2, 10, 10), party(2, 10, 11)];
+        assert_eq!(order(&[&many[..], &other].concat()), [0, 10, 1, 11, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn who_got_nothing_for_a_while_goes_first() {
+        let mut queue = Queue::new();
+        let (greedy, modest) = (party(1, 1, 1), party(2, 2, 2));
+        queue.served(&modest, at(0));
+        queue.served(&greedy, at(9000));
+        queue.push(greedy, "greedy");
+        queue.push(modest, "modest");
+        assert_eq!(queue.next(at(9500)).map(|(_, who)| *who), Some("modest"));
+        queue.served(&modest, at(9600));
+        assert_eq!(queue.next(at(9700)).map(|(_, who)| *who), Some("greedy"));
+        assert_eq!(queue.next(at(19_700)).map(|(_, who)| *who), Some("greedy"), "both long ago: who came first");
+    }
+
+    #[test]
+    fn turns_are_foreseen_as_they_come() {
+        let batch = party(1, 1, 1);
+        let crowds: [(&str, Vec<Party>, Party); 6] = [
+            ("nobody", vec![], batch),
+            ("its own", vec![batch; 9], batch),
+            ("a batch", vec![batch; 9], party(2, 2, 2)),
+            ("a batch on the same connection", vec![batch; 9], party(1, 1, 2)),
+            ("many connections of one address", (0..9).map(|n| party(1, n, n)).collect(), party(1, 20, 20)),
+            ("many connections of another", (0..9).map(|n| party(1, n, n)).collect(), party(2, 20, 20)),
+        ];
+        for (what, crowd, newcomer) in crowds {
+            let mut queue = Queue::new();
+            crowd.iter().for_each(|party| queue.push(*party, *party));
+            let foreseen = queue.ahead_of(&newcomer, at(0));
+            let order = order(&[crowd, vec![newcomer]].concat());
+            let came = order.iter().rposition(|request| *request == newcomer.request).unwrap();
+            assert_eq!(foreseen, came, "{what}");
+        }
+    }
+
+    #[test]
+    fn memory_of_who_was_served_is_bounded() {
+        let mut queue = Queue::<()>::new();
+        for n in 0..100_000 {
+            queue.served(&party(n, n, n), at(n * 10));
+        }
+        assert!(queue.served.requests.len() <= 4096, "{}", queue.served.requests.len());
+    }
+}

@@ -1,0 +1,342 @@
+//! kie.ai's messages, made fit for callers, logs and pages. Pure.
+//!
+//! A message may repeat what kie.ai was sent: the key, the caller's URL; and what it has made: a link and its signature. It is
+//! searched whole and cut to its length last, so that no half of a secret is left at the cut.
+
+use std::borrow::Cow;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::{
+    key::{self, ApiKey},
+    source::SourceUrl,
+};
+
+/// Messages are shown to callers; a page of HTML is not a message.
+pub(crate) const MAX_CHARS: usize = 300;
+
+/// Stands for the address that was asked for.
+const ADDRESS: &str = "[url]";
+
+/// Stands for what may be a signature.
+const BLOT: &str = "[…]";
+
+/// Letters and digits in a row that may be (a part of) a signature. Words are shorter.
+const LONGEST_RUN: usize = 24;
+
+/// Escapes (`\u0041`) that a message of words has at most.
+const MOST_ESCAPES: usize = 8;
+
+/// What may be repeated of `message`, which kie.ai gave when it was asked for `source`: one printable line, bounded, without any
+/// of `keys`, without what may be a signature.
+pub(crate) fn presentable(message: &str, source: &SourceUrl, keys: &[ApiKey]) -> String {
+    // SECURITY: what a caller wrote is taken out before the key is looked for. Otherwise a part of the key that kie.ai tells
+    // could be completed by the caller's own words, who would see from the answer when they fit.
+    tidy(&key::scrub(keys, &without_source(message, source)))
+}
+
+/// `message` without the source URL, in the spellings in which it may come back.
+fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
+    let mut message = Cow::Borrowed(message);
+    for spelling in spellings(source) {
+        if let Some(replaced) = replace_ignoring_case(&message, &spelling, ADDRESS) {
+            message = replaced.into();
+        }
+    }
+    // Changed or cut off, it still names its host.
+    let host = source.host().to_ascii_lowercase();
+    let is_of_source = |word: &str| {
+        let lower = word.to_ascii_lowercase();
+        lower
+            .match_indices(&host)
+            .any(|(at, host)| lower[at + host.len()..].starts_with(['/', '\\', '?', ':', '%', '#']))
+    };
+    if message.split(' ').any(is_of_source) {
+        let words: Vec<&str> = message.split(' ').map(|word| if is_of_source(word) { ADDRESS } else { word }).collect();
+        message = words.join(" ").into();
+    }
+    message
+}
+
+/// The whole and what servers tell of a URL, as it stands, encoded and decoded; the longest first. A query is told by its signs
+/// alone: decoded it may be words, and those of kie.ai's own.
+fn spellings(source: &SourceUrl) -> Vec<String> {
+    /// What is shorter may be a word of kie.ai's.
+    const LEAST: usize = 6;
+    let whole = source.as_str();
+    let rest = whole.split_once("://").map_or(whole, |(_, rest)| rest);
+    let path_and_query = rest.find('/').map_or("", |at| &rest[at..]);
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let mut all = Vec::new();
+    for part in [whole, rest, path_and_query, path] {
+        let decoded = percent_decode_str(part).decode_utf8_lossy().into_owned();
+        let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+        // As `encodeURIComponent` and its likes leave some signs alone.
+        let signs = [(':', "%3A"), ('/', "%2F"), ('?', "%3F"), ('=', "%3D"), ('&', "%26")];
+        let half_encoded = signs.iter().fold(part.to_owned(), |text, (sign, code)| text.replace(*sign, code));
+        let escaped = part.replace('/', "\\/");
+        all.extend([part.to_owned(), decoded, encoded, half_encoded, escaped]);
+    }
+    if query.contains(['=', '&', '/', '%']) {
+        all.push(query.to_owned());
+    }
+    all.retain(|spelling| spelling.len() >= LEAST);
+    all.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+    all.dedup();
+    all
+}
+
+/// `None` where it is not there. By ASCII's case alone, which keeps every letter's place.
+fn replace_ignoring_case(text: &str, what: &str, by: &str) -> Option<String> {
+    let (lower, what) = (text.to_ascii_lowercase(), what.to_ascii_lowercase());
+    let mut replaced = String::new();
+    let mut end = 0;
+    for (at, found) in lower.match_indices(&what) {
+        replaced.push_str(&text[end..at]);
+        replaced.push_str(by);
+        end = at + found.len();
+    }
+    (end > 0).then(|| replaced + &text[end..])
+}
+
+/// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it; and no signature.
+fn tidy(message: &str) -> String {
+    let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let is_escaped = |word: &str| word.contains("\\u") || word.contains("\\x") || word.contains("&#");
+    let escapes = ["\\u", "\\x", "&#"].iter().map(|mark| printable.matches(mark).count()).sum::<usize>();
+    // Wherever the address begins in its word: what stands before it may be another that has lost its scheme.
+    let words = printable.split(' ').map(|word| match word.split_once('?') {
+        _ if is_parameter(word) || (escapes > MOST_ESCAPES && is_escaped(word)) => BLOT,
+        Some((before, _)) if word.contains("://") => before,
+        _ => word,
+    });
+    let words: Vec<&str> = words.map(|word| if is_mixed(word) { BLOT } else { word }).collect();
+    let mut tidy: String = without_long_runs(&words.join(" ")).chars().take(MAX_CHARS).collect();
+    tidy.truncate(tidy.trim_end().len());
+    tidy
+}
+
+/// Whether it names a parameter of a signed link, `X-Amz-Signature` above all.
+fn is_parameter(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    ["x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-", "x-obs-"].iter().any(|start| word.contains(start))
+}
+
+/// Whether it has a long row of what base64 is made of, in both cases and with digits, as words and paths hardly do.
+fn is_mixed(word: &str) -> bool {
+    let is_digit = |c: char| c.is_ascii_alphanumeric() || "+/=-_".contains(c);
+    word.split(|c| !is_digit(c)).any(|row| {
+        let has = |test: fn(&u8) -> bool| row.bytes().any(|byte| test(&byte));
+        row.len() > LONGEST_RUN && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
+    })
+}
+
+/// `text` with a blot for every run of more letters and digits than words have; and for hex digits beyond that number in
+/// several runs, whatever stands between them.
+fn without_long_runs(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let row = HexRow::at_the_front_of(rest);
+        if row.is_telling() {
+            kept.push_str(BLOT);
+            rest = &rest[row.end..];
+            continue;
+        }
+        // No row that begins within this one is telling, either.
+        let mut end = row.end;
+        loop {
+            let run = run(rest);
+            let length = if run > 0 { run } else { rest.find(is_letter).unwrap_or(rest.len()) };
+            kept.push_str(if run > LONGEST_RUN { BLOT } else { &rest[..length] });
+            rest = &rest[length..];
+            end = end.saturating_sub(length);
+            if end == 0 {
+                break;
+            }
+        }
+    }
+    kept
+}
+
+fn is_letter(c: char) -> bool {
+    c.is_ascii_alphanumeric()
+}
+
+/// The length of the letters and digits at the front of `text`.
+fn run(text: &str) -> usize {
+    text.find(|c| !is_letter(c)).unwrap_or(text.len())
+}
+
+/// Runs of hex digits and nothing else, and what stands between them.
+#[derive(Default)]
+struct HexRow {
+    end: usize,
+    digits: usize,
+    has_letter: bool,
+    has_digit: bool,
+}
+
+impl HexRow {
+    fn at_the_front_of(text: &str) -> HexRow {
+        let mut row = HexRow::default();
+        let mut rest = text;
+        loop {
+            let (digits, after) = rest.split_at(run(rest));
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return row;
+            }
+            row.digits += digits.len();
+            row.has_letter |= digits.bytes().any(|byte| byte.is_ascii_alphabetic());
+            row.has_digit |= digits.bytes().any(|byte| byte.is_ascii_digit());
+            row.end = text.len() - after.len();
+            let Some(next) = after.find(is_letter) else { return row };
+            rest = &after[next..];
+        }
+    }
+
+    /// More digits than a word has; a number has no letter, and words have no digit.
+    fn is_telling(&self) -> bool {
+        self.digits > LONGEST_RUN && self.has_letter && self.has_digit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SOURCE: &str = "https://tempfile.aiquickdraw.com/s/a%20b.png?size=1&name=x";
+    const SIGNATURE: &str = "3f9a0b1c2d4e5f60718293a4b5c6d7e8f9a0b1c2d3e4f5061728394a5b6c7d8e";
+
+    fn source() -> SourceUrl {
+        SourceUrl::parse(SOURCE).unwrap()
+    }
+
+    fn shown(message: &str) -> String {
+        presentable(message, &source(), &[ApiKey::new("canary/key+0123456789abcdef==").unwrap()])
+    }
+
+    #[test]
+    fn a_message_of_words_stays_as_it_is() {
+        for message in [
+            "",
+            "url is wrong",
+            "Your call frequency is too high. Please try again later.",
+            "Unauthorized \u{2013} Authentication failed.",
+            "No static resource api/v1/common/download-url.",
+            "2026-11-23 10:00:00.000: 12 of 20 requests in 10 s, from 10.0.0.1:8080 (code 500, task12345)",
+            "a bad face, a dead bee: add cafe decade, be faded; feed a dad",
+            "请求过于频繁，请稍后再试，谢谢您的理解与支持，欢迎再次使用我们的服务",
+            "1234567890 1234567890 1234567890",
+        ] {
+            assert_eq!(shown(message), message);
+        }
+    }
+
+    #[test]
+    fn a_message_that_has_the_key_in_a_spelling_of_its_own_says_nothing_else() {
+        assert_eq!(shown("Bearer canary/key+0123456789abcdef== is wrong"), "Bearer [key] is wrong");
+        for message in [
+            "CANARY-KEY-0123456789ABCDEF",
+            "key Y2FuYXJ5L2tleSswMTIzNDU2Nzg5YWJjZGVmPT0= is wrong",
+            &format!("{} 0123456789abcdef", "x ".repeat(10_000)),
+        ] {
+            assert_eq!(shown(message), "[key]", "{message}");
+        }
+    }
+
+    #[test]
+    fn no_signature_is_shown_however_it_is_told() {
+        let blotted = |message: &str| {
+            let shown = shown(message);
+            let letters: String = shown.chars().filter(char::is_ascii_alphanumeric).collect();
+            let letters = letters.to_ascii_lowercase();
+            let survives = (0..=SIGNATURE.len() - 16).any(|at| letters.contains(&SIGNATURE[at..at + 16]));
+            assert!(!survives && !shown.to_ascii_lowercase().contains("x-amz-"), "{shown}");
+            shown
+        };
+        assert_eq!(blotted(&format!("signature {SIGNATURE} does not match")), "signature […] does not match");
+        assert_eq!(blotted(&format!("X-Amz-Signature: {SIGNATURE}")), "[…] […]");
+        blotted(&format!("{}: X-Amz-Signature={SIGNATURE}", "x".repeat(20)));
+        blotted(&format!("X-AMZ-SIGNATURE%3D{}", SIGNATURE.to_uppercase()));
+        for every in 1..40 {
+            for by in [" ", "\n", ".", "-", ", ", "\u{1}", "\u{a0}", "_", " / "] {
+                let digits: Vec<char> = SIGNATURE.chars().collect();
+                let split = digits.chunks(every).map(String::from_iter).collect::<Vec<_>>().join(by);
+                assert_eq!(
+                    blotted(&format!("signature {split}; no match")),
+                    "signature […]; no match",
+                    "{every} {by:?}"
+                );
+            }
+        }
+        blotted(&SIGNATURE.chars().map(|c| format!("%{:02x}", u32::from(c))).collect::<String>());
+        blotted(&SIGNATURE.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>());
+        blotted(&SIGNATURE.chars().map(|c| format!("\\u{:04x} ", u32::from(c))).collect::<String>());
+        let base64 = "signature u7Xy/pAbC3deF+gHi9kLmN0pQr= does not match";
+        assert_eq!(blotted(base64), "signature […] does not match");
+        // Where it is cut, too.
+        blotted(&format!("{}{SIGNATURE}", "x ".repeat(140)));
+    }
+
+    #[test]
+    fn an_address_in_a_message_loses_its_query() {
+        for (message, shown_as) in [
+            ("cannot fetch https://h/a?X-Amz-Signature=s, why? because", "cannot fetch […] why? because"),
+            ("cannot fetch https://h/a?token=s, why? because", "cannot fetch https://h/a why? because"),
+            ("why?https://h/a?token=s", "why"),
+            ("h/a?token=s&from=https://h/b now", "h/a now"),
+        ] {
+            assert_eq!(shown(message), shown_as);
+        }
+    }
+
+    #[test]
+    fn messages_are_one_printable_line_and_bounded() {
+        assert_eq!(shown("Bearer\r\nis\u{0}wrong\u{1b}[31m"), "Bearer  is wrong [31m");
+        assert_eq!(shown(&"ab ".repeat(20_000)).chars().count(), MAX_CHARS - 1);
+        assert_eq!(shown(&"x".repeat(20_000)), BLOT);
+    }
+
+    #[test]
+    fn the_callers_own_address_is_taken_out_in_every_spelling() {
+        for address in [
+            SOURCE.to_owned(),
+            SOURCE.to_uppercase(),
+            SOURCE.replace("https://", ""),
+            SOURCE.replace("%20", " "),
+            SOURCE.replace("https://tempfile.aiquickdraw.com", ""),
+            SOURCE.replace('/', "\\/"),
+            utf8_percent_encode(SOURCE, NON_ALPHANUMERIC).to_string(),
+            utf8_percent_encode(SOURCE, NON_ALPHANUMERIC).to_string().to_lowercase(),
+            "size=1&name=x".to_owned(),
+            "tempfile.aiquickdraw.com/s/a%20b".to_owned(),
+            "https://tempfile.aiquickdraw.com/s/a%2".to_owned(),
+        ] {
+            assert_eq!(shown(&format!("no file {address} here")), "no file [url] here", "{address}");
+        }
+        assert_eq!(shown("tempfile.aiquickdraw.com is down"), "tempfile.aiquickdraw.com is down");
+    }
+
+    /// Otherwise a caller who is told a part of the key could find the rest, letter by letter.
+    #[test]
+    fn what_a_caller_wrote_does_not_complete_what_kie_ai_tells_of_the_key() {
+        let guess = SourceUrl::parse("https://file.kie.ai/?a=canary/key+01234").unwrap();
+        let key = ApiKey::new("canary/key+0123456789abcdef==").unwrap();
+        let message = format!("no {} 56789abc", guess.as_str());
+        assert!(key.is_in(&message));
+        assert_eq!(presentable(&message, &guess, &[key]), "no [url] 56789abc");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_kie_ai_says_becomes_one_short_line(message in "(.|[a-f0-9%&\\\\u ]{20}){0,15}") {
+            let shown = shown(&message);
+            prop_assert!(shown.chars().count() <= MAX_CHARS && !shown.contains(char::is_control));
+            let longest = shown.split(|c| !is_letter(c)).map(str::len).max();
+            prop_assert!(longest <= Some(LONGEST_RUN), "{}", shown);
+        }
+    }
+}
