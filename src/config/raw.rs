@@ -228,6 +228,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
     let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    // So that it takes many batches to fill what little memory has for requests.
+    let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for batches that are
     // being read, so that a kie.ai that hangs does not shut them out.
     let requests = share.map_or(u64::MAX, |share| share.requests);
@@ -276,7 +278,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             batch: raw.batch as usize,
             // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
             // after a pause must not keep the others from going.
-            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE),
+            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE).min(batch_at_once),
             body_timeout: raw.header_timeout,
         },
         links: links::Config {

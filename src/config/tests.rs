@@ -222,6 +222,7 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     assert_eq!((config.fitted.len(), config.links.waiting), (2, 4096));
     assert_eq!((config.http.places, config.http.arrivals), (384, 128));
     assert_eq!((config.http.batch_room, config.http.body_room), (6 << 20, 2 << 20));
+    assert_eq!(config.http.batch_at_once, 16);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
@@ -234,6 +235,6 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     sources.memory_limit = None;
     let config = Config::load(&sources).unwrap();
     assert_eq!((config.app.connections, config.app.streams, config.http.places), (8192, 256, 5120));
-    assert_eq!((config.http.batch_room, config.http.body_room), (12 << 20, 4 << 20));
+    assert_eq!((config.http.batch_room, config.http.body_room, config.http.batch_at_once), (12 << 20, 4 << 20, 32));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

@@ -53,6 +53,9 @@ const LINES_AT_ONCE: usize = 64;
 /// What an item takes beside its text: what has become of it, and the error, where that is its own.
 pub(crate) const ITEM_BYTES: usize = 128;
 
+/// A link that a batch keeps takes so much beside its own bytes.
+const ENTRY_BYTES: usize = 256;
+
 /// A batch keeps so many of the links that were minted for it whatever room there is.
 const OWN_LINKS: usize = 4;
 
@@ -274,7 +277,7 @@ impl Batch {
             Outcome::Miss | Outcome::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
                 let is_own = self.own_links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
-                let charge = if is_own { None } else { self.charge(entry.link.as_str().len()) };
+                let charge = if is_own { None } else { self.charge(entry.link.as_str().len() + ENTRY_BYTES) };
                 if is_own || charge.is_some() {
                     Kept::ByBatch(entry, charge)
                 } else {

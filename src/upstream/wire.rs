@@ -2,10 +2,18 @@
 //!
 //! Does not know when to ask, nor how often.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::{self, Read as _},
+    sync::Arc,
+    time::Duration,
+};
 
+use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
-use reqwest::header::{AGE, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use url::Url;
 
 use super::{
@@ -94,6 +102,7 @@ impl Wire {
         let mut response = request
             .header(AUTHORIZATION, authorization(key))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))
             .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
             .await
@@ -105,14 +114,23 @@ impl Wire {
         let retry_after = retry_after::read(pauses, date);
         let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
         let unreadable = |reason| Error::Unusable { reason, answer: answer() };
-        let body = match read_bounded(&mut response).await {
-            Ok(Some(body)) => body,
-            Err(error) if error.is_timeout() => return Err(Error::Timeout),
+        let is_packed = is_packed(response.headers());
+        let read = read_bounded(&mut response).await;
+        if let Err(error) = &read
+            && error.is_timeout()
+        {
+            return Err(Error::Timeout);
+        }
+        let whole = read.map_err(|_| BadAnswer::Broken).and_then(|body| match body {
+            Some(body) if is_packed => unpack(&body),
+            body => body.ok_or(BadAnswer::TooLong),
+        });
+        let body = match whole {
+            Ok(body) => body,
             // An HTTP error speaks for itself: a challenge page may be long, a gateway's page may break off.
-            Ok(None) | Err(_) if !status.is_success() => Vec::new(),
-            Ok(None) => return Err(unreadable(BadAnswer::TooLong)),
-            // The connection broke inside the body, or the body is no gzip though it says so.
-            Err(_) => return Err(unreadable(BadAnswer::Broken)),
+            Err(_) if !status.is_success() => Vec::new(),
+            // Among them: the connection broke inside the body, or the body is no gzip though it says so.
+            Err(reason) => return Err(unreadable(reason)),
         };
         pool.answered();
         let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
@@ -196,7 +214,7 @@ fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
 
-/// The body, unpacked, or `None` when it is longer than any answer of kie.ai's.
+/// The body as it came, or `None` when it is longer than any answer of kie.ai's.
 async fn read_bounded(response: &mut reqwest::Response) -> Result<Option<Vec<u8>>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -206,6 +224,27 @@ async fn read_bounded(response: &mut reqwest::Response) -> Result<Option<Vec<u8>
         body.extend_from_slice(&chunk);
     }
     Ok(Some(body))
+}
+
+/// Whether the body is gzip, in any case and by its old name, too (RFC 9110 section 8.4.1). The HTTP client's own unpacking
+/// knows one spelling only, which is why it is not used.
+fn is_packed(headers: &HeaderMap) -> bool {
+    let named = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    named
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|coding| ["gzip", "x-gzip"].iter().any(|known| coding.eq_ignore_ascii_case(known)))
+}
+
+fn unpack(body: &[u8]) -> Result<Vec<u8>, BadAnswer> {
+    let mut unpacked = Vec::new();
+    let most = MAX_ANSWER_BYTES as u64;
+    let read: io::Result<usize> = MultiGzDecoder::new(body).take(most + 1).read_to_end(&mut unpacked);
+    match read {
+        Ok(bytes) if bytes as u64 > most => Err(BadAnswer::TooLong),
+        Ok(_) => Ok(unpacked),
+        Err(_) => Err(BadAnswer::Broken),
+    }
 }
 
 #[cfg(test)]

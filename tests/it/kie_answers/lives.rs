@@ -86,6 +86,14 @@ async fn good_answers_are_good_in_any_dress() {
         ("no Content-Type", Answer::link().without_content_type()),
         ("another Content-Type", Answer::link().with_header("content-type", "text/html")),
         ("gzip", Answer::link().gzip()),
+        (
+            "gzip in capitals",
+            Answer::link().gzip().without_header("content-encoding").with_header("Content-Encoding", "GZIP"),
+        ),
+        (
+            "gzip by its old name",
+            Answer::link().gzip().without_header("content-encoding").with_header("Content-Encoding", "x-gzip"),
+        ),
         ("gzip without Content-Type", Answer::link().gzip().without_content_type()),
         ("HTTP 201", Answer::link().http_status(201)),
         ("closed after it", Answer::link().with_header("connection", "close").then_close_silently()),
