@@ -266,3 +266,17 @@ fn keep_alive(idle: Duration) -> Option<HeaderValue> {
     };
     HeaderValue::try_from(format!("timeout={seconds}")).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_hear_a_little_less_than_the_time_between_requests() {
+        let say = |millis| keep_alive(Duration::from_millis(millis)).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(say(75_000).as_deref(), Some("timeout=74"));
+        assert_eq!(say(2500).as_deref(), Some("timeout=1"));
+        assert_eq!(say(1000).as_deref(), Some("timeout=1"));
+        assert_eq!(say(999), None, "less than can be said");
+    }
+}

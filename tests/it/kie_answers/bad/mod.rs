@@ -23,6 +23,7 @@ async fn check(kie: &FakeKie, what: String, answer: Answer, problem: Problem) {
     let (document, envelope) = (first.link(&source).await, second.download_url(&source).await);
     problem.assert_told(what, &document, &envelope);
     assert_all_is_well(&first, kie, what, &source).await;
+    tokio::join!(first.ended(), second.ended());
 }
 
 /// That it is well again as soon as the file's back-off has passed.
