@@ -33,7 +33,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
 const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
 
-/// How often the wall clock is looked at.
+/// How often the wall clock is looked at: so long at most a dead link may go out after the step that shows it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of kie.ai's clock. Cheap to clone.
@@ -118,8 +118,8 @@ impl KieClock {
     }
 
     /// How much more time has passed at kie.ai than here since `then`, at most; zero as long as nothing shows that any
-    /// has. One answer that came since `then` was asked for suffices. Of those before, two must agree: then the one clock
-    /// that was behind is that by which the end of a link was read. (A single one may be wrong, and would spoil every link.)
+    /// has. One answer that came after `then` was asked for suffices. Answers from before count where two agree: then `then`
+    /// itself came from a clock that is behind. (A single earlier one may be wrong, and would spoil every link.)
     pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
         let state = self.lock();
         let Some(known) = then.ahead else {

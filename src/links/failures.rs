@@ -6,6 +6,7 @@ use crate::{clock::Instant, source::SourceUrl, upstream};
 
 /// A file that failed is asked for again after this, doubled each time it fails again.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
+/// As the breaker's: when kie.ai is well again, its files are found to be within as long.
 const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
 /// A file that has not failed for so long after its back-off starts over.

@@ -178,6 +178,7 @@ impl World {
                         Mood::Account(401),
                         Mood::Account(402),
                         Mood::Account(455),
+                        Mood::Account(505),
                         Mood::Unavailable,
                         Mood::Forbidden,
                     ];
@@ -243,6 +244,7 @@ impl World {
             Mood::Account(401),
             Mood::Account(402),
             Mood::Account(455),
+            Mood::Account(505),
             Mood::Unavailable,
             Mood::Forbidden,
         ];

@@ -21,8 +21,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum SetupError {
     #[error("there are no root certificates that could vouch for kie.ai: SSL_CERT_FILE or SSL_CERT_DIR names them")]
     NoRoots(#[source] Option<rustls_native_certs::Error>),
-    #[error("the TLS library cannot be set up")]
-    Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up")]
     Client(#[from] reqwest::Error),
 }
@@ -43,7 +41,7 @@ struct State {
 
 /// Root certificates, as read.
 #[derive(Clone)]
-pub(super) struct Roots {
+struct Roots {
     certificates: Vec<CertificateDer<'static>>,
     tls: Arc<ClientConfig>,
 }

@@ -12,7 +12,7 @@ use super::error::{Answer, BadAnswer, Error};
 /// Some writers of UTF-8 put it in front (RFC 8259 section 8.1 lets readers pass over it).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// An answer as it came, body and two headers.
+/// An answer: its HTTP status, the pause that its headers ask for, its body.
 pub(crate) struct Raw<'a> {
     pub(crate) http_status: u16,
     pub(crate) retry_after: Option<Duration>,

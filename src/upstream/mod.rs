@@ -213,6 +213,7 @@ pub struct RecentCalls {
     pub last_was_good: bool,
 }
 
+/// Enough to tell a hiccup from an outage, and few enough that they are recent.
 const RECENT_CALLS: usize = 6;
 
 impl Kie {

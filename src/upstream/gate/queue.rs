@@ -82,9 +82,9 @@ impl<W> Queue<W> {
         self.waiting.remove(place).1
     }
 
-    /// Takes out all that are `late`, or have left.
-    pub(super) fn extract(&mut self, late: impl Fn(&W) -> bool) -> Vec<W> {
-        self.waiting.extract_if(.., |(_, waiter)| late(waiter)).map(|(_, waiter)| waiter).collect()
+    /// Takes out those that `goes` names.
+    pub(super) fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
+        self.waiting.extract_if(.., |(_, waiter)| goes(waiter)).map(|(_, waiter)| waiter).collect()
     }
 
     /// A request of this party has passed.

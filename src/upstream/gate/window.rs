@@ -100,11 +100,6 @@ impl Window {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    #[cfg(test)]
-    fn in_flight(&self) -> u32 {
-        self.in_flight
-    }
-
     fn resize(&mut self, size: u32, now: Instant) {
         self.size = size;
         self.since = now;
@@ -135,7 +130,7 @@ mod tests {
 
     /// Lets everything out again, refilling meanwhile as a queue would.
     fn round(window: &mut Window, now: Instant) {
-        for _ in 0..window.in_flight() {
+        for _ in 0..window.in_flight {
             window.good(now);
             fill(window, now);
         }
@@ -148,7 +143,7 @@ mod tests {
         let sizes: Vec<u32> = (0..5)
             .map(|_| {
                 round(&mut window, at(1));
-                window.in_flight()
+                window.in_flight
             })
             .collect();
         assert_eq!(sizes, [6, 12, 24, 32, 32]);
@@ -199,12 +194,12 @@ mod tests {
         fill(&mut window, at(1));
         round(&mut window, at(1));
         window.bad(at(1));
-        while window.in_flight() > 0 {
+        while window.in_flight > 0 {
             window.lost();
         }
         assert_eq!(fill(&mut window, at(1)), 3);
         round(&mut window, at(1));
-        while window.in_flight() > 0 {
+        while window.in_flight > 0 {
             window.good(at(1));
         }
         window.enter(at(11));
@@ -216,6 +211,6 @@ mod tests {
         let mut window = Window::new(1, at(1));
         assert_eq!(fill(&mut window, at(1)), 1);
         round(&mut window, at(1));
-        assert_eq!(window.in_flight(), 1);
+        assert_eq!(window.in_flight, 1);
     }
 }
