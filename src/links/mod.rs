@@ -154,8 +154,8 @@ struct Aboard {
 }
 
 impl Aboard {
-    fn until(deadline: Instant) -> Aboard {
-        Aboard { patience: Patience::until(deadline), forgotten: Arc::default() }
+    fn until(deadline: Instant, party: Party) -> Aboard {
+        Aboard { patience: Patience::until(deadline, party), forgotten: Arc::default() }
     }
 
     fn is_forgotten(&self) -> bool {
@@ -246,26 +246,30 @@ impl Links {
         let inner = &self.0;
         let caller: Caller = caller.into();
         let deadline = caller.deadline;
-        for round in 0..ROUNDS {
+        let (mut round, mut waited_out) = (0, false);
+        while round < ROUNDS {
             let now = inner.clock.now();
             let wanted = match inner.look(source, wish, now) {
                 Look::Serve { entry, times, due } => {
                     let lookup = inner.serve(source, entry, times, due, wish, &caller, now);
                     // Whoever has waited for a flight, even a lost one, has not had it from memory.
-                    let outcome = if round == 0 { lookup.outcome } else { Outcome::Joined };
+                    let outcome = if round == 0 && !waited_out { lookup.outcome } else { Outcome::Joined };
                     return Ok(Lookup { outcome, ..lookup });
                 }
                 Look::Failed(failure) => return Err(told(failure, now)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
+                // Nobody would wait for what it begins.
+                Look::Mint { .. } if now >= deadline => return Err(Error::TimedOut),
                 Look::Mint { reason, .. } => reason,
             };
             let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
-            let aboard = Aboard::until(deadline);
+            let aboard = Aboard::until(deadline, caller.party);
             let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
                 Boarding::Join(seat, aboard) => {
-                    aboard.patience.extend(deadline);
-                    // What it brings was asked for before the entry was forgotten.
-                    (seat, Outcome::Joined, wanted, aboard.is_forgotten())
+                    aboard.patience.extend(deadline, caller.party);
+                    // What it brings was asked for before the entry was forgotten. Waited out once: whoever forgets it again
+                    // and again keeps nobody waiting for ever.
+                    (seat, Outcome::Joined, wanted, aboard.is_forgotten() && !waited_out)
                 }
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {
                     // Between the look and the boarding a flight landed: do not mint twice.
@@ -284,8 +288,14 @@ impl Links {
             };
             let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
                 Err(_elapsed) => return Err(Error::TimedOut),
-                Ok(None) => continue,
-                Ok(Some(_)) if too_late => continue,
+                Ok(None) => {
+                    round += 1;
+                    continue;
+                }
+                Ok(Some(_)) if too_late => {
+                    waited_out = true;
+                    continue;
+                }
                 Ok(Some(landed)) => landed,
             };
             if outcome == Outcome::Joined
@@ -304,7 +314,7 @@ impl Links {
                     return Err(Error::Upstream(error));
                 }
                 Ok(_) | Err(_) if now >= deadline => return Err(Error::TimedOut),
-                Ok(_) | Err(_) => {}
+                Ok(_) | Err(_) => round += 1,
             }
         }
         Err(Error::Lost)
@@ -427,15 +437,15 @@ impl Inner {
         now: Instant,
     ) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
-            let aboard = Aboard::until(now + self.config.flight_timeout);
+            // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
+            let party = Party { request: fastrand::u64(..), ..Party::default() };
+            let aboard = Aboard::until(now + self.config.flight_timeout, party);
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
             if let Boarding::Lead(lead) = self.flights.board(source, &aboard)
                 // Unless it has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
-                // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
-                let party = Party { request: fastrand::u64(..), ..Party::default() };
                 let purpose = Purpose { reason: Reason::Refresh, insists: false, old, aboard, span, party };
                 self.take_off(lead, source, purpose);
             }

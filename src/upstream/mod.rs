@@ -323,7 +323,8 @@ impl Inner {
             Err(Error::SilentConnection) => Verdict::SilentConnection,
             Err(Error::DeadConnection(_)) => Verdict::Unknown,
             Err(error) if error.is_silence() => Verdict::Silent,
-            Err(Error::KeyReplaced(_)) => Verdict::Well,
+            // It says nothing of the key that is there by now.
+            Err(Error::KeyReplaced(_)) => Verdict::Unknown,
             Err(error) if error.is_transient() => Verdict::Failed,
             Err(_) => Verdict::Well,
         });

@@ -44,8 +44,10 @@ impl Window {
         Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None, doubtful: false }
     }
 
-    pub(super) fn admission(&mut self, now: Instant) -> Admission {
-        if self.in_flight < self.size {
+    /// While it is doubtful, one more may go for a file that was never seen to fail: perhaps it is the others that ail.
+    pub(super) fn admission(&mut self, seen_to_fail: bool, now: Instant) -> Admission {
+        if self.in_flight < self.size || (self.doubtful && !seen_to_fail && self.in_flight < (START + 1).min(self.max))
+        {
             return Admission::Go;
         }
         let silent_max = if self.doubtful { START } else { SILENT_MAX }.min(self.max);
@@ -121,7 +123,7 @@ mod tests {
 
     fn fill(window: &mut Window, now: Instant) -> u32 {
         let mut entered = 0;
-        while window.admission(now) == Admission::Go {
+        while window.admission(true, now) == Admission::Go {
             window.enter(now);
             entered += 1;
         }
@@ -155,14 +157,14 @@ mod tests {
         let mut now = at(100);
         assert_eq!(fill(&mut window, now), 3);
         for entered in [3, 6, 4] {
-            assert_eq!(window.admission(now), Admission::Wait(now + SILENCE));
+            assert_eq!(window.admission(true, now), Admission::Wait(now + SILENCE));
             now = now + SILENCE;
             assert_eq!(fill(&mut window, now), entered);
         }
-        assert_eq!(window.admission(now + 60 * SILENCE), Admission::WaitForAnswer);
+        assert_eq!(window.admission(true, now + 60 * SILENCE), Admission::WaitForAnswer);
         let mut small = Window::new(2, at(0));
         fill(&mut small, now);
-        assert_eq!(small.admission(now + SILENCE), Admission::WaitForAnswer);
+        assert_eq!(small.admission(true, now + SILENCE), Admission::WaitForAnswer);
     }
 
     #[test]
@@ -173,7 +175,8 @@ mod tests {
         window.lost();
         window.lost();
         assert_eq!(fill(&mut window, at(108)), 3);
-        assert_eq!(window.admission(at(120)), Admission::WaitForAnswer);
+        assert_eq!(window.admission(true, at(120)), Admission::WaitForAnswer);
+        assert_eq!(window.admission(false, at(120)), Admission::Go, "one that was never seen to fail");
         window.good(at(120));
         assert_eq!(fill(&mut window, at(120)), 2, "one good answer: it grows again");
     }
