@@ -11,6 +11,7 @@ mod freshness;
 mod metrics;
 mod mint;
 mod outcome;
+mod shares;
 mod sync;
 
 use std::{
@@ -21,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -30,6 +30,7 @@ pub use self::{
     freshness::{Freshness, Times, Wish},
     metrics::{Count, Withheld},
     outcome::{Error, Lookup, Outcome},
+    shares::{Share, Shares},
 };
 use self::{
     failures::Failures,
@@ -99,7 +100,7 @@ struct Inner {
     first_ends: FirstEnds,
     failures: Failures,
     flights: Flights<SourceUrl, Landed, Aboard>,
-    waiting: Semaphore,
+    waiting: Shares,
     metrics: Metrics,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -209,7 +210,7 @@ impl Links {
         let failures = Failures::new(config.negative_ttl, config.max_bytes / 8);
         let first_ends = FirstEnds::new();
         let flights = Flights::new();
-        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        let waiting = Shares::new(config.waiting);
         Links(Arc::new(Inner {
             config,
             clock,
@@ -259,7 +260,7 @@ impl Links {
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
                 Look::Mint { reason, .. } => reason,
             };
-            let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
+            let place = inner.waiting.take(caller.party.address).ok_or(Error::Crowded)?;
             let aboard = Aboard::until(deadline);
             let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
                 Boarding::Join(seat, aboard) => {
@@ -282,7 +283,12 @@ impl Links {
                     }
                 },
             };
-            let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
+            let landed = tokio::select! {
+                biased;
+                landed = tokio::time::timeout(now.until(deadline), seat.wait()) => landed,
+                () = place.displaced() => return Err(Error::Crowded),
+            };
+            let landed = match landed {
                 Err(_elapsed) => return Err(Error::TimedOut),
                 Ok(None) => continue,
                 Ok(Some(_)) if too_late => continue,
