@@ -59,7 +59,7 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long one flight may take, retries included.
     pub flight_timeout: Duration,
-    /// Callers that may wait for flights at once; those whom memory answers are not counted.
+    /// Callers that may wait for flights at once, where need be shared by their addresses; those whom memory answers are not counted.
     pub waiting: usize,
 }
 
