@@ -7,8 +7,8 @@
 //!
 //! # A request's way
 //!
-//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one gives
-//!    way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one, or one
+//!    that sent half a request, gives way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
 //! 2. `http::edge` gives it an id and checks who may ask (`http::guard`).
 //! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
@@ -46,7 +46,7 @@
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
 //! | [`key`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`) |
 //! | [`source`], [`link`] | source URLs and links, parsed and checked; `host`: which hosts they may have; pure |
-//! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`) |
+//! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
 //! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |

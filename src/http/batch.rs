@@ -133,10 +133,11 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES)?;
-    let place = endpoints.places.take()?;
+    let place = endpoints.places.take(&call.party)?;
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let (content_type, body) = if as_lines {
+        place.keep()?;
         // What is known at once goes out in one piece.
         let lines = found(&batch).ready_chunks(LINES_AT_ONCE).map(move |known| {
             let _ = &room;
@@ -149,7 +150,8 @@ pub(crate) async fn links(
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let all = all_found(&batch).await;
+        let all = place.hold(all_found(&batch)).await?;
+        place.keep()?;
         // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its
         // place and its room until the last one.
         let parts = std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail]);

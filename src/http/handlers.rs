@@ -110,8 +110,9 @@ impl Endpoints {
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,
             None => {
-                let _place = self.places.take().map_err(|problem| problem.about(&source))?;
-                self.links.get(&source, wish, caller).await
+                let place = self.places.take(&call.party).map_err(|problem| problem.about(&source))?;
+                let found = place.hold(self.links.get(&source, wish, caller)).await;
+                found.map_err(|problem| problem.about(&source))?
             }
         };
         match found {

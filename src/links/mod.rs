@@ -11,6 +11,7 @@ mod freshness;
 mod metrics;
 mod mint;
 mod outcome;
+mod shares;
 mod sync;
 
 use std::{
@@ -21,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -30,6 +30,7 @@ pub use self::{
     freshness::{Freshness, Times, Wish},
     metrics::{Count, Withheld},
     outcome::{Error, Lookup, Outcome},
+    shares::{Share, Shares},
 };
 use self::{
     failures::Failures,
@@ -58,7 +59,7 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long one flight may take, retries included.
     pub flight_timeout: Duration,
-    /// Callers that may wait for flights at once; those whom memory answers are not counted.
+    /// Callers that may wait for flights at once, where need be shared by their addresses; those whom memory answers are not counted.
     pub waiting: usize,
 }
 
@@ -99,7 +100,7 @@ struct Inner {
     first_ends: FirstEnds,
     failures: Failures,
     flights: Flights<SourceUrl, Landed, Aboard>,
-    waiting: Semaphore,
+    waiting: Shares,
     metrics: Metrics,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -209,7 +210,7 @@ impl Links {
         let failures = Failures::new(config.negative_ttl, config.max_bytes / 8);
         let first_ends = FirstEnds::new();
         let flights = Flights::new();
-        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        let waiting = Shares::new(config.waiting);
         Links(Arc::new(Inner {
             config,
             clock,
@@ -262,7 +263,7 @@ impl Links {
                 Look::Mint { .. } if now >= deadline => return Err(Error::TimedOut),
                 Look::Mint { reason, .. } => reason,
             };
-            let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
+            let place = inner.waiting.take(caller.party.address).ok_or(Error::Crowded)?;
             let aboard = Aboard::until(deadline, caller.party);
             let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
                 Boarding::Join(seat, aboard) => {
@@ -286,7 +287,12 @@ impl Links {
                     }
                 },
             };
-            let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
+            let landed = tokio::select! {
+                biased;
+                landed = tokio::time::timeout(now.until(deadline), seat.wait()) => landed,
+                () = place.displaced() => return Err(Error::Crowded),
+            };
+            let landed = match landed {
                 Err(_elapsed) => return Err(Error::TimedOut),
                 Ok(None) => {
                     round += 1;

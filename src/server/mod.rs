@@ -194,9 +194,10 @@ impl Server {
         let peer = stream.peer();
         let heads = Heads::default();
         let service = activity.layer(keep_alive(self.patience.idle)).layer(self.service.clone());
+        let asked = activity.clone();
         let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            request
+            request.map(|body| asked.question(body))
         });
         let service = TowerToHyperService::new(service);
         let stream = Farewell::new(stream, activity.clone());
