@@ -23,6 +23,7 @@ use kielink::{
     sandbox,
     server::Inherited,
     telemetry::{Failures, Log, Telemetry, trace::Tracer},
+    upstream,
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
 
@@ -51,10 +52,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             say_last(format!("kielink: {error:#}\n"));
-            match error.downcast_ref::<config::Problems>() {
-                Some(_) => ExitCode::from(BAD_CONFIGURATION),
-                None => ExitCode::FAILURE,
-            }
+            let is_configuration = error.is::<config::Problems>() || error.is::<upstream::SetupError>();
+            if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -154,6 +153,9 @@ async fn check_config(sources: Sources) -> anyhow::Result<()> {
     say(&config.render())?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    if config.upstream.wire.base_url.scheme() != "http" {
+        aside(|| Ok(upstream::check_roots()?)).await?;
     }
     Ok(())
 }

@@ -157,6 +157,14 @@ impl Roots {
     }
 }
 
+/// Whether the root certificates that would vouch for kie.ai can be had. Blocks.
+///
+/// # Errors
+/// Where there is none.
+pub fn check_roots() -> Result<(), SetupError> {
+    Roots::read().map(|_| ())
+}
+
 fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwest::Error> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))

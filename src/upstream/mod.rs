@@ -30,7 +30,7 @@ pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::{Life, life};
 pub use self::{
-    connections::SetupError,
+    connections::{SetupError, check_roots},
     error::{Answer, BadAnswer, Error},
     gate::Config as GateConfig,
     patience::Patience,
