@@ -133,7 +133,9 @@ impl KieClock {
         let since =
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
-        let later = later.into_iter().filter_map(ahead).max();
+        // What took too long to be among the answers still bears witness to the steps since it came.
+        let itself = (later.len() < ANSWERS).then_some(then);
+        let later = later.into_iter().chain(itself).filter_map(ahead).max();
         let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
@@ -356,6 +358,17 @@ mod tests {
         let right = answer(&kie, 110.0, 0.0);
         assert_eq!(ahead(&kie, &right, 111.0), 0.0, "the step was before it");
         assert!(ahead(&kie, &first, 111.0) > 4500.0);
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_counts_for_the_only_answer_however_long_that_took() {
+        let kie = KieClock::default();
+        let wall = |seconds: i64| Timestamp::from_second(1_780_000_000 + seconds).unwrap();
+        kie.look(wall(0), at(0.0));
+        let heard = kie.heard(shown(0), None, at(0.0), at(136.0));
+        assert!(ahead(&kie, &heard, 140.0) < 1.0);
+        kie.look(wall(141 + 2244), at(141.0));
+        assert!(ahead(&kie, &heard, 141.0) >= 2244.0);
     }
 
     #[tokio::test(start_paused = true)]
