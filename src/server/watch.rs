@@ -13,10 +13,13 @@ use super::{
     crowd::Member,
 };
 
+/// A head that takes longer than this is no hurried caller's.
+const SLOW_HEAD: Duration = Duration::from_secs(1);
+
 /// Where another connection has no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GivesWay {
-    /// A connection gives way on which nothing is under way, or whose peer has not read for some time.
+    /// A connection gives way on which nothing is under way, or whose peer is slow: with a head, or to read its answer.
     Quiet,
     /// The one on which nothing has happened for longest gives way, whatever it is at. For an interface whose answers come at
     /// once and have to come: whoever sends half a request to each place would keep probes out.
@@ -41,7 +44,7 @@ pub(super) enum Over {
     Idle,
     /// Another needs its place.
     GivesWay,
-    /// The peer is too slow.
+    /// The peer is too slow, or holds too much.
     TooSlow,
 }
 
@@ -51,7 +54,7 @@ impl Patience {
         let at_once = Some(Duration::ZERO);
         let (gives_way, over) = match phase {
             Phase::Silent => (at_once, Some(self.head)),
-            Phase::Head => (None, Some(self.head)),
+            Phase::Head => (Some(SLOW_HEAD.min(self.head)), Some(self.head)),
             Phase::Busy => (None, None),
             // A slow reader may stand still as long as nobody minds, but not for ever.
             Phase::Unread => (Some(self.head), Some(self.head.max(self.idle))),
@@ -83,6 +86,9 @@ impl Watch {
 
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         self.activity.wakes(cx.waker());
+        if self.activity.is_cut() {
+            return Poll::Ready(Over::TooSlow);
+        }
         let seen = self.activity.now();
         let before = std::mem::replace(&mut self.seen, seen);
         let now = Instant::now();
@@ -140,7 +146,7 @@ mod tests {
         let at_once = Some(Duration::ZERO);
         for (phase, limits) in [
             (Phase::Silent, (at_once, Some(HEAD))),
-            (Phase::Head, (None, Some(HEAD))),
+            (Phase::Head, (Some(SLOW_HEAD), Some(HEAD))),
             (Phase::Busy, (None, None)),
             (Phase::Unread, (Some(HEAD), Some(IDLE))),
             (Phase::Idle, (at_once, Some(IDLE))),
@@ -168,7 +174,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_s_time_counts_from_its_first_byte_and_an_idle_connection_has_its_own() {
-        let crowd = Crowd::new(9);
+        let crowd = Crowd::new(9, 0);
         let (_silent, mut watch) = self::watch(&crowd);
         assert_eq!(over(&mut watch).await, (Over::TooSlow, 10));
 
@@ -198,16 +204,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_comes_at_the_last_moment_is_served_where_it_is_read() {
+        let crowd = Crowd::new(9, 0);
+        let (activity, mut watch) = self::watch(&crowd);
+        activity.heard(false);
+        assert_eq!(over(&mut watch).await, (Over::Idle, 75));
+        assert!(!watch.is_revived(false) && watch.is_revived(true));
+        activity.heard(true);
+        assert!(watch.is_revived(false), "it has been read already");
+        // Where it waits for an answer to be read, the next request is not.
+        activity.wrote();
+        assert_eq!(over(&mut watch).await, (Over::TooSlow, 75));
+        assert!(!watch.is_revived(true));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_gives_way_when_it_is_quiet_and_stays_when_something_has_come() {
-        let crowd = Crowd::new(1);
+        let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(false);
         let ask = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(crowd.make_room());
             activity.heard(true);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            assert!(!crowd.make_room(), "a head that has begun is not interrupted");
+            tokio::time::sleep(Duration::from_millis(999)).await;
+            assert!(!crowd.make_room(), "a head that has just begun is not interrupted");
+            tokio::time::sleep(Duration::from_millis(1)).await;
             activity.heard(false);
             activity.wake();
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -220,7 +242,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn where_any_gives_way_half_a_head_spares_nobody_and_a_request_does() {
         for has_asked in [false, true] {
-            let crowd = Crowd::new(2);
+            let crowd = Crowd::new(2, 0);
             let (activity, mut watch) = self::watch(&crowd);
             watch.patience.gives_way = GivesWay::Any;
             let (_other, later) = self::watch(&crowd);
@@ -242,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_reads_nothing_gives_way_after_a_while_and_is_let_go_in_the_end() {
-        let crowd = Crowd::new(1);
+        let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(false);
         activity.wrote();
