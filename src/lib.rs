@@ -7,8 +7,8 @@
 //!
 //! # A request's way
 //!
-//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one gives
-//!    way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one, or one
+//!    that sent half a request, gives way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
 //! 2. `http::edge` gives it an id and checks who may ask (`http::guard`).
 //! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
@@ -17,7 +17,7 @@
 //!    (`http::places`).
 //! 5. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
 //! 6. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
-//!    pause after 429, window, budget; callers before refreshes), `Wire` sends it with the key and checks the answer,
+//!    account, pause after 429, window, budget; callers in turn, before refreshes), `Wire` sends it with the key and checks the answer,
 //!    [`link`] the link.
 //! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
 //!    died on its way.
@@ -33,23 +33,24 @@
 //! ```
 //!
 //! Life counts from the moment *before* the request to kie.ai was sent, on a clock that runs while the machine sleeps
-//! ([`clock`]), and ends with the earlier of 20 minutes and what the link itself says, read against kie.ai's own clock.
+//! ([`clock`]), and ends with the earlier of 20 minutes and what the link itself says, read against kie.ai's own clock. Where that
+//! clock shows later that more time has passed there than here, so much of the life is gone (`clock::KieClock`).
 //!
 //! # Where things are
 //!
 //! | room | what |
 //! |---|---|
 //! | [`app`] | the composition root: builds the parts, orders shutdown |
-//! | [`cli`], `main.rs` | the command line; the process: signals, exit codes; what systemd hears (`systemd.rs`) and how much memory there is (`cgroup.rs`), `main`'s |
+//! | [`cli`], `main.rs` | the command line; the process: exit codes; and, `main`'s: signals (`signals.rs`), what systemd hears (`systemd.rs`), how much memory there is (`cgroup.rs`) |
 //! | [`config`] | layers of settings -> one valid `Config`, all problems at once; defaults that fit into the memory (`memory`) |
-//! | [`clock`] | the one place that reads clocks |
-//! | [`key`] | the API key: one way out, redacted everywhere else |
+//! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
+//! | [`key`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`) |
 //! | [`source`], [`link`] | source URLs and links, parsed and checked; `host`: which hosts they may have; pure |
-//! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), refusals |
-//! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `envelope` (its answers) |
+//! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
+//! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
 //! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
 //! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
-//! | [`server`] | listeners (bound, or handed over) and connections, and how requests on them are told apart |
+//! | [`server`] | listeners (bound, or handed over) and connections: who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`) |
 //! | [`telemetry`] | logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`) |
 //! | [`kie_sim`] | the simulated kie.ai and its file host, behind the sandbox and the integration tests |
 //! | [`sandbox`] | `kielink sandbox`: puts that behind a real kielink |
@@ -67,17 +68,18 @@
 //!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
 //! - Only `http`, `admin` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
 //!   reqwest (and `telemetry::trace`, spans to their collector); only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
-//!   (`server::inherited` and `systemd.rs` have it read by their crates, for `main`).
+//!   (`server::inherited`, `systemd.rs` and, for `SSL_CERT_*`, `upstream::connections` have it read by their crates).
 //! - `kie_sim` knows nothing of kielink but its clock, and only `sandbox` and tests know `kie_sim`.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
-//! - `source`, `link`, `freshness`, `envelope` and the rules of the gate do no I/O and read no clock: `now` is an argument.
+//! - `source`, `link`, `host`, `freshness`, `envelope`, `message`, `retry_after`, `key::spelling` and the rules of the gate do no I/O and
+//!   read no clock: `now` is an argument.
 //!   (`retry` does the same but for the retry budget, whose crate reads tokio's clock.)
-//! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is only compared and
-//!   hashed.
+//! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is compared, hashed
+//!   and looked for in texts.
 //! - No statics with state: two kielinks can live in one process, and tests do that.
 //! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for, but for the sending of spans, which
-//!   shutdown gives a second.
+//!   shutdown gives a second. What may never end (reading a key file or root certificates, writing the log) has a thread of its own.
 
 pub mod admin;
 pub mod app;

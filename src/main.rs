@@ -23,6 +23,7 @@ use kielink::{
     sandbox,
     server::Inherited,
     telemetry::{Failures, Log, Telemetry, trace::Tracer},
+    upstream,
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
 
@@ -36,7 +37,7 @@ const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     // Before anything else: whoever has just started it may have second thoughts.
-    let signals = Signals::listen();
+    let signals = Signals::listen().context("cannot listen to signals");
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -47,14 +48,12 @@ fn main() -> ExitCode {
         // Help and version.
         Err(asked) => return asked.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
     };
-    match signals.context("cannot listen to signals").and_then(|signals| run(cli, signals)) {
+    match signals.and_then(|signals| run(cli, signals)) {
         Ok(code) => code,
         Err(error) => {
             say_last(format!("kielink: {error:#}\n"));
-            match error.downcast_ref::<config::Problems>() {
-                Some(_) => ExitCode::from(BAD_CONFIGURATION),
-                None => ExitCode::FAILURE,
-            }
+            let is_configuration = error.is::<config::Problems>() || error.is::<upstream::SetupError>();
+            if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -89,14 +88,14 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
     let environment = sources.environment.clone();
     let start = move || {
         let mut config = Config::load(&sources)?;
-        let logs = start_logs(&config)?;
+        let (failures, log) = start_logs(&config)?;
         raise_file_limit(&mut config);
         let inherited = inherited.context("cannot use the sockets that were handed over")?;
         let listeners = Listeners::bind(&config.app, inherited)?;
-        Ok((config, logs, listeners))
+        Ok((config, failures, log, listeners))
     };
     let mut signals = signals;
-    let (config, (failures, log), listeners) = match signals.unless_stopped(aside(start)).await {
+    let (config, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
@@ -119,16 +118,16 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
                 return Err(error).context(hint);
             }
         };
-        let logs = start_logs(&sandbox.config)?;
+        let (failures, log) = start_logs(&sandbox.config)?;
         raise_file_limit(&mut sandbox.config);
         let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
             .context("another address can be given with --listen and --admin-listen")?;
         // The commands to try are what the sandbox is for: they go to standard output.
         say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-        Ok((sandbox, logs, listeners))
+        Ok((sandbox, failures, log, listeners))
     };
     let mut signals = signals;
-    let (sandbox, (failures, log), listeners) = match signals.unless_stopped(aside(start)).await {
+    let (sandbox, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
@@ -154,6 +153,9 @@ async fn check_config(sources: Sources) -> anyhow::Result<()> {
     say(&config.render())?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    if config.upstream.wire.base_url.scheme() != "http" {
+        aside(|| Ok(upstream::check_roots()?)).await?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
 const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
 
-/// How often the wall clock is looked at.
+/// How often the wall clock is looked at: so long at most a dead link may go out after the step that shows it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of kie.ai's clock. Cheap to clone.
@@ -61,7 +61,7 @@ pub struct Heard {
     number: u64,
     sent_at: Instant,
     at: Instant,
-    /// kie.ai's clock less ours; `None` for an answer without a `Date`.
+    /// kie.ai's clock less ours; `None` where nothing has shown it yet.
     ahead: Option<Bounds>,
     /// Forward steps of the wall clock until then.
     stepped: Duration,
@@ -85,15 +85,6 @@ impl Bounds {
     }
 }
 
-impl Heard {
-    /// How much more time has passed at kie.ai than here since `then`, at least.
-    pub fn surely_ahead_of(&self, then: &Heard) -> Duration {
-        let Some((known, seen)) = then.ahead.zip(self.ahead) else { return Duration::ZERO };
-        let apart = signed(then.at.until(self.at) / DRIFT);
-        Duration::try_from(seen.least - known.most - apart).unwrap_or_default()
-    }
-}
-
 impl KieClock {
     /// Notes an answer, good or bad: what its `Date` and `Age` say, and when it was asked for and came.
     pub fn heard(
@@ -104,10 +95,16 @@ impl KieClock {
         received_at: Instant,
     ) -> Heard {
         let mut state = self.lock();
-        let ahead = date.map(|date| Bounds::new(date, age, sent_at, received_at));
+        let shown = date.map(|date| Bounds::new(date, age, sent_at, received_at));
+        // Without a `Date`, what the answers before it have shown: the middle one of them, as one may be wrong.
+        let ahead = shown.or_else(|| {
+            let mut known: Vec<Bounds> = state.answers.iter().filter_map(|answer| answer.ahead).collect();
+            known.sort_unstable_by_key(|bounds| bounds.least);
+            known.get(known.len() / 2).copied()
+        });
         state.count += 1;
         let heard = Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped };
-        if ahead.is_some() && sent_at.until(received_at) <= LONGEST_ANSWER {
+        if shown.is_some() && sent_at.until(received_at) <= LONGEST_ANSWER {
             let place = state.answers.partition_point(|known| known.sent_at <= sent_at);
             state.answers.insert(place, heard);
             if state.answers.len() > ANSWERS {
@@ -118,8 +115,8 @@ impl KieClock {
     }
 
     /// How much more time has passed at kie.ai than here since `then`, at most; zero as long as nothing shows that any
-    /// has. One answer that came since `then` was asked for suffices. Of those before, two must agree: then the one clock
-    /// that was behind is that by which the end of a link was read. (A single one may be wrong, and would spoil every link.)
+    /// has. One answer that came after `then` was asked for suffices. Answers from before count where two agree: then `then`
+    /// itself came from a clock that is behind. (A single earlier one may be wrong, and would spoil every link.)
     pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
         let state = self.lock();
         let Some(known) = then.ahead else {
@@ -141,6 +138,16 @@ impl KieClock {
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
         most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
+    }
+
+    /// How much more time has passed at kie.ai than here since `then`, at least, as two of the last answers agree.
+    pub fn surely_ahead_since(&self, then: &Heard) -> Duration {
+        let state = self.lock();
+        let Some(known) = then.ahead else { return Duration::ZERO };
+        let least = |answer: &Heard| Some(answer.ahead?.least - known.most - signed(then.at.until(answer.at) / DRIFT));
+        let mut ahead: Vec<_> = state.answers.iter().filter_map(least).collect();
+        ahead.sort_unstable();
+        ahead.iter().rev().nth(1).and_then(|ahead| Duration::try_from(*ahead).ok()).unwrap_or_default()
     }
 
     /// Looks at the wall clock every second, until `stop`.
@@ -273,6 +280,28 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_a_date_is_judged_by_those_before_it() {
+        let kie = KieClock::default();
+        for (sent_at, off) in [(100.0, 0.0), (101.0, 1170.0), (102.0, 0.0)] {
+            answer(&kie, sent_at, off);
+        }
+        let undated = kie.heard(None, None, at(110.0), at(110.5));
+        assert_eq!(ahead(&kie, &undated, 111.0), 0.0);
+        answer(&kie, 112.0, 1170.0);
+        assert!(ahead(&kie, &undated, 113.0) > 1170.0);
+    }
+
+    #[test]
+    fn what_one_answer_shows_is_not_sure() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        answer(&kie, 110.0, 1300.0);
+        assert_eq!(kie.surely_ahead_since(&first), Duration::ZERO);
+        answer(&kie, 120.0, 1300.0);
+        assert!(kie.surely_ahead_since(&first) > SECOND * 1298);
+    }
+
+    #[test]
     fn a_single_wrong_clock_does_not_spoil_what_comes_after_it_and_two_that_agree_correct_one_that_is_behind() {
         let kie = KieClock::default();
         answer(&kie, 100.0, 0.0);
@@ -302,7 +331,8 @@ mod tests {
             kie.look(wall, at(now));
         };
         let first = answer(&kie, 100.0, 0.0);
-        let undated = kie.heard(None, None, at(100.0), at(100.5));
+        let undated = KieClock::default();
+        let alone = undated.heard(None, None, at(100.0), at(100.5));
         wall(100.0, 0.0);
         wall(101.0, 0.4);
         wall(102.0, -0.3);
@@ -312,7 +342,11 @@ mod tests {
         wall(104.0, -925.0);
         let taken = ahead(&kie, &first, 104.0);
         assert!((75.0..77.6).contains(&taken), "set forward from there: {taken}");
-        assert_eq!(ahead(&kie, &undated, 104.0).round(), 75.0);
+        let look =
+            |now: u64, step: i64| undated.look(Timestamp::from_second(1_790_000_000 + step).unwrap(), at(now as f64));
+        look(100, 100);
+        look(101, 176);
+        assert_eq!(ahead(&undated, &alone, 104.0).round(), 75.0, "where no answer has a date");
         for sent_at in [105.0, 106.0, 107.0] {
             assert!(ahead(&kie, &first, sent_at) > 75.0);
             answer(&kie, sent_at, 0.0);

@@ -2,8 +2,9 @@
 //!
 //! Life is measured on a clock that goes on counting while the machine sleeps (`CLOCK_BOOTTIME`):
 //! a link dies on kie.ai's side whether or not this host is awake, and `std::time::Instant` stands
-//! still in between. Wall time is read for what people see (`expires_at`, logs) and never decides
-//! about life, except for a link whose answer carried no `Date` header.
+//! still in between. Wall time is read for what people see (`expires_at`, logs). About life it decides
+//! twice: for a link whose answer carried no `Date`, and by a step forward, which takes life away until
+//! kie.ai's clock is known again (`kie`).
 //!
 //! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
 
@@ -40,7 +41,7 @@ impl Instant {
         self.0
     }
 
-    /// For tests and simulations, which start at an origin of their own.
+    /// The point that lies so long after the clock's origin; tests and simulations begin at an origin of their own.
     pub fn from_origin(elapsed: Duration) -> Instant {
         Instant(elapsed)
     }

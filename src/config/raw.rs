@@ -228,14 +228,14 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
     let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    // So that it takes many batches to fill what little memory has for requests.
-    let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for batches that are
     // being read, so that a kie.ai that hangs does not shut them out.
     let requests = share.map_or(u64::MAX, |share| share.requests);
     let aside = u64::from(raw.in_flight.div_ceil(4));
     let places = (u64::from(raw.in_flight) + aside).min(requests / 4 * 3);
     let arrivals = aside.max(FEWEST_ARRIVALS).min(requests.div_ceil(4));
+    // So that it takes many batches to fill what little memory has for requests.
+    let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     let (unread, admin_unread) = memory::unread(share.as_ref());
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    links::{self, Caller, Entry, Links, Lookup, Outcome, Times, Wish},
+    links::{self, Entry, Links, Lookup, Outcome, Times, Wish},
     source::SourceUrl,
     upstream,
 };
@@ -133,10 +133,11 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES)?;
-    let place = endpoints.places.take()?;
+    let place = endpoints.places.take(&call.party)?;
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let (content_type, body) = if as_lines {
+        place.keep()?;
         // What is known at once goes out in one piece.
         let lines = found(&batch).ready_chunks(LINES_AT_ONCE).map(move |known| {
             let _ = &room;
@@ -149,7 +150,8 @@ pub(crate) async fn links(
         });
         (NDJSON, Body::from_stream(lines))
     } else {
-        let all = all_found(&batch).await;
+        let all = place.hold(all_found(&batch)).await?;
+        place.keep()?;
         // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its
         // place and its room until the last one.
         let parts = std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail]);
@@ -240,7 +242,7 @@ impl Batch {
     /// What is known of an item without a mint; `None` where it takes one.
     fn known(&self, place: usize) -> Option<Found> {
         let Ok(source) = self.source(place) else { return Some(Found { place, result: None }) };
-        let result = self.endpoints.links.recall(&source, &self.wish, &self.caller())?;
+        let result = self.endpoints.links.recall(&source, &self.wish, &self.call.caller())?;
         Some(Found { place, result: Some(result.map(|lookup| self.keep(lookup))) })
     }
 
@@ -261,8 +263,8 @@ impl Batch {
             return self.known(place).unwrap_or_else(|| Found { place, result: Some(Err(error.clone())) });
         }
         let Ok(source) = self.source(place) else { return Found { place, result: None } };
-        let result = self.endpoints.links.get(&source, &self.wish, self.caller()).await;
-        let result = result.map(|lookup| self.keep(lookup));
+        let result =
+            self.endpoints.links.get(&source, &self.wish, self.call.caller()).await.map(|lookup| self.keep(lookup));
         if let Err(error) = &result
             && holds_for_all(error)
         {
@@ -292,15 +294,11 @@ impl Batch {
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.endpoints.batch_room.take_free(u32::try_from(bytes).ok()?)
+        self.endpoints.batch_room.take(u32::try_from(bytes).ok()?)
     }
 
     fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
         query::allowed_source(self.asked.get(place), &self.endpoints.sources)
-    }
-
-    fn caller(&self) -> Caller {
-        Caller { deadline: self.call.deadline, span: self.call.span.clone(), party: self.call.party }
     }
 
     fn render(&self, found: &Found) -> Vec<u8> {

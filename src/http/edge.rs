@@ -2,7 +2,7 @@
 //!
 //! In: request id, guard. Out: problems rendered, headers that every answer has, one log line.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -21,7 +21,7 @@ use crate::{
     admin::Readiness,
     clock::{Clock, Instant},
     key::LogHash,
-    links::Outcome,
+    links::{Caller, Outcome},
     server::{HeadTooLarge, LastRequest, Peer, Unserved},
     source::SourceUrl,
     telemetry::trace::{Span, TraceId, Tracer},
@@ -59,6 +59,13 @@ pub(crate) struct Call {
     pub(crate) party: Party,
 }
 
+impl Call {
+    /// As `links` knows it.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { deadline: self.deadline, span: self.span.clone(), party: self.party }
+    }
+}
+
 /// Attached to an answer that is about one source URL, for whoever watches.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
@@ -87,8 +94,7 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
         watched.tracer.request(place, place.and_then(|_| header("tracestate")))
     });
     let deadline = began + edge.request_timeout;
-    let Peer { address, connection } = request.extensions().get::<Peer>().copied().unwrap_or_default();
-    let party = Party { address, connection, request: fastrand::u64(..) };
+    let party = party(request.extensions().get());
     request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone(), party });
 
     let is_last = request.extensions().get::<LastRequest>().is_some();
@@ -120,6 +126,20 @@ pub(crate) async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, n
     }
     record.log(&edge, method, &request_id, &span);
     response
+}
+
+/// With whom a request of `peer`'s takes turns.
+fn party(peer: Option<&Peer>) -> Party {
+    // A machine of IPv6 has as many addresses as it likes in its network of 64 bits.
+    let address = match peer.and_then(|peer| peer.address) {
+        Some(IpAddr::V4(address)) => u64::from(u32::from(address)),
+        Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => u64::from(u32::from(address)),
+            None => u64::try_from(u128::from(address) >> 64).expect("half of the bits fit"),
+        },
+        None => 0,
+    };
+    Party { address, connection: peer.map_or(0, |peer| peer.connection), request: fastrand::u64(..) }
 }
 
 /// Attaches the matched route, which the outermost layer cannot see, to the answer.
@@ -332,5 +352,31 @@ impl<'a> Record<'a> {
                 line!(debug);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_machine_is_one_address_and_every_request_its_own() {
+        let of = |address: Option<&str>| {
+            party(Some(&Peer { address: address.map(|text| text.parse().unwrap()), connection: 7 }))
+        };
+        let one = of(Some("10.0.0.1"));
+        assert_eq!(one.connection, 7);
+        assert_ne!(one.request, of(Some("10.0.0.1")).request);
+        for (other, same) in [
+            (of(Some("10.0.0.1")), true),
+            (of(Some("::ffff:10.0.0.1")), true),
+            (of(Some("10.0.0.2")), false),
+            (of(Some("2001:db8::1")), false),
+            (of(None), false),
+        ] {
+            assert_eq!(one.address == other.address, same);
+        }
+        assert_eq!(of(Some("2001:db8::1")).address, of(Some("2001:db8::2")).address, "one network of 64 bits");
+        assert_ne!(of(Some("2001:db8::1")).address, of(Some("2001:db8:0:1::1")).address);
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    links::{Caller, Links, Lookup, Wish},
+    links::{Links, Lookup, Wish},
     source::{AllowList, SourceUrl},
 };
 
@@ -60,7 +60,7 @@ pub(crate) async fn download_url(
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
     drop((body, room));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
     let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
@@ -78,7 +78,7 @@ pub(crate) async fn link(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
@@ -95,7 +95,7 @@ pub(crate) async fn redirect(
     let text = query::source_parameter(uri.query())?;
     // As large as callers like, and nobody needs them while it waits.
     drop((headers, uri));
-    let (source, lookup) = endpoints.find(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     response.headers_mut().insert(header::LOCATION, location);
@@ -103,15 +103,16 @@ pub(crate) async fn redirect(
 }
 
 impl Endpoints {
-    /// A link for `text`. It takes a place where memory does not know.
-    async fn find(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
+    /// For a request of its own: it takes a place where memory does not know.
+    async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.sources)?;
-        let caller = Caller { deadline: call.deadline, span: call.span.clone(), party: call.party };
+        let caller = call.caller();
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,
             None => {
-                let _place = self.places.take().map_err(|problem| problem.about(&source))?;
-                self.links.get(&source, wish, caller).await
+                let place = self.places.take(&call.party).map_err(|problem| problem.about(&source))?;
+                let found = place.hold(self.links.get(&source, wish, caller)).await;
+                found.map_err(|problem| problem.about(&source))?
             }
         };
         match found {

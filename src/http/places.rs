@@ -19,7 +19,11 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::problem::{Kind, Problem};
-use crate::clock::{Clock, Instant};
+use crate::{
+    clock::{Clock, Instant},
+    links::{Share, Shares},
+    upstream::Party,
+};
 
 /// Places among the requests in flight. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,8 +31,7 @@ pub(crate) struct Places(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    limit: usize,
-    free: Arc<Semaphore>,
+    shares: Shares,
     clock: Clock,
     /// A peer that has taken nothing of its answer for so long gives its place up where another needs it.
     patience: Duration,
@@ -44,9 +47,7 @@ struct Unread {
 
 /// One place. Given back when the last copy is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
-    _permit: Arc<OwnedSemaphorePermit>,
-}
+pub(crate) struct Place(Arc<Share>);
 
 /// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
 #[derive(Debug)]
@@ -62,28 +63,25 @@ struct Contents {
 
 impl Places {
     pub(crate) fn new(limit: usize, patience: Duration, clock: Clock) -> Places {
-        let limit = limit.min(Semaphore::MAX_PERMITS);
-        let free = Arc::new(Semaphore::new(limit));
-        Places(Arc::new(Inner { limit, free, clock, patience, unread: Mutex::default() }))
+        Places(Arc::new(Inner { shares: Shares::new(limit), clock, patience, unread: Mutex::default() }))
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.0.limit.saturating_sub(self.0.free.available_permits())
+        self.0.shares.taken()
     }
 
-    /// A place, if need be that of an answer which nobody reads.
-    pub(crate) fn take(&self) -> Result<Place, Problem> {
-        loop {
-            if let Ok(permit) = Arc::clone(&self.0.free).try_acquire_owned() {
-                return Ok(Place { _permit: Arc::new(permit) });
+    /// A place, if need be that of an answer which nobody reads, or one of the address that has most.
+    pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
+        let shares = &self.0.shares;
+        let share = loop {
+            if let Some(free) = shares.free(party.address) {
+                break Some(free);
             }
             if !self.give_up_one() {
-                return Err(Problem::refused(
-                    Kind::Overloaded,
-                    "Too many requests are under way. Try again after Retry-After seconds.",
-                ));
+                break shares.take(party.address);
             }
-        }
+        };
+        share.map(|share| Place(Arc::new(share))).ok_or_else(overloaded)
     }
 
     /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
@@ -111,6 +109,26 @@ impl Places {
     fn unread(&self) -> MutexGuard<'_, Unread> {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Place {
+    /// What `work` comes to, unless another takes the place meanwhile.
+    pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.0.displaced() => Err(overloaded()),
+        }
+    }
+
+    /// From now on, as its answer is written, it is its own for good.
+    pub(crate) fn keep(&self) -> Result<(), Problem> {
+        if self.0.keep() { Ok(()) } else { Err(overloaded()) }
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::refused(Kind::Overloaded, "Too many requests are under way. Try again after Retry-After seconds.")
 }
 
 /// Has the place that a handler attached to its answer kept until the last part of the answer is taken.
@@ -194,15 +212,10 @@ impl Shared {
         Shared { bytes, places: places.clone(), arrivals: arrivals.clone() }
     }
 
-    /// So many of them, if they are free.
-    pub(crate) fn take_free(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()
-    }
-
     /// So many of them, if need be those of answers that nobody reads.
     pub(crate) fn take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
         loop {
-            if let Some(taken) = self.take_free(bytes) {
+            if let Ok(taken) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) {
                 return Some(taken);
             }
             if !self.places.give_up_one() {
@@ -287,7 +300,7 @@ mod tests {
     fn answer(places: &Places) -> Kept {
         let parts = ["a", "b", "c"].map(|part| Ok::<_, Infallible>(Bytes::from(part)));
         let body = Body::from_stream(futures_util::stream::iter(parts));
-        let contents = Contents { body, _place: places.take().unwrap(), unread: None };
+        let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
         Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) }
     }
 
@@ -306,10 +319,10 @@ mod tests {
         time.suspend(Duration::from_secs(5));
         assert_eq!(read(&mut second).unwrap().unwrap(), "a");
         time.suspend(Duration::from_millis(4999));
-        assert!(places.take().is_err(), "it may yet be read");
+        assert!(places.take(&Party::default()).is_err(), "it may yet be read");
         time.suspend(Duration::from_millis(1));
-        let place = places.take().unwrap();
-        assert!(places.take().is_err(), "the second has had less time");
+        let place = places.take(&Party::default()).unwrap();
+        assert!(places.take(&Party::default()).is_err(), "the second has had less time");
         // As long as nobody needs its place, time does not matter.
         time.suspend(PATIENCE * 100);
         assert_eq!(read(&mut second).unwrap().unwrap(), "b");
@@ -323,13 +336,13 @@ mod tests {
         let time = VirtualTime::new();
         let places = Places::new(1, PATIENCE, time.clock());
         let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
-        let contents = Contents { body, _place: places.take().unwrap(), unread: None };
+        let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
         let mut waiting = Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) };
         assert!(waiting.frame().now_or_never().is_none());
         time.suspend(PATIENCE * 100);
-        assert!(places.take().is_err());
+        assert!(places.take(&Party::default()).is_err());
         drop(waiting);
-        assert!(places.take().is_ok());
+        assert!(places.take(&Party::default()).is_ok());
     }
 
     #[test]

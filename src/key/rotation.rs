@@ -229,7 +229,7 @@ impl Keys {
                 () = tokio::time::sleep(LOOK_EVERY), if self.file().is_some() => false,
             };
             if asked && self.file().is_none() {
-                tracing::info!("SIGHUP: the API key comes from the environment and cannot be read again");
+                tracing::info!("SIGHUP: the API key comes from no file and cannot be read again");
             }
             if self.looks().is_slow(self.0.clock.now()) {
                 self.lock().complain(&Unreadable::TooSlow.to_string());

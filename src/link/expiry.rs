@@ -5,8 +5,8 @@
 //!
 //! 1. *A signature with a date and a duration* (SigV4 and its kin: `X-Amz-Date` and `X-Amz-Expires`, any other maker's
 //!    pair of that form) means what it says. Where only the date stands there, the documented 20 minutes count from it.
-//! 2. *Under a name that says expiry* a point of time is the end, also one that has passed; a number below a day counts
-//!    from `date`. Anything else there cannot be read and bounds nothing.
+//! 2. *Under a name that says expiry* a point of time is the end, also one that has passed; a number below a day, with or
+//!    without a unit, counts from `date`. Anything else there cannot be read and bounds nothing; nor does a zero.
 //! 3. *Under any other name* a point more than 60 s and at most 20 minutes after `date` is the end: nothing else in a link
 //!    would lie just there. Nearer ones tell when it was signed, by a clock that may run ahead.
 //!
@@ -71,7 +71,7 @@ pub(super) fn life_left(link: &str, date: Timestamp) -> Option<Duration> {
 
     let signatures = Signatures::among(&pairs);
     let values = pairs.iter().filter(|(name, value)| !signatures.cover(name, value));
-    let values = values.map(|(name, value)| baidu(value).or_else(|| end_of(date, |scan| scan.member(name, value, 0))));
+    let values = values.map(|(name, value)| baidu(value).or_else(|| end_of(date, |scan| scan.pair(name, value, 0, 0))));
     let segments: Vec<Cow<'_, str>> = path.split('/').map(decoded).collect();
     let before = [""].into_iter().chain(segments.iter().map(|segment| &**segment));
     let segments =
@@ -230,10 +230,24 @@ fn end_of(date: Timestamp, read: impl FnOnce(&mut Scan)) -> Option<Timestamp> {
 }
 
 impl Scan {
+    /// What stands before and after a `=`, the former with none of the separators before `level`. It is a name, and may
+    /// be the front of a value besides (`exp:1764120000 sig=ab`).
+    fn pair(&mut self, name: &str, text: &str, level: usize, depth: u32) {
+        self.text(name, level, depth + 1);
+        self.member(name, text, depth);
+    }
+
     /// A name and the whole of its value.
     fn member(&mut self, name: &str, text: &str, depth: u32) {
         let sense = sense(name);
-        self.below(sense, |scan| match point::seconds(bare(text)).filter(|seconds| *seconds < DAY) {
+        let plain = bare(text);
+        // `00:05:00` may be a time of day.
+        let has_unit = !plain.contains(':');
+        let with_unit = || point::span(plain).map(|span| span.as_secs()).filter(|seconds| has_unit && *seconds > 0);
+        let seconds = point::seconds(plain).or_else(with_unit).filter(|seconds| *seconds < DAY);
+        self.below(sense, |scan| match seconds {
+            // "No expiry" at many hosts.
+            Some(_) if is_zero(plain) => {}
             Some(seconds) if sense == Sense::Expiry => scan.point(later(scan.date, seconds)),
             Some(_) => {}
             None => scan.text(text, 0, depth + 1),
@@ -308,7 +322,7 @@ impl Scan {
 
     fn parts(&mut self, text: &str, level: usize, depth: u32) {
         if let Some((name, value)) = pair(text) {
-            return self.member(name, value, depth);
+            return self.pair(name, value, level, depth);
         }
         for (level, separators) in SEPARATORS.iter().enumerate().skip(level) {
             if !text.contains(*separators) {
@@ -343,16 +357,22 @@ impl Scan {
     }
 }
 
-/// Without the blanks, quotes and brackets around it.
+/// Without the blanks, quotes and brackets around it, and base64's padding.
 fn bare(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]{}<>".contains(c))
+    text.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]{}<>=".contains(c))
 }
 
-/// `name=value`, or `name:value` where the name says expiry: a colon may stand for much else. Not a list of such.
+/// `0`, `0.0`
+fn is_zero(text: &str) -> bool {
+    text.bytes().all(|byte| b"0.".contains(&byte))
+}
+
+/// `name=value`, or `name:value` where the name says expiry: a colon may stand for much else. Not a list of such, and not
+/// what ends in padding.
 fn pair(text: &str) -> Option<(&str, &str)> {
     let is_list = text.contains(LISTS);
     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:$[]\"' ".contains(&byte));
-    match text.split_once('=') {
+    match text.split_once('=').filter(|(_, value)| !bare(value).is_empty()) {
         Some((name, value)) => {
             (is_name(name) && !(is_list && value.trim_end_matches('=').contains('='))).then_some((name, value))
         }
@@ -637,7 +657,20 @@ mod tests {
             ("expires=<0>", Some(0)),
             ("expires=<-1>", Some(0)),
             ("expires=<ms 0>", Some(0)),
-            ("expires=0", Some(0)),
+            ("expires=1", Some(1)),
+            ("expires=0.5", Some(0)),
+            // "No expiry" at many hosts.
+            ("expires=0", None),
+            ("expires=0.0", None),
+            ("expires=%220%22", None),
+            ("expires=0s", None),
+            ("a=exp=0~hmac=5f3c2a1b", None),
+            ("token=«jwt {\"exp\":0}»", None),
+            ("expires=0&e=<300>", Some(300)),
+            ("X-Amz-Date=<basic 0>&X-Amz-Expires=0", Some(0)),
+            ("expires=86399s", Some(86_399)),
+            ("expires=1d", None),
+            ("expires=-5m", None),
             ("expires=86399", Some(86_399)),
             ("expires=86400", None),
             ("expires=604800", None),
@@ -750,6 +783,36 @@ mod tests {
             // A link within a link
             ("to=https%3A%2F%2Fh%2Fa%3Fx%3D1%26Expires%3D<300>", Some(300)),
             ("to=https%3A%2F%2Fh%2Fa%3FExpires%3D<iso%% 300>", Some(300)),
+            // Padding, and a key's name after the sign that divides it from the end
+            ("Expires=<300>=", Some(300)),
+            ("Expires=<300>%3D%3D", Some(300)),
+            ("Expires=300=", Some(300)),
+            ("verify=<300>-c2ln%3D", Some(300)),
+            ("token=<300>_c2ln%3D%3D", Some(300)),
+            ("token=<300>.c2ln%3D", Some(300)),
+            ("token=<300>:c2ln==", Some(300)),
+            ("token=c2ln.<300>=", Some(300)),
+            ("token=exp:<300>:c2ln%3D", Some(300)),
+            ("token=<iso% 300>=", Some(300)),
+            ("e=<-1>-c2ln=", Some(0)),
+            ("<300>-c2ln=", Some(300)),
+            ("<300>=c2ln", Some(300)),
+            ("expires=<300>=c2ln", Some(300)),
+            ("auth=exp%3A<300>%20sig%3Dab", Some(300)),
+            ("auth=exp%3A<iso% 300>%20sig%3Dab", Some(300)),
+            ("auth=sig%3Aab%20exp%3D<300>", Some(300)),
+            ("auth=exp:<300>+iat=<-1>", Some(300)),
+            ("x=urn:exp:<300>:k%3Dv", Some(300)),
+            ("x=urn:exp:<-1>:k%3Dv", Some(0)),
+            ("x=v1.<300>.k=v", Some(300)),
+            ("x=<300>-k=v", Some(300)),
+            ("x=<300> exp:soon", Some(300)),
+            // Durations with their units
+            ("expires_in=300s", Some(300)),
+            ("expires_in=5m", Some(300)),
+            ("expires_in=5+minutes", Some(300)),
+            ("expires=PT5M", Some(300)),
+            ("token=«jwt {\"expiresIn\":\"5m\"}»", Some(300)),
             // As texts put it
             ("a=exp:<300>,iat:<-1>", Some(300)),
             ("a=iat=<-1>,exp=<300>,refresh=<7200>", Some(300)),
@@ -811,11 +874,13 @@ mod tests {
                 expires=-1 expires=-<1> expires=-<300> expires=a;-<300> expires=0x expires=1e3 expires=session
                 expires=99999999999999999999999999 expires=32503680000 expires=9999999999999999999 expires=true
                 exp=2025-11-26 exp=20251126 se=tomorrow until=0001-01-01T00:00:00Z e=%FF%FE exp=12:30:00 exp=1.2.3.4
-                e=Mon,+26+Bar+2025 expires=2025-11-26T01 expires=2025-11-26T01:99:00Z expires=300s expires=1,5 deadline=a;b
+                e=Mon,+26+Bar+2025 expires=2025-11-26T01 expires=2025-11-26T01:99:00Z expires=1,5 deadline=a;b
+                expires=s expires=5x expires=P exp=00:05:00
             Signing times, and points further off:
                 t=<1> t=<0> t=<-1> iat=<2> nbf=<0> st=<1> ts=<ms 1> X-Amz-Meta-Date=<basic -5> issued=<iso 1> is=<hex 1>
                 a=<1>;<1> range=<-300>;<0> token=«jwt {"iat":<1>,"nbf":<1>}» refresh=<86400> b=<iso 3600>
-                valid_from=<2> c=<http -5> timestamp=<us 0>
+                valid_from=<2> t=<1>-c2ln= t=<-1>.c2ln== auth=iat:<-1>%20sig=ab x=urn:iat:<0>:k=v
+                <0>-c2ln= <-1>=a t=300s c=<http -5> timestamp=<us 0>
             Numbers that are something else:
                 size=1764120000 v=<-1> v=1764120000 width=600 height=1200 id=1764 id=17641203000 n=176412030 part=300
                 port=8080 q=80&w=1200&h=900 versionId=3sL4kqtJlcpXroDTDmJ phone=491764120300 f=1764120000.x

@@ -1,8 +1,8 @@
-//! Points of time as texts write them: numbers, ISO 8601, HTTP dates. Cut to the second. Pure.
+//! Points of time as texts write them: numbers, ISO 8601, HTTP dates, cut to the second; and durations. Pure.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
-use jiff::{Timestamp, civil::DateTime, fmt::rfc2822, tz::TimeZone};
+use jiff::{Span, SpanRelativeTo, Timestamp, civil::DateTime, fmt::rfc2822, tz::TimeZone};
 
 /// The seconds since 1970 that a bare number may mean: the years 2000 to 2099. What lies outside is a size, an id, a
 /// duration, or `32503680000` for "never".
@@ -10,6 +10,9 @@ const NUMBERED: Range<u64> = 946_684_800..4_102_444_800;
 
 /// The longest date of any form is shorter: a weekday and a month in full, an offset, a fraction to the nanosecond.
 const MAX_DATE_BYTES: usize = 64;
+
+/// `2 hours, 3 minutes, 4 seconds` is shorter.
+const MAX_SPAN_BYTES: usize = 64;
 
 /// `1764120000`, with or without a fraction; likewise milli-, micro- and nanoseconds. The ranges do not overlap.
 pub(crate) fn decimal(text: &str) -> Option<Timestamp> {
@@ -33,6 +36,16 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     (is_digits(whole) && is_digits(fraction)).then(|| whole.parse().ok())?
+}
+
+/// A duration with its unit: `120s`, `2 minutes`, `PT2M`. One that is negative is none at all.
+pub(crate) fn span(text: &str) -> Option<Duration> {
+    if text.len() > MAX_SPAN_BYTES {
+        return None;
+    }
+    let span: Span = text.to_ascii_lowercase().parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Some(Duration::try_from(duration).unwrap_or(Duration::ZERO))
 }
 
 /// Date and time of day; without a zone, in UTC. A date alone is no point of time: its day is longer than a link lives.
@@ -94,6 +107,19 @@ fn iso_8601(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        let expected = Some(Duration::from_secs(300));
+        for text in ["300s", "5m", "5 min", "5 Minutes", "4m 60s", "PT5M", "pt300s", "300000ms"] {
+            assert_eq!(span(text), expected, "{text}");
+        }
+        assert_eq!(span("-5m"), Some(Duration::ZERO));
+        let long = format!("300{}s", " ".repeat(MAX_SPAN_BYTES));
+        for text in ["", "300", "s", "5x", "P", "P1Y", "never", "2025-11-26", &long] {
+            assert_eq!(span(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_point_of_time_is_read_in_every_form() {

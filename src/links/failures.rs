@@ -6,10 +6,15 @@ use crate::{clock::Instant, source::SourceUrl, upstream};
 
 /// A file that failed is asked for again after this, doubled each time it fails again.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
+/// As the breaker's: when kie.ai is well again, its files are found to be within as long.
 const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
 /// A file that has not failed for so long after its back-off starts over.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// For so long it counts as one that was seen to fail. Longer, since it is not asked for while others are the ones to find out
+/// whether kie.ai is well, and would else be taken for one of them.
+const SEEN: Duration = Duration::from_secs(10 * 60);
 
 /// What went wrong with files, bounded by bytes.
 pub(super) struct Failures {
@@ -37,7 +42,7 @@ impl Failures {
                 u32::try_from(source.as_str().len() + super::entry::OVERHEAD).unwrap_or(u32::MAX)
             })
             // Memory only; whether one still holds is decided below, on our own clock.
-            .time_to_live(negative_ttl.max(upstream::LONGEST_RETRY_AFTER + FORGET))
+            .time_to_live(negative_ttl.max(upstream::LONGEST_RETRY_AFTER + SEEN))
             .build();
         Failures { memory, negative_ttl }
     }
@@ -47,7 +52,7 @@ impl Failures {
         let (failures, delay) = if error.is_refusal() {
             (0, self.negative_ttl)
         } else if error.is_failure_of_the_file() {
-            let failures = self.recent(source, now).map_or(0, |seen| seen.failures).saturating_add(1);
+            let failures = self.recent(source, FORGET, now).map_or(0, |seen| seen.failures).saturating_add(1);
             (failures, backoff(failures).max(error.retry_after().unwrap_or_default()))
         } else {
             return;
@@ -65,7 +70,7 @@ impl Failures {
 
     /// Whether `source` has failed when it was last asked for; a refusal is an answer.
     pub(super) fn has_failed(&self, source: &SourceUrl, now: Instant) -> bool {
-        self.recent(source, now).is_some_and(|failure| failure.failures > 0)
+        self.recent(source, SEEN, now).is_some_and(|failure| failure.failures > 0)
     }
 
     /// A link was had after all.
@@ -73,8 +78,8 @@ impl Failures {
         self.memory.invalidate(source);
     }
 
-    fn recent(&self, source: &SourceUrl, now: Instant) -> Option<Failure> {
-        self.memory.get(source).filter(|failure| now < failure.until + FORGET)
+    fn recent(&self, source: &SourceUrl, how_long: Duration, now: Instant) -> Option<Failure> {
+        self.memory.get(source).filter(|failure| now < failure.until + how_long)
     }
 }
 
@@ -136,8 +141,9 @@ mod tests {
             assert!(bench.failures.has_failed(&bench.source, at(now)));
         }
         now += 60;
-        assert!(!bench.failures.has_failed(&bench.source, at(now)));
+        assert!(bench.failures.has_failed(&bench.source, at(now)));
         assert_eq!(bench.seconds(Error::Timeout, now), 1, "it starts over");
+        assert!(!bench.failures.has_failed(&bench.source, at(now + 601)));
     }
 
     #[test]

@@ -42,6 +42,8 @@ struct Memory {
 struct FirstEnd {
     ends_at: Instant,
     heard: Heard,
+    /// A gateway had kept the answer, and so perhaps the link had ended by that gateway's word alone.
+    was_kept: bool,
 }
 
 impl Memory {
@@ -72,17 +74,18 @@ impl FirstEnds {
             return minted;
         }
         let (key, now) = (self.hash.hash_one(minted.link.as_str()), minted.sent_at);
-        let new = FirstEnd { ends_at: minted.ends_at, heard: minted.heard };
+        // Not `now`: a gateway may have kept the answer.
+        let given_at = minted.ends_at - link::LIFE;
+        let new = FirstEnd { ends_at: minted.ends_at, heard: minted.heard, was_kept: given_at < now };
         let mut memory = self.lock();
         let Some(first) = memory.ends.get(&key).copied().filter(|_| !self.renews()) else {
             memory.remember(key, new, now);
             return minted;
         };
-        // Not `now`: a gateway may have kept the answer. And kie.ai's clock may show that it has ended where ours does not yet.
-        let given_at = minted.ends_at - link::LIFE;
-        if given_at + minted.heard.surely_ahead_of(&first.heard) >= first.ends_at {
+        // kie.ai's clock may show that it has ended where ours does not yet; but one wrong clock must not renew anything.
+        if given_at + kie_clock.surely_ahead_since(&first.heard) >= first.ends_at {
             memory.remember(key, new, now);
-            if !self.renews.swap(true, Ordering::Relaxed) {
+            if !first.was_kept && !self.renews.swap(true, Ordering::Relaxed) {
                 tracing::info!(
                     "kie.ai has given a link again after its end: it renews links without changing them, so repeated \
                      links count as new ones from now on",
@@ -180,7 +183,8 @@ mod tests {
         };
         assert_eq!(given(100, 100), at(1300));
         assert_eq!(given(200, 1100), at(1300), "1,000 s have passed there, and its end has not");
-        assert_eq!(given(200, 1402), at(1400), "1,302 s have");
+        assert_eq!(given(200, 1402), at(1300), "1,302 s have, says one answer");
+        assert_eq!(given(210, 1412), at(1410), "two say so");
     }
 
     #[test]
@@ -199,5 +203,13 @@ mod tests {
         let kept = Minted { heard: heard(900, 1460), ..minted("https://h.example/a", 900) };
         let bound = ends.bound(Minted { ends_at: at(1239), ..kept }, &kie);
         assert!(bound.ends_at - kie.ahead_since(&bound.heard, at(900)) <= at(740));
+    }
+
+    #[test]
+    fn what_a_gateway_had_kept_proves_no_renewal() {
+        let (ends, kie) = (FirstEnds::new(), KieClock::default());
+        ends.bound(Minted { ends_at: at(100), ..minted("https://h.example/a", 100) }, &kie);
+        assert_eq!(ends.end(minted("https://h.example/a", 200)), at(1400));
+        assert!(!ends.renews());
     }
 }

@@ -44,7 +44,7 @@ struct Evicted {
     cause: &'static str,
 }
 
-/// How many mints had this result, whatever their reason.
+/// How many mints were made for this reason and had this result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Count {
     pub reason: &'static str,

@@ -11,6 +11,7 @@ mod freshness;
 mod metrics;
 mod mint;
 mod outcome;
+mod shares;
 mod sync;
 
 use std::{
@@ -21,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -30,6 +30,7 @@ pub use self::{
     freshness::{Freshness, Times, Wish},
     metrics::{Count, Withheld},
     outcome::{Error, Lookup, Outcome},
+    shares::{Share, Shares},
 };
 use self::{
     failures::Failures,
@@ -58,7 +59,7 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long one flight may take, retries included.
     pub flight_timeout: Duration,
-    /// Callers that may wait for flights at once; those whom memory answers are not counted.
+    /// Callers that may wait for flights at once, where need be shared by their addresses; those whom memory answers are not counted.
     pub waiting: usize,
 }
 
@@ -99,7 +100,7 @@ struct Inner {
     first_ends: FirstEnds,
     failures: Failures,
     flights: Flights<SourceUrl, Landed, Aboard>,
-    waiting: Semaphore,
+    waiting: Shares,
     metrics: Metrics,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -154,8 +155,8 @@ struct Aboard {
 }
 
 impl Aboard {
-    fn until(deadline: Instant) -> Aboard {
-        Aboard { patience: Patience::until(deadline), forgotten: Arc::default() }
+    fn until(deadline: Instant, party: Party) -> Aboard {
+        Aboard { patience: Patience::until(deadline, party), forgotten: Arc::default() }
     }
 
     fn is_forgotten(&self) -> bool {
@@ -187,6 +188,7 @@ const ROUNDS: u32 = 4;
 
 impl Links {
     /// Flights run as tasks on `tasks` and end when `stop` is cancelled.
+    #[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
     pub fn new(
         config: Config,
         mint: Arc<dyn Mint>,
@@ -208,7 +210,7 @@ impl Links {
         let failures = Failures::new(config.negative_ttl, config.max_bytes / 8);
         let first_ends = FirstEnds::new();
         let flights = Flights::new();
-        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        let waiting = Shares::new(config.waiting);
         Links(Arc::new(Inner {
             config,
             clock,
@@ -245,26 +247,30 @@ impl Links {
         let inner = &self.0;
         let caller: Caller = caller.into();
         let deadline = caller.deadline;
-        for round in 0..ROUNDS {
+        let (mut round, mut waited_out) = (0, false);
+        while round < ROUNDS {
             let now = inner.clock.now();
             let wanted = match inner.look(source, wish, now) {
                 Look::Serve { entry, times, due } => {
                     let lookup = inner.serve(source, entry, times, due, wish, &caller, now);
                     // Whoever has waited for a flight, even a lost one, has not had it from memory.
-                    let outcome = if round == 0 { lookup.outcome } else { Outcome::Joined };
+                    let outcome = if round == 0 && !waited_out { lookup.outcome } else { Outcome::Joined };
                     return Ok(Lookup { outcome, ..lookup });
                 }
                 Look::Failed(failure) => return Err(told(failure, now)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
+                // Nobody would wait for what it begins.
+                Look::Mint { .. } if now >= deadline => return Err(Error::TimedOut),
                 Look::Mint { reason, .. } => reason,
             };
-            let _place = inner.waiting.try_acquire().map_err(|_| Error::Crowded)?;
-            let aboard = Aboard::until(deadline);
+            let place = inner.waiting.take(caller.party.address).ok_or(Error::Crowded)?;
+            let aboard = Aboard::until(deadline, caller.party);
             let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
                 Boarding::Join(seat, aboard) => {
-                    aboard.patience.extend(deadline);
-                    // What it brings was asked for before the entry was forgotten.
-                    (seat, Outcome::Joined, wanted, aboard.is_forgotten())
+                    aboard.patience.extend(deadline, caller.party);
+                    // What it brings was asked for before the entry was forgotten. Waited out once: whoever forgets it again
+                    // and again keeps nobody waiting for ever.
+                    (seat, Outcome::Joined, wanted, aboard.is_forgotten() && !waited_out)
                 }
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {
                     // Between the look and the boarding a flight landed: do not mint twice.
@@ -281,10 +287,21 @@ impl Links {
                     }
                 },
             };
-            let landed = match tokio::time::timeout(now.until(deadline), seat.wait()).await {
+            let landed = tokio::select! {
+                biased;
+                landed = tokio::time::timeout(now.until(deadline), seat.wait()) => landed,
+                () = place.displaced() => return Err(Error::Crowded),
+            };
+            let landed = match landed {
                 Err(_elapsed) => return Err(Error::TimedOut),
-                Ok(None) => continue,
-                Ok(Some(_)) if too_late => continue,
+                Ok(None) => {
+                    round += 1;
+                    continue;
+                }
+                Ok(Some(_)) if too_late => {
+                    waited_out = true;
+                    continue;
+                }
                 Ok(Some(landed)) => landed,
             };
             if outcome == Outcome::Joined
@@ -303,7 +320,7 @@ impl Links {
                     return Err(Error::Upstream(error));
                 }
                 Ok(_) | Err(_) if now >= deadline => return Err(Error::TimedOut),
-                Ok(_) | Err(_) => {}
+                Ok(_) | Err(_) => round += 1,
             }
         }
         Err(Error::Lost)
@@ -426,15 +443,15 @@ impl Inner {
         now: Instant,
     ) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
-            let aboard = Aboard::until(now + self.config.flight_timeout);
+            // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
+            let party = Party { request: fastrand::u64(..), ..Party::default() };
+            let aboard = Aboard::until(now + self.config.flight_timeout, party);
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
             if let Boarding::Lead(lead) = self.flights.board(source, &aboard)
                 // Unless it has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
-                // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
-                let party = Party { request: fastrand::u64(..), ..Party::default() };
                 let purpose = Purpose { reason: Reason::Refresh, insists: false, old, aboard, span, party };
                 self.take_off(lead, source, purpose);
             }

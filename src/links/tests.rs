@@ -473,15 +473,14 @@ async fn the_same_link_again_is_no_new_life() {
 #[tokio::test(start_paused = true)]
 async fn a_joiner_waits_by_its_own_patience_and_not_by_the_first_caller_s() {
     let bench = bench();
-    let ask = async |patience: u32| {
+    let ask = |patience: u32| {
         let (links, deadline) = (bench.links.clone(), bench.clock.now() + patience * SECOND);
-        let task = bench.tasks.spawn(async move { links.get(&source(), &Wish::default(), deadline).await });
-        settle().await;
-        task
+        bench.tasks.spawn(async move { links.get(&source(), &Wish::default(), deadline).await })
     };
-    let first = ask(6).await;
+    let first = ask(6);
+    // Sleeping lets it begin.
     tokio::time::sleep(5 * SECOND).await;
-    let joiner = ask(6).await;
+    let joiner = ask(6);
     tokio::time::sleep(2 * SECOND).await;
     assert!(matches!(first.await.unwrap(), Err(Error::TimedOut)));
     bench.land(Ok(bench.link("a"))).await;

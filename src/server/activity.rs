@@ -30,8 +30,10 @@ struct Inner {
     ours: AtomicUsize,
     /// They, and those whose answer is not yet handed over to the last byte.
     open: AtomicUsize,
+    /// Those of `ours` that wait for the peer's body.
+    awaited: AtomicUsize,
     begun: AtomicU64,
-    /// Goes up whenever a request begins or ends, or a part of what was written is taken.
+    /// Goes up whenever a request begins or ends, a part of its body comes, or a part of what was written is taken.
     moves: AtomicU64,
     /// Whether anything has come.
     is_heard: AtomicBool,
@@ -58,8 +60,10 @@ pub(super) enum Phase {
     Silent,
     /// A head has begun.
     Head,
-    /// A request waits for us, or we for its body.
+    /// A request waits for us.
     Busy,
+    /// We wait for a request's body, and for nothing else.
+    Body,
     /// An answer waits for the peer to read it.
     Unread,
     /// Everything that was asked for has been answered, and taken.
@@ -70,10 +74,13 @@ impl Activity {
     /// And a number that changes with everything that happens.
     pub(super) fn now(&self) -> (Phase, u64) {
         let inner = &*self.0;
-        let phase = if inner.ours.load(Relaxed) > 0 {
+        let (ours, awaited) = (inner.ours.load(Relaxed), inner.awaited.load(Relaxed));
+        let phase = if ours > awaited {
             Phase::Busy
-        } else if inner.open.load(Relaxed) > 0 || inner.is_unflushed.load(Relaxed) {
+        } else if inner.open.load(Relaxed) > ours || inner.is_unflushed.load(Relaxed) {
             Phase::Unread
+        } else if awaited > 0 {
+            Phase::Body
         } else if inner.is_in_head.load(Relaxed) {
             Phase::Head
         } else if inner.is_heard.load(Relaxed) {
@@ -166,6 +173,18 @@ impl Activity {
         Watch { activity: self.clone(), keep_alive, crowd: crowd.clone() }
     }
 
+    /// Watches a request's body.
+    pub(super) fn question<B>(&self, body: B) -> Question<B> {
+        Question { body, activity: self.clone(), is_awaited: false }
+    }
+
+    /// HTTP/2's requests are tasks of their own, and the connection's may have looked a moment ago.
+    fn wake_for_stream(&self) {
+        if self.is_http_2() {
+            self.wake();
+        }
+    }
+
     fn begin(&self) -> UnderWay {
         let inner = &*self.0;
         inner.ours.fetch_add(1, Relaxed);
@@ -205,10 +224,57 @@ impl Drop for UnderWay {
         let inner = &*self.activity.0;
         inner.moves.fetch_add(1, Relaxed);
         inner.open.fetch_sub(1, Relaxed);
-        // HTTP/2's requests are tasks of their own, and the connection's may have looked a moment ago.
-        if self.activity.is_http_2() {
-            self.activity.wake();
+        self.activity.wake_for_stream();
+    }
+}
+
+/// A request's body, watched: whether the next part of it is waited for.
+#[derive(Debug)]
+pub(super) struct Question<B> {
+    body: B,
+    activity: Activity,
+    is_awaited: bool,
+}
+
+impl<B> Question<B> {
+    fn is_awaited(&mut self, is_awaited: bool) {
+        let inner = &*self.activity.0;
+        match (self.is_awaited, is_awaited) {
+            (false, true) => drop(inner.awaited.fetch_add(1, Relaxed)),
+            (true, false) => drop(inner.awaited.fetch_sub(1, Relaxed)),
+            (true, true) | (false, false) => return,
         }
+        self.is_awaited = is_awaited;
+        self.activity.wake_for_stream();
+    }
+}
+
+impl<B> Drop for Question<B> {
+    fn drop(&mut self) {
+        self.is_awaited(false);
+    }
+}
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Question<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if frame.is_ready() {
+            this.activity.0.moves.fetch_add(1, Relaxed);
+        }
+        this.is_awaited(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -402,6 +468,35 @@ mod tests {
         assert!(!moved());
         drop(request);
         assert!(moved());
+    }
+
+    #[tokio::test]
+    async fn a_request_s_body_is_the_peer_s_to_send_while_nothing_else_is_under_way() {
+        let activity = Activity::default();
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Result<Bytes, Infallible>>();
+        let mut receiver = receiver;
+        let body = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        let request = activity.begin();
+        let mut body = activity.question(Body::from_stream(body));
+        assert_eq!(phase(&activity), Phase::Busy, "nobody has asked for it yet");
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert_eq!(phase(&activity), Phase::Body);
+        let mut other = activity.begin();
+        assert_eq!(phase(&activity), Phase::Busy, "another waits for us");
+        other.is_ours(false);
+        assert_eq!(phase(&activity), Phase::Unread);
+        drop(other);
+        let before = activity.now();
+        sender.send(Ok(Bytes::from_static(b"x"))).unwrap();
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        assert_eq!(phase(&activity), Phase::Busy);
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert_eq!(activity.now().0, before.0);
+        assert_ne!(activity.now().1, before.1, "a part of it has come");
+        drop(body);
+        assert_eq!(phase(&activity), Phase::Busy, "nobody wants the rest");
+        drop(request);
     }
 
     #[tokio::test]

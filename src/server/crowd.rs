@@ -41,13 +41,21 @@ struct Shared {
     unread_limit: usize,
 }
 
-/// Connections that would give way, the one that has offered it for longest first.
+/// Connections that would give way: the willing first, and of each kind the one that has offered it for longest.
 #[derive(Debug, Default)]
 struct Offers {
     next: u64,
-    open: BTreeMap<u64, Activity>,
+    open: BTreeMap<(Offer, u64), Activity>,
     /// All connections.
     all: BTreeMap<u64, Activity>,
+}
+
+/// When a connection gives way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Offer {
+    Willing,
+    /// Where nobody is willing.
+    Reluctant,
 }
 
 /// One connection's place, given back when it is dropped.
@@ -55,9 +63,9 @@ struct Offers {
 pub(super) struct Member {
     crowd: Crowd,
     activity: Activity,
-    number: u64,
     /// Its offer to give way. Where that is not open any more, it was taken up.
-    offer: Option<u64>,
+    offer: Option<(Offer, u64)>,
+    number: u64,
     _place: OwnedSemaphorePermit,
 }
 
@@ -103,14 +111,15 @@ impl Crowd {
 
     fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
         let mut offers = self.offers();
-        // Never made twice.
-        let number = offers.add(activity);
+        let offer = offers.add(Offer::Reluctant, activity);
+        // Of its first offer: no other connection has it.
+        let (_, number) = offer;
         offers.all.insert(number, activity.clone());
         drop(offers);
-        Member { crowd: self.clone(), activity: activity.clone(), number, offer: Some(number), _place: place }
+        Member { crowd: self.clone(), activity: activity.clone(), offer: Some(offer), number, _place: place }
     }
 
-    /// Asks the one that has offered it for longest to go. Whether there is one.
+    /// Asks one of those that have offered it to go. Whether there is one.
     pub(super) fn make_room(&self) -> bool {
         self.offers().ask_one_to_go()
     }
@@ -156,8 +165,8 @@ impl Crowd {
 }
 
 impl Offers {
-    fn add(&mut self, activity: &Activity) -> u64 {
-        let offer = self.next;
+    fn add(&mut self, offer: Offer, activity: &Activity) -> (Offer, u64) {
+        let offer = (offer, self.next);
         self.next += 1;
         self.open.insert(offer, activity.clone());
         offer
@@ -171,17 +180,12 @@ impl Offers {
 }
 
 impl Member {
-    /// No other connection has it.
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// From now on it would give way, as the last of all.
-    pub(super) fn offer(&mut self) {
+    /// From now on it would give way, as the last of its kind.
+    pub(super) fn offer(&mut self, offer: Offer) {
         let crowd = self.crowd.clone();
         let mut offers = crowd.offers();
         self.stay(&mut offers);
-        self.offer = Some(offers.add(&self.activity));
+        self.offer = Some(offers.add(offer, &self.activity));
     }
 
     pub(super) fn withdraw(&mut self) {
@@ -191,8 +195,8 @@ impl Member {
         }
     }
 
-    pub(super) fn has_offered(&self) -> bool {
-        self.offer.is_some()
+    pub(super) fn offered(&self) -> Option<Offer> {
+        self.offer.map(|(offer, _)| offer)
     }
 
     pub(super) fn is_asked_to_go(&self) -> bool {
@@ -273,7 +277,7 @@ mod tests {
         let crowd = Crowd::new(3, 0);
         let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         first.withdraw();
-        second.offer();
+        second.offer(Offer::Reluctant);
         assert!(enter(&crowd).is_none() && crowd.make_room());
         assert_eq!([&first, &second, &third].map(Member::is_asked_to_go), [false, false, true]);
         let activity = Activity::default();
@@ -284,6 +288,18 @@ mod tests {
         assert_eq!(crowd.present(), 3);
         assert!(crowd.make_room());
         assert!(second.is_asked_to_go() && !fourth.is_asked_to_go());
+    }
+
+    #[test]
+    fn the_willing_go_before_the_reluctant() {
+        let crowd = Crowd::new(3, 0);
+        let [first, mut second, mut third] = std::array::from_fn(|_| enter(&crowd).unwrap());
+        third.offer(Offer::Willing);
+        second.offer(Offer::Willing);
+        for asked in [[false, false, true], [false, true, true], [true, true, true]] {
+            assert!(crowd.make_room());
+            assert_eq!([&first, &second, &third].map(Member::is_asked_to_go), asked);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,7 +320,7 @@ mod tests {
         let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         assert!(crowd.make_room());
         assert!(first.is_asked_to_go() && !second.is_asked_to_go());
-        first.offer();
+        first.offer(Offer::Reluctant);
         assert!(second.is_asked_to_go() && !third.is_asked_to_go());
         second.withdraw();
         assert!(third.is_asked_to_go() && !first.is_asked_to_go());

@@ -3,7 +3,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
@@ -156,20 +156,37 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
 }
 
 impl Listener {
-    /// With the peer's address, where it has one. Cancel safe.
-    pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+    /// Cancel safe.
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
+                let (stream, _peer) = listener.accept().await?;
                 // An answer is one small write; it must not wait for more.
                 let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Some(peer.ip())))
+                Ok(Stream::Tcp(stream))
             }
-            Listener::Unix(_, listener) => {
-                let (stream, _unnamed) = listener.accept().await?;
-                Ok((Stream::Unix(stream), None))
-            }
+            Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
         }
+    }
+}
+
+/// Who is at the other end of a connection; in the extensions of each of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// `None` over a Unix socket, whose peers are all of this machine.
+    pub(crate) address: Option<IpAddr>,
+    /// Tells connections apart, and nothing else.
+    pub(crate) connection: u64,
+}
+
+impl Stream {
+    pub(crate) fn peer(&self) -> Peer {
+        let address = match self {
+            // A peer that has gone already has no address any more, and will not ask.
+            Stream::Tcp(stream) => Some(stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip())),
+            Stream::Unix(_) => None,
+        };
+        Peer { address, connection: fastrand::u64(..) }
     }
 }
 

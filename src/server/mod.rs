@@ -12,7 +12,7 @@ mod listener;
 mod unserved;
 mod watch;
 
-use std::{fs::File, future::poll_fn, io::ErrorKind, net::IpAddr, task::Poll, time::Duration};
+use std::{fs::File, future::poll_fn, io::ErrorKind, task::Poll, time::Duration};
 
 use axum::{
     Router,
@@ -38,6 +38,7 @@ use self::{
 pub(crate) use self::{
     crowd::Crowd,
     framing::{Ambiguous, HeadTooLarge, LastRequest},
+    listener::Peer,
     unserved::{Refuse, Unserved},
     watch::{GivesWay, Patience},
 };
@@ -74,30 +75,6 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// How often it is tried to accept where open files are used up: at once again, where a connection has been asked to go.
 const NO_FILES: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
-
-/// In a request's extensions: it came over a Unix socket.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OverUnixSocket;
-
-/// In a request's extensions: who sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Peer {
-    /// One number for all who share an address. Of IPv6 it is the network's: a host may take any address in it.
-    pub(crate) address: u64,
-    /// Another one for each connection of this interface.
-    pub(crate) connection: u64,
-}
-
-impl Peer {
-    fn new(address: Option<IpAddr>, connection: u64) -> Peer {
-        let address = match address.map(|address| address.to_canonical()) {
-            None => 0,
-            Some(IpAddr::V4(address)) => u64::from(address.to_bits()),
-            Some(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
-        };
-        Peer { address, connection }
-    }
-}
 
 /// What all connections of one interface share.
 #[derive(Clone)]
@@ -141,9 +118,9 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, address)) => {
+                Ok(stream) => {
                     spare = spare.or_else(spare_file);
-                    self.admit(stream, address).await;
+                    self.admit(stream).await;
                 }
                 // A peer that gave up before its turn.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
@@ -165,10 +142,10 @@ impl Server {
     }
 
     /// Where there is no place, another may make room; else the new one hears why it has none.
-    async fn admit(&self, stream: listener::Stream, address: Option<IpAddr>) {
+    async fn admit(&self, stream: listener::Stream) {
         let (server, activity) = (self.clone(), Activity::default());
         if let Some(member) = self.crowd.enter(&activity) {
-            self.tasks.spawn(async move { server.connection(stream, address, activity, member).await });
+            self.tasks.spawn(async move { server.connection(stream, activity, member).await });
             return;
         }
         let is_one_asked = self.crowd.make_room();
@@ -179,7 +156,7 @@ impl Server {
         self.tasks.spawn(async move {
             if is_one_asked && let Some(member) = server.crowd.enter_soon(&activity).await {
                 drop(door);
-                server.connection(stream, address, activity, member).await;
+                server.connection(stream, activity, member).await;
             } else {
                 server.crowd.turns_one_away();
                 server.turn_away(stream).await;
@@ -201,7 +178,7 @@ impl Server {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
-    async fn connection(&self, stream: listener::Stream, address: Option<IpAddr>, activity: Activity, member: Member) {
+    async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {
         let mut builder = auto::Builder::new(Tracked(self.tasks.clone()));
         // Its own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
@@ -218,16 +195,13 @@ impl Server {
             .max_header_list_size(self.header_list)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.patience.head);
+        let peer = stream.peer();
         let heads = Heads::default();
         let service = activity.layer(keep_alive(self.patience.idle), &self.crowd).layer(self.service.clone());
-        let over_unix_socket = matches!(stream, listener::Stream::Unix(_)).then_some(OverUnixSocket);
-        let peer = Peer::new(address, member.number());
+        let asked = activity.clone();
         let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            if let Some(mark) = over_unix_socket {
-                request.extensions_mut().insert(mark);
-            }
-            request
+            request.map(|body| asked.question(body))
         });
         let service = TowerToHyperService::new(service);
         let stream = Farewell::new(stream, activity.clone());
@@ -301,15 +275,6 @@ fn keep_alive(idle: Duration) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_shares_an_address_has_one_number() {
-        let number = |text: &str| Peer::new(Some(text.parse().unwrap()), 0).address;
-        assert_eq!(number("10.0.0.7"), number("::ffff:10.0.0.7"));
-        assert_eq!(number("2001:db8:1:2::1"), number("2001:db8:1:2:ffff::9"));
-        assert_ne!(number("2001:db8:1:2::1"), number("2001:db8:1:3::1"));
-        assert_ne!(number("10.0.0.7"), number("10.0.0.8"));
-    }
 
     #[test]
     fn callers_hear_a_little_less_than_the_time_between_requests() {

@@ -10,16 +10,14 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     activity::{Activity, Phase},
-    crowd::Member,
+    crowd::{Member, Offer},
 };
-
-/// A head that takes longer than this is no hurried caller's.
-const SLOW_HEAD: Duration = Duration::from_secs(1);
 
 /// Where another connection has no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GivesWay {
-    /// A connection gives way on which nothing is under way, or whose peer is slow: with a head, or to read its answer.
+    /// A connection gives way on which nothing is under way, or whose peer has not read for some time; or which waits for
+    /// more of a request, however little of it has come. One that waits for us does not.
     Quiet,
     /// The one on which nothing has happened for longest gives way, whatever it is at. For an interface whose answers come at
     /// once and have to come: whoever sends half a request to each place would keep probes out.
@@ -37,6 +35,11 @@ pub(crate) struct Patience {
     pub(crate) gives_way: GivesWay,
 }
 
+/// A peer has so long to send a request once it is connected or has begun, until its connection counts as idle where another
+/// needs its place. Where all are that new, the longest gives way all the same: whoever comes back as soon as it is sent away
+/// would have every place for itself.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Over {
@@ -48,21 +51,37 @@ pub(super) enum Over {
     TooSlow,
 }
 
+/// Of one phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limits {
+    /// How it gives way until it is willing.
+    at_first: Option<Offer>,
+    /// After how much time it is willing to give way.
+    willing: Option<Duration>,
+    /// After how much time it is let go in any case.
+    over: Option<Duration>,
+}
+
+impl Limits {
+    fn offer(self, quiet: Duration) -> Option<Offer> {
+        if self.willing.is_some_and(|willing| quiet >= willing) { Some(Offer::Willing) } else { self.at_first }
+    }
+}
+
 impl Patience {
-    /// After how much time in this phase it gives way, and is let go in any case.
-    fn limits(self, phase: Phase) -> (Option<Duration>, Option<Duration>) {
-        let at_once = Some(Duration::ZERO);
-        let (gives_way, over) = match phase {
-            Phase::Silent => (at_once, Some(self.head)),
-            Phase::Head => (Some(SLOW_HEAD.min(self.head)), Some(self.head)),
-            Phase::Busy => (None, None),
+    fn limits(self, phase: Phase) -> Limits {
+        let (at_first, willing, over) = match phase {
+            Phase::Silent | Phase::Head => (Some(Offer::Reluctant), Some(MOMENT), Some(self.head)),
+            // Whoever reads it knows how long.
+            Phase::Body => (Some(Offer::Reluctant), Some(MOMENT), None),
+            Phase::Busy => (None, None, None),
             // A slow reader may stand still as long as nobody minds, but not for ever.
-            Phase::Unread => (Some(self.head), Some(self.head.max(self.idle))),
-            Phase::Idle => (at_once, Some(self.idle)),
+            Phase::Unread => (None, Some(self.head), Some(self.head.max(self.idle))),
+            Phase::Idle => (None, Some(Duration::ZERO), Some(self.idle)),
         };
         match self.gives_way {
-            GivesWay::Quiet => (gives_way, over),
-            GivesWay::Any => (at_once, over),
+            GivesWay::Quiet => Limits { at_first, willing, over },
+            GivesWay::Any => Limits { at_first: None, willing: Some(Duration::ZERO), over },
         }
     }
 }
@@ -95,24 +114,24 @@ impl Watch {
         if seen != before {
             self.since = now;
         }
-        let (gives_way, over) = self.patience.limits(seen.0);
+        let limits = self.patience.limits(seen.0);
         let quiet = now - self.since;
-        if over.is_some_and(|over| quiet >= over) {
+        if limits.over.is_some_and(|over| quiet >= over) {
             return Poll::Ready(if seen.0 == Phase::Idle { Over::Idle } else { Over::TooSlow });
         }
         // A head that goes on is no reason to be spared: only a request, or an answer that was taken.
         let has_moved = seen.1 != before.1;
-        match gives_way {
-            Some(after) if quiet >= after => {
-                if has_moved || !self.member.has_offered() {
-                    self.member.offer();
-                } else if self.member.is_asked_to_go() {
-                    return Poll::Ready(Over::GivesWay);
-                }
+        match (limits.offer(quiet), self.member.offered()) {
+            (None, _) => self.member.withdraw(),
+            // A request that begins makes an idle one reluctant again.
+            (Some(offer), offered) if has_moved || offered.is_none_or(|offered| offered < offer) => {
+                self.member.offer(offer);
             }
-            Some(_) | None => self.member.withdraw(),
+            (Some(_), _) if self.member.is_asked_to_go() => return Poll::Ready(Over::GivesWay),
+            (Some(offer), offered) if offered != Some(offer) => self.member.offer(offer),
+            (Some(_), _) => {}
         }
-        let next = [gives_way, over].into_iter().flatten().filter(|after| *after > quiet).min();
+        let next = [limits.willing, limits.over].into_iter().flatten().filter(|after| *after > quiet).min();
         let Some(next) = next.and_then(|after| self.since.checked_add(after)) else { return Poll::Pending };
         // A timer that goes off early costs less than one that is set anew with every request.
         if self.timer.deadline() > next || self.timer.is_elapsed() {
@@ -126,14 +145,20 @@ impl Watch {
 
     /// Whether something has come after all since it was over; `has_unread` tells of bytes that were not read yet.
     pub(super) fn is_revived(&self, has_unread: bool) -> bool {
-        let reads = matches!(self.seen.0, Phase::Silent | Phase::Head | Phase::Idle);
+        let reads = matches!(self.seen.0, Phase::Silent | Phase::Head | Phase::Body | Phase::Idle);
         self.activity.now() != self.seen || (has_unread && reads)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{convert::Infallible, future::poll_fn};
+
+    use axum::{
+        body::Body,
+        http::{Request, Response},
+    };
+    use tower::{Layer as _, Service as _};
 
     use super::{super::crowd::Crowd, *};
 
@@ -143,20 +168,27 @@ mod tests {
 
     #[test]
     fn each_phase_has_its_limits() {
-        let at_once = Some(Duration::ZERO);
-        for (phase, limits) in [
-            (Phase::Silent, (at_once, Some(HEAD))),
-            (Phase::Head, (Some(SLOW_HEAD), Some(HEAD))),
-            (Phase::Busy, (None, None)),
-            (Phase::Unread, (Some(HEAD), Some(IDLE))),
-            (Phase::Idle, (at_once, Some(IDLE))),
+        let (at_once, reluctant) = (Some(Duration::ZERO), Some(Offer::Reluctant));
+        for (phase, at_first, willing, over) in [
+            (Phase::Silent, reluctant, Some(MOMENT), Some(HEAD)),
+            (Phase::Head, reluctant, Some(MOMENT), Some(HEAD)),
+            (Phase::Body, reluctant, Some(MOMENT), None),
+            (Phase::Busy, None, None, None),
+            (Phase::Unread, None, Some(HEAD), Some(IDLE)),
+            (Phase::Idle, None, at_once, Some(IDLE)),
         ] {
-            assert_eq!(PATIENCE.limits(phase), limits, "{phase:?}");
+            let limits = PATIENCE.limits(phase);
+            assert_eq!(limits, Limits { at_first, willing, over }, "{phase:?}");
+            if let Some(willing) = willing {
+                assert_eq!(limits.offer(willing), Some(Offer::Willing), "{phase:?}");
+                let before = willing.checked_sub(Duration::from_nanos(1));
+                assert_eq!(before.and_then(|before| limits.offer(before)), at_first, "{phase:?}");
+            }
             let any = Patience { gives_way: GivesWay::Any, ..PATIENCE };
-            assert_eq!(any.limits(phase), (at_once, limits.1), "{phase:?}");
+            assert_eq!(any.limits(phase), Limits { at_first: None, willing: at_once, over }, "{phase:?}");
         }
         let short = Patience { idle: Duration::from_secs(1), ..PATIENCE };
-        assert_eq!(short.limits(Phase::Unread).1, Some(HEAD));
+        assert_eq!(short.limits(Phase::Unread).over, Some(HEAD));
     }
 
     fn watch(crowd: &Crowd) -> (Activity, Watch) {
@@ -219,24 +251,61 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_gives_way_when_it_is_quiet_and_stays_when_something_has_come() {
-        let crowd = Crowd::new(1, 0);
+    async fn it_gives_way_when_it_is_quiet_and_stays_when_a_request_has_begun_and_another_can_go() {
+        let crowd = Crowd::new(4, 0);
         let (activity, mut watch) = self::watch(&crowd);
+        let mut others: [_; 3] = std::array::from_fn(|_| self::watch(&crowd).1);
         activity.heard(false);
         let ask = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            others.iter_mut().for_each(|other| other.member.offer(Offer::Willing));
             assert!(crowd.make_room());
+            assert!(!others[0].member.is_asked_to_go(), "they have been idle for less time");
             activity.heard(true);
-            tokio::time::sleep(Duration::from_millis(999)).await;
-            assert!(!crowd.make_room(), "a head that has just begun is not interrupted");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            activity.heard(false);
             activity.wake();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Of two that are awake, either may be first.
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            assert!(others[0].member.is_asked_to_go(), "in its place");
+            tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(crowd.make_room());
+            assert!(others[1].member.is_asked_to_go(), "a head that has just begun is not interrupted");
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            others[2].member.offer(Offer::Willing);
+            assert!(crowd.make_room());
+            assert!(!others[2].member.is_asked_to_go(), "one that goes no further is as good as idle");
         };
         let (ended, ()) = tokio::join!(over(&mut watch), ask);
-        assert_eq!(ended, (Over::GivesWay, 3));
+        assert_eq!(ended, (Over::GivesWay, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_new_half_a_request_gives_way_at_once_and_one_that_waits_for_us_does_not() {
+        let crowd = Crowd::new(1, 0);
+        let (activity, mut watch) = self::watch(&crowd);
+        activity.heard(true);
+        let service = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let _request = activity.layer(None, &Crowd::new(1, 1 << 20)).layer(service).call(Request::new(()));
+        let ask = async {
+            activity.wake();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert!(!crowd.make_room());
+        };
+        tokio::select! {
+            ended = over(&mut watch) => panic!("{ended:?}"),
+            () = ask => {}
+        }
+        drop(watch);
+        for has_begun in [false, true] {
+            let (activity, mut watch) = self::watch(&crowd);
+            activity.heard(has_begun);
+            if has_begun {
+                assert!(poll_fn(|cx| Poll::Ready(watch.poll_over(cx).is_pending())).await);
+            }
+            assert!(crowd.make_room());
+            assert_eq!(over(&mut watch).await, (Over::GivesWay, 0));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,8 +61,8 @@ pub(super) struct Model {
 struct State {
     rng: fastrand::Rng,
     mood: Mood,
-    /// What one file meets, whatever the mood.
-    bad: Option<(SourceUrl, Mood)>,
+    /// What some files meet, whatever the mood.
+    bad: HashMap<SourceUrl, Mood>,
     repeats: Repeats,
     /// The links that are given again, by file, and when they end.
     repeated: HashMap<SourceUrl, (String, Instant)>,
@@ -71,6 +71,7 @@ struct State {
     /// Whether one of its gateways has a wrong clock.
     wrong_gateway: bool,
     right_answers: u32,
+    last_wrong: Instant,
     /// Whether one of its gateways keeps answers for a while.
     keeping_gateway: bool,
     /// Longest latency when it is well.
@@ -103,12 +104,13 @@ impl Model {
         let state = State {
             rng,
             mood: Mood::Well,
-            bad: None,
+            bad: HashMap::new(),
             repeats: Repeats::Never,
             repeated: HashMap::new(),
             skew,
             wrong_gateway: false,
             right_answers: 0,
+            last_wrong: Instant::from_origin(Duration::ZERO),
             keeping_gateway: false,
             latency,
             made: 0,
@@ -123,9 +125,9 @@ impl Model {
         self.state.lock().unwrap().mood = mood;
     }
 
-    /// From now on this file meets `mood`, and all others the usual one.
+    /// From now on this file meets `mood`, and others the usual one.
     pub(super) fn spoil(&self, source: SourceUrl, mood: Mood) {
-        self.state.lock().unwrap().bad = Some((source, mood));
+        self.state.lock().unwrap().bad.insert(source, mood);
     }
 
     pub(super) fn repeat(&self, repeats: Repeats) {
@@ -184,10 +186,7 @@ impl Model {
         let unseen = self.time.unseen();
         let (before, after, mood) = {
             let mut state = self.state.lock().unwrap();
-            let mood = match &state.bad {
-                Some((bad, mood)) if bad == source => *mood,
-                _ => state.mood,
-            };
+            let mood = state.bad.get(source).copied().unwrap_or(state.mood);
             let whole = match mood {
                 Mood::Silent => Duration::from_secs(30),
                 _ => state.latency.mul_f64(state.rng.f64()),
@@ -222,7 +221,8 @@ impl Model {
         let is_wrong = state.wrong_gateway && state.right_answers >= 3 && state.rng.bool();
         if is_wrong {
             state.right_answers = 0;
-        } else if sent_at.until(self.clock.now()) < Duration::from_secs(60) {
+            state.last_wrong = sent_at;
+        } else if sent_at > state.last_wrong && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             state.right_answers += 1;
         }
         let ahead = if is_wrong { state.rng.i64(-4000..4000) } else { 0 };

@@ -193,6 +193,7 @@ impl Totals {
         if schedules < 100 {
             return;
         }
+        // Each weighed by how seldom a schedule has it, so that one bound does for all.
         let each = [
             self.links / 5,
             self.problems,

@@ -178,6 +178,7 @@ impl World {
                         Mood::Account(401),
                         Mood::Account(402),
                         Mood::Account(455),
+                        Mood::Account(505),
                         Mood::Unavailable,
                         Mood::Forbidden,
                     ];
@@ -243,6 +244,7 @@ impl World {
             Mood::Account(401),
             Mood::Account(402),
             Mood::Account(455),
+            Mood::Account(505),
             Mood::Unavailable,
             Mood::Forbidden,
         ];
@@ -285,28 +287,37 @@ impl World {
         self.oracle.count(|totals| totals.outages_unnoticed += 1);
     }
 
-    /// One file that kie.ai cannot make, asked for by a polite caller or two, beside good ones.
+    /// A file or two that kie.ai cannot make, asked for by polite callers, beside good ones.
     async fn one_spoilt_file(&mut self) {
         self.oracle.count(|totals| totals.spoilt_files += 1);
         let mood = *pick(&mut self.rng, &[Mood::Down, Mood::Forbidden, Mood::Silent, Mood::Unavailable, Mood::Stingy]);
-        let bad = file(99);
-        self.model.spoil(bad.clone(), mood);
+        // Several that never answer are kie.ai's own silence.
+        let most = if matches!(mood, Mood::Forbidden | Mood::Unavailable | Mood::Stingy) { 4 } else { 2 };
+        let bad: Vec<SourceUrl> = (90..90 + self.rng.usize(1..most)).map(file).collect();
         let callers = TaskTracker::new();
-        for _ in 0..self.rng.usize(1..4) {
-            let (links, clock, stop, bad) = (self.links.clone(), self.clock.clone(), self.stop.clone(), bad.clone());
-            let (beat, patience) = (SECOND.mul_f64(0.1 + 2.0 * self.rng.f64()), self.config.flight_timeout);
-            callers.spawn(async move {
-                while !stop.is_cancelled() {
-                    let _ = links.get(&bad, &Wish::default(), clock.now() + patience).await;
-                    tokio::time::sleep(beat).await;
-                }
-            });
+        for bad in bad {
+            self.model.spoil(bad.clone(), mood);
+            for _ in 0..self.rng.usize(1..4) {
+                let (links, clock, stop, bad) =
+                    (self.links.clone(), self.clock.clone(), self.stop.clone(), bad.clone());
+                let (beat, patience) = (SECOND.mul_f64(0.1 + 2.0 * self.rng.f64()), self.config.flight_timeout);
+                callers.spawn(async move {
+                    while !stop.is_cancelled() {
+                        let _ = links.get(&bad, &Wish::default(), clock.now() + patience).await;
+                        tokio::time::sleep(beat).await;
+                    }
+                });
+            }
         }
         let files = self.rng.usize(1..4);
         let beat = SECOND.mul_f64(0.5 + 8.0 * self.rng.f64());
         for round in 0..20 {
             tokio::time::sleep(beat).await;
-            self.use_unnoticed(&file(round % files), SECOND * 4, "P6").await;
+            // Several at once, and in turn.
+            let together = (0..files).map(|n| file(round % 2 * 10 + n));
+            let together: Vec<_> = together.collect();
+            let users = together.iter().map(|source| self.use_unnoticed(source, SECOND * 4, "P6"));
+            futures_util::future::join_all(users).await;
         }
     }
 

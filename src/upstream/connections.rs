@@ -21,8 +21,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum SetupError {
     #[error("there are no root certificates that could vouch for kie.ai: SSL_CERT_FILE or SSL_CERT_DIR names them")]
     NoRoots(#[source] Option<rustls_native_certs::Error>),
-    #[error("the TLS library cannot be set up")]
-    Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up")]
     Client(#[from] reqwest::Error),
 }
@@ -43,7 +41,7 @@ struct State {
 
 /// Root certificates, as read.
 #[derive(Clone)]
-pub(super) struct Roots {
+struct Roots {
     certificates: Vec<CertificateDer<'static>>,
     tls: Arc<ClientConfig>,
 }
@@ -157,6 +155,14 @@ impl Roots {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Roots { certificates: found.certs, tls: Arc::new(tls) })
     }
+}
+
+/// Whether the root certificates that would vouch for kie.ai can be had. Blocks.
+///
+/// # Errors
+/// Where there is none.
+pub fn check_roots() -> Result<(), SetupError> {
+    Roots::read().map(|_| ())
 }
 
 fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwest::Error> {

@@ -12,7 +12,7 @@ use super::error::{Answer, BadAnswer, Error};
 /// Some writers of UTF-8 put it in front (RFC 8259 section 8.1 lets readers pass over it).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// An answer as it came, body and two headers.
+/// An answer: its HTTP status, the pause that its headers ask for, its body.
 pub(crate) struct Raw<'a> {
     pub(crate) http_status: u16,
     pub(crate) retry_after: Option<Duration>,
@@ -54,13 +54,16 @@ pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<St
 
 /// What a code other than 200 means (kie.ai's documentation; 433 is its sub-key limit).
 fn refusal(code: i64, answer: Answer, retry_after: Option<Duration>) -> Error {
-    // One recording shows "Credits insufficient" under code 500.
-    let out_of_credits = answer.message.as_deref().is_some_and(|message| {
-        // Not in an address, which may be a caller's.
-        let words = message.split(' ').filter(|word| !word.contains('/'));
-        let message = words.collect::<Vec<_>>().join(" ").to_ascii_lowercase();
-        message.contains("credit") && (message.contains("insufficient") || message.contains("not enough"))
-    });
+    // One recording shows "Credits insufficient" under code 500. A code that says more is believed before words are, which
+    // may be the name of a caller's file.
+    let says_little = !matches!(code, 501 | 505) && (answer.code.is_none() || (500..600).contains(&code));
+    let out_of_credits = says_little
+        && answer.message.as_deref().is_some_and(|message| {
+            // Not in an address, which may be a caller's.
+            let words = message.split(' ').filter(|word| !word.contains('/'));
+            let message = words.collect::<Vec<_>>().join(" ").to_ascii_lowercase();
+            message.contains("credit") && (message.contains("insufficient") || message.contains("not enough"))
+        });
     match code {
         401 | 403 => Error::KeyRefused(answer),
         _ if matches!(answer.http_status, 401 | 403) => Error::KeyRefused(answer),
@@ -114,6 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{source::SourceUrl, upstream::message};
 
     fn answer(http_status: u16, body: &str) -> Result<String, Error> {
         answer_after(None, http_status, body)
@@ -179,6 +183,21 @@ mod tests {
             (200, r#"{"code":402,"msg":"x"}"#, "CreditsExhausted"),
             (200, credits, "CreditsExhausted"),
             (200, r#"{"code":500,"msg":"no file https://h/insufficient-credit.png"}"#, "Failed"),
+            (200, r#"{"code":599,"msg":"not enough credits"}"#, "CreditsExhausted"),
+            (500, r#"{"msg":"not enough credits"}"#, "CreditsExhausted"),
+            (400, r#"{"msg":"not enough credits"}"#, "CreditsExhausted"),
+            (500, r#"{"code":200,"msg":"not enough credits"}"#, "CreditsExhausted"),
+            // Words count where the code says nothing of its own.
+            (200, r#"{"code":422,"msg":"The file credits-insufficient-1.png is not one of ours"}"#, "SourceRefused"),
+            (200, r#"{"code":404,"msg":"no file credits-insufficient-1.png"}"#, "SourceNotFound"),
+            (500, r#"{"code":422,"msg":"no file credits-insufficient-1.png"}"#, "SourceRefused"),
+            (200, r#"{"code":455,"msg":"no file credits-insufficient-1.png"}"#, "Maintenance"),
+            (200, r#"{"code":451,"msg":"no file credits-insufficient-1.png"}"#, "Failed"),
+            (200, r#"{"code":501,"msg":"no file credits-insufficient-1.png"}"#, "Failed"),
+            (200, r#"{"code":505,"msg":"no file credits-insufficient-1.png"}"#, "Failed"),
+            (200, r#"{"code":499,"msg":"not enough credits"}"#, "Failed"),
+            (200, r#"{"code":600,"msg":"not enough credits"}"#, "Failed"),
+            (501, r#"{"msg":"not enough credits"}"#, "Failed"),
             (200, r#"{"code":429,"msg":"x","data":null}"#, "RateLimited"),
             (429, "slow down", "RateLimited"),
             (200, r#"{"code":433,"msg":"x"}"#, "RateLimited"),
@@ -228,6 +247,20 @@ mod tests {
             panic!("not failed")
         };
         assert_eq!(answer.message.as_deref(), Some("Bearer [key] is wrong"));
+    }
+
+    #[test]
+    fn the_name_of_a_callers_file_is_no_word_of_kie_ais() {
+        for file in ["credits-insufficient-1.png", "credits%20insufficient.png", "not-enough/credits-not%20enough"] {
+            let source = SourceUrl::parse(&format!("https://file.kie.ai/s/{file}")).unwrap();
+            let name = file.rsplit('/').next().unwrap_or_default();
+            for name in [name.to_owned(), name.replace("%20", " "), name.to_uppercase()] {
+                let body = format!(r#"{{"code":500,"msg":"cannot read {name}"}}"#);
+                let raw = Raw { http_status: 200, retry_after: None, body: body.as_bytes() };
+                let result = read(&raw, |text| message::presentable(text, &source, &[]));
+                assert_eq!(kind(result), "Failed", "{body}");
+            }
+        }
     }
 
     #[test]

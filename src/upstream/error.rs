@@ -315,8 +315,8 @@ impl Error {
     /// where it has spoken of the whole account or of its rate: others keep it from being asked then.
     pub fn is_failure_of_the_file(&self) -> bool {
         let is_of_the_account = self.account_trouble().is_some_and(|(_, by_code)| by_code);
-        !(self.is_our_own() || self.is_refusal() || is_of_the_account)
-            && !matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_))
+        let is_of_the_rate_or_the_key = matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_));
+        !(self.is_our_own() || self.is_refusal() || is_of_the_account || is_of_the_rate_or_the_key)
     }
 
     /// No answer could be read: because none came, or because what came is no HTTP. `kept` tells whether the request

@@ -21,6 +21,9 @@ const ADDRESS: &str = "[url]";
 /// Stands for what may be a signature.
 const BLOT: &str = "[…]";
 
+/// Letters in a row that may be a word of kie.ai's: `insufficient`, `authentication`. Two of them are more.
+const LONGEST_WORD: usize = 16;
+
 /// Letters and digits in a row that may be (a part of) a signature. Words are shorter.
 const LONGEST_RUN: usize = 24;
 
@@ -58,8 +61,8 @@ fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
     message
 }
 
-/// The whole and what servers tell of a URL, as it stands, encoded and decoded; the longest first. A query is told by its signs
-/// alone: decoded it may be words, and those of kie.ai's own.
+/// The whole and what servers tell of a URL, down to the file's name, as it stands, encoded and decoded; the longest first. A
+/// query is told by its signs alone: decoded it may be words, and those of kie.ai's own. So may a name that is one word.
 fn spellings(source: &SourceUrl) -> Vec<String> {
     /// What is shorter may be a word of kie.ai's.
     const LEAST: usize = 6;
@@ -67,8 +70,12 @@ fn spellings(source: &SourceUrl) -> Vec<String> {
     let rest = whole.split_once("://").map_or(whole, |(_, rest)| rest);
     let path_and_query = rest.find('/').map_or("", |at| &rest[at..]);
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let is_word = |name: &str| name.len() <= LONGEST_WORD && name.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let names = [name, stem].into_iter().filter(|name| !is_word(name));
     let mut all = Vec::new();
-    for part in [whole, rest, path_and_query, path] {
+    for part in [whole, rest, path_and_query, path].into_iter().chain(names) {
         let decoded = percent_decode_str(part).decode_utf8_lossy().into_owned();
         let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
         // As `encodeURIComponent` and its likes leave some signs alone.
@@ -298,6 +305,31 @@ mod tests {
         assert_eq!(shown("Bearer\r\nis\u{0}wrong\u{1b}[31m"), "Bearer  is wrong [31m");
         assert_eq!(shown(&"ab ".repeat(20_000)).chars().count(), MAX_CHARS - 1);
         assert_eq!(shown(&"x".repeat(20_000)), BLOT);
+    }
+
+    #[test]
+    fn the_name_of_the_callers_own_file_is_taken_out_and_a_single_word_is_not() {
+        let shown = |source: &str, message: &str| {
+            presentable(message, &SourceUrl::parse(&format!("https://file.kie.ai/s/{source}")).unwrap(), &[])
+        };
+        for (source, name) in [
+            ("credits-insufficient-1.png", "credits-insufficient-1.png"),
+            ("credits-insufficient-1.png", "Credits-Insufficient-1.PNG"),
+            ("credits-insufficient-1.png", "credits-insufficient-1"),
+            ("credits-insufficient-1.png?size=1", "credits-insufficient-1.png"),
+            ("credits-insufficient-1/", "credits-insufficient-1"),
+            ("credits%20insufficient.png", "credits%20insufficient.png"),
+            ("credits%20insufficient.png", "credits insufficient.png"),
+            ("credits%20insufficient.png", "credits insufficient"),
+            ("creditsinsufficient.tar.gz", "creditsinsufficient.tar.gz"),
+            ("creditsinsufficient.tar.gz", "creditsinsufficient.tar"),
+            ("creditsinsufficient", "creditsinsufficient"),
+        ] {
+            assert_eq!(shown(source, &format!("file {name}: no")), "file [url]: no", "{source}");
+        }
+        for source in ["insufficient", "insufficient.png", "credits", "a.b", ""] {
+            assert_eq!(shown(source, "Credits insufficient, a. b"), "Credits insufficient, a. b", "{source}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::{Life, life};
 pub use self::{
-    connections::SetupError,
+    connections::{SetupError, check_roots},
     error::{Answer, BadAnswer, Error},
     gate::Config as GateConfig,
     patience::Patience,
@@ -213,6 +213,7 @@ pub struct RecentCalls {
     pub last_was_good: bool,
 }
 
+/// Enough to tell a hiccup from an outage, and few enough that they are recent.
 const RECENT_CALLS: usize = 6;
 
 impl Kie {
@@ -322,7 +323,8 @@ impl Inner {
             Err(Error::SilentConnection) => Verdict::SilentConnection,
             Err(Error::DeadConnection(_)) => Verdict::Unknown,
             Err(error) if error.is_silence() => Verdict::Silent,
-            Err(Error::KeyReplaced(_)) => Verdict::Well,
+            // It says nothing of the key that is there by now.
+            Err(Error::KeyReplaced(_)) => Verdict::Unknown,
             Err(error) if error.is_transient() => Verdict::Failed,
             Err(_) => Verdict::Well,
         });

@@ -1,32 +1,60 @@
-//! How long a mint is worth going on with: as long as anybody waits for it.
+//! Who waits for a mint, and how long it is worth going on with.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use super::Party;
 use crate::clock::Instant;
 
-/// The latest deadline of all who wait for one mint; it moves when one more joins. No request begins after it; one that
-/// is under way is finished all the same, for whoever asks next. Cheap to clone: clones share it.
+/// Parties that are remembered of those that wait for one mint. The first few decide: more would be a reason for nobody to
+/// wait longer, and need no memory.
+const PARTIES: usize = 4;
+
+/// The latest deadline of all who wait for one mint, and with whom they take turns; both grow when one more joins. No request
+/// begins after the deadline; one that is under way is finished all the same, for whoever asks next. Cheap to clone: clones
+/// share it.
 #[derive(Debug, Clone)]
-pub struct Patience(Arc<AtomicU64>);
+pub struct Patience(Arc<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    /// Nanoseconds from the clock's origin.
+    deadline: AtomicU64,
+    parties: Mutex<[Option<Party>; PARTIES]>,
+}
 
 impl Patience {
-    pub fn until(deadline: Instant) -> Patience {
-        Patience(Arc::new(AtomicU64::new(nanos(deadline))))
+    /// One of `party` waits, until then.
+    pub fn until(deadline: Instant, party: Party) -> Patience {
+        let mut parties = [None; PARTIES];
+        parties[0] = Some(party);
+        Patience(Arc::new(Waiting { deadline: AtomicU64::new(nanos(deadline)), parties: Mutex::new(parties) }))
     }
 
     /// One more waits, until then.
-    pub fn extend(&self, deadline: Instant) {
-        self.0.fetch_max(nanos(deadline), Ordering::Relaxed);
+    pub fn extend(&self, deadline: Instant, party: Party) {
+        self.0.deadline.fetch_max(nanos(deadline), Ordering::Relaxed);
+        let mut parties = self.0.parties.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another request of the same connection waits no less.
+        let is_known = parties.iter().flatten().any(|known| known.connection == party.connection);
+        if let Some(free) = parties.iter_mut().find(|free| free.is_none()).filter(|_| !is_known) {
+            *free = Some(party);
+        }
     }
 
     pub fn deadline(&self) -> Instant {
-        Instant::from_origin(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+        Instant::from_origin(Duration::from_nanos(self.0.deadline.load(Ordering::Relaxed)))
+    }
+
+    /// At least one.
+    pub(super) fn parties(&self) -> impl Iterator<Item = Party> + use<> {
+        let parties = *self.0.parties.lock().unwrap_or_else(PoisonError::into_inner);
+        parties.into_iter().flatten()
     }
 }
 

@@ -1,4 +1,4 @@
-//! When to ask kie.ai again. Pure.
+//! When to ask kie.ai again. Pure, but for the retry budget, whose crate reads tokio's clock.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 
 use crate::link::point;
 
@@ -35,7 +35,7 @@ fn longest(value: &str, date: Option<Timestamp>) -> Option<Duration> {
 }
 
 fn pause(text: &str, date: Option<Timestamp>) -> Option<Duration> {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || "\"'".contains(c));
+    let text = unquoted(text);
     if let Some(seconds) = number(text) {
         return Some(match date.filter(|_| seconds > YEAR).and_then(|date| until_number(text, date)) {
             Some(pause) => pause,
@@ -45,10 +45,17 @@ fn pause(text: &str, date: Option<Timestamp>) -> Option<Duration> {
     if let Some(point) = point::date(text) {
         return Some(until(point, date?));
     }
-    // `120s`, `2 minutes`, `PT2M`
-    let span: Span = text.to_ascii_lowercase().parse().ok()?;
-    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-    Some(Duration::try_from(duration).unwrap_or(Duration::ZERO).min(LONGEST))
+    Some(point::span(text)?.min(LONGEST))
+}
+
+/// Seconds, with or without a unit, as other headers write them, too.
+pub(super) fn seconds(text: &str) -> Option<f64> {
+    let text = unquoted(text);
+    number(text).or_else(|| point::span(text).map(|span| span.as_secs_f64()))
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || "\"'".contains(c))
 }
 
 /// Digits with a sign, a fraction, an exponent; not what else Rust takes for a number: `inf`, `NaN`.

@@ -199,14 +199,14 @@ pub(crate) fn life(link: &Link, date: Option<Timestamp>, age: Option<Duration>, 
     }
 }
 
-/// How long a gateway has kept the answer, where one has (RFC 9111 section 5.1), in seconds; of several, the longest. An
-/// older one than a link lives is as old as that.
+/// How long a gateway has kept the answer, where one has (RFC 9111 section 5.1): whole seconds, in the nearest sensible
+/// reading; of several, the longest. An older one than a link lives is as old as that.
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(AGE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    let seconds = values.map(str::trim).filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    // What does not fit is very old.
-    let seconds = seconds.map(|digits| digits.parse().unwrap_or(u64::MAX)).max()?;
-    (seconds > 0).then(|| Duration::from_secs(seconds).min(link::LIFE))
+    let seconds = values.filter_map(retry_after::seconds).fold(0.0, f64::max);
+    // Whole ones: a clock that tells less than a second is none of kie.ai's.
+    let seconds = seconds.min(link::LIFE.as_secs_f64()) as u64;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 fn http_date(headers: &HeaderMap) -> Option<Timestamp> {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_whole_seconds_and_the_longest_counts() {
+    fn an_age_is_read_in_its_nearest_sensible_reading_and_the_longest_counts() {
         let seconds = |values: &[&'static str]| {
             let headers = values.iter().map(|value| (AGE, HeaderValue::from_static(value)));
             age(&HeaderMap::from_iter(headers)).map(|age| age.as_secs())
@@ -297,7 +297,23 @@ mod tests {
             (&["900"], Some(900)),
             (&["5, 900"], Some(900)),
             (&[" 7 "], Some(7)),
+            (&["+900"], Some(900)),
+            (&["\"900\""], Some(900)),
+            (&["'900'"], Some(900)),
+            (&["900.5"], Some(900)),
+            (&["900."], Some(900)),
+            (&["\"5, +900.9\""], Some(900)),
+            (&["900s"], Some(900)),
+            (&["0.9"], None),
             (&["99999999999999999999999"], Some(1200)),
+            (&["1e400"], Some(1200)),
+            (&["inf"], None),
+            (&["NaN"], None),
+            (&["-0"], None),
+            (&["+"], None),
+            (&["\"\""], None),
+            (&["9 00"], None),
+            (&["0x384"], None),
             (&["-5"], None),
             (&["soon"], None),
             (&[""], None),

@@ -7,7 +7,7 @@ use url::Host as UrlHost;
 
 use crate::{
     http::problem::{Kind, Problem},
-    server::OverUnixSocket,
+    server::Peer,
 };
 
 /// Nobody can have these on the public internet: what clusters and links use, what is reserved for it (RFC 6761, RFC 6762, RFC 8375),
@@ -106,7 +106,7 @@ pub(super) fn check(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
         },
         (_, Some(_)) => return malformed("The request has more than one Host header."),
     };
-    if parts.extensions.get::<OverUnixSocket>().is_some() {
+    if parts.extensions.get::<Peer>().is_some_and(|peer| peer.address.is_none()) {
         return Ok(());
     }
     // An absolute-form target overrides Host (RFC 9112 section 3.2.2): both must be ours.
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn over_a_unix_socket_any_host_will_do_but_there_is_one() {
-        let over = |r: axum::http::request::Builder| r.uri("/").extension(OverUnixSocket);
+        let over = |r: axum::http::request::Builder| r.uri("/").extension(Peer { address: None, connection: 1 });
         for host in ["evil.example", "links.example.com:x", "", "a b", "\u{fc}"] {
             assert_eq!(verdict(|r| over(r).header("host", host)), None, "{host}");
         }

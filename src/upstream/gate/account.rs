@@ -14,6 +14,9 @@ use crate::{
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
+/// The same for files that were never seen to fail, while it is no more than a suspicion; up to a fifth of the longest.
+const OTHERS_DELAY: Duration = Duration::from_secs(1);
+
 /// Whether the account serves, as far as the last answers tell.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -24,6 +27,12 @@ pub(super) struct Account {
 
 #[derive(Debug)]
 struct Refused {
+    /// Whether kie.ai has said so by its own code. Else two files have heard it from a gateway, and it may ail those two
+    /// alone: files that were never seen to fail go on, until one of them hears it, too.
+    by_code: bool,
+    /// How many of them have, and when the next one may ask.
+    others: u32,
+    others_at: Instant,
     /// Probes that were refused again.
     probes: u32,
     since: Instant,
@@ -47,8 +56,15 @@ pub(super) enum Admission {
 
 impl Account {
     /// `key` is the version of the key that the request would carry: what kie.ai said to another one says nothing of it.
-    pub(super) fn admission(&self, key: u64, now: Instant) -> Admission {
+    pub(super) fn admission(&self, key: u64, seen_to_fail: bool, now: Instant) -> Admission {
         match &self.refused {
+            Some(refused) if refused.key == key && !refused.by_code && !seen_to_fail => match refused.others {
+                0 => Admission::Go,
+                _ if refused.probing || now < refused.others_at => {
+                    Admission::Told(refused.error.clone(), refused.others_at.max(now))
+                }
+                _ => Admission::Probe,
+            },
             Some(refused) if refused.key == key => match refused.probing || now < refused.until {
                 true => Admission::Told(refused.error.clone(), refused.until.max(now)),
                 false => Admission::Probe,
@@ -74,23 +90,37 @@ impl Account {
                 if self.suspicion.is_none_or(|(seen, _)| seen != trouble) {
                     self.suspicion = Some((trouble, concern.file));
                 }
-                // Or the probe has: whatever holds, holds on.
-                if !(concern.account_probe && self.refused.is_some()) {
+                // Or the probe has, or another file: whatever holds, holds on.
+                if self.refused.is_none() || (concern.seen_to_fail && !concern.account_probe) {
                     return false;
                 }
             }
         }
-        let probes = match &self.refused {
-            // Sent before it was known: it tells nothing new.
-            Some(refused) if refused.key == concern.key && concern.sent_at < refused.since => return false,
-            Some(refused) if refused.key == concern.key => refused.probes + u32::from(concern.account_probe),
-            Some(_) | None => 0,
-        };
+        let known = self.refused.as_ref().filter(|refused| refused.key == concern.key);
+        // Sent before it was known: it tells nothing new.
+        if known.is_some_and(|refused| concern.sent_at < refused.since) {
+            return false;
+        }
+        let probes = known.map_or(0, |refused| refused.probes + u32::from(concern.account_probe));
+        let is_other = known.is_some() && !concern.seen_to_fail;
+        let others = known.map_or(0, |refused| refused.others + u32::from(is_other));
+        let others_at = now + OTHERS_DELAY.saturating_mul(1 << others.saturating_sub(1).min(8)).min(LONGEST_DELAY / 5);
+        let by_code = by_code || known.is_some_and(|refused| refused.by_code);
         let delay = FIRST_DELAY.saturating_mul(1 << probes.min(8)).min(LONGEST_DELAY);
         let until = now + error.retry_after().unwrap_or_default().max(delay);
         let begins = self.refused.is_none();
         let since = now;
-        self.refused = Some(Refused { probes, since, until, probing: false, error: error.clone(), key: concern.key });
+        self.refused = Some(Refused {
+            by_code,
+            others,
+            others_at,
+            probes,
+            since,
+            until,
+            probing: false,
+            error: error.clone(),
+            key: concern.key,
+        });
         begins
     }
 
@@ -136,7 +166,7 @@ mod tests {
     }
 
     fn concern(file: u64, sent_at: u64) -> Concern {
-        Concern { file, key: 1, sent_at: at(sent_at), account_probe: false }
+        Concern { file, key: 1, sent_at: at(sent_at), seen_to_fail: true, account_probe: false }
     }
 
     fn probe(file: u64, sent_at: u64) -> Concern {
@@ -145,7 +175,7 @@ mod tests {
 
     /// `None` where a request may go, else the seconds until when it may not.
     fn told(account: &Account, now: u64) -> Option<u64> {
-        match account.admission(1, at(now)) {
+        match account.admission(1, true, at(now)) {
             Admission::Told(_, until) => Some(at(now).until(until).as_secs()),
             Admission::Go | Admission::Probe => None,
         }
@@ -160,23 +190,23 @@ mod tests {
             assert_eq!(told(&account, now), Some(delay));
             assert_eq!(told(&account, now + delay - 1), Some(1));
             now += delay;
-            assert!(matches!(account.admission(1, at(now)), Admission::Probe));
+            assert!(matches!(account.admission(1, true, at(now)), Admission::Probe));
             account.probing();
             assert_eq!(told(&account, now), Some(0), "one at a time");
             assert!(!account.heard(&key_refused(Some(401)), probe(2, now), at(now)));
         }
         account.probing();
         assert!(account.well(at(now)));
-        assert!(matches!(account.admission(1, at(now)), Admission::Go));
+        assert!(matches!(account.admission(1, true, at(now)), Admission::Go));
     }
 
     #[test]
     fn a_new_key_is_tried_at_once() {
         let mut account = Account::default();
         account.heard(&key_refused(Some(401)), concern(1, 100), at(100));
-        assert!(matches!(account.admission(2, at(101)), Admission::Go));
+        assert!(matches!(account.admission(2, true, at(101)), Admission::Go));
         account.heard(&key_refused(Some(401)), Concern { key: 2, ..concern(1, 101) }, at(101));
-        assert!(matches!(account.admission(2, at(101)), Admission::Told(..)));
+        assert!(matches!(account.admission(2, true, at(101)), Admission::Told(..)));
     }
 
     #[test]
@@ -197,6 +227,26 @@ mod tests {
     }
 
     #[test]
+    fn what_two_files_heard_from_a_gateway_stops_others_only_when_one_of_them_hears_it_too() {
+        let mut account = Account::default();
+        account.heard(&key_refused(None), concern(1, 100), at(100));
+        assert!(account.heard(&key_refused(None), concern(2, 100), at(100)));
+        assert_eq!(told(&account, 100), Some(5));
+        for _ in 0..9 {
+            assert!(matches!(account.admission(1, false, at(101)), Admission::Go));
+        }
+        let other = Concern { seen_to_fail: false, ..concern(3, 101) };
+        for delay in [1, 2, 4, 8, 12, 12] {
+            account.heard(&key_refused(None), other, at(101));
+            let Admission::Told(_, until) = account.admission(1, false, at(101)) else { panic!("it heard it, too") };
+            assert_eq!(at(101).until(until).as_secs(), delay);
+            assert!(matches!(account.admission(1, false, until), Admission::Probe));
+        }
+        assert!(account.well(at(200)));
+        assert!(matches!(account.admission(1, true, at(200)), Admission::Go));
+    }
+
+    #[test]
     fn stragglers_neither_prolong_nor_end_it_and_a_lost_probe_lets_another_try() {
         let mut account = Account::default();
         account.heard(&key_refused(Some(401)), concern(1, 100), at(101));
@@ -206,6 +256,6 @@ mod tests {
         assert_eq!(told(&account, 103), Some(3));
         account.probing();
         account.probe_lost();
-        assert!(matches!(account.admission(1, at(106)), Admission::Probe));
+        assert!(matches!(account.admission(1, true, at(106)), Admission::Probe));
     }
 }

@@ -71,8 +71,8 @@ impl Breaker {
     pub(super) fn admission(&self, seen_to_fail: bool, now: Instant) -> Admission {
         match self.state {
             State::Closed => Admission::Go,
-            // What one file alone has brought about ails perhaps that file alone: any other finds out at once.
-            State::Open { .. } if !seen_to_fail && self.failed.len() == 1 => Admission::Probe,
+            // What one file alone has brought about ails perhaps that file alone: all others go on.
+            State::Open { .. } | State::HalfOpen { .. } if !seen_to_fail && self.failed.len() == 1 => Admission::Go,
             State::Open { until, any_file_at, .. } => {
                 let from = if seen_to_fail { any_file_at } else { until };
                 if now < from { Admission::Shut(from) } else { Admission::Probe }
@@ -222,12 +222,14 @@ mod tests {
             breaker.failed(1, Failure::Silent, false, 0.5, at(0));
         }
         assert_eq!(breaker.admission(true, at(0)), Admission::Shut(at(1500)));
-        assert_eq!(breaker.admission(false, at(0)), Admission::Probe);
+        assert_eq!(breaker.admission(false, at(0)), Admission::Go);
         breaker.probing(true);
         assert_eq!(breaker.admission(true, at(1500)), Admission::Shut(at(1500)), "one at a time");
-        assert_eq!(breaker.admission(false, at(1500)), Admission::Probe, "but for a file that never failed");
+        assert_eq!(breaker.admission(false, at(1500)), Admission::Go);
+        breaker.failed(2, Failure::Silent, false, 0.5, at(1500));
+        assert_eq!(breaker.admission(false, at(1500)), Admission::Probe, "the probe's file had failed before");
         breaker.probing(false);
-        assert_eq!(breaker.admission(false, at(1500)), Admission::Shut(at(1500)));
+        assert_eq!(breaker.admission(false, at(1500)), Admission::Shut(at(1500)), "it is no longer one file");
     }
 
     #[test]

@@ -171,6 +171,7 @@ struct Concern {
     file: FileId,
     key: u64,
     sent_at: Instant,
+    seen_to_fail: bool,
     /// The account's rule waits for this one's answer.
     account_probe: bool,
 }
@@ -315,7 +316,7 @@ impl Gate {
             drop(state.queue.extract(|waiter| waiter.turn.is_closed()));
             state.refuse_the_late(now, &mut decided);
             let mut wake_at = None;
-            while let Some((place, next)) = state.queue.next(now) {
+            while let Some((place, next)) = state.queue.next(now, |waiter| waiter.patience.parties()) {
                 let wanted = next.wanted;
                 let decision = match state.admit(&wanted, now) {
                     Admission::Go(pass) => Ok(self.permit(pass)),
@@ -326,7 +327,12 @@ impl Gate {
                     }
                     Admission::WaitForAnswer => break,
                 };
-                decided.push((state.queue.take(place), decision));
+                let waiter = state.queue.take(place);
+                if decision.is_ok() {
+                    // They have it, too.
+                    waiter.patience.parties().for_each(|party| state.queue.served(&party, now));
+                }
+                decided.push((waiter, decision));
             }
             // At the latest when one in the queue has come too late.
             let too_late = state.queue.iter().map(|waiter| waiter.patience.deadline() - state.reserve + TICK).min();
@@ -362,7 +368,7 @@ impl State {
             breaker::Admission::Probe => true,
             breaker::Admission::Shut(until) => return Admission::Shut(Refusal::Unwell(now.until(until))),
         };
-        let account_probe = match self.account.admission(wanted.key, now) {
+        let account_probe = match self.account.admission(wanted.key, wanted.seen_to_fail, now) {
             account::Admission::Go => false,
             account::Admission::Probe => true,
             account::Admission::Told(error, until) => {
@@ -375,7 +381,7 @@ impl State {
             pause::Admission::Wait(until) => return Admission::Wait(until),
             pause::Admission::WaitForProbe => return Admission::WaitForAnswer,
         };
-        match self.window.admission(now) {
+        match self.window.admission(wanted.seen_to_fail, now) {
             window::Admission::Go => {}
             window::Admission::Wait(until) => return Admission::Wait(until),
             window::Admission::WaitForAnswer => return Admission::WaitForAnswer,
@@ -395,7 +401,13 @@ impl State {
         }
         self.window.enter(now);
         self.queue.served(&wanted.party, now);
-        let concern = Concern { file: wanted.file, key: wanted.key, sent_at: now, account_probe };
+        let concern = Concern {
+            file: wanted.file,
+            key: wanted.key,
+            sent_at: now,
+            seen_to_fail: wanted.seen_to_fail,
+            account_probe,
+        };
         Admission::Go(Pass { concern, pause_probe, breaker_probe, urgent_probe: false })
     }
 
@@ -412,7 +424,13 @@ impl State {
         }
         self.urgent = Urgent { under_way: true, last: Some(now) };
         self.window.enter(now);
-        let concern = Concern { file: wanted.file, key: wanted.key, sent_at: now, account_probe: false };
+        let concern = Concern {
+            file: wanted.file,
+            key: wanted.key,
+            sent_at: now,
+            seen_to_fail: wanted.seen_to_fail,
+            account_probe: false,
+        };
         Some(Pass { concern, pause_probe: false, breaker_probe: false, urgent_probe: true })
     }
 
@@ -439,7 +457,8 @@ impl State {
                 self.close_breaker();
             }
             Verdict::Account(error) => {
-                self.window.good(now);
+                // It keeps up, and yet there is no reason to send more.
+                self.window.lost();
                 self.pause.answered(concern.sent_at);
                 if self.account.heard(error, concern, now) {
                     tracing::warn!(%error, "kie.ai refuses the account: it is asked now and then whether it still does");

@@ -70,9 +70,12 @@ impl<W> Queue<W> {
         self.waiting.iter().map(|(_, waiter)| waiter)
     }
 
-    /// Whose turn it is, to be taken out with `take`.
-    pub(super) fn next(&self, now: Instant) -> Option<(usize, &W)> {
-        let turn = |(_, (party, _)): &(usize, &(Party, W))| self.served.turn(party, now);
+    /// Whose turn it is, to be taken out with `take`. Several parties may wait for one request (`all`): the best of their turns
+    /// is its own.
+    pub(super) fn next<P: Iterator<Item = Party>>(&self, now: Instant, all: impl Fn(&W) -> P) -> Option<(usize, &W)> {
+        let turn = |(_, (party, waiter)): &(usize, &(Party, W))| {
+            all(waiter).map(|party| self.served.turn(&party, now)).min().unwrap_or_else(|| self.served.turn(party, now))
+        };
         // The first of equals: who came first.
         let (place, (_, waiter)) = self.waiting.iter().enumerate().min_by_key(turn)?;
         Some((place, waiter))
@@ -82,9 +85,9 @@ impl<W> Queue<W> {
         self.waiting.remove(place).1
     }
 
-    /// Takes out all that are `late`, or have left.
-    pub(super) fn extract(&mut self, late: impl Fn(&W) -> bool) -> Vec<W> {
-        self.waiting.extract_if(.., |(_, waiter)| late(waiter)).map(|(_, waiter)| waiter).collect()
+    /// Takes out those that `goes` names.
+    pub(super) fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
+        self.waiting.extract_if(.., |(_, waiter)| goes(waiter)).map(|(_, waiter)| waiter).collect()
     }
 
     /// A request of this party has passed.
@@ -143,7 +146,7 @@ mod tests {
         let mut queue = Queue::new();
         parties.iter().for_each(|party| queue.push(*party, *party));
         let mut order = Vec::new();
-        while let Some((place, party)) = queue.next(at(order.len() as u64 * 100)) {
+        while let Some((place, party)) = queue.next(at(order.len() as u64 * 100), |party| std::iter::once(*party)) {
             let party = *party;
             queue.take(place);
             queue.served(&party, at(order.len() as u64 * 100));
@@ -174,10 +177,26 @@ mod tests {
         queue.served(&greedy, at(9000));
         queue.push(greedy, "greedy");
         queue.push(modest, "modest");
-        assert_eq!(queue.next(at(9500)).map(|(_, who)| *who), Some("modest"));
+        assert_eq!(queue.next(at(9500), |_| std::iter::empty()).map(|(_, who)| *who), Some("modest"));
         queue.served(&modest, at(9600));
-        assert_eq!(queue.next(at(9700)).map(|(_, who)| *who), Some("greedy"));
-        assert_eq!(queue.next(at(19_700)).map(|(_, who)| *who), Some("greedy"), "both long ago: who came first");
+        assert_eq!(queue.next(at(9700), |_| std::iter::empty()).map(|(_, who)| *who), Some("greedy"));
+        assert_eq!(
+            queue.next(at(19_700), |_| std::iter::empty()).map(|(_, who)| *who),
+            Some("greedy"),
+            "both long ago: who came first"
+        );
+    }
+
+    #[test]
+    fn who_joins_a_request_of_another_lends_it_its_turn() {
+        let (greedy, modest) = (party(1, 1, 1), party(2, 2, 2));
+        let mut queue = Queue::new();
+        for n in 0..9 {
+            queue.push(greedy, if n == 5 { vec![greedy, modest] } else { vec![greedy] });
+        }
+        queue.served(&greedy, at(0));
+        let next = queue.next(at(100), |parties| parties.clone().into_iter());
+        assert_eq!(next.map(|(place, _)| place), Some(5));
     }
 
     #[test]

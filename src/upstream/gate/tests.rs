@@ -39,7 +39,7 @@ fn wanted(priority: Priority, file: FileId) -> Wanted {
 
 impl Bench {
     fn within(&self, patience: Duration) -> Patience {
-        Patience::until(self.clock.now() + patience)
+        Patience::until(self.clock.now() + patience, Party::default())
     }
 
     async fn caller(&self, patience: Duration) -> Result<Permit, Refusal> {
@@ -285,7 +285,7 @@ async fn patience_that_grows_while_it_waits_is_a_later_deadline() {
         let waiting = tokio::spawn(async move { gate.pass(wanted(Priority::Caller, 1), &shared).await });
         tokio::task::yield_now().await;
         if grows {
-            patience.extend(bench.clock.now() + 30 * SECOND);
+            patience.extend(bench.clock.now() + 30 * SECOND, Party::default());
         }
         first.report(Verdict::Limited(Some(12 * SECOND)));
         assert_eq!(waiting.await.unwrap().is_ok(), grows);
@@ -303,6 +303,11 @@ async fn a_batch_of_cold_files_keeps_another_caller_waiting_for_one_turn() {
     let before = bench.clock.now();
     let other = Party { address: 2, connection: 2, request: 2 };
     let other = Wanted { party: other, ..wanted(Priority::Caller, 9) };
-    bench.gate.pass(other, &bench.within(2 * SECOND)).await.unwrap().report(Verdict::Well);
+    bench
+        .gate
+        .pass(other, &Patience::until(bench.clock.now() + 2 * SECOND, other.party))
+        .await
+        .unwrap()
+        .report(Verdict::Well);
     assert!(bench.clock.now().since(before) < SECOND / 2);
 }

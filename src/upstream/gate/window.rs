@@ -44,8 +44,10 @@ impl Window {
         Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None, doubtful: false }
     }
 
-    pub(super) fn admission(&mut self, now: Instant) -> Admission {
-        if self.in_flight < self.size {
+    /// While it is doubtful, one more may go for a file that was never seen to fail: perhaps it is the others that ail.
+    pub(super) fn admission(&mut self, seen_to_fail: bool, now: Instant) -> Admission {
+        if self.in_flight < self.size || (self.doubtful && !seen_to_fail && self.in_flight < (START + 1).min(self.max))
+        {
             return Admission::Go;
         }
         let silent_max = if self.doubtful { START } else { SILENT_MAX }.min(self.max);
@@ -100,11 +102,6 @@ impl Window {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    #[cfg(test)]
-    fn in_flight(&self) -> u32 {
-        self.in_flight
-    }
-
     fn resize(&mut self, size: u32, now: Instant) {
         self.size = size;
         self.since = now;
@@ -126,7 +123,7 @@ mod tests {
 
     fn fill(window: &mut Window, now: Instant) -> u32 {
         let mut entered = 0;
-        while window.admission(now) == Admission::Go {
+        while window.admission(true, now) == Admission::Go {
             window.enter(now);
             entered += 1;
         }
@@ -135,7 +132,7 @@ mod tests {
 
     /// Lets everything out again, refilling meanwhile as a queue would.
     fn round(window: &mut Window, now: Instant) {
-        for _ in 0..window.in_flight() {
+        for _ in 0..window.in_flight {
             window.good(now);
             fill(window, now);
         }
@@ -148,7 +145,7 @@ mod tests {
         let sizes: Vec<u32> = (0..5)
             .map(|_| {
                 round(&mut window, at(1));
-                window.in_flight()
+                window.in_flight
             })
             .collect();
         assert_eq!(sizes, [6, 12, 24, 32, 32]);
@@ -160,14 +157,14 @@ mod tests {
         let mut now = at(100);
         assert_eq!(fill(&mut window, now), 3);
         for entered in [3, 6, 4] {
-            assert_eq!(window.admission(now), Admission::Wait(now + SILENCE));
+            assert_eq!(window.admission(true, now), Admission::Wait(now + SILENCE));
             now = now + SILENCE;
             assert_eq!(fill(&mut window, now), entered);
         }
-        assert_eq!(window.admission(now + 60 * SILENCE), Admission::WaitForAnswer);
+        assert_eq!(window.admission(true, now + 60 * SILENCE), Admission::WaitForAnswer);
         let mut small = Window::new(2, at(0));
         fill(&mut small, now);
-        assert_eq!(small.admission(now + SILENCE), Admission::WaitForAnswer);
+        assert_eq!(small.admission(true, now + SILENCE), Admission::WaitForAnswer);
     }
 
     #[test]
@@ -178,7 +175,8 @@ mod tests {
         window.lost();
         window.lost();
         assert_eq!(fill(&mut window, at(108)), 3);
-        assert_eq!(window.admission(at(120)), Admission::WaitForAnswer);
+        assert_eq!(window.admission(true, at(120)), Admission::WaitForAnswer);
+        assert_eq!(window.admission(false, at(120)), Admission::Go, "one that was never seen to fail");
         window.good(at(120));
         assert_eq!(fill(&mut window, at(120)), 2, "one good answer: it grows again");
     }
@@ -199,12 +197,12 @@ mod tests {
         fill(&mut window, at(1));
         round(&mut window, at(1));
         window.bad(at(1));
-        while window.in_flight() > 0 {
+        while window.in_flight > 0 {
             window.lost();
         }
         assert_eq!(fill(&mut window, at(1)), 3);
         round(&mut window, at(1));
-        while window.in_flight() > 0 {
+        while window.in_flight > 0 {
             window.good(at(1));
         }
         window.enter(at(11));
@@ -216,6 +214,6 @@ mod tests {
         let mut window = Window::new(1, at(1));
         assert_eq!(fill(&mut window, at(1)), 1);
         round(&mut window, at(1));
-        assert_eq!(window.in_flight(), 1);
+        assert_eq!(window.in_flight, 1);
     }
 }

@@ -136,7 +136,10 @@ async fn an_end_is_read_in_many_forms_and_no_link_is_lost_over_one_that_cannot_b
         // {"iat":1764119998,"exp":1764120300}
         ("token=eyJhbGciOiJIUzI1NiJ9.eyJpYXQiOjE3NjQxMTk5OTgsImV4cCI6MTc2NDEyMDMwMH0.c2ln", 300),
         ("expand=1&size=1764120000&t=1764120001", 1200),
+        ("verify=1764120300-c2ln%3D", 300),
+        ("auth=exp%3A1764120300%20sig%3Dab", 300),
         ("Expires=never", 1200),
+        ("e=0", 1200),
         ("X-Amz-Date=soon&X-Amz-Expires=1200", 1200),
     ] {
         let link = Answer::link_is(format!("https://x.r2.cloudflarestorage.com/a?{query}"));
@@ -146,7 +149,7 @@ async fn an_end_is_read_in_many_forms_and_no_link_is_lost_over_one_that_cannot_b
         let deadline = full - 60;
         assert!((deadline - 20..=deadline).contains(&max_age(&reply)), "{query}: {reply:?}");
     }
-    for query in ["Expires=1764119999", "X-Amz-Date=20251126T010000Z&X-Amz-Expires=1200.0", "e=0"] {
+    for query in ["Expires=1764119999", "X-Amz-Date=20251126T010000Z&X-Amz-Expires=1200.0", "e=1"] {
         let link = Answer::link_is(format!("https://x.r2.cloudflarestorage.com/a?{query}"));
         kie.answer(link.with_header("date", "Wed, 26 Nov 2025 01:20:00 GMT"));
         let reply = sidecar.link(&format!("{SOURCE}?over&{query}")).await;

@@ -1,6 +1,6 @@
 //! What has a limit: callers who wait, and memory.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, net::IpAddr};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -29,6 +29,41 @@ async fn callers_who_wait_are_bounded_while_hits_go_on() {
     });
     assert_eq!((count(&replies, 200), count(&replies, 503)), (20, 40), "{replies:?}");
     assert_eq!(kie.mints(), 21, "whoever was refused cost nothing");
+}
+
+#[tokio::test]
+async fn who_waits_for_much_keeps_no_other_address_from_waiting() {
+    for asks_in_batches in [false, true] {
+        let kie = FakeKie::start();
+        let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "8")]);
+        let other =
+            reqwest::Client::builder().no_proxy().tls_certs_only([]).local_address(IpAddr::from([127, 0, 0, 3]));
+        let other = other.build().unwrap();
+        kie.hold();
+        // One file, so that nobody is in anybody's way at kie.ai.
+        let crowd = join_all((0..12).map(async |_| {
+            if asks_in_batches {
+                let body = serde_json::json!({ "urls": [SOURCE] }).to_string();
+                let reply = sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body);
+                sidecar.send(reply).await.json()["links"][0]["url"].is_string()
+            } else {
+                sidecar.link(SOURCE).await.status == 200
+            }
+        }));
+        let others = async {
+            eventually("all places are taken", async || in_flight(&sidecar).await == 8).await;
+            let link = |file: String| sidecar.send(other.get(format!("{}/v1/link?url={file}", sidecar.base_url())));
+            let all = join_all((0..4).map(|n| link(encode(&format!("{SOURCE}?{n}")))));
+            let (replies, ()) = tokio::join!(all, async {
+                kie.wait_for_mints(5).await;
+                kie.release();
+            });
+            replies
+        };
+        let (crowd, others) = tokio::join!(crowd, others);
+        assert_eq!(count(&others, 200), 4, "{others:?}");
+        assert_eq!(crowd.iter().filter(|is_served| **is_served).count(), 4, "{asks_in_batches}");
+    }
 }
 
 /// As counted: the log writes a failure that repeats ten times only.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ask_at_once, count, files};
-use crate::support::{FakeKie, Sidecar};
+use crate::support::{FakeKie, SOURCE, Sidecar};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -51,5 +51,27 @@ async fn retries_are_within_the_quota_too() {
     for from in &arrivals {
         let seen = arrivals.iter().filter(|at| (*from..*from + SECOND).contains(*at)).count();
         assert!(seen <= 7, "{seen} in a second: {arrivals:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_cold_files_keeps_another_caller_waiting_for_a_turn_or_two() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("upstream.rate", "5"), ("upstream.burst", "1")]);
+    let cold: Vec<String> = (0..100).map(|n| format!("{SOURCE}?cold={n}")).collect();
+    let body = serde_json::json!({ "urls": cold }).to_string();
+    let batch = sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body));
+    let other = "https://file.kie.ai/another-caller-s";
+    let asks = async {
+        kie.wait_for_mints(3).await;
+        let before = kie.mints();
+        let reply = sidecar.link(other).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let minted = kie.requests().iter().position(|request| request.source.as_deref() == Some(other)).unwrap();
+        assert!(minted < before + 4, "{} of the batch came first", minted - before);
+    };
+    tokio::select! {
+        reply = batch => panic!("a hundred files at five a second: {reply:?}"),
+        () = asks => {}
     }
 }

@@ -94,6 +94,11 @@ async fn beyond_the_limit_a_connection_is_told_and_closed_until_another_goes() {
     first.ask(&link_path(SOURCE)).await;
     second.ask(&link_path(&format!("{SOURCE}?second"))).await;
     kie.wait_for_mints(2).await;
+    eventually("nobody is idle", async || {
+        let reply = child.connect().await.get_unless_closed("/healthz").await;
+        reply.is_some_and(|reply| reply.status == 503)
+    })
+    .await;
     let mut third = child.connect().await;
     let reply = third.reply().await;
     Problem::refused("overloaded").assert_document("the third", &reply);
@@ -174,6 +179,43 @@ async fn a_connection_that_has_said_nothing_makes_room() {
     }
 }
 
+#[tokio::test]
+async fn who_sends_half_a_request_keeps_nobody_out() {
+    let kie = FakeKie::start();
+    let settings = ["limits.connections=4", "limits.header_timeout=1h", "server.request_timeout=1h"];
+    let child = Run::serving(&kie, &settings.map(|setting| ["--set", setting]).concat()).ready().await;
+    assert_eq!(child.link(SOURCE).await.status, 200);
+    kie.hold();
+    let mut served = child.connect().await;
+    served.ask(&link_path(&format!("{SOURCE}?cold"))).await;
+    kie.wait_for_mints(2).await;
+    let post = "POST /v1/links HTTP/1.1\r\nhost: localhost\r\n";
+    for opening in [
+        "G".to_owned(),
+        post.to_owned(),
+        format!("{post}content-length: 100\r\n\r\n"),
+        format!("{post}content-length: 100\r\n\r\n{{\"urls\":"),
+        format!("{post}expect: 100-continue\r\ncontent-length: 100\r\n\r\n"),
+        format!("{post}transfer-encoding: chunked\r\n\r\n5\r\n{{"),
+    ] {
+        let mut halves = Vec::new();
+        for _ in 0..12 {
+            let mut wire = child.connect().await;
+            wire.try_send(opening.as_bytes()).await;
+            halves.push(wire);
+        }
+        for _ in 0..3 {
+            let reply = child.link(SOURCE).await;
+            assert_eq!(reply.status, 200, "beside connections that say {opening:?}: {reply:?}");
+        }
+        for mut wire in halves.drain(..8) {
+            wire.closed_after_all().await;
+        }
+    }
+    kie.release();
+    assert_eq!(served.reply().await.status, 200, "whoever waits for an answer is not sent away");
+}
+
 /// Whatever connections others have open to the admin interface: `opening` is what they say.
 async fn probes_find_a_connection(script: &str, opening: &str) {
     let kie = FakeKie::start();
@@ -219,17 +261,21 @@ async fn where_open_files_are_few_callers_leave_some_for_probes_and_for_kie_ai()
     let child = Run::scripted("ulimit -n 64; exec \"$@\"", &arguments).key();
     let child = child.arguments(&["--set", "limits.header_timeout=1h"]).ready().await;
     assert_eq!(child.log_lines("limits.connections is beyond the limit on open files: raise it (ulimit -n), or fewer connections are taken").len(), 1);
-    let mut halves = Vec::new();
+    kie.hold();
+    let mut waiting = Vec::new();
+    let ask = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", link_path(SOURCE));
     for _ in 0..100 {
         let mut wire = child.connect().await;
-        wire.try_send(b"GET /healthz HTTP/1.1\r\n").await;
-        halves.push(wire);
+        wire.try_send(ask.as_bytes()).await;
+        waiting.push(wire);
     }
     assert_eq!(child.get_admin("/readyz").await.status, 200);
-    // A caller is told, or closed without a word where many are told at once, until those who take their time give way.
+    // Or closed without a word, where many are told at once.
     let answer = async |path: String| child.connect().await.get_unless_closed(&path).await.map(|reply| reply.status);
-    eventually("there is room", async || answer(link_path(SOURCE)).await == Some(200)).await;
-    drop(halves);
+    eventually("a caller is told", async || answer("/healthz".to_owned()).await == Some(503)).await;
+    kie.release();
+    drop(waiting);
+    eventually("there is room again", async || answer(link_path(SOURCE)).await == Some(200)).await;
 }
 
 #[tokio::test]

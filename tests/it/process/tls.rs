@@ -105,6 +105,19 @@ async fn the_key_goes_only_to_whom_the_roots_vouch_for() {
     assert_eq!(kie.requests().len(), asked, "the key went nowhere else");
 }
 
+#[tokio::test]
+async fn check_config_tells_where_nobody_would_vouch_for_kie_ai() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("roots.pem");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    for (content, code) in [("", 78), ("no certificate", 78), (made.cert.pem().as_str(), 0)] {
+        std::fs::write(&roots, content).unwrap();
+        let run = Run::new(&["check-config"]).env("SSL_CERT_FILE", &roots).key().finished().await;
+        assert_eq!(run.code, Some(code), "{content:?}: {}", run.stderr);
+        assert_eq!(run.stderr.contains("SSL_CERT_FILE"), code != 0, "{}", run.stderr);
+    }
+}
+
 /// A link for each of the next `count` files, all asked for at once.
 async fn links(child: &Child, first: usize, count: usize) -> Vec<u16> {
     let asked = (first..first + count).map(|n| async move { child.link(&format!("{SOURCE}?{n}")).await.status });

@@ -118,9 +118,13 @@ async fn a_log_on_a_full_disk_stops_nobody() {
 #[tokio::test]
 async fn a_start_that_fails_has_said_everything() {
     let kie = FakeKie::start();
-    let finished = unhurried(&kie).arguments(&["--set", "server.listen=unix:/nowhere/kielink.sock"]).finished().await;
+    let finished =
+        unhurried(&kie).arguments(&["--set", "server.listen=unix:/dev/nowhere/kielink.sock"]).finished().await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let lines: Vec<_> = finished.stderr.lines().collect();
     assert!(lines[0].contains("kielink starts"), "{lines:?}");
-    assert!(lines[lines.len() - 1].starts_with("kielink: cannot listen on unix:/nowhere/kielink.sock"), "{lines:?}");
+    assert!(
+        lines[lines.len() - 1].starts_with("kielink: cannot listen on unix:/dev/nowhere/kielink.sock"),
+        "{lines:?}"
+    );
 }

@@ -244,6 +244,12 @@ impl Sidecar {
             assert!(path == "/v1/explain" || !shown.contains("/s/a.png"), "{path} shows a source URL: {reply:?}");
         }
     }
+
+    /// Ends it beside the test. Where it is merely dropped, the test's own connections cannot close meanwhile, and it waits for
+    /// them for half a second.
+    pub(crate) async fn ended(self) {
+        tokio::task::spawn_blocking(move || drop(self)).await.expect("it ends as it should");
+    }
 }
 
 impl Drop for Sidecar {

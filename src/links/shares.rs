@@ -1,0 +1,179 @@
+//! Places that callers share by their address: as long as there are some for all, anybody may have any number. Where there are none
+//! left, whoever has fewer than another takes one of that one's.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::Notify;
+
+use super::sync::Mutex;
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shares(Arc<Mutex<Table>>);
+
+#[derive(Debug)]
+struct Table {
+    limit: usize,
+    taken: usize,
+    next: u64,
+    /// Those that can be taken away, by address, as they came. No address is here without one.
+    holders: HashMap<u64, BTreeMap<u64, Arc<Notify>>>,
+}
+
+/// One place. Given back when it is dropped, unless another has it already.
+#[derive(Debug)]
+pub struct Share {
+    shares: Shares,
+    address: u64,
+    number: u64,
+    displaced: Arc<Notify>,
+    is_kept: AtomicBool,
+}
+
+impl Shares {
+    pub fn new(limit: usize) -> Shares {
+        Shares(Arc::new(Mutex::new(Table { limit, taken: 0, next: 0, holders: HashMap::new() })))
+    }
+
+    pub fn taken(&self) -> usize {
+        self.table().taken
+    }
+
+    /// A place that nobody has.
+    pub fn free(&self, address: u64) -> Option<Share> {
+        let mut table = self.table();
+        if table.taken >= table.limit {
+            return None;
+        }
+        table.taken += 1;
+        Some(self.hand_out(&mut table, address))
+    }
+
+    /// A place that nobody has, or else the newest of the address that has most, where `address` has fewer also with it.
+    pub fn take(&self, address: u64) -> Option<Share> {
+        if let Some(free) = self.free(address) {
+            return Some(free);
+        }
+        let mut table = self.table();
+        let own = table.holders.get(&address).map_or(0, BTreeMap::len);
+        // Every one of them holds a place, so that there are no more than places.
+        let (&most, held) = table.holders.iter().max_by_key(|(_, held)| held.len())?;
+        if own + 1 >= held.len() {
+            return None;
+        }
+        let (_, newest) = table.remove(most, None)?;
+        newest.notify_one();
+        Some(self.hand_out(&mut table, address))
+    }
+
+    fn hand_out(&self, table: &mut Table, address: u64) -> Share {
+        let (number, displaced) = (table.next, Arc::new(Notify::new()));
+        table.next += 1;
+        table.holders.entry(address).or_default().insert(number, Arc::clone(&displaced));
+        Share { shares: self.clone(), address, number, displaced, is_kept: AtomicBool::new(false) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // It is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// The one with this number, or the newest.
+    fn remove(&mut self, address: u64, number: Option<u64>) -> Option<(u64, Arc<Notify>)> {
+        let held = self.holders.get_mut(&address)?;
+        let removed = match number {
+            Some(number) => held.remove_entry(&number),
+            None => held.pop_last(),
+        };
+        if held.is_empty() {
+            self.holders.remove(&address);
+        }
+        removed
+    }
+}
+
+impl Share {
+    /// Resolves once another has taken it.
+    pub async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
+
+    /// From now on nobody takes it. Whether nobody has.
+    pub fn keep(&self) -> bool {
+        let is_own = self.shares.table().remove(self.address, Some(self.number)).is_some();
+        self.is_kept.fetch_or(is_own, Relaxed);
+        is_own
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut table = self.shares.table();
+        if *self.is_kept.get_mut() || table.remove(self.address, Some(self.number)).is_some() {
+            table.taken -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn take(shares: &Shares, address: u64, many: usize) -> Vec<Share> {
+        std::iter::repeat_with(|| shares.take(address)).take(many).flatten().collect()
+    }
+
+    fn displaced(places: &[Share]) -> usize {
+        places.iter().filter(|place| place.displaced().now_or_never().is_some()).count()
+    }
+
+    #[test]
+    fn one_address_may_have_all_places_until_another_asks() {
+        let shares = Shares::new(8);
+        let many = take(&shares, 1, 20);
+        assert_eq!((many.len(), displaced(&many)), (8, 0));
+        let few = take(&shares, 2, 3);
+        assert_eq!((few.len(), displaced(&many[..5]), displaced(&many[5..])), (3, 0, 3), "the newest");
+        let third = take(&shares, 3, 20);
+        assert_eq!((third.len(), displaced(&many), displaced(&few)), (2, 2, 0), "of the one that has most");
+        assert!(shares.take(1).is_none() && shares.take(2).is_none());
+        assert_eq!(shares.taken(), 8);
+        drop(many);
+        assert_eq!(shares.taken(), 5, "those that were taken away are not given back once more");
+        drop((few, third));
+        assert_eq!((shares.taken(), shares.table().holders.len()), (0, 0));
+    }
+
+    #[test]
+    fn two_addresses_that_ask_again_and_again_come_to_rest() {
+        let shares = Shares::new(7);
+        let one = take(&shares, 1, 9);
+        let other = take(&shares, 2, 9);
+        assert_eq!((other.len(), displaced(&one)), (3, 3));
+        assert!(shares.take(1).is_none() && shares.take(2).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_away_from_nobody() {
+        let shares = Shares::new(4);
+        let places = take(&shares, 1, 4);
+        assert!(places[3].keep());
+        let other = shares.take(2).unwrap();
+        assert_eq!((displaced(&places[..2]), displaced(&places[2..3])), (0, 1));
+        assert!(!places[2].keep(), "it is another's");
+        drop(places);
+        assert_eq!(shares.taken(), 1);
+        drop(other);
+        assert_eq!(shares.taken(), 0);
+    }
+}
