@@ -265,7 +265,8 @@ mod tests {
         assert!(crowd.charge(&new, OWN_UNREAD).is_some());
         drop((own, first));
         assert_eq!((small.held(), new.held()), (1, 0));
-        assert!(crowd.charge(&small, OWN_UNREAD * 2).is_some(), "nothing is larger than all there is");
+        let little = Crowd::new(1, 1000);
+        assert!(little.charge(&new, OWN_UNREAD * 2).is_some(), "nothing is larger than all there is");
     }
 
     fn enter(crowd: &Crowd) -> Option<Member> {
