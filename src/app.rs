@@ -38,6 +38,11 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// HTTP/2 streams on one connection.
     pub streams: u32,
+    /// Bytes of a head of HTTP/2.
+    pub header_list: u32,
+    /// Bytes of answers that may wait to be read over HTTP/2: of callers, and of the admin interface.
+    pub unread: usize,
+    pub admin_unread: usize,
 }
 
 /// Bound listeners: nothing is served yet, but every address is taken or has failed.
@@ -169,7 +174,7 @@ pub async fn serve(
     keys.register(own);
     kie.register(own);
     links.register(own);
-    let crowd = Crowd::new(config.app.connections);
+    let crowd = Crowd::new(config.app.connections, config.app.unread);
     let callers = crowd.clone();
     reading(own, "connections", "Connections of callers", move || callers.present() as f64);
     let callers = crowd.clone();
@@ -205,12 +210,13 @@ pub async fn serve(
         Server {
             service: admin_router,
             refuse: refuse.clone(),
-            crowd: Crowd::new(config.app.admin_connections),
+            crowd: Crowd::new(config.app.admin_connections, config.app.admin_unread),
             patience: Patience { gives_way: GivesWay::Any, ..patience },
             tasks: TaskTracker::new(),
             drain: drain_admin.clone(),
             kill: drain_admin,
             streams: ADMIN_STREAMS,
+            header_list: config.app.header_list,
         },
     )?;
 
@@ -223,6 +229,7 @@ pub async fn serve(
         drain: drain.clone(),
         kill: kill.clone(),
         streams: config.app.streams,
+        header_list: config.app.header_list,
     };
     for bound in listeners.data {
         let listener = bound.register().map_err(Error::Listener)?;

@@ -103,3 +103,42 @@ eventually() {
         sleep 0.05
     done
 }
+
+# make_box MIB: a memory cgroup (v1 or v2) of so many MiB without swap, below this process's own, so that limits that are set already
+# hold as well. Its folder is in $box. Fails where none can be made: it takes root, and cgroups that may be written. Whoever makes one
+# has `remove` call `remove_box` when everything in it has ended.
+box=
+make_box() {
+    local v1 v2 root
+    v1=$(sed -n 's/^[0-9]*:[^:]*\bmemory\b[^:]*:\(.*\)/\1/p' /proc/self/cgroup)
+    v2=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    for root in "/sys/fs/cgroup/memory$v1" /sys/fs/cgroup/memory "/sys/fs/cgroup$v2" /sys/fs/cgroup; do
+        box=${root%/}/kielink-test-$$
+        if mkdir "$box" 2>/dev/null; then
+            if limit_box $(($1 << 20)) 2>/dev/null; then return 0; fi
+            rmdir "$box"
+        fi
+    done
+    box=
+    return 1
+}
+
+limit_box() {
+    if [ -e "$box/memory.max" ]; then
+        echo "$1" >"$box/memory.max" && { [ ! -e "$box/memory.swap.max" ] || echo 0 >"$box/memory.swap.max"; }
+    else
+        echo "$1" >"$box/memory.limit_in_bytes" &&
+            { [ ! -e "$box/memory.memsw.limit_in_bytes" ] || echo "$1" >"$box/memory.memsw.limit_in_bytes"; }
+    fi
+}
+
+# in_box COMMAND...: becomes the command, inside of the box; to be started with `&`, so that $! is the command itself.
+# shellcheck disable=SC2016  # for the other shell
+in_box() { exec bash -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$box" "$@"; }
+
+# The most bytes that the box has held since `forget_peak`, where the kernel tells.
+box_peak() { cat "$box/memory.peak" "$box/memory.max_usage_in_bytes" 2>/dev/null | head -1; }
+forget_peak() { echo 0 >"$box/memory.max_usage_in_bytes" 2>/dev/null || true; }
+
+# A group can only be removed when its last process has gone.
+remove_box() { [ -z "$box" ] || eventually 5 rmdir "$box"; }

@@ -6,31 +6,47 @@
 /// From here on the defaults of `cache.max_bytes` and `limits.connections` fit, a quarter each.
 const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 
-/// A connection takes some 20 KiB when it is idle, and up to this with a large request under way (measured in floods of them).
+/// A connection takes some 20 KiB when it is idle, 45 with a head that is all but complete over HTTP/1, and up to this over HTTP/2
+/// (measured in floods of them with the largest heads).
 const CONNECTION_BYTES: u64 = 64 << 10;
 
-/// HTTP/2 streams on a connection that fit into the above: one that is answered and not read takes some 1.6 KiB (measured).
+/// HTTP/2 streams on a connection: enough for a client that asks for many files at once.
 pub(super) const FEW_STREAMS: u32 = 32;
 
-/// A request under way, its head read and its task, beside its body.
-const REQUEST_BYTES: u64 = 16 << 10;
+/// A request under way, its head read and its task, beside its body: 4 KiB were measured.
+const REQUEST_BYTES: u64 = 8 << 10;
+
+/// Answers that may wait to be read over HTTP/2 where memory is ample, and those of the admin interface.
+const UNREAD: u64 = 64 << 20;
+const ADMIN_UNREAD: u64 = 16 << 20;
 
 /// Below this, nothing is divided any more: a fraction of what the process itself takes would be left for each.
 const LEAST: u64 = 16 << 20;
 
-/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, an eighth each
-/// for requests and their large bodies where HTTP/2 has many on a connection. The rest is the process itself, remembered refusals (an eighth of the links'
-/// share), and the allocator, which was seen to need half as much again as the links.
+/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, a sixteenth for requests
+/// and another for answers that are not read (HTTP/2 has many on a connection), an eighth for large bodies. The rest is the process
+/// itself, the admin interface's connections, remembered refusals (an eighth of the links' share), and the allocator, which was seen to
+/// need half as much again as the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) limit: u64,
     /// Bytes of links.
     pub(super) cache: u64,
     pub(super) connections: u64,
+    /// To the admin interface.
+    pub(super) admin_connections: u64,
     /// Requests under way: HTTP/2 has many on a connection.
     pub(super) requests: u64,
+    /// Bytes of answers that wait to be read, and of those of the admin interface.
+    pub(super) unread: u64,
+    pub(super) admin_unread: u64,
     /// Bytes of large bodies, batches' above all.
     pub(super) bodies: u64,
+}
+
+/// Bytes of answers that may wait to be read over HTTP/2: of callers, and of the admin interface.
+pub(super) fn unread(share: Option<&Share>) -> (u64, u64) {
+    share.map_or((UNREAD, ADMIN_UNREAD), |share| (share.unread.min(UNREAD), share.admin_unread.min(ADMIN_UNREAD)))
 }
 
 impl Share {
@@ -43,7 +59,10 @@ impl Share {
             // Whole MiB, as it is shown to people.
             cache: (counted / 4) >> 20 << 20,
             connections: counted / 4 / CONNECTION_BYTES,
-            requests: counted / 8 / REQUEST_BYTES,
+            admin_connections: counted / 32 / CONNECTION_BYTES,
+            requests: counted / 16 / REQUEST_BYTES,
+            unread: counted / 16,
+            admin_unread: counted / 64,
             bodies: counted / 8,
         })
     }
@@ -62,8 +81,15 @@ impl Share {
         .collect()
     }
 
-    /// What a user wrote and what will not fit, should all of it be used.
+    /// What will not fit, should all of it be used: the least there must be, or what a user wrote.
     pub(super) fn warnings(&self, cache: u64, connections: u64) -> Vec<String> {
+        if self.limit < LEAST {
+            return vec![format!(
+                "the memory limit of {} MiB is less than the {} MiB that kielink has to have: beyond it the system ends the process",
+                self.limit >> 20,
+                LEAST >> 20,
+            )];
+        }
         let wanted = cache.saturating_add(connections.saturating_mul(CONNECTION_BYTES));
         let room = self.cache + self.connections * CONNECTION_BYTES;
         if wanted <= room {
@@ -98,8 +124,10 @@ mod tests {
         for mib in [16, 24, 32, 64, 100, 128, 256, 512, 2047] {
             let share = Share::of(Some(mib * MIB)).unwrap();
             let links = share.cache + share.cache / 2 + share.cache / 8;
-            let sum = links + share.connections * CONNECTION_BYTES + share.bodies;
+            let connections = (share.connections + share.admin_connections) * CONNECTION_BYTES;
+            let sum = links + connections + share.requests * REQUEST_BYTES + share.unread + share.admin_unread;
             assert!(sum <= mib * MIB * 5 / 6, "{mib} MiB: {share:?}");
+            assert!(links + connections + share.bodies <= mib * MIB * 5 / 6, "{mib} MiB: {share:?}");
         }
     }
 
@@ -119,5 +147,15 @@ mod tests {
         assert!(share.warnings(share.cache, share.connections).is_empty());
         assert!(share.warnings(10 * MIB, 350).is_empty(), "what one leaves, the other may take");
         assert_eq!(share.warnings(64 * MIB, 8192).len(), 1);
+    }
+
+    #[test]
+    fn less_than_the_least_is_warned_of() {
+        let warnings = |limit| {
+            let share = Share::of(Some(limit)).unwrap();
+            share.warnings(share.cache, share.connections)
+        };
+        assert!(warnings(16 * MIB).is_empty());
+        assert!(warnings(16 * MIB - 1)[0].contains("limit of 15 MiB is less than the 16 MiB"));
     }
 }

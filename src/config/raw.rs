@@ -13,7 +13,7 @@ use url::{Host, Url};
 use super::{
     Address, Config, KeySource, LINK_LIFE, Problems, Sources,
     files::ADMIN_CONNECTIONS,
-    memory::{FEW_STREAMS, Share},
+    memory::{self, FEW_STREAMS, Share},
     reader::{Reader, shown_name},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     http::{self, guard},
     key::{self, ApiKey, misplaced},
     link, links,
-    server::MAX_STREAMS,
+    server::{HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,
@@ -236,6 +236,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     let arrivals = aside.max(FEWEST_ARRIVALS).min(requests.div_ceil(4));
     // So that it takes many batches to fill what little memory has for requests.
     let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
+    let (unread, admin_unread) = memory::unread(share.as_ref());
     let allow = AllowList::new(&raw.allow).ok();
     let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
     let (
@@ -259,10 +260,14 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             drain_delay: raw.drain_delay,
             shutdown_grace: raw.shutdown_grace,
             connections: raw.connections as usize,
-            admin_connections: ADMIN_CONNECTIONS,
+            admin_connections: share
+                .map_or(ADMIN_CONNECTIONS, |share| bytes(share.admin_connections).min(ADMIN_CONNECTIONS)),
             header_timeout: raw.header_timeout,
             idle_timeout: raw.idle_timeout,
             streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
+            header_list: share.map_or(HEADER_LIST, |_| SMALL_HEADER_LIST),
+            unread: bytes(unread),
+            admin_unread: bytes(admin_unread),
         },
         http: http::Config {
             request_timeout: raw.request_timeout,

@@ -221,6 +221,7 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     assert_eq!((config.links.max_bytes, config.app.connections, config.app.streams), (16 << 20, 256, 32));
     assert_eq!((config.fitted.len(), config.links.waiting), (2, 4096));
     assert_eq!((config.http.places, config.http.arrivals, config.http.batch_at_once), (384, 128, 16));
+    assert_eq!((config.app.admin_connections, config.app.unread, config.app.admin_unread), (32, 4 << 20, 1 << 20));
     assert_eq!((config.http.batch_room, config.http.body_room), (6 << 20, 2 << 20));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");

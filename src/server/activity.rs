@@ -1,6 +1,7 @@
 //! What a connection is at: who has to act next. Noted by those who see it: its stream, and its service.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
@@ -14,8 +15,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, Request, Response, Version, header},
 };
 use futures_util::task::AtomicWaker;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tower::{Layer, Service};
+
+use super::crowd::{Charge, Crowd};
 
 /// Of one connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +42,10 @@ struct Inner {
     /// Whether something that was written has not been taken.
     is_unflushed: AtomicBool,
     is_http_2: AtomicBool,
+    /// Bytes of answers that wait to be read, over HTTP/2.
+    held: AtomicUsize,
+    /// Whether it has to go at once.
+    is_cut: AtomicBool,
     /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
     looks_again: AtomicBool,
     has_unread: AtomicBool,
@@ -108,6 +115,28 @@ impl Activity {
         }
     }
 
+    /// It holds so many bytes more.
+    pub(super) fn holds(&self, bytes: usize) {
+        self.0.held.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn gives_back(&self, bytes: usize) {
+        self.0.held.fetch_sub(bytes, Relaxed);
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.0.held.load(Relaxed)
+    }
+
+    pub(super) fn cut(&self) {
+        self.0.is_cut.store(true, Relaxed);
+        self.wake();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.is_cut.load(Relaxed)
+    }
+
     /// Requests that have begun, and how many of them are not over.
     pub(super) fn requests(&self) -> (u64, usize) {
         (self.0.begun.load(Relaxed), self.0.open.load(Relaxed))
@@ -139,9 +168,9 @@ impl Activity {
         self.0.task.wake();
     }
 
-    /// `keep_alive` is what answers say of a connection that stays open.
-    pub(super) fn layer(&self, keep_alive: Option<HeaderValue>) -> Watch {
-        Watch { activity: self.clone(), keep_alive }
+    /// `keep_alive` is what answers say of a connection that stays open; those of HTTP/2 are charged to `crowd`.
+    pub(super) fn layer(&self, keep_alive: Option<HeaderValue>, crowd: &Crowd) -> Watch {
+        Watch { activity: self.clone(), keep_alive, crowd: crowd.clone() }
     }
 
     /// Watches a request's body.
@@ -253,13 +282,15 @@ impl<B: hyper::body::Body + Unpin> hyper::body::Body for Question<B> {
 pub(super) struct Watch {
     activity: Activity,
     keep_alive: Option<HeaderValue>,
+    crowd: Crowd,
 }
 
 impl<S> Layer<S> for Watch {
     type Service = Watched<S>;
 
     fn layer(&self, service: S) -> Watched<S> {
-        Watched { activity: self.activity.clone(), keep_alive: self.keep_alive.clone(), service }
+        let Watch { activity, keep_alive, crowd } = self.clone();
+        Watched { activity, keep_alive, crowd, service }
     }
 }
 
@@ -267,29 +298,45 @@ impl<S> Layer<S> for Watch {
 pub(super) struct Watched<S> {
     activity: Activity,
     keep_alive: Option<HeaderValue>,
+    crowd: Crowd,
     service: S,
 }
 
+/// What an answer of HTTP/2 takes beside its body until it is read (measured).
+const ANSWER_BYTES: usize = 2 * 1024;
+
+/// Why an answer of HTTP/2 is not given: those that wait to be read take all the room there is.
+#[derive(Debug, thiserror::Error)]
+#[error("too many answers wait to be read")]
+pub(super) struct NoRoom;
+
 impl<S, B> Service<Request<B>> for Watched<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     type Response = Response<Answer>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, S::Error>> + Send>>;
+    type Error = NoRoom;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NoRoom>> {
+        self.service.poll_ready(cx).map_err(|never| match never {})
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut under_way = self.activity.begin();
         let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
         let keep_alive = self.keep_alive.clone().filter(|_| stays_open);
+        // HTTP/1 has one answer at a time, which its connection is charged for.
+        let crowd = (request.version() == Version::HTTP_2).then(|| self.crowd.clone());
         let answer = self.service.call(request);
         Box::pin(async move {
-            let mut answer = answer.await?;
+            let mut answer = answer.await.unwrap_or_else(|never| match never {});
+            let mut charge = None;
+            if let Some(crowd) = &crowd {
+                let bytes = ANSWER_BYTES + answer.body().size_hint().exact().map_or(0, |bytes| bytes as usize);
+                charge = Some(crowd.charge(&under_way.activity, bytes).ok_or(NoRoom)?);
+            }
             under_way.is_ours(false);
             if let Some(keep_alive) = keep_alive
                 && !closes(answer.headers())
@@ -298,7 +345,7 @@ where
                 headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
                 headers.insert("keep-alive", keep_alive);
             }
-            Ok(answer.map(|body| Answer { body, under_way }))
+            Ok(answer.map(|body| Answer { body, under_way, crowd, charge }))
         })
     }
 }
@@ -314,6 +361,38 @@ fn closes(headers: &HeaderMap) -> bool {
 pub(super) struct Answer {
     body: Body,
     under_way: UnderWay,
+    /// Over HTTP/2.
+    crowd: Option<Crowd>,
+    /// For its head, and for its body, where that is one piece.
+    charge: Option<Charge>,
+}
+
+/// A piece of an answer, wherever HTTP/2 keeps it until its peer makes room for it.
+struct Piece {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Answer {
+    /// Over HTTP/2 a piece is charged until it is sent. Of a body in pieces each is charged when it is made.
+    fn charged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, NoRoom> {
+        let Some(crowd) = &self.crowd else { return Ok(frame) };
+        let bytes = match frame.into_data() {
+            Ok(bytes) => bytes,
+            Err(trailers) => return Ok(trailers),
+        };
+        let charge = match self.charge.take_if(|charge| charge.covers(ANSWER_BYTES + bytes.len())) {
+            Some(charge) => charge,
+            None => crowd.charge(&self.under_way.activity, bytes.len()).ok_or(NoRoom)?,
+        };
+        Ok(Frame::data(Bytes::from_owner(Piece { bytes, _charge: charge })))
+    }
 }
 
 impl hyper::body::Body for Answer {
@@ -324,7 +403,10 @@ impl hyper::body::Body for Answer {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         this.under_way.is_ours(frame.is_pending());
-        frame
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
+            other => other,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -338,10 +420,6 @@ impl hyper::body::Body for Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use hyper::body::Body as _;
-
     use super::*;
 
     fn phase(activity: &Activity) -> Phase {
@@ -432,7 +510,7 @@ mod tests {
             let body = body.take().expect("called once");
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
-        let mut service = activity.layer(None).layer(service);
+        let mut service = activity.layer(None, &Crowd::new(1, 0)).layer(service);
         let answer = service.call(Request::new(())).await.unwrap();
         assert_eq!(phase(&activity), Phase::Unread, "its head is there");
         let mut body = answer.into_body();
@@ -462,7 +540,7 @@ mod tests {
                 request = request.header(CONNECTION, asks);
             }
             let keep_alive = HeaderValue::from_static("timeout=74");
-            let mut service = Activity::default().layer(Some(keep_alive)).layer(service);
+            let mut service = Activity::default().layer(Some(keep_alive), &Crowd::new(1, 1 << 20)).layer(service);
             let answer = service.call(request.body(()).unwrap()).await.unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))

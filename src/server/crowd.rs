@@ -21,6 +21,10 @@ const FEW_AT_THE_DOOR: usize = 8;
 /// How long one waits for the place of another that was asked to go, which happens at once if it happens at all.
 const SOON: Duration = Duration::from_millis(200);
 
+/// A connection may have so many bytes of answers waiting that are charged to nobody else: an answer or a few find room however many
+/// wait on others.
+const OWN_UNREAD: usize = 16 * 1024;
+
 /// All connections of one interface. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Crowd(Arc<Shared>);
@@ -32,6 +36,9 @@ struct Shared {
     offers: Mutex<Offers>,
     turned_away: AtomicU64,
     door: Arc<Semaphore>,
+    /// A permit for each byte of answers that may wait to be read, over HTTP/2: of all connections together.
+    unread: Arc<Semaphore>,
+    unread_limit: usize,
 }
 
 /// Connections that would give way: the willing first, and of each kind the one that has offered it for longest.
@@ -39,6 +46,8 @@ struct Shared {
 struct Offers {
     next: u64,
     open: BTreeMap<(Offer, u64), Activity>,
+    /// All connections.
+    all: BTreeMap<u64, Activity>,
 }
 
 /// When a connection gives way.
@@ -56,12 +65,15 @@ pub(super) struct Member {
     activity: Activity,
     /// Its offer to give way. Where that is not open any more, it was taken up.
     offer: Option<(Offer, u64)>,
+    number: u64,
     _place: OwnedSemaphorePermit,
 }
 
 impl Crowd {
-    pub(crate) fn new(limit: usize) -> Crowd {
+    /// `unread` bounds the bytes of answers that wait to be read.
+    pub(crate) fn new(limit: usize, unread: usize) -> Crowd {
         let limit = limit.min(Semaphore::MAX_PERMITS);
+        let unread = unread.min(Semaphore::MAX_PERMITS);
         Crowd(Arc::new(Shared {
             limit,
             places: Arc::new(Semaphore::new(limit)),
@@ -69,6 +81,8 @@ impl Crowd {
             turned_away: AtomicU64::default(),
             // Each is an open file, too.
             door: Arc::new(Semaphore::new((limit / 4).clamp(FEW_AT_THE_DOOR, AT_THE_DOOR))),
+            unread: Arc::new(Semaphore::new(unread)),
+            unread_limit: unread,
         }))
     }
 
@@ -96,8 +110,13 @@ impl Crowd {
     }
 
     fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
-        let offer = Some(self.offers().add(Offer::Reluctant, activity));
-        Member { crowd: self.clone(), activity: activity.clone(), offer, _place: place }
+        let mut offers = self.offers();
+        let offer = offers.add(Offer::Reluctant, activity);
+        // Of its first offer: no other connection has it.
+        let (_, number) = offer;
+        offers.all.insert(number, activity.clone());
+        drop(offers);
+        Member { crowd: self.clone(), activity: activity.clone(), offer: Some(offer), number, _place: place }
     }
 
     /// Asks one of those that have offered it to go. Whether there is one.
@@ -108,6 +127,32 @@ impl Crowd {
     /// Leave to wait for a place, or to be told that there is none.
     pub(super) fn at_the_door(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.door).try_acquire_owned().ok()
+    }
+
+    /// Room for so many bytes of an answer, until it is read. Where there is none, the connection that holds most is ended, and whoever
+    /// asks now has to ask again: to wait with an answer in hand would take as much room.
+    pub(super) fn charge(&self, activity: &Activity, bytes: usize) -> Option<Charge> {
+        let permits = if activity.held() + bytes <= OWN_UNREAD {
+            None
+        } else {
+            // Whatever is larger than all there is takes all there is.
+            let permits = u32::try_from(bytes.min(self.0.unread_limit)).unwrap_or(u32::MAX);
+            let Ok(permits) = Arc::clone(&self.0.unread).try_acquire_many_owned(permits) else {
+                self.cut_the_largest();
+                return None;
+            };
+            Some(permits)
+        };
+        activity.holds(bytes);
+        Some(Charge { activity: activity.clone(), bytes, _permits: permits })
+    }
+
+    fn cut_the_largest(&self) {
+        let offers = self.offers();
+        let holds = offers.all.values().filter(|activity| activity.held() > 0 && !activity.is_cut());
+        if let Some(largest) = holds.max_by_key(|activity| activity.held()) {
+            largest.cut();
+        }
     }
 
     pub(super) fn turns_one_away(&self) {
@@ -170,9 +215,31 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        let mut offers = self.crowd.offers();
+        offers.all.remove(&self.number);
         if let Some(offer) = self.offer {
-            self.crowd.offers().open.remove(&offer);
+            offers.open.remove(&offer);
         }
+    }
+}
+
+/// Bytes of an answer, until it is read.
+#[derive(Debug)]
+pub(super) struct Charge {
+    activity: Activity,
+    bytes: usize,
+    _permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Charge {
+    pub(super) fn covers(&self, bytes: usize) -> bool {
+        self.bytes >= bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.activity.gives_back(self.bytes);
     }
 }
 
@@ -182,13 +249,33 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn where_too_many_answers_wait_the_connection_that_holds_most_is_ended() {
+        let crowd = Crowd::new(3, OWN_UNREAD * 3);
+        let [small, large, new] = std::array::from_fn(|_| Activity::default());
+        let _members = [&small, &large, &new].map(|activity| crowd.enter(activity).unwrap());
+        let own = crowd.charge(&small, OWN_UNREAD).unwrap();
+        let _beyond = crowd.charge(&small, 1).unwrap();
+        let large_ones = [0; 2].map(|_| crowd.charge(&large, OWN_UNREAD).unwrap());
+        let _more = crowd.charge(&large, OWN_UNREAD).unwrap();
+        let first = crowd.charge(&new, OWN_UNREAD).unwrap();
+        assert!(crowd.charge(&new, OWN_UNREAD).is_none(), "its own is used up, and so is what all share");
+        assert_eq!([&small, &large, &new].map(Activity::is_cut), [false, true, false]);
+        drop(large_ones);
+        assert!(crowd.charge(&new, OWN_UNREAD).is_some());
+        drop((own, first));
+        assert_eq!((small.held(), new.held()), (1, 0));
+        let little = Crowd::new(1, 1000);
+        assert!(little.charge(&new, OWN_UNREAD * 2).is_some(), "nothing is larger than all there is");
+    }
+
     fn enter(crowd: &Crowd) -> Option<Member> {
         crowd.enter(&Activity::default())
     }
 
     #[tokio::test]
     async fn whoever_has_offered_for_longest_gives_way() {
-        let crowd = Crowd::new(3);
+        let crowd = Crowd::new(3, 0);
         let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         first.withdraw();
         second.offer(Offer::Reluctant);
@@ -206,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_willing_go_before_the_reluctant() {
-        let crowd = Crowd::new(3);
+        let crowd = Crowd::new(3, 0);
         let [first, mut second, mut third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         third.offer(Offer::Willing);
         second.offer(Offer::Willing);
@@ -218,7 +305,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn where_nobody_offers_or_goes_there_is_no_place() {
-        let crowd = Crowd::new(2);
+        let crowd = Crowd::new(2, 0);
         let mut members = [enter(&crowd).unwrap(), enter(&crowd).unwrap()];
         members.iter_mut().for_each(Member::withdraw);
         assert!(enter(&crowd).is_none() && !crowd.make_room());
@@ -230,7 +317,7 @@ mod tests {
 
     #[test]
     fn where_one_stays_though_it_was_asked_another_is_asked_in_its_place() {
-        let crowd = Crowd::new(3);
+        let crowd = Crowd::new(3, 0);
         let [mut first, mut second, third] = std::array::from_fn(|_| enter(&crowd).unwrap());
         assert!(crowd.make_room());
         assert!(first.is_asked_to_go() && !second.is_asked_to_go());

@@ -266,6 +266,21 @@ mod tests {
         Address::Unix(path.to_owned())
     }
 
+    #[tokio::test]
+    async fn what_has_arrived_is_seen_before_the_runtime_tells_of_it() {
+        use tokio::io::AsyncReadExt as _;
+        let (mine, theirs) = StdUnixStream::pair().unwrap();
+        mine.set_nonblocking(true).unwrap();
+        let mut stream = Stream::Unix(UnixStream::from_std(mine).unwrap());
+        assert!(!stream.has_unread());
+        std::io::Write::write_all(&mut &theirs, b"GET").unwrap();
+        assert!(stream.has_unread());
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 3);
+        assert!(!stream.has_unread());
+        drop(theirs);
+        assert!(!stream.has_unread(), "the end is nothing to be read");
+    }
+
     #[test]
     fn a_successor_s_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();

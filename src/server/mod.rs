@@ -50,8 +50,10 @@ pub use self::{
 /// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// Beyond this, h2 has a bare answer of its own; up to it, we say what is wrong.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// What h2 reads of a head: beyond it, it has a bare answer of its own. Where memory is ample, we say what is wrong with heads up to
+/// the larger one.
+pub(crate) const HEADER_LIST: u32 = 64 * 1024;
+pub(crate) const SMALL_HEADER_LIST: u32 = MAX_HEAD_BYTES as u32;
 
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 pub(crate) const MAX_STREAMS: u32 = 256;
@@ -89,6 +91,8 @@ pub(crate) struct Server {
     pub(crate) kill: CancellationToken,
     /// HTTP/2 streams that a connection may have open.
     pub(crate) streams: u32,
+    /// Bytes of a head that HTTP/2 reads.
+    pub(crate) header_list: u32,
 }
 
 /// Runs HTTP/2's streams on the tracker, so that shutdown waits for them.
@@ -188,12 +192,12 @@ impl Server {
             .max_frame_size(FRAME_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(LOCAL_RESETS)
-            .max_header_list_size(MAX_HEADER_LIST)
+            .max_header_list_size(self.header_list)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.patience.head);
         let peer = stream.peer();
         let heads = Heads::default();
-        let service = activity.layer(keep_alive(self.patience.idle)).layer(self.service.clone());
+        let service = activity.layer(keep_alive(self.patience.idle), &self.crowd).layer(self.service.clone());
         let asked = activity.clone();
         let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);

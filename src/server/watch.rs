@@ -47,7 +47,7 @@ pub(super) enum Over {
     Idle,
     /// Another needs its place.
     GivesWay,
-    /// The peer is too slow.
+    /// The peer is too slow, or holds too much.
     TooSlow,
 }
 
@@ -105,6 +105,9 @@ impl Watch {
 
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         self.activity.wakes(cx.waker());
+        if self.activity.is_cut() {
+            return Poll::Ready(Over::TooSlow);
+        }
         let seen = self.activity.now();
         let before = std::mem::replace(&mut self.seen, seen);
         let now = Instant::now();
@@ -203,7 +206,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_s_time_counts_from_its_first_byte_and_an_idle_connection_has_its_own() {
-        let crowd = Crowd::new(9);
+        let crowd = Crowd::new(9, 0);
         let (_silent, mut watch) = self::watch(&crowd);
         assert_eq!(over(&mut watch).await, (Over::TooSlow, 10));
 
@@ -233,8 +236,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_comes_at_the_last_moment_is_served_where_it_is_read() {
+        let crowd = Crowd::new(9, 0);
+        let (activity, mut watch) = self::watch(&crowd);
+        activity.heard(false);
+        assert_eq!(over(&mut watch).await, (Over::Idle, 75));
+        assert!(!watch.is_revived(false) && watch.is_revived(true));
+        activity.heard(true);
+        assert!(watch.is_revived(false), "it has been read already");
+        // Where it waits for an answer to be read, the next request is not.
+        activity.wrote();
+        assert_eq!(over(&mut watch).await, (Over::TooSlow, 75));
+        assert!(!watch.is_revived(true));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_gives_way_when_it_is_quiet_and_stays_when_a_request_has_begun_and_another_can_go() {
-        let crowd = Crowd::new(4);
+        let crowd = Crowd::new(4, 0);
         let (activity, mut watch) = self::watch(&crowd);
         let mut others: [_; 3] = std::array::from_fn(|_| self::watch(&crowd).1);
         activity.heard(false);
@@ -264,11 +282,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn where_all_are_new_half_a_request_gives_way_at_once_and_one_that_waits_for_us_does_not() {
-        let crowd = Crowd::new(1);
+        let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(true);
         let service = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-        let _request = activity.layer(None).layer(service).call(Request::new(()));
+        let _request = activity.layer(None, &Crowd::new(1, 1 << 20)).layer(service).call(Request::new(()));
         let ask = async {
             activity.wake();
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -293,7 +311,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn where_any_gives_way_half_a_head_spares_nobody_and_a_request_does() {
         for has_asked in [false, true] {
-            let crowd = Crowd::new(2);
+            let crowd = Crowd::new(2, 0);
             let (activity, mut watch) = self::watch(&crowd);
             watch.patience.gives_way = GivesWay::Any;
             let (_other, later) = self::watch(&crowd);
@@ -315,7 +333,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_reads_nothing_gives_way_after_a_while_and_is_let_go_in_the_end() {
-        let crowd = Crowd::new(1);
+        let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(false);
         activity.wrote();
