@@ -364,7 +364,7 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The rules that README and `config/default.toml` state.
+/// The rules that `docs/settings.md` and `config/default.toml` state.
 fn check_config(config: &Config) {
     let Config { app, http, links, upstream, .. } = config;
     assert!(!app.listen.is_empty() && !app.admin_listen.is_empty(), "nowhere to listen");
