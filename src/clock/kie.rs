@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::{Clock, Instant};
+use crate::link;
 
 /// How many answers are believed: with one, a single gateway with a wrong clock would be the judge of everything.
 const ANSWERS: usize = 3;
@@ -50,6 +51,8 @@ struct State {
     /// All forward steps of the wall clock so far. A guest that was paused finds its wall clock set right some time
     /// after, and its others never.
     stepped: Duration,
+    /// Those of the last 20 minutes, and when they were seen. (What was asked for earlier is dead.)
+    steps: Vec<(Instant, Duration)>,
     /// The wall clock less ours, at the last look.
     wall: Option<SignedDuration>,
 }
@@ -63,7 +66,7 @@ pub struct Heard {
     at: Instant,
     /// kie.ai's clock less ours; `None` where nothing has shown it yet.
     ahead: Option<Bounds>,
-    /// Forward steps of the wall clock until then.
+    /// Forward steps of the wall clock until it was asked for: its `Date` may be from before those that came meanwhile.
     stepped: Duration,
 }
 
@@ -85,6 +88,19 @@ impl Bounds {
     }
 }
 
+impl State {
+    fn step(&mut self, step: Duration, now: Instant) {
+        self.stepped = self.stepped.saturating_add(step);
+        self.steps.retain(|(seen_at, _)| *seen_at + link::LIFE > now);
+        self.steps.push((now, step));
+    }
+
+    fn stepped_until(&self, at: Instant) -> Duration {
+        let later = self.steps.iter().filter(|(seen_at, _)| *seen_at > at).map(|(_, step)| *step);
+        later.fold(self.stepped, Duration::saturating_sub)
+    }
+}
+
 impl KieClock {
     /// Notes an answer, good or bad: what its `Date` and `Age` say, and when it was asked for and came.
     pub fn heard(
@@ -103,7 +119,8 @@ impl KieClock {
             known.get(known.len() / 2).copied()
         });
         state.count += 1;
-        let heard = Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped };
+        let heard =
+            Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped_until(sent_at) };
         if shown.is_some() && sent_at.until(received_at) <= LONGEST_ANSWER {
             let place = state.answers.partition_point(|known| known.sent_at <= sent_at);
             state.answers.insert(place, heard);
@@ -173,7 +190,7 @@ impl KieClock {
         };
         let step = seen.saturating_sub(before);
         if step >= SMALLEST_STEP {
-            state.stepped = state.stepped.saturating_add(step.unsigned_abs());
+            state.step(step.unsigned_abs(), now);
             tracing::warn!(
                 step_s = step.as_secs_f64(),
                 "the wall clock was set forward: perhaps this machine was paused; links that may have died meanwhile are \
@@ -369,6 +386,18 @@ mod tests {
         assert!(ahead(&kie, &heard, 140.0) < 1.0);
         kie.look(wall(141 + 2244), at(141.0));
         assert!(ahead(&kie, &heard, 141.0) >= 2244.0);
+    }
+
+    #[test]
+    fn a_step_that_was_seen_while_an_answer_was_on_its_way_counts_for_it() {
+        let kie = KieClock::default();
+        let wall = |seconds: i64| Timestamp::from_second(1_780_000_000 + seconds).unwrap();
+        kie.look(wall(0), at(0.0));
+        kie.look(wall(1 + 1807), at(1.0));
+        let before = kie.heard(shown(0), None, at(0.5), at(1.5));
+        let after = kie.heard(shown(1 + 1807), None, at(1.0), at(1.5));
+        assert!(ahead(&kie, &before, 2.0) >= 1807.0);
+        assert!(ahead(&kie, &after, 2.0) < 1.0);
     }
 
     #[tokio::test(start_paused = true)]

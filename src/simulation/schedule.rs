@@ -148,6 +148,8 @@ impl World {
         let files = self.rng.usize(1..12);
         // Either it is paused unseen, or kie.ai's clock is wrong now and then: together nobody can know how late it is.
         let is_paused_unseen = self.rng.bool();
+        // kie.ai either renews a link that it gives again or it does not: seen to do so once, it is believed from then on.
+        let repeats = *pick(&mut self.rng, &[Repeats::UntilItEnds, Repeats::Renewed]);
         let mut callers = JoinSet::new();
         let pause = *pick(&mut self.rng, &[SECOND / 50, SECOND / 2, SECOND * 40]);
         for _ in 0..self.rng.usize(20..80) {
@@ -159,10 +161,7 @@ impl World {
                 1 => match self.rng.u8(..5) {
                     0 => self.model.has_a_wrong_gateway(!is_paused_unseen && self.rng.bool()),
                     1 => self.model.has_a_keeping_gateway(self.rng.bool()),
-                    2 => {
-                        let repeats = [Repeats::Never, Repeats::UntilItEnds, Repeats::Renewed];
-                        self.model.repeat(*pick(&mut self.rng, &repeats));
-                    }
+                    2 => self.model.repeat(*pick(&mut self.rng, &[Repeats::Never, repeats])),
                     3 => self.model.silence_connections(),
                     _ => self.links.forget(&file(self.rng.usize(..files))),
                 },
