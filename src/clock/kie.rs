@@ -28,7 +28,7 @@ const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
 /// fiftieth of it).
 const DRIFT: u32 = 1000;
 
-/// An answer that took longer (the machine slept meanwhile) shows too little of kie.ai's clock to push out another.
+/// An answer that took longer (the machine slept meanwhile) may show too little of kie.ai's clock to push out another.
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
@@ -43,8 +43,7 @@ pub struct KieClock(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The answers that had a `Date` and were asked for last, the oldest first. (One that was under way for long knows less
-    /// than those that overtook it.)
+    /// The answers that had a `Date` and were asked for last, the oldest first.
     answers: Vec<Heard>,
     /// Answers so far.
     count: u64,
@@ -88,7 +87,34 @@ impl Bounds {
     }
 }
 
+impl Heard {
+    /// When the answer came.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    fn took_long(&self) -> bool {
+        self.sent_at.until(self.at) > LONGEST_ANSWER
+    }
+}
+
 impl State {
+    /// Keeps an answer until so many that did not take long were asked for later, or so many more took long.
+    fn remember(&mut self, heard: Heard) {
+        // What took long may be from any moment until it came, and may be the only sign of a pause.
+        let asked_at = |known: &Heard| if known.took_long() { known.at } else { known.sent_at };
+        let place = self.answers.partition_point(|known| asked_at(known) <= asked_at(&heard));
+        self.answers.insert(place, heard);
+        let (mut short, mut long) = (0, 0);
+        self.answers.reverse();
+        self.answers.retain(|known| {
+            let is_pushed_out = short >= ANSWERS || known.took_long() && long >= ANSWERS;
+            *if known.took_long() { &mut long } else { &mut short } += 1;
+            !is_pushed_out
+        });
+        self.answers.reverse();
+    }
+
     fn step(&mut self, step: Duration, now: Instant) {
         self.stepped = self.stepped.saturating_add(step);
         self.steps.retain(|(seen_at, _)| *seen_at + link::LIFE > now);
@@ -121,12 +147,8 @@ impl KieClock {
         state.count += 1;
         let heard =
             Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped_until(sent_at) };
-        if shown.is_some() && sent_at.until(received_at) <= LONGEST_ANSWER {
-            let place = state.answers.partition_point(|known| known.sent_at <= sent_at);
-            state.answers.insert(place, heard);
-            if state.answers.len() > ANSWERS {
-                state.answers.remove(0);
-            }
+        if shown.is_some() {
+            state.remember(heard);
         }
         heard
     }
@@ -150,9 +172,7 @@ impl KieClock {
         let since =
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
-        // What took too long to be among the answers still bears witness to the steps since it came.
-        let itself = (later.len() < ANSWERS).then_some(then);
-        let later = later.into_iter().chain(itself).filter_map(ahead).max();
+        let later = later.into_iter().filter_map(ahead).max();
         let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
@@ -386,6 +406,23 @@ mod tests {
         assert!(ahead(&kie, &heard, 140.0) < 1.0);
         kie.look(wall(141 + 2244), at(141.0));
         assert!(ahead(&kie, &heard, 141.0) >= 2244.0);
+    }
+
+    #[test]
+    fn an_answer_that_took_long_may_be_the_only_sign_of_a_pause_and_pushes_out_no_other() {
+        let kie = KieClock::default();
+        let earlier = [0.0, 1.0, 2.0].map(|sent_at| answer(&kie, sent_at, 0.0));
+        // Half of 400 s after it was asked for, kie.ai's clock shows 1,880 s more.
+        kie.heard(shown(2080), None, at(5.0), at(405.0));
+        assert!(ahead(&kie, &earlier[0], 406.0) >= 1675.0);
+        let after = answer(&kie, 410.0, 1880.0);
+        assert!(ahead(&kie, &after, 411.0) < 1.0);
+        assert!(ahead(&kie, &earlier[2], 411.0) >= 1675.0);
+        for sent_at in [412.0, 413.0, 414.0] {
+            answer(&kie, sent_at, 0.0);
+        }
+        assert!(ahead(&kie, &earlier[0], 415.0) < 1.0, "what one answer said is forgotten");
+        assert_eq!(kie.lock().answers.len(), ANSWERS);
     }
 
     #[test]

@@ -41,6 +41,8 @@ struct Memory {
 #[derive(Clone, Copy)]
 struct FirstEnd {
     ends_at: Instant,
+    /// Where kie.ai signed it only when the answer came: a machine that sleeps leaves a request under way for hours.
+    ends_at_last: Instant,
     heard: Heard,
     /// A gateway had kept the answer, and so perhaps the link had ended by that gateway's word alone.
     was_kept: bool,
@@ -52,7 +54,7 @@ impl Memory {
             self.order.push_back(key);
         }
         while let Some(oldest) = self.order.front() {
-            let is_over = self.ends.get(oldest).is_none_or(|end| end.ends_at + REMEMBERED <= now);
+            let is_over = self.ends.get(oldest).is_none_or(|end| end.ends_at_last + REMEMBERED <= now);
             if !is_over && self.order.len() <= MOST {
                 return;
             }
@@ -76,14 +78,19 @@ impl FirstEnds {
         let (key, now) = (self.hash.hash_one(minted.link.as_str()), minted.sent_at);
         // Not `now`: a gateway may have kept the answer.
         let given_at = minted.ends_at - link::LIFE;
-        let new = FirstEnd { ends_at: minted.ends_at, heard: minted.heard, was_kept: given_at < now };
+        let new = FirstEnd {
+            ends_at: minted.ends_at,
+            ends_at_last: minted.ends_at + now.until(minted.heard.at()),
+            heard: minted.heard,
+            was_kept: given_at < now,
+        };
         let mut memory = self.lock();
         let Some(first) = memory.ends.get(&key).copied().filter(|_| !self.renews()) else {
             memory.remember(key, new, now);
             return minted;
         };
         // kie.ai's clock may show that it has ended where ours does not yet; but one wrong clock must not renew anything.
-        if given_at + kie_clock.surely_ahead_since(&first.heard) >= first.ends_at {
+        if given_at + kie_clock.surely_ahead_since(&first.heard) >= first.ends_at_last {
             memory.remember(key, new, now);
             if !first.was_kept && !self.renews.swap(true, Ordering::Relaxed) {
                 tracing::info!(
@@ -142,6 +149,16 @@ mod tests {
         assert!(ends.renews());
         assert_eq!(ends.end(minted("https://h.example/b", 1400)), at(2600));
         assert_eq!(ends.end(minted("https://h.example/b", 1500)), at(2700), "of any file");
+    }
+
+    #[test]
+    fn what_was_dead_when_it_came_and_is_given_again_is_not_renewed() {
+        let (ends, kie) = (FirstEnds::new(), KieClock::default());
+        let heard = kie.heard(None, None, at(100), at(2000));
+        ends.bound(Minted { heard, ..minted("https://h.example/a", 100) }, &kie);
+        for (sent_at, end) in [(2001, 1300), (3199, 1300), (3200, 4400)] {
+            assert_eq!(ends.end(minted("https://h.example/a", sent_at)), at(end), "{sent_at}");
+        }
     }
 
     #[test]
