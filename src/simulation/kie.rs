@@ -225,12 +225,19 @@ impl Model {
         } else if sent_at > state.last_wrong && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             state.right_answers += 1;
         }
-        let ahead = if is_wrong { state.rng.i64(-4000..4000) } else { 0 };
+        // `Date` shows whole seconds, so a smaller error cannot be told from none.
+        let wrong_by = state.rng.i64(5..4000);
+        let ahead = match (is_wrong, state.rng.bool()) {
+            (false, _) => 0,
+            (true, true) => wrong_by,
+            (true, false) => -wrong_by,
+        };
         let shown = kies_clock(dated_at, &state) + ahead - i64::try_from(kept.as_secs()).unwrap();
         let date = Timestamp::from_second(shown).unwrap();
         let age = age.map(Duration::from_secs);
         let heard = self.kie_clock.heard(Some(date), age, sent_at, self.clock.now());
-        if unseen_when_sent == self.time.unseen() {
+        // One that slept on its way shows no pause that was shorter than its sleep.
+        if unseen_when_sent == self.time.unseen() && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             self.oracle.sign_of_the_pause();
         }
         let answer = |http_status, code| Answer { http_status, code, message: None };

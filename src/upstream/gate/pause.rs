@@ -59,9 +59,9 @@ impl Pause {
     /// kie.ai said 429 to a request sent at `sent_at`.
     pub(super) fn limited(&mut self, sent_at: Instant, retry_after: Option<Duration>, now: Instant) {
         if let State::Until { since, until } | State::Probing { since, until } = self.state
-            && sent_at < since
+            && sent_at <= since
         {
-            // Sent before the pause began: no reason for a longer step, but the pause counts from here.
+            // Sent before the pause began, or in that very moment: no reason for a longer step, but the pause counts from here.
             let pause = retry_after.unwrap_or(LADDER[0]).max(SHORTEST);
             self.state = State::Until { since: now, until: until.max(now + pause) };
             return;
@@ -82,7 +82,7 @@ impl Pause {
         match self.state {
             State::None => self.step = 0,
             // Sent before the pause began: it tells nothing about now.
-            State::Until { since, .. } | State::Probing { since, .. } if sent_at < since => {}
+            State::Until { since, .. } | State::Probing { since, .. } if sent_at <= since => {}
             State::Until { .. } | State::Probing { .. } => *self = Pause::default(),
         }
     }
@@ -138,10 +138,13 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_and_escalated_when_it_did_not_help() {
         let mut pause = Pause::default();
+        let mut now = at(100);
         for (retry_after, expected) in [(0, 1), (1, 2), (1, 5), (60, 60)] {
-            pause.limited(at(100), seconds(retry_after), at(100));
-            assert_eq!(pause.until(at(100)), Some(at(100 + expected)));
+            pause.limited(now, seconds(retry_after), now);
+            let until = now + Duration::from_secs(expected);
+            assert_eq!(pause.until(now), Some(until));
             pause.probing();
+            now = until;
         }
     }
 
@@ -155,6 +158,10 @@ mod tests {
         assert_eq!(pause.until(at(102)), Some(at(111)), "the third asks for longer");
         pause.answered(at(100));
         assert_eq!(pause.admission(at(102)), Admission::Wait(at(111)));
+        pause.limited(at(102), None, at(103));
+        assert_eq!(pause.until(at(103)), Some(at(111)), "sent in the moment of the 429, it does not shorten the pause");
+        pause.answered(at(103));
+        assert_eq!(pause.admission(at(103)), Admission::Wait(at(111)), "nor end it");
         pause.limited(at(111), None, at(111));
         assert_eq!(pause.until(at(111)), Some(at(116)), "the second step");
     }
