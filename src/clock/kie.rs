@@ -182,16 +182,6 @@ impl KieClock {
         most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
     }
 
-    /// How much more time has passed at kie.ai than here since `then`, at least, as two of the last answers agree.
-    pub fn surely_ahead_since(&self, then: &Heard) -> Duration {
-        let state = self.lock();
-        let Some(known) = then.ahead else { return Duration::ZERO };
-        let least = |answer: &Heard| Some(answer.ahead?.least - known.most - signed(then.at.until(answer.at) / DRIFT));
-        let mut ahead: Vec<_> = state.answers.iter().filter_map(least).collect();
-        ahead.sort_unstable();
-        ahead.iter().rev().nth(1).and_then(|ahead| Duration::try_from(*ahead).ok()).unwrap_or_default()
-    }
-
     /// Looks at the wall clock every second, until `stop`.
     pub async fn watch(self, clock: Clock, stop: CancellationToken) {
         loop {
@@ -331,16 +321,6 @@ mod tests {
         assert_eq!(ahead(&kie, &undated, 111.0), 0.0);
         answer(&kie, 112.0, 1170.0);
         assert!(ahead(&kie, &undated, 113.0) > 1170.0);
-    }
-
-    #[test]
-    fn what_one_answer_shows_is_not_sure() {
-        let kie = KieClock::default();
-        let first = answer(&kie, 100.0, 0.0);
-        answer(&kie, 110.0, 1300.0);
-        assert_eq!(kie.surely_ahead_since(&first), Duration::ZERO);
-        answer(&kie, 120.0, 1300.0);
-        assert!(kie.surely_ahead_since(&first) > SECOND * 1298);
     }
 
     #[test]
