@@ -380,6 +380,8 @@ impl World {
         self.model.repeat(Repeats::Never);
         self.model.has_a_keeping_gateway(false);
         self.model.answers_within(SECOND / 10);
+        // A suspension that is still to come is called off.
+        self.time.suspend_before_reading(0, Duration::ZERO);
         let flights = async {
             while self.links.flights_under_way() > 0 {
                 tokio::time::sleep(SECOND / 10).await;
