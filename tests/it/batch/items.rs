@@ -56,7 +56,8 @@ async fn a_link_that_died_while_it_waited_for_slower_ones_is_not_handed_out() {
         .await;
         kie.release();
     });
-    assert_eq!(items.iter().map(slug).collect::<Vec<_>>(), [None; 2]);
+    // The slower one's own link has little life left by then.
+    assert_eq!(slug(&items[0]), None);
     assert_ne!(items[0]["url"], first["url"]);
     assert_eq!(kie.mints_for(SOURCE), 2);
 }
