@@ -200,7 +200,9 @@ pub async fn serve(
         http::router(&config.http, &background, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
-    let admin_router = admin::router(links, readiness.clone(), registry, status, &clock, &log_hash, allowed_hosts);
+    let level = telemetry.level;
+    let admin_router =
+        admin::router(links, readiness.clone(), registry, status, level, &clock, &log_hash, allowed_hosts);
     let refuse = http::refuse(clock.clone());
     let patience =
         Patience { head: config.app.header_timeout, idle: config.app.idle_timeout, gives_way: GivesWay::Quiet };

@@ -22,7 +22,7 @@ use kielink::{
     key::Reload,
     sandbox,
     server::Inherited,
-    telemetry::{Failures, Log, Telemetry, trace::Tracer},
+    telemetry::{Log, Telemetry, trace::Tracer},
     upstream,
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
@@ -88,18 +88,18 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
     let environment = sources.environment.clone();
     let start = move || {
         let mut config = Config::load(&sources)?;
-        let (failures, log) = start_logs(&config)?;
+        let (telemetry, log) = start_logs(&config)?;
         raise_file_limit(&mut config);
         let inherited = inherited.context("cannot use the sockets that were handed over")?;
         let listeners = Listeners::bind(&config.app, inherited)?;
-        Ok((config, failures, log, listeners))
+        Ok((config, telemetry, log, listeners))
     };
     let mut signals = signals;
-    let (config, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
+    let (config, telemetry, _log, listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
-    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
+    let telemetry = Telemetry { tracer: tracer(&environment), ..telemetry };
     until_ended(app::serve, listeners, config, telemetry, is_supervised, signals).await
 }
 
@@ -118,21 +118,21 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
                 return Err(error).context(hint);
             }
         };
-        let (failures, log) = start_logs(&sandbox.config)?;
+        let (telemetry, log) = start_logs(&sandbox.config)?;
         raise_file_limit(&mut sandbox.config);
         let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
             .context("another address can be given with --listen and --admin-listen")?;
         // The commands to try are what the sandbox is for: they go to standard output.
         say(&format!("{}\n", sandbox.welcome(&listeners)))?;
-        Ok((sandbox, failures, log, listeners))
+        Ok((sandbox, telemetry, log, listeners))
     };
     let mut signals = signals;
-    let (sandbox, failures, log, listeners) = match signals.unless_stopped(aside(start)).await {
+    let (sandbox, telemetry, _log, listeners) = match signals.unless_stopped(aside(start)).await {
         Ok(started) => started?,
         Err(signal) => return Ok(stopped_early(signal)),
     };
     let config = sandbox.config.clone();
-    let telemetry = Telemetry { failures, tracer: tracer(&environment), dropped_lines: log.dropped_lines() };
+    let telemetry = Telemetry { tracer: tracer(&environment), ..telemetry };
     let _simulation = sandbox.start()?;
     until_ended(app::serve, listeners, config, telemetry, false, signals).await
 }
@@ -252,9 +252,10 @@ fn sources(settings: &Settings) -> Sources {
 }
 
 /// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
-fn start_logs(config: &Config) -> anyhow::Result<(Failures, Log)> {
-    let failures = Failures::default();
-    let (dispatch, log) = config.log.queued(io::stderr, &failures).context("cannot start logging")?;
+fn start_logs(config: &Config) -> anyhow::Result<(Telemetry, Log)> {
+    let telemetry = Telemetry::default();
+    let (dispatch, log) =
+        config.log.queued(io::stderr, &telemetry.failures, &telemetry.level).context("cannot start logging")?;
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {
@@ -273,7 +274,7 @@ fn start_logs(config: &Config) -> anyhow::Result<(Failures, Log)> {
     for warning in &config.warnings {
         tracing::warn!(warning, "risky configuration");
     }
-    Ok((failures, log))
+    Ok((Telemetry { dropped_lines: log.dropped_lines(), ..telemetry }, log))
 }
 
 /// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.

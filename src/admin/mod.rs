@@ -2,6 +2,7 @@
 //! answers under any load of the data interface.
 
 mod explain;
+mod log_level;
 mod metrics;
 pub(crate) mod probes;
 mod process;
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    response::Redirect,
     routing::{delete, get},
 };
 use prometheus_client::registry::Registry;
@@ -24,13 +26,16 @@ use crate::{
     http::{self, edge::Edge},
     key::LogHash,
     links::Links,
+    telemetry::LogLevel,
 };
 
+#[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
 pub(crate) fn router(
     links: Links,
     readiness: Readiness,
     registry: Registry,
     status: Status,
+    log_level: LogLevel,
     clock: &Clock,
     log_hash: &LogHash,
     allowed_hosts: &[String],
@@ -46,6 +51,9 @@ pub(crate) fn router(
         .route("/healthz", get(probes::readyz))
         .route("/startupz", get(probes::startupz))
         .with_state(readiness.clone())
+        .route("/log-level", get(log_level::tell).put(log_level::change))
+        .with_state(log_level)
+        .route("/", get(async || Redirect::temporary("/status")))
         .merge(status.routes());
     let edge = Edge {
         clock: clock.clone(),

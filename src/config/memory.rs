@@ -3,7 +3,7 @@
 //! A container's limit is a bound whether or not somebody wrote settings that obey it: beyond it the kernel ends the
 //! process, and every caller with it. Settings that a user wrote are never changed; those that do not fit are warned of.
 
-/// From here on the defaults of `cache.max_bytes` and `limits.connections` fit, a quarter each.
+/// From here on the defaults of `cache.max_bytes`, `limits.connections` (a quarter each) and `limits.in_flight` fit.
 const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 
 /// A connection takes some 20 KiB when it is idle, 45 with a head that is all but complete over HTTP/1, and up to this over HTTP/2
@@ -67,13 +67,21 @@ impl Share {
         })
     }
 
+    /// Callers that may wait for a link: a fifth of the places for both is for batches that are being read, a quarter of
+    /// all requests for bodies that are coming.
+    fn in_flight(&self) -> u64 {
+        self.requests * 3 / 5
+    }
+
     /// `section.key` = value, in the place of built-in defaults that would not fit.
     pub(super) fn defaults(&self) -> Vec<(String, String)> {
         let default_cache = 64 << 20;
         let default_connections = 8192;
+        let default_in_flight = 4096;
         [
             ("cache.max_bytes", format!("{}MiB", self.cache >> 20), self.cache < default_cache),
             ("limits.connections", self.connections.to_string(), self.connections < default_connections),
+            ("limits.in_flight", self.in_flight().to_string(), self.in_flight() < default_in_flight),
         ]
         .into_iter()
         .filter(|(_, _, smaller)| *smaller)
@@ -82,7 +90,7 @@ impl Share {
     }
 
     /// What will not fit, should all of it be used: the least there must be, or what a user wrote.
-    pub(super) fn warnings(&self, cache: u64, connections: u64) -> Vec<String> {
+    pub(super) fn warnings(&self, cache: u64, connections: u64, in_flight: u64) -> Vec<String> {
         if self.limit < LEAST {
             return vec![format!(
                 "the memory limit of {} MiB is less than the {} MiB that kielink has to have: beyond it the system ends the process",
@@ -92,17 +100,24 @@ impl Share {
         }
         let wanted = cache.saturating_add(connections.saturating_mul(CONNECTION_BYTES));
         let room = self.cache + self.connections * CONNECTION_BYTES;
-        if wanted <= room {
-            return Vec::new();
-        }
-        vec![format!(
-            "cache.max_bytes and limits.connections ({} KiB each) may take {} MiB; of the memory limit of {} MiB, {} are \
-             theirs: beyond it the system ends the process. Without these settings they fit by themselves",
-            CONNECTION_BYTES >> 10,
-            wanted >> 20,
-            self.limit >> 20,
-            room >> 20,
-        )]
+        let bytes = (wanted > room).then(|| {
+            format!(
+                "cache.max_bytes and limits.connections ({} KiB each) may take {} MiB; of the memory limit of {} MiB, {} \
+                 are theirs: beyond it the system ends the process. Without these settings they fit by themselves",
+                CONNECTION_BYTES >> 10,
+                wanted >> 20,
+                self.limit >> 20,
+                room >> 20,
+            )
+        });
+        let waiting = (in_flight > self.in_flight()).then(|| {
+            format!(
+                "limits.in_flight is {in_flight}, and about {} fit into the memory limit of {} MiB: no more are let in",
+                self.in_flight(),
+                self.limit >> 20,
+            )
+        });
+        bytes.into_iter().chain(waiting).collect()
     }
 }
 
@@ -134,26 +149,30 @@ mod tests {
     #[test]
     fn a_small_machine_gets_small_defaults() {
         let share = Share::of(Some(64 * MIB)).unwrap();
-        let expected = [("cache.max_bytes", "16MiB"), ("limits.connections", "256")];
+        let expected = [("cache.max_bytes", "16MiB"), ("limits.connections", "256"), ("limits.in_flight", "307")];
         assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         // Enough for the default of one, not of the other.
         let share = Share::of(Some(512 * MIB)).unwrap();
-        assert_eq!(share.defaults(), [("limits.connections".to_owned(), "2048".to_owned())]);
+        let expected = [("limits.connections", "2048"), ("limits.in_flight", "2457")];
+        assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let share = Share::of(Some(1024 * MIB)).unwrap();
+        assert_eq!(share.defaults(), [("limits.connections".to_owned(), "4096".to_owned())]);
     }
 
     #[test]
     fn settings_that_do_not_fit_are_warned_of() {
         let share = Share::of(Some(64 * MIB)).unwrap();
-        assert!(share.warnings(share.cache, share.connections).is_empty());
-        assert!(share.warnings(10 * MIB, 350).is_empty(), "what one leaves, the other may take");
-        assert_eq!(share.warnings(64 * MIB, 8192).len(), 1);
+        assert!(share.warnings(share.cache, share.connections, 307).is_empty());
+        assert!(share.warnings(10 * MIB, 350, 307).is_empty(), "what one leaves, the other may take");
+        assert_eq!(share.warnings(64 * MIB, 8192, 307).len(), 1);
+        assert!(share.warnings(10 * MIB, 8, 308)[0].contains("limits.in_flight is 308, and about 307 fit"));
     }
 
     #[test]
     fn less_than_the_least_is_warned_of() {
         let warnings = |limit| {
             let share = Share::of(Some(limit)).unwrap();
-            share.warnings(share.cache, share.connections)
+            share.warnings(share.cache, share.connections, 76)
         };
         assert!(warnings(16 * MIB).is_empty());
         assert!(warnings(16 * MIB - 1)[0].contains("limit of 15 MiB is less than the 16 MiB"));

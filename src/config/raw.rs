@@ -222,7 +222,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     });
     let fitted: Vec<_> = fitted.collect();
     if let Some(share) = &share {
-        warnings.extend(share.warnings(raw.max_bytes, raw.connections.into()));
+        warnings.extend(share.warnings(raw.max_bytes, raw.connections.into(), raw.in_flight.into()));
     }
     let bodies = share.map_or(u64::MAX, |share| share.bodies);
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);

@@ -219,8 +219,8 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     let config = Config::load(&sources).unwrap();
     assert_eq!((config.links.max_bytes, config.app.connections, config.app.streams), (16 << 20, 256, 32));
-    assert_eq!((config.fitted.len(), config.links.waiting), (2, 4096));
-    assert_eq!((config.http.places, config.http.arrivals, config.http.batch_at_once), (384, 128, 16));
+    assert_eq!((config.fitted.len(), config.links.waiting), (3, 307));
+    assert_eq!((config.http.places, config.http.arrivals, config.http.batch_at_once), (384, 77, 16));
     assert_eq!((config.app.admin_connections, config.app.unread, config.app.admin_unread), (32, 4 << 20, 1 << 20));
     assert_eq!((config.http.batch_room, config.http.body_room), (6 << 20, 2 << 20));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -229,8 +229,13 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     sources.flags.push(("cache.max_bytes".into(), "60MiB".into()));
     let config = Config::load(&sources).unwrap();
     assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 256));
-    assert_eq!(config.fitted.len(), 1, "{:?}", config.fitted);
+    assert_eq!(config.fitted.len(), 2, "{:?}", config.fitted);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+
+    sources.flags.push(("limits.in_flight".into(), "4096".into()));
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.links.waiting, config.http.places, config.http.arrivals), (4096, 384, 128));
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 
     sources.memory_limit = None;
     let config = Config::load(&sources).unwrap();

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use axum::{
 use super::{
     guard,
     metrics::{Answered, Endpoint, Requests, Verdict},
-    problem::{Kind, Problem},
+    problem::{self, Kind, Problem},
     unserved,
 };
 use crate::{
@@ -156,8 +156,14 @@ pub(crate) fn panicked(_payload: Box<dyn std::any::Any + Send + 'static>) -> Res
     Problem::internal("kielink failed on this request. Its log tells more.").into_response()
 }
 
-pub(crate) async fn not_found() -> Problem {
-    Problem::refused(Kind::NotFound, "There is nothing at this path.")
+pub(crate) async fn not_found(uri: Uri) -> Problem {
+    // Whoever sends all of kie.ai's calls here finds out by this one.
+    let detail = if problem::is_compat(uri.path()) {
+        "Of kie.ai's calls, kielink serves POST /api/v1/common/download-url. Send all others to kie.ai, with a key of your own."
+    } else {
+        "There is nothing at this path."
+    };
+    Problem::refused(Kind::NotFound, detail)
 }
 
 pub(crate) async fn method_not_allowed() -> Problem {
@@ -206,7 +212,7 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(watched) = self.edge.watched.as_ref().filter(|_| self.is_there) else { return };
-        // The route that matches is not known out here; but all routes are plain paths.
+        // The route that matches is not known out here.
         let endpoint = Endpoint::of(Some(self.path));
         watched.requests.abandoned(endpoint);
         if self.span.is_recording() {

@@ -84,7 +84,7 @@ pub(crate) async fn link(
     Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
 }
 
-/// `GET /v1/redirect?url=`
+/// `GET /v1/redirect?url=`, `GET /v1/redirect/NAME?url=`
 pub(crate) async fn redirect(
     State(endpoints): State<Arc<Endpoints>>,
     Extension(call): Extension<Call>,

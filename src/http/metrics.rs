@@ -43,7 +43,7 @@ pub struct Endpoint(&'static str);
 
 impl Endpoint {
     const OF_LINKS: [&'static str; 4] = [DOWNLOAD_URL, "/v1/link", "/v1/redirect", "/v1/links"];
-    const OTHERS: [&'static str; 3] = ["/healthz", "/openapi.json", "/docs"];
+    const OTHERS: [&'static str; 4] = ["/", "/healthz", "/openapi.json", "/docs"];
 
     pub fn as_str(self) -> &'static str {
         self.0
@@ -54,10 +54,13 @@ impl Endpoint {
         Endpoint::OF_LINKS.contains(&self.0)
     }
 
-    /// Of the route that matched, if one did.
+    /// Of the route that matched, or of a path.
     pub fn of(route: Option<&str>) -> Endpoint {
         let all = Endpoint::OF_LINKS.into_iter().chain(Endpoint::OTHERS);
-        let known = route.and_then(|route| all.into_iter().find(|known| *known == route));
+        // The name behind it is for whoever saves the file.
+        let is_it =
+            |known: &str, route: &str| known == route || known == "/v1/redirect" && route.starts_with("/v1/redirect/");
+        let known = route.and_then(|route| all.into_iter().find(|known| is_it(known, route)));
         Endpoint(known.unwrap_or("other"))
     }
 }

@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, middleware,
+    response::Redirect,
     routing::{MethodRouter, get, post},
 };
 use prometheus_client::registry::Registry;
@@ -109,18 +110,21 @@ pub(crate) fn router(
 
 /// What gives links. These two lists are all there is: a route that is not in
 /// `openapi.json` fails its test.
-fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 4] {
+fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 5] {
     [
         (upstream::DOWNLOAD_URL, post(handlers::download_url)),
         ("/v1/link", get(handlers::link)),
         ("/v1/redirect", get(handlers::redirect)),
+        // The same under a name for whoever saves the file.
+        ("/v1/redirect/{name}", get(handlers::redirect)),
         ("/v1/links", post(batch::links)),
     ]
 }
 
 /// What kielink says of itself.
-fn own_routes() -> [(&'static str, MethodRouter<Readiness>); 3] {
+fn own_routes() -> [(&'static str, MethodRouter<Readiness>); 4] {
     [
+        ("/", get(async || Redirect::temporary("/docs"))),
         // For load balancers that cannot reach the admin interface.
         ("/healthz", get(probes::readyz)),
         ("/openapi.json", get(openapi::openapi)),

@@ -137,6 +137,11 @@ pub(crate) struct Problem {
     pub(crate) cause: Option<Arc<upstream::Error>>,
 }
 
+/// Whether kie.ai's own contract holds there.
+pub(crate) fn is_compat(path: &str) -> bool {
+    path == "/api" || path.starts_with("/api/")
+}
+
 impl Problem {
     /// A problem of the request itself or of kielink's limits: kie.ai was not asked.
     pub(crate) fn refused(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
@@ -321,7 +326,7 @@ impl Problem {
 
     /// Fills in the body and the headers that belong to the form of `path`.
     pub(crate) fn render(&self, path: &str, request_id: &str, response: &mut Response) {
-        let is_compat = path == "/api" || path.starts_with("/api/");
+        let is_compat = is_compat(path);
         let (content_type, body) = if is_compat {
             ("application/json", self.envelope())
         } else {

@@ -4,6 +4,7 @@
 //! some print addresses, and an address may be a link.
 
 mod failures;
+mod level;
 pub(crate) mod metrics;
 mod queue;
 pub mod trace;
@@ -11,17 +12,13 @@ pub mod trace;
 use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing::{Dispatch, level_filters::LevelFilter};
-use tracing_subscriber::{
-    Layer as _,
-    filter::{Targets, filter_fn},
-    fmt::MakeWriter,
-    layer::SubscriberExt,
-};
+use tracing_subscriber::{Layer as _, fmt::MakeWriter, layer::SubscriberExt};
 
 pub(crate) use self::queue::LAST_LINES;
 use self::trace::Tracer;
 pub use self::{
     failures::{Failure, Failures},
+    level::LogLevel,
     queue::{DroppedLines, Log},
 };
 
@@ -37,6 +34,8 @@ pub struct Config {
 pub struct Telemetry {
     /// What has failed of late; filled by the log.
     pub failures: Failures,
+    /// How much is logged, which can be changed while it runs.
+    pub level: LogLevel,
     pub tracer: Tracer,
     /// Log lines that could not be written in time.
     pub dropped_lines: DroppedLines,
@@ -51,24 +50,18 @@ pub enum Format {
 }
 
 /// The least severe level that is still logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Level(LevelFilter);
 
 impl Config {
-    /// The subscriber that writes to `writer` and counts what fails; the caller decides for which threads.
-    pub fn dispatch<W>(&self, writer: W, failures: &Failures) -> Dispatch
+    /// The subscriber that writes to `writer` what `level` lets through, from `self.level` on, and counts what fails; the caller
+    /// decides for which threads.
+    pub fn dispatch<W>(&self, writer: W, failures: &Failures, level: &LogLevel) -> Dispatch
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        let Level(level) = self.level;
-        // Failures are counted also where they are not written.
-        let filter = Targets::new()
-            .with_default(LevelFilter::WARN)
-            .with_target(env!("CARGO_PKG_NAME"), level.max(LevelFilter::WARN));
-        // SECURITY: what OpenTelemetry says of its variables repeats their values. `trace` says which they are.
-        let values =
-            filter_fn(|event| !(event.target().starts_with("opentelemetry") && event.name().contains(".Config.")));
-        let filter = filter.and_then(values);
+        level.set(self.level);
+        let filter = level.filter();
         let gatekeeper = failures.gatekeeper(level);
         let text = match self.format {
             Format::Text => true,

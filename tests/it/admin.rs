@@ -1,6 +1,6 @@
 //! The admin interface beyond probes: what is known of one source URL, and forgetting it.
 
-use crate::support::{Answer, FakeKie, SOURCE, Sidecar, encode, eventually};
+use crate::support::{Answer, FakeKie, Problem, SOURCE, Sidecar, encode, eventually};
 
 fn explain_path(source: &str) -> String {
     format!("/v1/explain?url={}", encode(source))
@@ -53,6 +53,32 @@ async fn a_forgotten_entry_is_minted_anew() {
     assert_eq!(sidecar.send(forget).await.status, 204, "there is nothing left to forget");
     assert!(sidecar.link(SOURCE).await.header("cache-status").contains("fwd=miss"));
     assert_eq!(kie.mints(), 2);
+}
+
+#[tokio::test]
+async fn how_much_is_logged_can_be_changed_while_it_runs() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("log.level", "info")]);
+    let url = format!("{}/log-level", sidecar.admin_url());
+    let put = async |body: &'static str| sidecar.send(sidecar.client().put(&url).body(body)).await;
+    let probes = || sidecar.log_lines("request").iter().filter(|line| line["endpoint"] == "/healthz").count();
+    assert_eq!(sidecar.get_admin("/log-level").await.body, "info\n");
+    sidecar.get("/healthz").await;
+    assert_eq!(probes(), 0, "they are told at debug");
+    let changed = put(" DEBUG\n").await;
+    assert_eq!((changed.status, changed.body.as_str()), (200, "debug\n"));
+    sidecar.get("/healthz").await;
+    assert_eq!(probes(), 1);
+    for body in ["", "loud", "info,kielink=debug", "debug debug", "debug                                  "] {
+        Problem::refused("malformed-request").assert_document(body, &put(body).await);
+    }
+    assert_eq!(put("error").await.status, 200);
+    sidecar.get("/healthz").await;
+    assert_eq!(probes(), 1);
+    assert_eq!(sidecar.get_admin("/log-level").await.body, "error\n");
+    let told: Vec<_> = sidecar.log_lines("the log level was changed");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!((&told[1]["from"], &told[1]["to"]), (&"debug".into(), &"error".into()));
 }
 
 #[tokio::test]

@@ -38,7 +38,11 @@ impl Headline {
         let minute = facts.last_minute;
         let say = |level, text: &str, advice| Headline { level, text: text.to_owned(), advice };
         if facts.draining {
-            return say("warning", "kielink is stopping: it serves what it has accepted and no new connections", None);
+            return say(
+                "warning",
+                "kielink is stopping: it is not ready any more, and serves what it has accepted",
+                None,
+            );
         }
         if !facts.ready {
             return say("problem", "kielink is not ready", Some("/readyz lists what is missing."));

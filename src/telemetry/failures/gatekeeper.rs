@@ -5,11 +5,11 @@ use std::fmt::{self, Write as _};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
-    level_filters::LevelFilter,
 };
 use tracing_subscriber::layer::{Context, Filter};
 
 use super::{Failures, Key, SUM, Severity};
+use crate::telemetry::LogLevel;
 
 /// What is remembered of one: enough for a cause and everything behind it.
 const LONGEST: usize = 300;
@@ -19,7 +19,7 @@ const LONGEST: usize = 300;
 pub(in crate::telemetry) struct Gatekeeper {
     failures: Failures,
     /// Lines below are counted only.
-    level: LevelFilter,
+    level: LogLevel,
 }
 
 impl<S: Subscriber> Filter<S> for Gatekeeper {
@@ -29,8 +29,9 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
         let level = *event.metadata().level();
+        let is_logged = level <= self.level.filter_level();
         if level > Level::INFO {
-            return level <= self.level;
+            return is_logged;
         }
         let mut line = Line::default();
         event.record(&mut line);
@@ -44,7 +45,7 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
             _ => Severity::Info,
         };
         if line.key.message == SUM || (line.key.severity == Severity::Info && line.key.problem.is_none()) {
-            return level <= self.level;
+            return is_logged;
         }
         // What a caller did wrong is the same whatever is said of it; and of a cause, kie.ai's own words do not count.
         line.key.error = match line.key.severity {
@@ -53,7 +54,7 @@ impl<S: Subscriber> Filter<S> for Gatekeeper {
                 line.error.as_ref().map(|error| error.split('"').next().unwrap_or_default().to_owned())
             }
         };
-        self.failures.note(line, level <= self.level)
+        self.failures.note(line, is_logged)
     }
 }
 
@@ -100,7 +101,7 @@ impl Visit for Line {
 
 impl Failures {
     /// What stands in front of a layer that writes lines of `level` and above.
-    pub(in crate::telemetry) fn gatekeeper(&self, level: LevelFilter) -> Gatekeeper {
-        Gatekeeper { failures: self.clone(), level }
+    pub(in crate::telemetry) fn gatekeeper(&self, level: &LogLevel) -> Gatekeeper {
+        Gatekeeper { failures: self.clone(), level: level.clone() }
     }
 }

@@ -3,6 +3,7 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt};
 
 use super::*;
 use crate::clock::testing::VirtualTime;
+use crate::telemetry::{Level, LogLevel};
 
 /// Runs `act` under a log that counts; tells how many lines were written.
 fn written(failures: &Failures, act: impl FnOnce()) -> usize {
@@ -24,8 +25,10 @@ fn written_at(level: LevelFilter, failures: &Failures, act: impl FnOnce()) -> us
     }
     let lines = Lines::default();
     let writer = lines.clone();
-    let layer =
-        tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(failures.gatekeeper(level));
+    let log_level = LogLevel::default();
+    log_level.set(Level(level));
+    let gatekeeper = failures.gatekeeper(&log_level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(gatekeeper);
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
     let text = lines.0.lock().unwrap();
     text.iter().filter(|byte| **byte == b'\n').count()

@@ -11,10 +11,11 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
     let sidecar = Sidecar::start(&kie);
     let not_found = Problem::refused("not-found");
     for path in [
-        "/",
         "/v1",
         "/v1/",
         "/v1/link/",
+        "/v1/redirect/",
+        "/v1/redirect/a/b.png",
         "/V1/link",
         "/v1/nothing",
         "/v2/link",
@@ -28,11 +29,44 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
         not_found.assert_document(path, &sidecar.get(path).await);
     }
     for path in ["/api", "/api/", "/api/v1", "/api/v1/common", "/api/v1/common/download-url/", "/api/v1/chat/credit"] {
-        not_found.assert_envelope(path, &sidecar.get(path).await);
+        let reply = sidecar.get(path).await;
+        not_found.assert_envelope(path, &reply);
+        assert!(reply.body.contains("serves POST /api/v1/common/download-url. Send all others to kie.ai"), "{reply:?}");
     }
     let post = |path: &str| sidecar.client().post(format!("{}{path}", sidecar.base_url())).body("{}");
     not_found.assert_envelope("POST", &sidecar.send(post("/api/v1/jobs/createTask")).await);
     assert_eq!(kie.requests().len(), 0, "it is no proxy");
+}
+
+#[tokio::test]
+async fn the_front_doors_lead_to_what_there_is() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    for (reply, place) in [(sidecar.get("/").await, "/docs"), (sidecar.get_admin("/").await, "/status")] {
+        assert_eq!((reply.status, reply.header("location")), (307, place), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_may_have_a_name_for_whoever_saves_the_file() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let query = format!("?url={}", encode(SOURCE));
+    let plain = sidecar.get(&format!("/v1/redirect{query}")).await;
+    for name in ["sunrise.png", "a%20b%2Fc.png", "%C3%BC.png", ".."] {
+        let named = sidecar.get(&format!("/v1/redirect/{name}{query}")).await;
+        if name == ".." {
+            // Clients resolve it before they send.
+            assert_eq!(named.status, 404, "{named:?}");
+            continue;
+        }
+        assert_eq!((named.status, named.header("location")), (302, plain.header("location")), "{name}: {named:?}");
+    }
+    let without = sidecar.get("/v1/redirect/sunrise.png").await;
+    Problem::refused("malformed-request").assert_document("without a source URL", &without);
+    assert_eq!(kie.mints(), 1, "names are no part of what is asked for");
+    let metrics = sidecar.get_admin("/metrics").await.body;
+    assert!(!metrics.contains("sunrise") && metrics.contains(r#"endpoint="/v1/redirect""#), "{metrics}");
 }
 
 #[tokio::test]
