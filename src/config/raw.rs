@@ -307,6 +307,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
                     rate,
                     burst,
                     in_flight,
+                    waiting: usize::try_from(places.min(raw.in_flight.into())).unwrap_or(usize::MAX),
                     // A request takes some time; a tenth of what callers wait is more than kie.ai usually needs.
                     reserve: raw.request_timeout / 10,
                 },

@@ -99,6 +99,7 @@ impl World {
             rate: non_zero(rate),
             burst: non_zero(burst),
             in_flight: non_zero(rng.u32(least..40)),
+            waiting: if is_calm { 100 } else { 1 + seed as usize % 60 },
             reserve: request_timeout / 10,
         };
         let promises = Promises { margin: config.margin, rate: f64::from(rate), burst: f64::from(burst) };

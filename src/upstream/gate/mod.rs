@@ -52,6 +52,8 @@ pub struct Config {
     pub burst: NonZeroU32,
     /// Requests under way at once.
     pub in_flight: NonZeroU32,
+    /// Requests that may wait for their turn, also those whose callers have left.
+    pub waiting: usize,
     /// A turn that comes later than this before the deadline is no use: a request takes time, too.
     pub reserve: Duration,
 }
@@ -140,6 +142,7 @@ struct State {
     window: Window,
     budget: Budget,
     reserve: Duration,
+    waiting: usize,
     queue: Queue<Waiter>,
     urgent: Urgent,
     /// Until here, room that will come has been promised to those who were sent away.
@@ -203,6 +206,7 @@ impl Gate {
             window: Window::new(config.in_flight.get(), clock.now()),
             budget: Budget::new(config.rate, config.burst, clock.now()),
             reserve: config.reserve,
+            waiting: config.waiting,
             queue: Queue::new(),
             urgent: Urgent::default(),
             promised_until: clock.now(),
@@ -241,6 +245,15 @@ impl Gate {
             let place = state.queue.ahead_of(&wanted.party, now);
             if state.turn(place, now) + state.reserve > patience.deadline() {
                 return Err(state.refusal(place, patience.deadline(), now));
+            }
+            if state.queue.len() >= state.waiting {
+                let displaced = state.queue.displace(&wanted.party, |waiter| waiter.patience.parties());
+                let refusal = state.refusal(place, patience.deadline(), now);
+                match displaced {
+                    // It goes on, or has left already.
+                    Some(waiter) => drop(waiter.turn.send(Err(refusal))),
+                    None => return Err(refusal),
+                }
             }
             let (sender, turn) = oneshot::channel();
             state.queue.push(wanted.party, Waiter { wanted, patience: patience.clone(), turn: sender });

@@ -85,6 +85,21 @@ impl<W> Queue<W> {
         self.waiting.remove(place).1
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes out the newest of the address that has most, where `party`'s has fewer also with one more. Those that another address
+    /// waits for, too (`all`), stay.
+    pub(super) fn displace<P: Iterator<Item = Party>>(&mut self, party: &Party, all: impl Fn(&W) -> P) -> Option<W> {
+        let is_alone = |(own, waiter): &(Party, W)| all(waiter).all(|other| other.address == own.address);
+        let counts = counted(self.waiting.iter().filter(|one| is_alone(one)).map(|(own, _)| own.address));
+        let own = counts.get(&party.address).copied().unwrap_or_default();
+        let (most, _) = counts.into_iter().filter(|(_, count)| own + 1 < *count).max_by_key(|(_, count)| *count)?;
+        let newest = self.waiting.iter().rposition(|one| one.0.address == most && is_alone(one))?;
+        Some(self.take(newest))
+    }
+
     /// Takes out those that `goes` names.
     pub(super) fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
         self.waiting.extract_if(.., |(_, waiter)| goes(waiter)).map(|(_, waiter)| waiter).collect()
@@ -197,6 +212,21 @@ mod tests {
         queue.served(&greedy, at(0));
         let next = queue.next(at(100), |parties| parties.clone().into_iter());
         assert_eq!(next.map(|(place, _)| place), Some(5));
+    }
+
+    #[test]
+    fn the_newest_of_who_has_most_makes_room_for_who_has_less() {
+        let (greedy, modest, third) = (party(1, 1, 1), party(2, 2, 2), party(3, 3, 3));
+        let mut queue = Queue::new();
+        for (n, parties) in [vec![greedy], vec![greedy], vec![greedy, modest], vec![modest]].into_iter().enumerate() {
+            queue.push(parties[0], (n, parties));
+        }
+        let parties = |(_, parties): &(usize, Vec<Party>)| parties.clone().into_iter();
+        assert!(queue.displace(&greedy, parties).is_none());
+        assert!(queue.displace(&modest, parties).is_none(), "it has as many then");
+        assert_eq!(queue.displace(&third, parties).map(|(n, _)| n), Some(1), "but for whom another waits, too");
+        assert!(queue.displace(&third, parties).is_none());
+        assert_eq!(queue.len(), 3);
     }
 
     #[test]

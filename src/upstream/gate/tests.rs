@@ -16,6 +16,11 @@ struct Bench {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const SOMEBODY: Party = Party { address: 1, connection: 1, request: 1 };
+
+/// Requests that may wait.
+const WAITING: usize = 60;
+
 fn bench(rate: u32, burst: u32, in_flight: u32) -> Bench {
     let time = VirtualTime::new();
     let clock = time.clock();
@@ -24,6 +29,7 @@ fn bench(rate: u32, burst: u32, in_flight: u32) -> Bench {
         rate: number(rate),
         burst: number(burst),
         in_flight: number(in_flight),
+        waiting: WAITING,
         reserve: Duration::from_millis(500),
     };
     let gate = Gate::new(&config, clock.clone());
@@ -34,12 +40,12 @@ fn bench(rate: u32, burst: u32, in_flight: u32) -> Bench {
 }
 
 fn wanted(priority: Priority, file: FileId) -> Wanted {
-    Wanted { priority, party: Party { address: 1, connection: 1, request: 1 }, file, seen_to_fail: false, key: 1 }
+    Wanted { priority, party: SOMEBODY, file, seen_to_fail: false, key: 1 }
 }
 
 impl Bench {
     fn within(&self, patience: Duration) -> Patience {
-        Patience::until(self.clock.now() + patience, Party::default())
+        Patience::until(self.clock.now() + patience, SOMEBODY)
     }
 
     async fn caller(&self, patience: Duration) -> Result<Permit, Refusal> {
@@ -172,6 +178,26 @@ async fn a_probe_that_is_dropped_lets_another_try() {
     assert!(!waiting.is_finished());
     drop(probe);
     waiting.await.unwrap().unwrap().report(Verdict::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_wait_than_may_and_the_newest_of_who_has_most_makes_room() {
+    let bench = bench(1, 1, 1);
+    let _first = bench.caller(SECOND).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING {
+        waiting.push(bench.queued(100 * SECOND).await);
+    }
+    assert!(matches!(refusal(bench.caller(100 * SECOND).await), Refusal::Budget(_)), "its own is the newest");
+    let other = Party { address: 2, connection: 2, request: 2 };
+    let patience = Patience::until(bench.clock.now() + 20 * SECOND, other);
+    let gate = bench.gate.clone();
+    let wanted = Wanted { party: other, ..wanted(Priority::Caller, 2) };
+    let mut pass = std::pin::pin!(gate.pass(wanted, &patience));
+    assert!(futures_util::poll!(&mut pass).is_pending());
+    let newest = waiting.pop().unwrap().await.unwrap();
+    assert!(matches!(refusal(newest), Refusal::Budget(_)));
+    assert!(waiting.iter().all(|task| !task.is_finished()));
 }
 
 #[tokio::test(start_paused = true)]
