@@ -12,6 +12,12 @@ pub const MAX_BYTES: usize = 4096;
 /// The longest host and port taken, in bytes, as asked: letters beyond ASCII take more there.
 const MAX_AUTHORITY_BYTES: usize = 1024;
 
+/// The longest label of a host, in characters (RFC 1035 section 2.3.4); beyond ASCII fewer fit.
+const MAX_LABEL_CHARS: usize = 63;
+
+/// The longest name, in characters.
+const MAX_NAME_CHARS: usize = 254;
+
 /// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
 ///
 /// `Debug` shows the host only: a full source URL is never logged.
@@ -67,12 +73,16 @@ impl SourceUrl {
         // The URL standard also takes `https:host` and `https:/host`; no caller means that.
         let authority = strip_scheme(text).ok_or(Invalid::NotHttp)?;
         let authority = &authority[..authority.find(['/', '\\', '?', '#']).unwrap_or(authority.len())];
-        // SECURITY: the time that an `xn--` label takes grows with the square of its length.
         if authority.is_empty() || authority.len() > MAX_AUTHORITY_BYTES {
             return Err(Invalid::Syntax);
         }
         if authority.contains('@') {
             return Err(Invalid::UserInfo);
+        }
+        // SECURITY: the time that an `xn--` label takes grows with the square of its length.
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _port)| host);
+        if host.split(['.', ':', '\u{3002}', '\u{ff0e}', '\u{ff61}']).any(is_too_long) {
+            return Err(Invalid::Host);
         }
         let mut url = Url::parse(text).map_err(|_| Invalid::Syntax)?;
         url.set_fragment(None);
@@ -115,6 +125,13 @@ impl fmt::Debug for SourceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SourceUrl({})", self.host())
     }
+}
+
+/// Whether a host's label has more characters than one can have. An escaped one may be a whole name, its dots escaped, too.
+fn is_too_long(label: &str) -> bool {
+    let triplets = label.matches('%').count();
+    let most = if triplets == 0 { MAX_LABEL_CHARS } else { MAX_NAME_CHARS };
+    label.chars().count().saturating_sub(2 * triplets) > most
 }
 
 fn strip_scheme(text: &str) -> Option<&str> {
@@ -322,6 +339,10 @@ mod tests {
         let of = |host: String| SourceUrl::parse(&format!("https://{host}/a")).map(|_| ());
         assert_eq!(of("a".repeat(63)), Ok(()));
         assert_eq!(of("a".repeat(64)), Err(Invalid::Host));
+        assert_eq!(of("xn--t".to_owned() + &"da".repeat(29)), Err(Invalid::Syntax), "within them, but no label");
+        assert_eq!(of("xn--t".to_owned() + &"da".repeat(30)), Err(Invalid::Host), "not decoded");
+        assert_eq!(of("ü".repeat(40)), Ok(()));
+        assert_eq!(of("%78n--t".to_owned() + &"da".repeat(200)), Err(Invalid::Host));
         assert_eq!(of("a.".repeat(126) + "a."), Ok(()));
         assert_eq!(of("a.".repeat(126) + "aa"), Err(Invalid::Host));
         let escaped = |bytes: usize| "%61".repeat(50) + &"%2e%61".repeat(25) + ":" + &"0".repeat(bytes - 301);
