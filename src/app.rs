@@ -257,7 +257,7 @@ pub async fn serve(
         if telemetry.tracer.is_on() { LAST_SPANS.min(config.app.shutdown_grace / 4) } else { Duration::ZERO };
     // The log's last lines are waited for after this, at the process's end, where nobody reads them.
     let last_lines = LAST_LINES.min(config.app.shutdown_grace / 4);
-    let patience = config.app.shutdown_grace - last_words - last_spans - last_lines;
+    let patience = (config.app.shutdown_grace - last_words - last_spans - last_lines).saturating_sub(LINGER);
     let ended = match tokio::time::timeout(patience, connections.wait()).await {
         Ok(()) => Ended::Drained,
         Err(_elapsed) => Ended::CutShort,

@@ -79,7 +79,7 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
         done.unwrap_or_else(|signal| Err(anyhow::anyhow!("ended by {signal}"))).map(|()| ExitCode::SUCCESS)
     });
     // Tasks are dropped, and with them socket files; a thread that reads a file on a dead mount is not waited for.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(100));
     ended
 }
 
