@@ -20,8 +20,8 @@ pub enum Error {
     SourceNotFound(Answer),
     #[error("kie.ai refuses the API key: {0}")]
     KeyRefused(Answer),
-    /// There is another key by now; the request is worth repeating with it.
-    #[error("kie.ai refuses an API key that has been replaced: {0}")]
+    /// There is another key; the request is worth repeating with it.
+    #[error("kie.ai refuses an API key that there is another one for: {0}")]
     KeyReplaced(Answer),
     #[error("the kie.ai account has no credits left: {0}")]
     CreditsExhausted(Answer),

@@ -34,6 +34,7 @@ use self::{
 use super::{
     Condition, Party, Patience,
     error::{AccountTrouble, Error},
+    suspicion::FileId,
 };
 use crate::clock::{Clock, Instant};
 
@@ -58,9 +59,6 @@ pub struct Config {
 
 /// Urgent refreshes that are past breaker and account leave at least this far apart.
 const URGENT_EVERY: Duration = Duration::from_secs(1);
-
-/// Tells files apart, and nothing else.
-pub(super) type FileId = u64;
 
 /// Who wants to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
