@@ -196,14 +196,12 @@ impl Error {
 
     /// For people who look at a probe: nothing that kie.ai or a caller wrote.
     pub(super) fn in_a_few_words(&self) -> String {
-        match self {
-            Error::KeyRefused(_) | Error::KeyReplaced(_) => "the key is refused".to_owned(),
-            Error::CreditsExhausted(_) => "no credits are left".to_owned(),
-            error => match error.answer() {
-                Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
-                Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
-                None => error.slug().to_owned(),
-            },
+        match self.answer() {
+            Some(Answer { code: Some(401 | 403), .. }) => "the key is refused".to_owned(),
+            Some(Answer { code: Some(402), .. }) => "no credits are left".to_owned(),
+            Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
+            Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
+            None => self.slug().to_owned(),
         }
     }
 

@@ -356,6 +356,8 @@ impl Inner {
             // It says nothing of the key that is there by now.
             Err(Error::KeyReplaced(_)) => Verdict::Unknown,
             Err(error) if error.is_transient() => Verdict::Failed,
+            // A gateway's page, which says nothing of the account, and does not clear it, either.
+            Err(error) if error.answer().is_some_and(|answer| answer.code.is_none()) => Verdict::Account(error.clone()),
             Err(_) => Verdict::Well,
         });
         result

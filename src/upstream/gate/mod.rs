@@ -108,7 +108,7 @@ pub(super) enum Verdict {
     Well,
     /// 429 or 433.
     Limited(Option<Duration>),
-    /// It refused, and what it said concerns the account, or may.
+    /// It did not serve, and what was said concerns the account, or may; or a gateway stands before it.
     Account(Error),
     /// It answered, and failed.
     Failed,
