@@ -178,7 +178,7 @@ impl Keys {
         let mut state = self.lock();
         if state.serving.is(used) {
             state.serving_has_minted = true;
-        } else if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
+        } else if state.is_on_trial(used) {
             tracing::info!(key_fingerprint = used.fingerprint(), "the new API key has minted; the old one is let go");
             let former = std::mem::replace(&mut state.serving, used.clone());
             if std::mem::replace(&mut state.serving_has_minted, true) {
@@ -193,27 +193,39 @@ impl Keys {
         }
     }
 
+    /// The key that serves, as long as the newest is the one of this version, and on trial.
+    pub fn in_place_of(&self, version: u64) -> Option<ApiKey> {
+        let state = self.lock();
+        (state.version == version && state.trial.is_some()).then(|| state.serving.clone())
+    }
+
     /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old one, or one that lies in
     /// the file by now. Waits for the file a moment, and not at all where it is slow.
     pub async fn refused(&self, used: &ApiKey, why: &impl fmt::Display) -> bool {
         let now = self.0.clock.now();
-        {
-            let mut state = self.lock();
-            if state.trial.as_ref().is_some_and(|trial| trial.is(used)) {
-                tracing::error!(
-                    key_fingerprint = used.fingerprint(),
-                    serving_fingerprint = state.serving.fingerprint(),
-                    error = %why,
-                    "kie.ai refuses the new API key; the old one goes on",
-                );
-                state.set_trial(None);
-                state.refused = Some((used.fingerprint().to_owned(), now));
-                state.reloads.count(ReloadResult::Refused);
-                return true;
-            }
-            if state.has_another_than(used) {
-                return true;
-            }
+        let was_on_trial = self.lock().refuse_trial(used, why, now);
+        was_on_trial || self.has_another_than(used).await
+    }
+
+    /// The key of this version is refused where the one that serves is not. A key that is no longer on trial is not harmed.
+    pub fn outdone(&self, version: u64, why: &impl fmt::Display) {
+        let now = self.0.clock.now();
+        let mut state = self.lock();
+        if let Some(trial) = state.trial.clone().filter(|_| state.version == version) {
+            state.refuse_trial(&trial, why, now);
+        }
+    }
+
+    /// One file was refused with `used`, perhaps for its own sake: a key on trial stays there. True when there is another
+    /// key to try this file with, as for `refused`.
+    pub async fn doubted(&self, used: &ApiKey) -> bool {
+        let is_on_trial = self.lock().is_on_trial(used);
+        is_on_trial || self.has_another_than(used).await
+    }
+
+    async fn has_another_than(&self, used: &ApiKey) -> bool {
+        if self.lock().has_another_than(used) {
+            return true;
         }
         // Revoked, and perhaps replaced in the same moment.
         self.look_and_wait(true).await;
@@ -308,6 +320,27 @@ impl State {
         !self.newest().is(used)
     }
 
+    fn is_on_trial(&self, key: &ApiKey) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.is(key))
+    }
+
+    /// False where it is not on trial.
+    fn refuse_trial(&mut self, key: &ApiKey, why: &impl fmt::Display, now: Instant) -> bool {
+        if !self.is_on_trial(key) {
+            return false;
+        }
+        tracing::error!(
+            key_fingerprint = key.fingerprint(),
+            serving_fingerprint = self.serving.fingerprint(),
+            error = %why,
+            "kie.ai refuses the new API key; the old one goes on",
+        );
+        self.set_trial(None);
+        self.refused = Some((key.fingerprint().to_owned(), now));
+        self.reloads.count(ReloadResult::Refused);
+        true
+    }
+
     fn set_trial(&mut self, trial: Option<ApiKey>) {
         let before = self.newest().clone();
         self.trial = trial;
@@ -340,7 +373,7 @@ impl State {
             return;
         }
         // Many refusals at once look into the file at once.
-        if self.trial.as_ref().is_some_and(|trial| trial.is(&key)) {
+        if self.is_on_trial(&key) {
             return;
         }
         tracing::info!(key_fingerprint = key.fingerprint(), "a new API key was read; the next mint tries it");

@@ -14,7 +14,7 @@ use crate::{
     link::{self, Link, Policy},
     source::SourceUrl,
     telemetry::trace::Span,
-    upstream::{Answer, BadAnswer, Error, Life, MintFuture, Minted, Transport, life},
+    upstream::{Answer, BadAnswer, Doubt, Error, Life, MintFuture, Minted, Transport, life},
 };
 
 /// How kie.ai feels for a while.
@@ -312,7 +312,13 @@ fn kies_clock(at: Instant, state: &State) -> i64 {
 }
 
 impl Transport for Arc<Model> {
-    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, _span: &'a Span) -> MintFuture<'a> {
+    fn send<'a>(
+        &'a self,
+        source: &'a SourceUrl,
+        _doubt: Option<&'a Doubt>,
+        patience: Duration,
+        _span: &'a Span,
+    ) -> MintFuture<'a> {
         Box::pin(async move {
             self.oracle.request(source, self.clock.now(), self.time.has_just_woken());
             let _on_its_way = OnItsWay(&self.oracle, source);

@@ -20,8 +20,8 @@ pub enum Error {
     SourceNotFound(Answer),
     #[error("kie.ai refuses the API key: {0}")]
     KeyRefused(Answer),
-    /// There is another key by now; the request is worth repeating with it.
-    #[error("kie.ai refuses an API key that has been replaced: {0}")]
+    /// There is another key; the request is worth repeating with it.
+    #[error("kie.ai refuses an API key that there is another one for: {0}")]
     KeyReplaced(Answer),
     #[error("the kie.ai account has no credits left: {0}")]
     CreditsExhausted(Answer),
@@ -196,14 +196,12 @@ impl Error {
 
     /// For people who look at a probe: nothing that kie.ai or a caller wrote.
     pub(super) fn in_a_few_words(&self) -> String {
-        match self {
-            Error::KeyRefused(_) | Error::KeyReplaced(_) => "the key is refused".to_owned(),
-            Error::CreditsExhausted(_) => "no credits are left".to_owned(),
-            error => match error.answer() {
-                Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
-                Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
-                None => error.slug().to_owned(),
-            },
+        match self.answer() {
+            Some(Answer { code: Some(401 | 403), .. }) => "the key is refused".to_owned(),
+            Some(Answer { code: Some(402), .. }) => "no credits are left".to_owned(),
+            Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
+            Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
+            None => self.slug().to_owned(),
         }
     }
 

@@ -27,6 +27,9 @@ const LONGEST_WORD: usize = 16;
 /// Letters and digits in a row that may be (a part of) a signature. Words are shorter.
 const LONGEST_RUN: usize = 24;
 
+/// Places in a row where words would not go on so (`jumps`); two moments in time have six.
+const MOST_JUMPS: usize = 6;
+
 /// Escapes (`\u0041`) that a message of words has at most.
 const MOST_ESCAPES: usize = 8;
 
@@ -111,16 +114,39 @@ fn tidy(message: &str) -> String {
     let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let is_escaped = |word: &str| word.contains("\\u") || word.contains("\\x") || word.contains("&#");
     let escapes = ["\\u", "\\x", "&#"].iter().map(|mark| printable.matches(mark).count()).sum::<usize>();
-    // Wherever the address begins in its word: what stands before it may be another that has lost its scheme.
-    let words = printable.split(' ').map(|word| match word.split_once('?') {
-        _ if is_parameter(word) || (escapes > MOST_ESCAPES && is_escaped(word)) => BLOT,
-        Some((before, _)) if word.contains("://") => before,
-        _ => word,
-    });
-    let words: Vec<&str> = words.map(|word| if is_mixed(word) { BLOT } else { word }).collect();
-    let mut tidy: String = without_long_runs(&words.join(" ")).chars().take(MAX_CHARS).collect();
+    let mut shown = Vec::new();
+    // A secret has been named: what comes next is one, where it looks like it.
+    let mut is_due = false;
+    for word in printable.split(' ') {
+        let whole = decoded(word);
+        let (kept, plain) = match address(word) {
+            Some(address) => (address, decoded(address)),
+            None => (word, whole.clone()),
+        };
+        let is_secret = is_parameter(&whole) || has_secret(&plain) || is_mixed(&plain) || address(&plain).is_some();
+        let is_blotted = is_secret || (escapes > MOST_ESCAPES && is_escaped(word)) || (is_due && looks_random(word));
+        let kept = if is_blotted { BLOT } else { kept };
+        // A blank is what some make of a `+`.
+        is_due = kept != word || names_secret(&whole) || (is_due && !plain.contains(char::is_alphanumeric));
+        shown.push(kept);
+    }
+    blot_jumpy_rows(&mut shown);
+    let mut tidy: String = without_long_runs(&shown.join(" ")).chars().take(MAX_CHARS).collect();
     tidy.truncate(tidy.trim_end().len());
     tidy
+}
+
+/// What stands before the query, where the word has an address with a query. Wherever it begins in its word: what stands
+/// before it may be another that has lost its scheme.
+fn address(word: &str) -> Option<&str> {
+    let (before, query) = word.split_once('?')?;
+    (word.contains("://") || query.contains('=')).then_some(before)
+}
+
+/// Without percent-encoding, that of an address within an address included.
+fn decoded(word: &str) -> String {
+    let once = percent_decode_str(word).decode_utf8_lossy();
+    percent_decode_str(&once).decode_utf8_lossy().into_owned()
 }
 
 /// Whether it names a parameter of a signed link, `X-Amz-Signature` above all.
@@ -129,13 +155,82 @@ fn is_parameter(word: &str) -> bool {
     ["x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-", "x-obs-"].iter().any(|start| word.contains(start))
 }
 
+/// Names of parameters that are secrets, or end so (`auth_token`).
+const SECRETS: [&str; 14] = [
+    "signature",
+    "sig",
+    "sign",
+    "token",
+    "key",
+    "keyid",
+    "key-pair-id",
+    "policy",
+    "secret",
+    "credential",
+    "auth",
+    "authorization",
+    "bearer",
+    "password",
+];
+
+/// Whether `text` ends in the name of a secret, whatever quotes stand behind it.
+fn names_secret(text: &str) -> bool {
+    let text = text.trim_end_matches(|c: char| "\"'\\:=".contains(c)).to_ascii_lowercase();
+    let name = text.rsplit(|c| !is_letter(c) && !"-_".contains(c)).next().unwrap_or_default();
+    SECRETS.iter().any(|secret| match name.strip_suffix(secret) {
+        // Not `design`.
+        Some(before) => !matches!(*secret, "sig" | "sign") || before.is_empty() || before.ends_with(['-', '_']),
+        None => false,
+    })
+}
+
+/// Whether it has the name of a secret and the secret itself.
+fn has_secret(word: &str) -> bool {
+    let mut is_named = false;
+    word.split(['=', ':']).filter(|part| part.contains(is_letter)).any(|part| {
+        let was_named = is_named;
+        is_named = names_secret(part);
+        was_named
+    })
+}
+
 /// Whether it has a long row of what base64 is made of, in both cases and with digits, as words and paths hardly do.
 fn is_mixed(word: &str) -> bool {
-    let is_digit = |c: char| c.is_ascii_alphanumeric() || "+/=-_".contains(c);
+    let is_digit = |c: char| c.is_ascii_alphanumeric() || "+/=-_~".contains(c);
     word.split(|c| !is_digit(c)).any(|row| {
         let has = |test: fn(&u8) -> bool| row.bytes().any(|byte| test(&byte));
         row.len() > LONGEST_RUN && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
     })
+}
+
+/// How often letters and digits follow each other as they do not in words: `aB`, `a1`, `1a`, but not `Ab`.
+fn jumps(text: &str) -> usize {
+    let jumps = |pair: &&[u8]| {
+        let [a, b] = [pair[0], pair[1]];
+        let is_jump = a.is_ascii_digit() != b.is_ascii_digit() || (a.is_ascii_lowercase() && b.is_ascii_uppercase());
+        a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric() && is_jump
+    };
+    text.as_bytes().windows(2).filter(jumps).count()
+}
+
+/// Of hex digits the whole row is looked at (`HexRow`).
+fn looks_random(word: &str) -> bool {
+    let is_hex = || word.chars().filter(|c| is_letter(*c)).all(|c| c.is_ascii_hexdigit());
+    jumps(word) > 0 && !is_hex()
+}
+
+/// Words in a row that are no words, together as long as a signature: one in pieces.
+fn blot_jumpy_rows(words: &mut [&str]) {
+    let is_piece = |word: &str| jumps(word) > 1 && looks_random(word);
+    for row in words.chunk_by_mut(|a, b| is_piece(a) && is_piece(b)) {
+        let whole = row.concat();
+        if looks_random(&whole)
+            && jumps(&whole) > MOST_JUMPS
+            && whole.bytes().filter(u8::is_ascii_alphanumeric).count() > LONGEST_RUN
+        {
+            row.fill(BLOT);
+        }
+    }
 }
 
 /// `text` with a blot for every run of more letters and digits than words have; and for hex digits beyond that number in
@@ -297,6 +392,87 @@ mod tests {
             ("h/a?token=s&from=https://h/b now", "h/a now"),
         ] {
             assert_eq!(shown(message), shown_as);
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_signature_is_shown_in_whatever_form_it_comes() {
+        // As long as an HMAC-SHA1, as OSS, S3 and CloudFront write it: no run is long, and the second has no digit.
+        let (base64, plain) = ("vjbyPxybdZaNmGa+yT272YEAiv4=", "QmFzZVNpeHR/FourIsNoNumber=");
+        let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N";
+        for (message, secret) in [
+            ("cannot read v/x.png?Expires=1141889120&Signature=vjbyPxybdZaNmGa%2ByT272YEAiv4%3D now", base64),
+            ("cannot read v/x.png?Expires=1141889120&Signature=vjbyPxybdZaNmGa%252ByT272YEAiv4%253D now", base64),
+            (
+                "cannot read v%2Fx.png%3FExpires%3D1141889120%26Signature%3DvjbyPxybdZaNmGa%252ByT272YEAiv4%253D now",
+                base64,
+            ),
+            ("cannot read x.png?Expires=1&Signature=vjbyPxybdZaNmGa yT272YEAiv4= now", base64),
+            ("cannot read x.png&amp;Signature=vjbyPxybdZaNmGa%2byT272YEAiv4%3d now", base64),
+            ("cannot read https://h/x.png?Signature=QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read /x.png?QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read Signature=QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read Signature: QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read Signature = QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read signature QmFzZVNpeHR/FourIsNoNumber= now", plain),
+            ("cannot read sig=QmFzZVNpeHR/FourIsNoNumber=; now", plain),
+            ("cannot read {\"Signature\":\"QmFzZVNpeHR/FourIsNoNumber=\"} now", plain),
+            ("cannot read {\"Signature\": \"QmFzZVNpeHR/FourIsNoNumber=\"} now", plain),
+            ("cannot read {\\\"Signature\\\":\\\"QmFzZVNpeHR/FourIsNoNumber=\\\"} now", plain),
+            ("cannot read 'signature': 'QmFzZVNpeHR/FourIsNoNumber=' now", plain),
+            ("cannot read Signature=QmFzZVNpeHR\n/FourIsNoNumber= now", plain),
+            ("cannot read Signature: vjbyPxybdZaN\r\nmGa+yT272YEAiv4= now", base64),
+            ("cannot read vjbyPxybdZaN\nmGa+yT272YEAiv4= now", base64),
+            ("cannot read vjbyPxybdZaNmGa+yT272YEAiv4= now", base64),
+            ("cannot read \"vjbyPxybdZaNmGa+yT272YEAiv4=\" now", base64),
+            ("cannot read (vjbyPxybdZaNmGa-yT272YEAiv4_), now", base64),
+            ("cannot read vjbyPxybdZaNmGa~yT272YEAiv4_ now", base64),
+            ("cannot read vjbyPxybdZaNmGa\\u002ByT272YEAiv4\\u003d now", base64),
+            ("cannot read /s/vjbyPxybdZaNmGa-yT272YEAiv4_/x.png now", base64),
+            ("cannot read https://h/s/vjbyPxybdZaNmGa-yT272YEAiv4_/x.png now", base64),
+            ("cannot read eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N now", jwt),
+            ("cannot read Bearer eyJhbGciOiJIUzI1NiJ9 now", "eyJhbGciOiJIUzI1NiJ9"),
+            ("cannot read Policy=eyJTdGF0ZW1lbnQi now", "eyJTdGF0ZW1lbnQi"),
+            ("cannot read Key-Pair-Id=APKAEIBAERJR2EXAMPLE now", "APKAEIBAERJR2EXAMPLE"),
+            ("cannot read Key-Pair-Id: APKAEIBAERJR2EXAMPLE now", "APKAEIBAERJR2EXAMPLE"),
+            ("cannot read OSSAccessKeyId=LTAI5tEXAMPLE now", "LTAI5tEXAMPLE"),
+            ("cannot read token=abcdefgh now", "abcdefgh"),
+            ("cannot read auth_token='a8Kd72' now", "a8Kd72"),
+            ("cannot read token: a8Kd72mQ now", "a8Kd72mQ"),
+            ("cannot read ?key=hunter2hunter2 now", "hunter2hunter2"),
+            ("cannot read api_key=hunter2hunter2 now", "hunter2hunter2"),
+            ("cannot read auth=abcdefgh&apikey=abcdefgh now", "abcdefgh"),
+            ("cannot read sign=3f9a0b1c2d4e5f60 now", "3f9a0b1c2d4e5f60"),
+            ("cannot read 3f9a0b1c2d4e5f60-718293a4b5c6d7e8 now", "3f9a0b1c2d4e5f60718293a4b5c6d7e8"),
+            ("cannot read SharedAccessSignature sr=x&sig=QmFzZVNpeHR%2fFourIsNoNumber%3d&se=1 now", plain),
+        ] {
+            let shown = shown(message);
+            assert!(shown.starts_with("cannot read ") && shown.ends_with(" now"), "{message}: {shown}");
+            let letters = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+            let (shown_letters, secret) = (letters(&shown), letters(secret));
+            let survives = (0..=secret.len() - 6).any(|at| shown_letters.contains(&secret[at..at + 6]));
+            assert!(!survives, "{message}: {shown}");
+        }
+    }
+
+    #[test]
+    fn words_that_only_remind_of_a_signature_are_shown() {
+        for message in [
+            "Signature does not match: token expired, the key is wrong",
+            "invalid signature: please sign again; policy: none",
+            "Unauthorized: Invalid API key. Token limit 4096 exceeded",
+            "token: missing; key: null; Signature: Expired",
+            "task12345 has no file sunrise-2026-11-26.png (v/sunrise-2026-11-26.png)",
+            "no file https://file.kie.ai/v/Sunrise1.png, is it there? yes",
+            "no file file.kie.ai/v/sunrise_over_the_sea_4k.png",
+            "model gpt4o-image, flux1-kontext, veo3 or V3_5, V4, V4_5, V4_5PLUS, V5",
+            "from 2026-11-23T10:00:00Z to 2026-11-23T11:00:00.123Z, 100%",
+            "retry=3; design=new; taskId=task12345; recordId: 1732332323",
+            "No static resource api/v1/gpt4o-image/download-url.",
+            "why? a=b, c = d, e: f",
+            "token 无效 task12345",
+        ] {
+            assert_eq!(shown(message), message);
         }
     }
 

@@ -12,6 +12,7 @@ mod metrics;
 mod patience;
 mod retry;
 mod retry_after;
+mod suspicion;
 mod wire;
 
 use std::{
@@ -40,6 +41,7 @@ use self::{
     gate::{Gate, Permit, Priority, Refusal, Verdict, Wanted},
     metrics::Metrics,
     retry::{Retries, RetryBudget},
+    suspicion::FileId,
 };
 use crate::{
     clock::{Clock, Heard, Instant},
@@ -138,10 +140,26 @@ pub trait Mint: Send + Sync + 'static {
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
 }
 
+/// A file was refused with a key, perhaps for the file's own sake.
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    /// The key's version.
+    key: u64,
+    file: FileId,
+    answer: Answer,
+}
+
 /// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
 pub trait Transport: Send + Sync + 'static {
-    /// One request, one answer, within `patience`. Cancel safe: dropping the future closes the connection.
-    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, span: &'a Span) -> MintFuture<'a>;
+    /// One request, one answer, within `patience`. It carries the newest key; where that is the doubted one and on
+    /// trial, the key that serves. Cancel safe: dropping the future closes the connection.
+    fn send<'a>(
+        &'a self,
+        source: &'a SourceUrl,
+        doubt: Option<&'a Doubt>,
+        patience: Duration,
+        span: &'a Span,
+    ) -> MintFuture<'a>;
 
     /// A number that changes whenever the next request would carry another key.
     fn key_version(&self) -> u64;
@@ -256,8 +274,11 @@ impl Inner {
         let mut retries = Retries::new(attempts, fastrand::u64(..));
         self.retry_budget.deposit();
         let mut last: Option<Error> = None;
+        let mut doubt: Option<Doubt> = None;
         loop {
-            let seen_to_fail = ask.seen_to_fail || last.is_some();
+            // What was refused with one key may well be served with another.
+            let has_failed = last.as_ref().is_some_and(|error| !matches!(error, Error::KeyReplaced(_)));
+            let seen_to_fail = ask.seen_to_fail || has_failed;
             let wanted = Wanted { priority, party: ask.party, file, seen_to_fail, key: self.wire.key_version() };
             let permit = match self.gate.pass(wanted, &ask.patience).await {
                 Ok(permit) => permit,
@@ -266,7 +287,7 @@ impl Inner {
             if last.is_some() {
                 self.metrics.retried();
             }
-            let error = match self.attempt(source, &ask, permit).await {
+            let error = match self.attempt(source, &ask, doubt.as_ref(), permit).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,
             };
@@ -282,6 +303,9 @@ impl Inner {
                 "mint attempt failed, trying again",
             );
             ask.span.event("retry", "error.type", error.slug());
+            if let Error::KeyReplaced(answer) = &error {
+                doubt = Some(Doubt { key: wanted.key, file, answer: answer.clone() });
+            }
             last = Some(error);
             tokio::time::sleep(pause).await;
         }
@@ -306,8 +330,14 @@ impl Inner {
 
     /// One request, bounded in time, reported to the gate. It has its time even where those who wait have less: its link
     /// is there for the next one.
-    async fn attempt(&self, source: &SourceUrl, ask: &Ask, permit: Permit) -> Result<Minted, Error> {
-        let result = self.wire.send(source, self.attempt_timeout, &ask.span).await;
+    async fn attempt(
+        &self,
+        source: &SourceUrl,
+        ask: &Ask,
+        doubt: Option<&Doubt>,
+        permit: Permit,
+    ) -> Result<Minted, Error> {
+        let result = self.wire.send(source, doubt, self.attempt_timeout, &ask.span).await;
         {
             let failure = result.as_ref().err().filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
             let mut recent = self.recent();
@@ -326,6 +356,8 @@ impl Inner {
             // It says nothing of the key that is there by now.
             Err(Error::KeyReplaced(_)) => Verdict::Unknown,
             Err(error) if error.is_transient() => Verdict::Failed,
+            // A gateway's page, which says nothing of the account, and does not clear it, either.
+            Err(error) if error.answer().is_some_and(|answer| answer.code.is_none()) => Verdict::Account(error.clone()),
             Err(_) => Verdict::Well,
         });
         result

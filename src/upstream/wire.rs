@@ -5,7 +5,7 @@
 use std::{
     fmt,
     io::{self, Read as _},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,11 +17,12 @@ use reqwest::header::{
 use url::Url;
 
 use super::{
-    DOWNLOAD_URL, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
+    DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
     connections::{Connections, Pool, SetupError},
     envelope::{self, Raw},
-    error::{Answer, BadAnswer, Error},
+    error::{AccountTrouble, Answer, BadAnswer, Error},
     message, retry_after,
+    suspicion::Suspicion,
 };
 use crate::{
     clock::{Clock, KieClock},
@@ -45,6 +46,8 @@ pub struct Wire {
     connections: Arc<Connections>,
     endpoint: Url,
     keys: Keys,
+    /// Of a key on trial, by its version: a file was refused with it, and served with the old one.
+    suspicion: Mutex<Suspicion<u64>>,
     clock: Clock,
     kie_clock: KieClock,
     config: Config,
@@ -60,12 +63,20 @@ impl Wire {
         let mut endpoint = config.base_url.clone();
         let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
-        Ok(Wire { connections: Arc::new(connections), endpoint, keys, clock, kie_clock, config })
+        let (connections, suspicion) = (Arc::new(connections), Mutex::default());
+        Ok(Wire { connections, endpoint, keys, suspicion, clock, kie_clock, config })
     }
 
-    /// One request with the newest key, and what its answer says of that key.
-    async fn attempt(&self, source: &SourceUrl, patience: Duration, span: &Span) -> Result<Minted, Error> {
-        let key = self.keys.newest();
+    /// One request, and what its answer says of the key that it carried.
+    async fn attempt(
+        &self,
+        source: &SourceUrl,
+        doubt: Option<&Doubt>,
+        patience: Duration,
+        span: &Span,
+    ) -> Result<Minted, Error> {
+        let stand_in = doubt.and_then(|doubt| Some((doubt, self.keys.in_place_of(doubt.key)?)));
+        let key = stand_in.as_ref().map_or_else(|| self.keys.newest(), |(_, key)| key.clone());
         let pool = self.connections.pool();
         let was_kept = pool.may_be_kept();
         let request = tokio::time::timeout(patience, self.request(source, &key, &pool, span)).await;
@@ -75,19 +86,38 @@ impl Wire {
         {
             self.connections.renew(&pool);
         }
-        match result {
+        let error = match result {
             Ok(minted) => {
                 self.keys.minted_with(&key);
-                Ok(minted)
+                if let Some((doubt, _)) = stand_in {
+                    self.suspect(doubt);
+                }
+                return Ok(minted);
             }
-            Err(Error::KeyRefused(answer)) if self.keys.refused(&key, &answer).await => Err(Error::KeyReplaced(answer)),
-            // Another key may be another account's. Only where kie.ai says so by its code: a message may repeat a caller's URL.
-            Err(Error::CreditsExhausted(answer))
-                if answer.code == Some(402) && self.keys.refused(&key, &answer).await =>
-            {
-                Err(Error::KeyReplaced(answer))
-            }
-            Err(error) => Err(error),
+            Err(error) => error,
+        };
+        // By its code alone kie.ai speaks of the key, or of its account, which may be another key's: a gateway may not
+        // like a caller's URL, and a message may repeat it.
+        let (answer, by_code) = match (error.account_trouble(), error.answer()) {
+            (Some((AccountTrouble::Key, by_code)), Some(answer)) => (answer.clone(), by_code),
+            (Some((AccountTrouble::Credits, true)), Some(answer)) => (answer.clone(), true),
+            _ => return Err(error),
+        };
+        let has_another = match stand_in {
+            // What ails the old key says nothing of the new one: what the file heard with that stands.
+            Some((doubt, _)) => return Err(Error::KeyRefused(doubt.answer.clone())),
+            None if by_code => self.keys.refused(&key, &answer).await,
+            None => self.keys.doubted(&key).await,
+        };
+        Err(if has_another { Error::KeyReplaced(answer) } else { error })
+    }
+
+    /// A file was served with the old key that was refused with the one on trial: it is the key's fault, or a gateway's mood.
+    fn suspect(&self, doubt: &Doubt) {
+        // A section of a few assignments.
+        let mut suspicion = self.suspicion.lock().unwrap_or_else(PoisonError::into_inner);
+        if suspicion.is_shared(doubt.key, doubt.file) {
+            self.keys.outdone(doubt.key, &doubt.answer);
         }
     }
 
@@ -158,8 +188,14 @@ fn authorization(key: &ApiKey) -> HeaderValue {
 }
 
 impl Transport for Wire {
-    fn send<'a>(&'a self, source: &'a SourceUrl, patience: Duration, span: &'a Span) -> MintFuture<'a> {
-        Box::pin(self.attempt(source, patience, span))
+    fn send<'a>(
+        &'a self,
+        source: &'a SourceUrl,
+        doubt: Option<&'a Doubt>,
+        patience: Duration,
+        span: &'a Span,
+    ) -> MintFuture<'a> {
+        Box::pin(self.attempt(source, doubt, patience, span))
     }
 
     fn key_version(&self) -> u64 {

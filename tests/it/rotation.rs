@@ -272,6 +272,71 @@ async fn a_message_with_a_callers_url_in_it_does_not_cost_a_new_key_its_trial() 
     assert_eq!(bench.last_key(), key(1));
 }
 
+impl Bench {
+    /// With another key on trial, which kie.ai takes as well as the first.
+    async fn with_a_key_on_trial() -> Bench {
+        let bench = Bench::new();
+        put(&bench.path, &key(1));
+        bench.sidecar.reload();
+        let read = "a new API key was read; the next mint tries it";
+        eventually("it is read", async || !bench.sidecar.log_lines(read).is_empty()).await;
+        bench.kie.accept_only(&[&key(0), &key(1)]);
+        bench
+    }
+}
+
+#[tokio::test]
+async fn files_that_a_gateway_does_not_like_do_not_cost_a_new_key_its_trial() {
+    for (n, page) in
+        [Answer::html(403), Answer::html(401), Answer::envelope(500, "x").http_status(403)].into_iter().enumerate()
+    {
+        for is_old_one_revoked in [false, true] {
+            let bench = Bench::with_a_key_on_trial().await;
+            if is_old_one_revoked {
+                bench.kie.accept_only(&[&key(1)]);
+            }
+            for file in 0..2 {
+                let disliked = format!("{SOURCE}?select={file}");
+                bench.kie.answer_for(&disliked, page.clone());
+                let reply = bench.sidecar.link(&disliked).await;
+                assert_eq!((reply.status, reply.slug().as_str()), (502, "key-refused"), "{n} {is_old_one_revoked}");
+                assert_eq!(bench.kie.mints(), 2 * (file + 1), "with either key");
+            }
+            bench.kie.accept_only(&[&key(1)]);
+            let reply = bench.sidecar.link(SOURCE).await;
+            assert_eq!((reply.status, bench.last_key()), (200, key(1)), "{n} {is_old_one_revoked} {reply:?}");
+            assert_eq!((bench.reloads("refused").await, bench.reloads("ok").await), (0, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_that_one_file_was_refused_with_by_a_gateway_is_tried_again_with_the_next() {
+    let bench = Bench::with_a_key_on_trial().await;
+    bench.kie.refuse_with(Answer::banned());
+    bench.kie.accept_only(&[&key(0)]);
+    for _ in 0..2 {
+        assert_eq!(bench.sidecar.link(SOURCE).await.status, 200, "the old key is there");
+        let address = format!("{}/v1/link?url={}", bench.sidecar.admin_url(), encode(SOURCE));
+        bench.sidecar.send(bench.sidecar.client().delete(address)).await;
+    }
+    assert_eq!((bench.kie.mints(), bench.reloads("refused").await), (4, 0));
+    bench.kie.accept_only(&[&key(0), &key(1)]);
+    assert_eq!(bench.sidecar.link(&format!("{SOURCE}?next")).await.status, 200);
+    assert_eq!((bench.last_key(), bench.reloads("ok").await), (key(1), 1));
+}
+
+#[tokio::test]
+async fn where_a_gateway_refuses_both_keys_few_files_find_out_for_all() {
+    let bench = Bench::with_a_key_on_trial().await;
+    bench.kie.refuse_with(Answer::banned());
+    bench.kie.accept_only(&[]);
+    for file in 0..60 {
+        assert_eq!(bench.sidecar.link(&format!("{SOURCE}?{file}")).await.status, 502);
+    }
+    assert!(bench.kie.mints() <= 12, "{}", bench.kie.mints());
+}
+
 #[tokio::test]
 async fn a_file_that_becomes_useless_changes_nothing() {
     let bench = Bench::new();

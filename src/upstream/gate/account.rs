@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Concern, FileId};
+use super::Concern;
 use crate::{
     clock::Instant,
-    upstream::error::{AccountTrouble, Error},
+    upstream::{
+        error::{AccountTrouble, Error},
+        suspicion::Suspicion,
+    },
 };
 
 /// Between two probes: doubled each time, so that an account that is mended by hand is soon found mended, and one that
@@ -21,8 +24,7 @@ const OTHERS_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Account {
     refused: Option<Refused>,
-    /// One file heard what may concern the account: a second one that hears the same decides it.
-    suspicion: Option<(AccountTrouble, FileId)>,
+    suspicion: Suspicion<AccountTrouble>,
 }
 
 #[derive(Debug)]
@@ -84,16 +86,10 @@ impl Account {
     pub(super) fn heard(&mut self, error: &Error, concern: Concern, now: Instant) -> bool {
         let Some((trouble, by_code)) = error.account_trouble() else { return false };
         if !by_code {
-            let is_second = self.suspicion.is_some_and(|(seen, file)| seen == trouble && file != concern.file);
-            if !is_second {
-                // The first to hear it stands for all that hear it.
-                if self.suspicion.is_none_or(|(seen, _)| seen != trouble) {
-                    self.suspicion = Some((trouble, concern.file));
-                }
-                // Or the probe has, or another file: whatever holds, holds on.
-                if self.refused.is_none() || (concern.seen_to_fail && !concern.account_probe) {
-                    return false;
-                }
+            let is_second = self.suspicion.is_shared(trouble, concern.file);
+            // Or the probe has, or another file: whatever holds, holds on.
+            if !is_second && (self.refused.is_none() || (concern.seen_to_fail && !concern.account_probe)) {
+                return false;
             }
         }
         let known = self.refused.as_ref().filter(|refused| refused.key == concern.key);
@@ -130,7 +126,7 @@ impl Account {
         if self.refused.as_ref().is_some_and(|refused| sent_at < refused.since) {
             return false;
         }
-        self.suspicion = None;
+        self.suspicion = Suspicion::default();
         self.refused.take().is_some()
     }
 

@@ -34,6 +34,7 @@ use self::{
 use super::{
     Condition, Party, Patience,
     error::{AccountTrouble, Error},
+    suspicion::FileId,
 };
 use crate::clock::{Clock, Instant};
 
@@ -60,9 +61,6 @@ pub struct Config {
 
 /// Urgent refreshes that are past breaker and account leave at least this far apart.
 const URGENT_EVERY: Duration = Duration::from_secs(1);
-
-/// Tells files apart, and nothing else.
-pub(super) type FileId = u64;
 
 /// Who wants to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +110,7 @@ pub(super) enum Verdict {
     Well,
     /// 429 or 433.
     Limited(Option<Duration>),
-    /// It refused, and what it said concerns the account, or may.
+    /// It did not serve, and what was said concerns the account, or may; or a gateway stands before it.
     Account(Error),
     /// It answered, and failed.
     Failed,

@@ -199,3 +199,28 @@ async fn messages_are_one_printable_line_of_sane_length() {
     assert!(!message.contains(char::is_control), "{message}");
     assert!(sidecar.logs().lines().all(|line| line.len() < 4000), "nor does it flood the log");
 }
+
+#[tokio::test]
+async fn only_kie_ai_itself_clears_the_account_of_what_two_files_heard_from_a_gateway() {
+    let page = "https://file.kie.ai/page";
+    let redirect = Answer::html(302).with_header("location", "https://kie.ai/");
+    for (between, is_refused) in [
+        (Answer::html(200), true),
+        (Answer::html(404), true),
+        (redirect, true),
+        (Answer::envelope(422, "url is wrong"), false),
+        (Answer::envelope(200, "success"), false),
+        (Answer::link(), false),
+    ] {
+        let kie = FakeKie::start();
+        let sidecar = Sidecar::start(&kie);
+        let ready = async || sidecar.get_admin("/readyz?verbose").await.body;
+        kie.answer_for(page, between.clone());
+        kie.answer(Answer::html(403));
+        sidecar.link("https://file.kie.ai/one").await;
+        assert!(ready().await.contains("HTTP 403"), "one file tells nothing of the key: {}", ready().await);
+        sidecar.link(page).await;
+        sidecar.link("https://file.kie.ai/two").await;
+        assert_eq!(ready().await.contains("refuses the account"), is_refused, "{between:?}: {}", ready().await);
+    }
+}
