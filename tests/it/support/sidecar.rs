@@ -116,6 +116,8 @@ impl Sidecar {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .tls_certs_only([])
+            // A connection that is kept cannot close while a test waits, on its only thread, for kielink's end.
+            .pool_max_idle_per_host(0)
             .build()
             .unwrap();
         Sidecar { data, admin, client, seen, reload, stop: Some(stop), thread: Some(thread) }
@@ -168,6 +170,8 @@ impl Sidecar {
         let response = client.execute(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let reply = Reply { status, headers, body: response.text().await.unwrap() };
+        // So that the connection goes before whatever the test does next.
+        tokio::task::yield_now().await;
         self.saw(&reply);
         if url.as_str().starts_with(&self.admin) {
             lock(&self.seen.admin).push((url.path().to_owned(), reply.clone()));
