@@ -20,6 +20,10 @@ use tower::{Layer, Service};
 
 use super::crowd::{Charge, Crowd};
 
+/// HTTP/2 reads no more at a time: then the requests that came with it have their turn, and drop their heads. A byte of a head can stand
+/// for a header that takes 72 in memory, and whatever has arrived is read before the first request is looked at.
+pub(super) const BYTES_A_TURN: usize = 512;
+
 /// Of one connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Activity(Arc<Inner>);
@@ -49,6 +53,8 @@ struct Inner {
     /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
     looks_again: AtomicBool,
     has_unread: AtomicBool,
+    /// Bytes of HTTP/2 that may yet be read until the connection has its next turn.
+    may_read: AtomicUsize,
     /// The connection's task.
     task: AtomicWaker,
 }
@@ -157,6 +163,19 @@ impl Activity {
 
     pub(super) fn found_unread(&self) {
         self.0.has_unread.store(true, Relaxed);
+    }
+
+    /// To be called before the connection is polled: until the next time, HTTP/2 reads so many bytes.
+    pub(super) fn takes_its_turn(&self) {
+        self.0.may_read.store(BYTES_A_TURN, Relaxed);
+    }
+
+    pub(super) fn may_read(&self) -> usize {
+        self.0.may_read.load(Relaxed)
+    }
+
+    pub(super) fn has_read(&self, bytes: usize) {
+        self.0.may_read.fetch_sub(bytes, Relaxed);
     }
 
     /// To be called by the connection's task, before it looks.
