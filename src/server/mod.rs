@@ -71,9 +71,10 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RFC 9113 section 4.2: the least that every peer must be allowed.
 const FRAME_BYTES: u32 = 16 * 1024;
-/// Streams that a peer opened and reset before we looked (as hyper has it, pinned: CVE-2023-44487), and those that we had to
-/// reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the connection ends.
-const PENDING_RESETS: usize = 20;
+/// Streams that a peer opened and reset before we looked (CVE-2023-44487; hyper allows 20, but a turn's bytes hold a dozen of them at
+/// most), and those that we had to reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the
+/// connection ends.
+const PENDING_RESETS: usize = 4;
 const LOCAL_RESETS: usize = 128;
 
 /// How long a connection that is turned away may take to hear it.
