@@ -2,9 +2,9 @@
 //! end, and for those whose body is still coming. What memory knows needs none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use axum::{
 };
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
 use crate::{
@@ -32,6 +33,9 @@ pub(crate) struct Places(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shares: Shares,
+    /// Of connections on which at least one request has a place: the others find room beside them.
+    connections: Shares,
+    waiting: Mutex<HashMap<u64, Weak<Waiting>>>,
     clock: Clock,
     /// A peer that has taken nothing of its answer for so long gives its place up where another needs it.
     patience: Duration,
@@ -47,7 +51,19 @@ struct Unread {
 
 /// One place. Given back when the last copy is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(Arc<Share>);
+pub(crate) struct Place {
+    share: Arc<Share>,
+    connection: Arc<Waiting>,
+}
+
+/// A connection with requests that have a place.
+#[derive(Debug)]
+struct Waiting {
+    share: Share,
+    is_kept: OnceLock<bool>,
+    /// Tells all of its requests where another has taken its share, of which one hears.
+    displaced: CancellationToken,
+}
 
 /// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
 #[derive(Debug)]
@@ -62,8 +78,16 @@ struct Contents {
 }
 
 impl Places {
-    pub(crate) fn new(limit: usize, patience: Duration, clock: Clock) -> Places {
-        Places(Arc::new(Inner { shares: Shares::new(limit), clock, patience, unread: Mutex::default() }))
+    /// So many, on so many connections.
+    pub(crate) fn new(limit: usize, connections: usize, patience: Duration, clock: Clock) -> Places {
+        Places(Arc::new(Inner {
+            shares: Shares::new(limit),
+            connections: Shares::new(connections),
+            waiting: Mutex::default(),
+            clock,
+            patience,
+            unread: Mutex::default(),
+        }))
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -72,16 +96,40 @@ impl Places {
 
     /// A place, if need be that of an answer which nobody reads, or one of the address that has most.
     pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
-        let shares = &self.0.shares;
-        let share = loop {
+        let share = Arc::new(self.share(&self.0.shares, party).ok_or_else(overloaded)?);
+        let connection = self.connection(party).ok_or_else(overloaded)?;
+        Ok(Place { share, connection })
+    }
+
+    fn share(&self, shares: &Shares, party: &Party) -> Option<Share> {
+        loop {
             if let Some(free) = shares.free(party.address) {
-                break Some(free);
+                return Some(free);
             }
             if !self.give_up_one() {
-                break shares.take(party.address);
+                return shares.take(party.address);
             }
-        };
-        share.map(|share| Place(Arc::new(share))).ok_or_else(overloaded)
+        }
+    }
+
+    fn connection(&self, party: &Party) -> Option<Arc<Waiting>> {
+        let known = self.waiting().get(&party.connection).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| !known.displaced.is_cancelled()) {
+            return Some(known);
+        }
+        let share = self.share(&self.0.connections, party)?;
+        let waiting = Arc::new(Waiting { share, is_kept: OnceLock::new(), displaced: CancellationToken::new() });
+        let mut all = self.waiting();
+        // As many as there are shares, and as many again that are over.
+        if all.len() >= self.0.connections.taken() * 2 {
+            all.retain(|_, waiting| waiting.strong_count() > 0);
+        }
+        all.insert(party.connection, Arc::downgrade(&waiting));
+        Some(waiting)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Weak<Waiting>>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
@@ -112,18 +160,24 @@ impl Places {
 }
 
 impl Place {
-    /// What `work` comes to, unless another takes the place meanwhile.
+    /// What `work` comes to, unless another takes the place meanwhile, or its connection's.
     pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        let Waiting { share: connection, displaced, .. } = &*self.connection;
         tokio::select! {
             biased;
-            done = work => Ok(done),
-            () = self.0.displaced() => Err(overloaded()),
+            done = work => return Ok(done),
+            () = self.share.displaced() => {}
+            () = connection.displaced() => displaced.cancel(),
+            () = displaced.cancelled() => {}
         }
+        Err(overloaded())
     }
 
     /// From now on, as its answer is written, it is its own for good.
     pub(crate) fn keep(&self) -> Result<(), Problem> {
-        if self.0.keep() { Ok(()) } else { Err(overloaded()) }
+        let Waiting { share, is_kept, .. } = &*self.connection;
+        let is_own = self.share.keep() && *is_kept.get_or_init(|| share.keep());
+        if is_own { Ok(()) } else { Err(overloaded()) }
     }
 }
 
@@ -312,7 +366,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_nobody_reads_keeps_its_place_until_another_needs_it() {
         let time = VirtualTime::new();
-        let places = Places::new(2, PATIENCE, time.clock());
+        let places = Places::new(2, 2, PATIENCE, time.clock());
         let (mut first, mut second) = (answer(&places), answer(&places));
         assert_eq!(places.taken(), 2);
         assert_eq!(read(&mut first).unwrap().unwrap(), "a");
@@ -334,7 +388,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_us_is_not_unread() {
         let time = VirtualTime::new();
-        let places = Places::new(1, PATIENCE, time.clock());
+        let places = Places::new(1, 1, PATIENCE, time.clock());
         let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
         let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
         let mut waiting = Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) };
@@ -343,6 +397,33 @@ mod tests {
         assert!(places.take(&Party::default()).is_err());
         drop(waiting);
         assert!(places.take(&Party::default()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn so_many_connections_wait_and_all_requests_of_one_make_room_for_another_address() {
+        let places = Places::new(9, 2, PATIENCE, VirtualTime::new().clock());
+        let take = |address, connection| places.take(&Party { address, connection, request: 0 });
+        let first = [take(1, 1).unwrap(), take(1, 1).unwrap()];
+        let second = [take(1, 2).unwrap(), take(1, 2).unwrap()];
+        assert!(take(1, 3).is_err(), "another would leave no room for hits");
+        assert_eq!(places.taken(), 4);
+        let other = take(2, 4).unwrap();
+        let forever = std::future::pending::<()>;
+        let mut holding: Vec<_> =
+            first.iter().chain(&second).map(|place| Box::pin(place.hold(forever()).fuse())).collect();
+        // Whichever hears of it first tells the others.
+        for _ in 0..2 {
+            holding.iter_mut().for_each(|place| drop(place.as_mut().now_or_never()));
+        }
+        drop(holding);
+        assert!(second.iter().all(|place| place.connection.displaced.is_cancelled()), "the newest");
+        assert!(!first[0].connection.displaced.is_cancelled());
+        assert!(second[0].keep().is_err() && first[0].keep().is_ok() && first[1].keep().is_ok());
+        assert!(take(1, 2).is_err(), "it has no share any more");
+        drop((first, other));
+        assert!(take(1, 2).is_ok());
+        drop(second);
+        assert_eq!((places.taken(), places.0.connections.taken()), (0, 0));
     }
 
     #[test]

@@ -329,6 +329,33 @@ async fn a_link_that_an_http_2_peer_does_not_take_is_given_up_whatever_else_it_t
     assert!(body.expect("it is given up").is_err());
 }
 
+#[tokio::test]
+async fn connections_that_wait_for_kie_ai_leave_room_for_hits() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.connections", "8")]);
+    let ask = |source: &str| format!("GET /v1/link?url={} HTTP/1.1\r\nhost: h\r\n", encode(source));
+    let hit = ask(SOURCE) + "connection: close\r\n\r\n";
+    assert_eq!(sidecar.wire(&hit).await.status, 200);
+    kie.hold();
+    let mut waiting = Vec::new();
+    for n in 0..8 {
+        let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+        let two = [0, 1].map(|m| ask(&format!("{SOURCE}?{n}-{m}")) + "\r\n").concat();
+        stream.write_all(two.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    eventually("as many wait as may", async || in_flight(&sidecar).await == 6).await;
+    for _ in 0..5 {
+        assert_eq!(sidecar.wire(&hit).await.status, 200);
+    }
+    let mut said = [0; 12];
+    waiting[7].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 503");
+    kie.release();
+    waiting[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 200");
+}
+
 async fn in_flight(sidecar: &Sidecar) -> usize {
     let metrics = sidecar.get_admin("/metrics").await.body;
     let line = metrics.lines().find_map(|line| line.strip_prefix("kielink_requests_in_flight ")).unwrap();
