@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -277,7 +280,26 @@ impl Shared {
             }
         }
     }
+
+    /// The same; if need be those of bodies that are still coming.
+    pub(crate) async fn find(&self, bytes: u32, own: &Held) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Some(taken) = self.take(bytes) {
+                return Some(taken);
+            }
+            if !self.arrivals.displace(bytes as usize, own) {
+                return None;
+            }
+            let room = Arc::clone(&self.bytes).acquire_many_owned(bytes);
+            if let Ok(Ok(taken)) = tokio::time::timeout(SOON, room).await {
+                return Some(taken);
+            }
+        }
+    }
 }
+
+/// How long it is waited for the room of bodies that were told to go, which is at once.
+const SOON: Duration = Duration::from_millis(200);
 
 /// Requests whose body is still coming. A new one always finds room: the one that has been coming for longest makes it. A body
 /// that takes its time so holds up nobody. Cheap to clone.
@@ -287,7 +309,15 @@ pub(crate) struct Arrivals(Arc<(usize, Mutex<Coming>)>);
 #[derive(Debug, Default)]
 struct Coming {
     next: u64,
-    bodies: BTreeMap<u64, oneshot::Sender<()>>,
+    bodies: BTreeMap<u64, (Held, oneshot::Sender<()>)>,
+}
+
+/// What a body that is coming holds, of which kind of room, and whose it is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    bytes: Arc<AtomicUsize>,
+    of: Arc<Semaphore>,
+    address: u64,
 }
 
 #[derive(Debug)]
@@ -297,25 +327,62 @@ pub(crate) struct Arrival {
     displaced: oneshot::Receiver<()>,
 }
 
+impl Held {
+    pub(crate) fn new(shared: &Shared, party: &Party) -> Held {
+        Held { bytes: Arc::default(), of: Arc::clone(&shared.bytes), address: party.address }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+}
+
 impl Arrivals {
     pub(crate) fn new(limit: usize) -> Arrivals {
         Arrivals(Arc::new((limit.max(1), Mutex::default())))
     }
 
-    pub(crate) fn enter(&self) -> Arrival {
+    pub(crate) fn enter(&self, held: &Held) -> Arrival {
         let (sender, displaced) = oneshot::channel();
         let mut coming = self.lock();
         while coming.bodies.len() >= self.0.0
-            && let Some((_, longest)) = coming.bodies.pop_first()
+            && let Some((_, (_, longest))) = coming.bodies.pop_first()
         {
             // It may have gone by itself.
             let _ = longest.send(());
         }
         let number = coming.next;
         coming.next += 1;
-        coming.bodies.insert(number, sender);
+        coming.bodies.insert(number, (held.clone(), sender));
         drop(coming);
         Arrival { arrivals: self.clone(), number, displaced }
+    }
+
+    /// Has bodies go that hold so many bytes together. Of the address whose bodies hold most, with these bytes for `own`'s, the one that
+    /// has been coming for longest is the first. Whether any goes.
+    fn displace(&self, bytes: usize, own: &Held) -> bool {
+        let mut coming = self.lock();
+        let mut freed = 0;
+        while freed < bytes {
+            let mut by_address = HashMap::from([(own.address, own.bytes() + bytes)]);
+            let others = coming.bodies.iter().filter(|(_, (held, _))| {
+                Arc::ptr_eq(&held.of, &own.of) && !Arc::ptr_eq(&held.bytes, &own.bytes) && held.bytes() > 0
+            });
+            let others: Vec<_> = others.map(|(number, (held, _))| (*number, held.address, held.bytes())).collect();
+            for (_, address, held) in &others {
+                *by_address.entry(*address).or_default() += held;
+            }
+            let most = by_address.into_iter().max_by_key(|(_, held)| *held).map(|(address, _)| address);
+            let Some((number, ..)) = others.into_iter().find(|(_, address, _)| Some(*address) == most) else { break };
+            let Some((held, longest)) = coming.bodies.remove(&number) else { break };
+            freed += held.bytes();
+            let _ = longest.send(());
+        }
+        freed > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Coming> {
@@ -427,13 +494,32 @@ mod tests {
     }
 
     #[test]
+    fn the_address_whose_bodies_hold_most_makes_room_by_the_one_that_has_been_coming_for_longest() {
+        let (arrivals, of) = (Arrivals::new(9), Arc::new(Semaphore::new(0)));
+        let held = |address, bytes| Held { bytes: Arc::new(AtomicUsize::new(bytes)), of: Arc::clone(&of), address };
+        let all = [held(1, 70), held(2, 30), held(2, 20), held(2, 10)];
+        let mut bodies: Vec<_> = all.iter().map(|held| arrivals.enter(held)).collect();
+        let other = Held { of: Arc::new(Semaphore::new(0)), ..held(2, 100) };
+        let mut others = arrivals.enter(&other);
+        let mut is_gone = |n: usize| bodies[n].displaced().now_or_never().is_some();
+        assert!(arrivals.displace(10, &held(3, 0)));
+        assert!(is_gone(0) && !is_gone(1));
+        assert!(arrivals.displace(20, &all[3]));
+        assert!(is_gone(1) && !is_gone(2), "of its own");
+        assert!(arrivals.displace(1, &all[3]));
+        assert!(!arrivals.displace(1, &all[3]), "it is the last one itself");
+        assert!(others.displaced().now_or_never().is_none(), "room of another kind");
+    }
+
+    #[test]
     fn a_body_that_has_been_coming_for_longest_makes_room() {
         let arrivals = Arrivals::new(2);
-        let mut bodies: Vec<_> = (0..4).map(|_| arrivals.enter()).collect();
+        let held = Held { bytes: Arc::default(), of: Arc::new(Semaphore::new(0)), address: 0 };
+        let mut bodies: Vec<_> = (0..4).map(|_| arrivals.enter(&held)).collect();
         let displaced: Vec<_> = bodies.iter_mut().map(|body| body.displaced().now_or_never().is_some()).collect();
         assert_eq!(displaced, [true, true, false, false]);
         drop(bodies.remove(2));
-        let _fifth = arrivals.enter();
+        let _fifth = arrivals.enter(&held);
         assert!(bodies[2].displaced().now_or_never().is_none(), "there was room");
         drop(bodies);
         assert_eq!(arrivals.lock().bodies.len(), 1);

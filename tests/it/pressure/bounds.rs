@@ -356,6 +356,31 @@ async fn connections_that_wait_for_kie_ai_leave_room_for_hits() {
     assert_eq!(&said, b"HTTP/1.1 200");
 }
 
+#[tokio::test]
+async fn half_sent_batches_leave_room_for_whole_ones() {
+    let kie = FakeKie::start();
+    let settings = [("limits.batch_body", "64KiB"), ("limits.header_timeout", "1h")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+    let head = "POST /v1/links HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: ";
+    let whole = serde_json::json!({ "urls": vec![SOURCE; 500] }).to_string();
+    let whole = format!("{head}{}\r\n\r\n{whole}", whole.len());
+    let half = format!("{head}{}\r\n\r\n{}", 64 << 10, " ".repeat((64 << 10) - 1));
+    let mut slow = Vec::new();
+    // Twice as much as there is room for.
+    for _ in 0..16 {
+        let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let mut said = [0; 12];
+    slow[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 503");
+    for _ in 0..5 {
+        assert_eq!(sidecar.wire(&whole).await.status, 200);
+    }
+}
+
 async fn in_flight(sidecar: &Sidecar) -> usize {
     let metrics = sidecar.get_admin("/metrics").await.body;
     let line = metrics.lines().find_map(|line| line.strip_prefix("kielink_requests_in_flight ")).unwrap();
