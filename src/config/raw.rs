@@ -274,6 +274,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
             allowed_hosts: raw.allowed_hosts,
             sources: sources_allowed,
             places: bytes(places),
+            // The others are for what memory knows: over HTTP/1.1 each request that waits keeps a connection.
+            waiting_connections: (raw.connections as usize * 3 / 4).max(1),
             arrivals: bytes(arrivals),
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),

@@ -128,11 +128,11 @@ pub(crate) async fn links(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
-    let mut room = Room::of(&endpoints.batch_room, USUAL_BODY);
+    let mut room = Room::of(&endpoints.batch_room, USUAL_BODY, &call.party);
     let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
     let asked = parse(&body, endpoints.batch)?;
     drop(body);
-    room.take(asked.len() * ITEM_BYTES)?;
+    room.take(asked.len() * ITEM_BYTES).await?;
     let place = endpoints.places.take(&call.party)?;
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });

@@ -18,7 +18,7 @@ use super::{
     directives,
     edge::Call,
     metrics::Requests,
-    places::{Places, Shared},
+    places::{Held, Places, Shared},
     problem::{Envelope, Kind, Problem},
     query,
 };
@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     links::{Links, Lookup, Wish},
     source::{AllowList, SourceUrl},
+    upstream::Party,
 };
 
 /// What the endpoints work with.
@@ -55,7 +56,7 @@ pub(crate) async fn download_url(
     request: Request,
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
-    let mut room = Room::of(&endpoints.body_room, USUAL_BODY);
+    let mut room = Room::of(&endpoints.body_room, USUAL_BODY, &call.party);
     let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut room).await?;
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
@@ -142,7 +143,7 @@ pub(crate) async fn read_body(
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    let arrivals = room.shared.arrivals.clone();
+    let (arrivals, held) = (room.shared.arrivals.clone(), room.held.clone());
     let mut body = Limited::new(request.into_body(), limit);
     let whole = async {
         let mut bytes = Vec::new();
@@ -155,7 +156,7 @@ pub(crate) async fn read_body(
                 }
             })?;
             if let Ok(data) = frame.into_data() {
-                room.take(data.len())?;
+                room.take(data.len()).await?;
                 bytes.extend_from_slice(&data);
             }
         }
@@ -166,13 +167,13 @@ pub(crate) async fn read_body(
     let arrived = match futures_util::poll!(whole.as_mut()) {
         Poll::Ready(arrived) => arrived,
         Poll::Pending => {
-            let mut arrival = arrivals.enter();
+            let mut arrival = arrivals.enter(&held);
             tokio::select! {
                 biased;
                 arrived = whole => arrived,
                 () = arrival.displaced() => return Err(Problem::refused(
                     Kind::Overloaded,
-                    "Many requests are still sending their bodies, and this one has been for longest. Try again.",
+                    "Many requests are still sending their bodies, and this one has been for long, or has sent much. Try again.",
                 )),
             }
         }
@@ -191,26 +192,28 @@ pub(crate) const USUAL_BODY: usize = 2 * 1024;
 #[derive(Debug)]
 pub(crate) struct Room {
     shared: Shared,
+    held: Held,
     taken: Option<OwnedSemaphorePermit>,
     /// Bytes that are still its own: a small request finds room however large the others are.
     own: usize,
 }
 
 impl Room {
-    pub(crate) fn of(shared: &Shared, own: usize) -> Room {
-        Room { shared: shared.clone(), taken: None, own }
+    pub(crate) fn of(shared: &Shared, own: usize, party: &Party) -> Room {
+        Room { shared: shared.clone(), held: Held::new(shared, party), taken: None, own }
     }
 
-    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(crate) async fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
-        let Some(more) = self.shared.take(permits) else {
+        let Some(more) = self.shared.find(permits, &self.held).await else {
             return Err(Problem::refused(
                 Kind::Overloaded,
                 "Too many large requests are under way. Try again after Retry-After seconds, or with less.",
             ));
         };
+        self.held.add(beyond);
         match &mut self.taken {
             Some(taken) => taken.merge(more),
             None => self.taken = Some(more),

@@ -49,6 +49,8 @@ pub struct Config {
     pub sources: AllowList,
     /// Requests at once that wait for a link, or whose answer is being read.
     pub places: usize,
+    /// Connections on which they are.
+    pub waiting_connections: usize,
     /// Requests at once whose body is still coming.
     pub arrivals: usize,
     /// Bytes.
@@ -75,7 +77,7 @@ pub(crate) fn router(
     watched: Watched,
     registry: &mut Registry,
 ) -> Router {
-    let places = Places::new(config.places, config.body_timeout, clock.clone());
+    let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
     let endpoints = Arc::new(Endpoints {
         links,

@@ -2,9 +2,12 @@
 //! end, and for those whose body is still coming. What memory knows needs none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +20,7 @@ use axum::{
 };
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
 use crate::{
@@ -32,6 +36,9 @@ pub(crate) struct Places(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shares: Shares,
+    /// Of connections on which at least one request has a place: the others find room beside them.
+    connections: Shares,
+    waiting: Mutex<HashMap<u64, Weak<Waiting>>>,
     clock: Clock,
     /// A peer that has taken nothing of its answer for so long gives its place up where another needs it.
     patience: Duration,
@@ -47,7 +54,19 @@ struct Unread {
 
 /// One place. Given back when the last copy is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(Arc<Share>);
+pub(crate) struct Place {
+    share: Arc<Share>,
+    connection: Arc<Waiting>,
+}
+
+/// A connection with requests that have a place.
+#[derive(Debug)]
+struct Waiting {
+    share: Share,
+    is_kept: OnceLock<bool>,
+    /// Tells all of its requests where another has taken its share, of which one hears.
+    displaced: CancellationToken,
+}
 
 /// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
 #[derive(Debug)]
@@ -62,8 +81,16 @@ struct Contents {
 }
 
 impl Places {
-    pub(crate) fn new(limit: usize, patience: Duration, clock: Clock) -> Places {
-        Places(Arc::new(Inner { shares: Shares::new(limit), clock, patience, unread: Mutex::default() }))
+    /// So many, on so many connections.
+    pub(crate) fn new(limit: usize, connections: usize, patience: Duration, clock: Clock) -> Places {
+        Places(Arc::new(Inner {
+            shares: Shares::new(limit),
+            connections: Shares::new(connections),
+            waiting: Mutex::default(),
+            clock,
+            patience,
+            unread: Mutex::default(),
+        }))
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -72,16 +99,40 @@ impl Places {
 
     /// A place, if need be that of an answer which nobody reads, or one of the address that has most.
     pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
-        let shares = &self.0.shares;
-        let share = loop {
+        let share = Arc::new(self.share(&self.0.shares, party).ok_or_else(overloaded)?);
+        let connection = self.connection(party).ok_or_else(overloaded)?;
+        Ok(Place { share, connection })
+    }
+
+    fn share(&self, shares: &Shares, party: &Party) -> Option<Share> {
+        loop {
             if let Some(free) = shares.free(party.address) {
-                break Some(free);
+                return Some(free);
             }
             if !self.give_up_one() {
-                break shares.take(party.address);
+                return shares.take(party.address);
             }
-        };
-        share.map(|share| Place(Arc::new(share))).ok_or_else(overloaded)
+        }
+    }
+
+    fn connection(&self, party: &Party) -> Option<Arc<Waiting>> {
+        let known = self.waiting().get(&party.connection).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| !known.displaced.is_cancelled()) {
+            return Some(known);
+        }
+        let share = self.share(&self.0.connections, party)?;
+        let waiting = Arc::new(Waiting { share, is_kept: OnceLock::new(), displaced: CancellationToken::new() });
+        let mut all = self.waiting();
+        // As many as there are shares, and as many again that are over.
+        if all.len() >= self.0.connections.taken() * 2 {
+            all.retain(|_, waiting| waiting.strong_count() > 0);
+        }
+        all.insert(party.connection, Arc::downgrade(&waiting));
+        Some(waiting)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Weak<Waiting>>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
@@ -112,18 +163,24 @@ impl Places {
 }
 
 impl Place {
-    /// What `work` comes to, unless another takes the place meanwhile.
+    /// What `work` comes to, unless another takes the place meanwhile, or its connection's.
     pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        let Waiting { share: connection, displaced, .. } = &*self.connection;
         tokio::select! {
             biased;
-            done = work => Ok(done),
-            () = self.0.displaced() => Err(overloaded()),
+            done = work => return Ok(done),
+            () = self.share.displaced() => {}
+            () = connection.displaced() => displaced.cancel(),
+            () = displaced.cancelled() => {}
         }
+        Err(overloaded())
     }
 
     /// From now on, as its answer is written, it is its own for good.
     pub(crate) fn keep(&self) -> Result<(), Problem> {
-        if self.0.keep() { Ok(()) } else { Err(overloaded()) }
+        let Waiting { share, is_kept, .. } = &*self.connection;
+        let is_own = self.share.keep() && *is_kept.get_or_init(|| share.keep());
+        if is_own { Ok(()) } else { Err(overloaded()) }
     }
 }
 
@@ -223,7 +280,26 @@ impl Shared {
             }
         }
     }
+
+    /// The same; if need be those of bodies that are still coming.
+    pub(crate) async fn find(&self, bytes: u32, own: &Held) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Some(taken) = self.take(bytes) {
+                return Some(taken);
+            }
+            if !self.arrivals.displace(bytes as usize, own) {
+                return None;
+            }
+            let room = Arc::clone(&self.bytes).acquire_many_owned(bytes);
+            if let Ok(Ok(taken)) = tokio::time::timeout(SOON, room).await {
+                return Some(taken);
+            }
+        }
+    }
 }
+
+/// How long it is waited for the room of bodies that were told to go, which is at once.
+const SOON: Duration = Duration::from_millis(200);
 
 /// Requests whose body is still coming. A new one always finds room: the one that has been coming for longest makes it. A body
 /// that takes its time so holds up nobody. Cheap to clone.
@@ -233,7 +309,15 @@ pub(crate) struct Arrivals(Arc<(usize, Mutex<Coming>)>);
 #[derive(Debug, Default)]
 struct Coming {
     next: u64,
-    bodies: BTreeMap<u64, oneshot::Sender<()>>,
+    bodies: BTreeMap<u64, (Held, oneshot::Sender<()>)>,
+}
+
+/// What a body that is coming holds, of which kind of room, and whose it is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    bytes: Arc<AtomicUsize>,
+    of: Arc<Semaphore>,
+    address: u64,
 }
 
 #[derive(Debug)]
@@ -243,25 +327,62 @@ pub(crate) struct Arrival {
     displaced: oneshot::Receiver<()>,
 }
 
+impl Held {
+    pub(crate) fn new(shared: &Shared, party: &Party) -> Held {
+        Held { bytes: Arc::default(), of: Arc::clone(&shared.bytes), address: party.address }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+}
+
 impl Arrivals {
     pub(crate) fn new(limit: usize) -> Arrivals {
         Arrivals(Arc::new((limit.max(1), Mutex::default())))
     }
 
-    pub(crate) fn enter(&self) -> Arrival {
+    pub(crate) fn enter(&self, held: &Held) -> Arrival {
         let (sender, displaced) = oneshot::channel();
         let mut coming = self.lock();
         while coming.bodies.len() >= self.0.0
-            && let Some((_, longest)) = coming.bodies.pop_first()
+            && let Some((_, (_, longest))) = coming.bodies.pop_first()
         {
             // It may have gone by itself.
             let _ = longest.send(());
         }
         let number = coming.next;
         coming.next += 1;
-        coming.bodies.insert(number, sender);
+        coming.bodies.insert(number, (held.clone(), sender));
         drop(coming);
         Arrival { arrivals: self.clone(), number, displaced }
+    }
+
+    /// Has bodies go that hold so many bytes together. Of the address whose bodies hold most, with these bytes for `own`'s, the one that
+    /// has been coming for longest is the first. Whether any goes.
+    fn displace(&self, bytes: usize, own: &Held) -> bool {
+        let mut coming = self.lock();
+        let mut freed = 0;
+        while freed < bytes {
+            let mut by_address = HashMap::from([(own.address, own.bytes() + bytes)]);
+            let others = coming.bodies.iter().filter(|(_, (held, _))| {
+                Arc::ptr_eq(&held.of, &own.of) && !Arc::ptr_eq(&held.bytes, &own.bytes) && held.bytes() > 0
+            });
+            let others: Vec<_> = others.map(|(number, (held, _))| (*number, held.address, held.bytes())).collect();
+            for (_, address, held) in &others {
+                *by_address.entry(*address).or_default() += held;
+            }
+            let most = by_address.into_iter().max_by_key(|(_, held)| *held).map(|(address, _)| address);
+            let Some((number, ..)) = others.into_iter().find(|(_, address, _)| Some(*address) == most) else { break };
+            let Some((held, longest)) = coming.bodies.remove(&number) else { break };
+            freed += held.bytes();
+            let _ = longest.send(());
+        }
+        freed > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Coming> {
@@ -312,7 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_nobody_reads_keeps_its_place_until_another_needs_it() {
         let time = VirtualTime::new();
-        let places = Places::new(2, PATIENCE, time.clock());
+        let places = Places::new(2, 2, PATIENCE, time.clock());
         let (mut first, mut second) = (answer(&places), answer(&places));
         assert_eq!(places.taken(), 2);
         assert_eq!(read(&mut first).unwrap().unwrap(), "a");
@@ -334,7 +455,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_us_is_not_unread() {
         let time = VirtualTime::new();
-        let places = Places::new(1, PATIENCE, time.clock());
+        let places = Places::new(1, 1, PATIENCE, time.clock());
         let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
         let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
         let mut waiting = Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) };
@@ -345,14 +466,60 @@ mod tests {
         assert!(places.take(&Party::default()).is_ok());
     }
 
+    #[tokio::test]
+    async fn so_many_connections_wait_and_all_requests_of_one_make_room_for_another_address() {
+        let places = Places::new(9, 2, PATIENCE, VirtualTime::new().clock());
+        let take = |address, connection| places.take(&Party { address, connection, request: 0 });
+        let first = [take(1, 1).unwrap(), take(1, 1).unwrap()];
+        let second = [take(1, 2).unwrap(), take(1, 2).unwrap()];
+        assert!(take(1, 3).is_err(), "another would leave no room for hits");
+        assert_eq!(places.taken(), 4);
+        let other = take(2, 4).unwrap();
+        let forever = std::future::pending::<()>;
+        let mut holding: Vec<_> =
+            first.iter().chain(&second).map(|place| Box::pin(place.hold(forever()).fuse())).collect();
+        // Whichever hears of it first tells the others.
+        for _ in 0..2 {
+            holding.iter_mut().for_each(|place| drop(place.as_mut().now_or_never()));
+        }
+        drop(holding);
+        assert!(second.iter().all(|place| place.connection.displaced.is_cancelled()), "the newest");
+        assert!(!first[0].connection.displaced.is_cancelled());
+        assert!(second[0].keep().is_err() && first[0].keep().is_ok() && first[1].keep().is_ok());
+        assert!(take(1, 2).is_err(), "it has no share any more");
+        drop((first, other));
+        assert!(take(1, 2).is_ok());
+        drop(second);
+        assert_eq!((places.taken(), places.0.connections.taken()), (0, 0));
+    }
+
+    #[test]
+    fn the_address_whose_bodies_hold_most_makes_room_by_the_one_that_has_been_coming_for_longest() {
+        let (arrivals, of) = (Arrivals::new(9), Arc::new(Semaphore::new(0)));
+        let held = |address, bytes| Held { bytes: Arc::new(AtomicUsize::new(bytes)), of: Arc::clone(&of), address };
+        let all = [held(1, 70), held(2, 30), held(2, 20), held(2, 10)];
+        let mut bodies: Vec<_> = all.iter().map(|held| arrivals.enter(held)).collect();
+        let other = Held { of: Arc::new(Semaphore::new(0)), ..held(2, 100) };
+        let mut others = arrivals.enter(&other);
+        let mut is_gone = |n: usize| bodies[n].displaced().now_or_never().is_some();
+        assert!(arrivals.displace(10, &held(3, 0)));
+        assert!(is_gone(0) && !is_gone(1));
+        assert!(arrivals.displace(20, &all[3]));
+        assert!(is_gone(1) && !is_gone(2), "of its own");
+        assert!(arrivals.displace(1, &all[3]));
+        assert!(!arrivals.displace(1, &all[3]), "it is the last one itself");
+        assert!(others.displaced().now_or_never().is_none(), "room of another kind");
+    }
+
     #[test]
     fn a_body_that_has_been_coming_for_longest_makes_room() {
         let arrivals = Arrivals::new(2);
-        let mut bodies: Vec<_> = (0..4).map(|_| arrivals.enter()).collect();
+        let held = Held { bytes: Arc::default(), of: Arc::new(Semaphore::new(0)), address: 0 };
+        let mut bodies: Vec<_> = (0..4).map(|_| arrivals.enter(&held)).collect();
         let displaced: Vec<_> = bodies.iter_mut().map(|body| body.displaced().now_or_never().is_some()).collect();
         assert_eq!(displaced, [true, true, false, false]);
         drop(bodies.remove(2));
-        let _fifth = arrivals.enter();
+        let _fifth = arrivals.enter(&held);
         assert!(bodies[2].displaced().now_or_never().is_none(), "there was room");
         drop(bodies);
         assert_eq!(arrivals.lock().bodies.len(), 1);

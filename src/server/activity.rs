@@ -1,10 +1,11 @@
 //! What a connection is at: who has to act next. Noted by those who see it: its stream, and its service.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -16,9 +17,14 @@ use axum::{
 };
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::crowd::{Charge, Crowd};
+
+/// HTTP/2 reads no more at a time: then the requests that came with it have their turn, and drop their heads. A byte of a head can stand
+/// for a header that takes 72 in memory, and whatever has arrived is read before the first request is looked at.
+pub(super) const BYTES_A_TURN: usize = 512;
 
 /// Of one connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +39,7 @@ struct Inner {
     /// Those of `ours` that wait for the peer's body.
     awaited: AtomicUsize,
     begun: AtomicU64,
-    /// Goes up whenever a request begins or ends, a part of its body comes, or a part of what was written is taken.
+    /// Goes up whenever a request begins or ends, a part of its body comes, or a part of an answer is taken.
     moves: AtomicU64,
     /// Whether anything has come.
     is_heard: AtomicBool,
@@ -44,13 +50,23 @@ struct Inner {
     is_http_2: AtomicBool,
     /// Bytes of answers that wait to be read, over HTTP/2.
     held: AtomicUsize,
+    /// Since when each piece of them does, the oldest first.
+    untaken: Mutex<Untaken>,
     /// Whether it has to go at once.
     is_cut: AtomicBool,
     /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
     looks_again: AtomicBool,
     has_unread: AtomicBool,
+    /// Bytes of HTTP/2 that may yet be read until the connection has its next turn.
+    may_read: AtomicUsize,
     /// The connection's task.
     task: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Untaken {
+    next: u64,
+    since: BTreeMap<u64, Instant>,
 }
 
 /// Who has to act next.
@@ -128,6 +144,15 @@ impl Activity {
         self.0.held.load(Relaxed)
     }
 
+    /// Since when the peer has not taken a piece of an answer over HTTP/2, whatever else it has taken.
+    pub(super) fn untaken_since(&self) -> Option<Instant> {
+        self.untaken().since.first_key_value().map(|(_, since)| *since)
+    }
+
+    fn untaken(&self) -> MutexGuard<'_, Untaken> {
+        self.0.untaken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn cut(&self) {
         self.0.is_cut.store(true, Relaxed);
         self.wake();
@@ -157,6 +182,19 @@ impl Activity {
 
     pub(super) fn found_unread(&self) {
         self.0.has_unread.store(true, Relaxed);
+    }
+
+    /// To be called before the connection is polled: until the next time, HTTP/2 reads so many bytes.
+    pub(super) fn takes_its_turn(&self) {
+        self.0.may_read.store(BYTES_A_TURN, Relaxed);
+    }
+
+    pub(super) fn may_read(&self) -> usize {
+        self.0.may_read.load(Relaxed)
+    }
+
+    pub(super) fn has_read(&self, bytes: usize) {
+        self.0.may_read.fetch_sub(bytes, Relaxed);
     }
 
     /// To be called by the connection's task, before it looks.
@@ -345,7 +383,7 @@ where
                 headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
                 headers.insert("keep-alive", keep_alive);
             }
-            Ok(answer.map(|body| Answer { body, under_way, crowd, charge }))
+            Ok(answer.map(|body| Answer { body, under_way, crowd, charge, is_over: false }))
         })
     }
 }
@@ -363,14 +401,37 @@ pub(super) struct Answer {
     under_way: UnderWay,
     /// Over HTTP/2.
     crowd: Option<Crowd>,
-    /// For its head, and for its body, where that is one piece.
+    /// For its head, and for its body, where that is one piece. Gone with the last piece.
     charge: Option<Charge>,
+    is_over: bool,
 }
 
 /// A piece of an answer, wherever HTTP/2 keeps it until its peer makes room for it.
 struct Piece {
     bytes: Bytes,
-    _charge: Charge,
+    charge: Charge,
+    number: u64,
+}
+
+impl Piece {
+    fn frame(bytes: Bytes, charge: Charge) -> Frame<Bytes> {
+        let activity = charge.activity();
+        let mut untaken = activity.untaken();
+        let number = untaken.next;
+        untaken.next += 1;
+        untaken.since.insert(number, Instant::now());
+        drop(untaken);
+        activity.wake();
+        Frame::data(Bytes::from_owner(Piece { bytes, charge, number }))
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let activity = self.charge.activity();
+        activity.untaken().since.remove(&self.number);
+        activity.0.moves.fetch_add(1, Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for Piece {
@@ -391,7 +452,7 @@ impl Answer {
             Some(charge) => charge,
             None => crowd.charge(&self.under_way.activity, bytes.len()).ok_or(NoRoom)?,
         };
-        Ok(Frame::data(Bytes::from_owner(Piece { bytes, _charge: charge })))
+        Ok(Piece::frame(bytes, charge))
     }
 }
 
@@ -401,19 +462,32 @@ impl hyper::body::Body for Answer {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
+        if this.is_over {
+            return Poll::Ready(None);
+        }
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         this.under_way.is_ours(frame.is_pending());
         match frame {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
+            // The head of an answer without a body waits for the peer as well, and a Location in it is a link: an empty piece goes
+            // behind it.
+            Poll::Ready(None) => {
+                this.is_over = true;
+                Poll::Ready(this.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
+            }
             other => other,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_over || (self.charge.is_none() && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.charge.is_some() && self.body.is_end_stream() {
+            // Of the answer to a HEAD, it would become the Content-Length.
+            return SizeHint::default();
+        }
         self.body.size_hint()
     }
 }
@@ -522,6 +596,26 @@ mod tests {
         assert_eq!(phase(&activity), Phase::Unread);
         drop(body);
         assert_eq!(phase(&activity), Phase::Silent, "and no stream has seen any of it");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_body_is_charged_until_it_is_sent() {
+        let activity = Activity::default();
+        let service = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
+        let mut service = activity.layer(None, &Crowd::new(1, 1 << 20)).layer(service);
+        let ask = |version| Request::builder().version(version).body(()).unwrap();
+        let mut body = service.call(ask(Version::HTTP_2)).await.unwrap().into_body();
+        assert!(!body.is_end_stream() && body.size_hint().exact().is_none());
+        let piece = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Some(Ok(piece))) = piece else { panic!("no piece") };
+        assert!(piece.data_ref().unwrap().is_empty() && body.is_end_stream());
+        drop(body);
+        assert_eq!(activity.held(), ANSWER_BYTES);
+        assert!(activity.untaken_since().is_some());
+        drop(piece);
+        assert_eq!((activity.held(), activity.untaken_since()), (0, None));
+        let body = service.call(ask(Version::HTTP_11)).await.unwrap().into_body();
+        assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
     }
 
     #[tokio::test]

@@ -232,6 +232,10 @@ pub(super) struct Charge {
 }
 
 impl Charge {
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
     pub(super) fn covers(&self, bytes: usize) -> bool {
         self.bytes >= bytes
     }

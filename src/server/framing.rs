@@ -9,6 +9,7 @@
 use std::{
     collections::VecDeque,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -21,7 +22,7 @@ use tower::{Layer, Service};
 
 use super::{
     MAX_HEAD_BYTES,
-    activity::Activity,
+    activity::{Activity, BYTES_A_TURN},
     unserved::{Instead, Refuse},
 };
 
@@ -152,6 +153,24 @@ impl<S> Framing<S> {
     pub(super) fn new(stream: S, heads: &Heads, activity: &Activity, refuse: Refuse) -> Framing<S> {
         let reader = HeadReader::new(heads.clone(), activity.clone());
         Framing { stream, reader, instead: Instead::new(refuse, activity.clone()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Framing<S> {
+    /// SECURITY: a little of it in each turn of the connection (`BYTES_A_TURN`).
+    fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let activity = &self.reader.activity;
+        let mut bytes = [MaybeUninit::uninit(); BYTES_A_TURN];
+        let most = activity.may_read().min(buffer.remaining());
+        if most == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut part = ReadBuf::uninit(&mut bytes[..most]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        activity.has_read(part.filled().len());
+        buffer.put_slice(part.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -329,7 +348,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let read = if this.reader.activity.is_http_2() {
+            this.poll_read_in_turn(cx, buffer)
+        } else {
+            Pin::new(&mut this.stream).poll_read(cx, buffer)
+        };
         this.reader.saw(&buffer.filled()[before..]);
         read
     }
@@ -448,6 +471,7 @@ where
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -537,6 +561,24 @@ mod tests {
         let mut reader = HeadReader::new(Heads::default(), Activity::default());
         (0..1000).for_each(|_| reader.saw(&[b'a'; 1024]));
         assert!(matches!(&reader.at, At::Refused(head) if head.kept.len() == KEPT_BYTES));
+    }
+
+    #[tokio::test]
+    async fn http_2_is_read_a_little_in_each_turn_of_its_connection() {
+        let (mut theirs, ours) = tokio::io::duplex(64 << 10);
+        theirs.write_all(PREFACE).await.unwrap();
+        theirs.write_all(&[0; BYTES_A_TURN + 100]).await.unwrap();
+        let activity = Activity::default();
+        let refuse: Refuse = Arc::new(|_, _| Vec::new());
+        let mut stream = Framing::new(ours, &Heads::default(), &activity, refuse);
+        stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        let mut all = [0; 4 * BYTES_A_TURN];
+        activity.takes_its_turn();
+        assert_eq!(stream.read(&mut all[..200]).await.unwrap(), 200);
+        assert_eq!(stream.read(&mut all).await.unwrap(), BYTES_A_TURN - 200);
+        // Nothing else would wake it: the bytes are there.
+        let (more, ()) = tokio::join!(stream.read(&mut all), async { activity.takes_its_turn() });
+        assert_eq!(more.unwrap(), 100);
     }
 
     #[test]

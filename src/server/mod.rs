@@ -12,7 +12,14 @@ mod listener;
 mod unserved;
 mod watch;
 
-use std::{fs::File, future::poll_fn, io::ErrorKind, task::Poll, time::Duration};
+use std::{
+    fs::File,
+    future::poll_fn,
+    io::ErrorKind,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -51,9 +58,9 @@ pub use self::{
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// What h2 reads of a head: beyond it, it has a bare answer of its own. Where memory is ample, we say what is wrong with heads up to
-/// the larger one.
+/// the larger one; where it is little, the longest URI fits, or 512 headers without values, which take 36 KiB.
 pub(crate) const HEADER_LIST: u32 = 64 * 1024;
-pub(crate) const SMALL_HEADER_LIST: u32 = MAX_HEAD_BYTES as u32;
+pub(crate) const SMALL_HEADER_LIST: u32 = 16 * 1024 + 640;
 
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 pub(crate) const MAX_STREAMS: u32 = 256;
@@ -64,9 +71,10 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RFC 9113 section 4.2: the least that every peer must be allowed.
 const FRAME_BYTES: u32 = 16 * 1024;
-/// Streams that a peer opened and reset before we looked (as hyper has it, pinned: CVE-2023-44487), and those that we had to
-/// reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the connection ends.
-const PENDING_RESETS: usize = 20;
+/// Streams that a peer opened and reset before we looked (CVE-2023-44487; hyper allows 20, but a turn's bytes hold a dozen of them at
+/// most), and those that we had to reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the
+/// connection ends.
+const PENDING_RESETS: usize = 4;
 const LOCAL_RESETS: usize = 128;
 
 /// How long a connection that is turned away may take to hear it.
@@ -214,7 +222,7 @@ impl Server {
             tokio::select! {
                 // In this order: what has just come is read before it is asked how long nothing has.
                 biased;
-                ended = connection.as_mut() => break ended,
+                ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
                 () = self.drain.cancelled(), if !is_ending => {
                     connection.as_mut().graceful_shutdown();
                     is_ending = true;
@@ -226,7 +234,7 @@ impl Server {
                     }
                     let looked = poll_fn(|cx| {
                         let mut ended = Poll::Pending;
-                        let has_unread = activity.has_unread(|| ended = connection.as_mut().poll(cx));
+                        let has_unread = activity.has_unread(|| ended = poll_turn(&activity, connection.as_mut(), cx));
                         Poll::Ready((has_unread, ended))
                     });
                     match looked.await {
@@ -244,7 +252,7 @@ impl Server {
                         return;
                     }
                     tokio::select! {
-                        ended = connection.as_mut() => break ended,
+                        ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
                         () = self.kill.cancelled() => return,
                         () = tokio::time::sleep(self.patience.head) => return,
                     }
@@ -256,6 +264,11 @@ impl Server {
             tracing::trace!(%error, "connection ended early");
         }
     }
+}
+
+fn poll_turn<C: Future>(activity: &Activity, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
+    activity.takes_its_turn();
+    connection.poll(cx)
 }
 
 /// A file that is open for nothing: where all others are used up by somebody else, a connection takes its place.

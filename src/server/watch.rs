@@ -114,10 +114,19 @@ impl Watch {
         if seen != before {
             self.since = now;
         }
-        let limits = self.patience.limits(seen.0);
+        let mut limits = self.patience.limits(seen.0);
+        if seen.0 == Phase::Unread && self.activity.is_http_2() {
+            // What is written may have links in it that are old, where it is taken later.
+            limits.over = Some(self.patience.head);
+        }
         let quiet = now - self.since;
         if limits.over.is_some_and(|over| quiet >= over) {
             return Poll::Ready(if seen.0 == Phase::Idle { Over::Idle } else { Over::TooSlow });
+        }
+        // SECURITY: a link of which nobody knows that it is old. Its peer may have taken others meanwhile, and has not taken this one.
+        let untaken = self.activity.untaken_since().and_then(|since| since.checked_add(self.patience.head));
+        if untaken.is_some_and(|until| now >= until) {
+            return Poll::Ready(Over::TooSlow);
         }
         // A head that goes on is no reason to be spared: only a request, or an answer that was taken.
         let has_moved = seen.1 != before.1;
@@ -132,7 +141,8 @@ impl Watch {
             (Some(_), _) => {}
         }
         let next = [limits.willing, limits.over].into_iter().flatten().filter(|after| *after > quiet).min();
-        let Some(next) = next.and_then(|after| self.since.checked_add(after)) else { return Poll::Pending };
+        let next = next.and_then(|after| self.since.checked_add(after));
+        let Some(next) = next.into_iter().chain(untaken).min() else { return Poll::Pending };
         // A timer that goes off early costs less than one that is set anew with every request.
         if self.timer.deadline() > next || self.timer.is_elapsed() {
             self.timer.as_mut().reset(next);
@@ -347,8 +357,13 @@ mod tests {
         assert_eq!(ended, (Over::GivesWay, 11));
         drop(watch);
 
-        let (activity, mut watch) = self::watch(&crowd);
-        activity.wrote();
-        assert_eq!(over(&mut watch).await, (Over::TooSlow, 75));
+        for (is_http_2, seconds) in [(false, 75), (true, 10)] {
+            let (activity, mut watch) = self::watch(&crowd);
+            if is_http_2 {
+                activity.speaks_http_2();
+            }
+            activity.wrote();
+            assert_eq!(over(&mut watch).await, (Over::TooSlow, seconds));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What has a limit: callers who wait, and memory.
 
-use std::{cell::RefCell, net::IpAddr};
+use std::{cell::RefCell, net::IpAddr, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -276,21 +276,20 @@ async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_an
     assert!(!unread.first_is_whole().await, "one that was");
 }
 
+/// It grants no stream a byte, and so takes nothing but heads.
+fn deaf() -> reqwest::Client {
+    let client = reqwest::Client::builder().http2_prior_knowledge().http2_initial_stream_window_size(0);
+    client.no_proxy().tls_certs_only([]).build().unwrap()
+}
+
 #[tokio::test]
-async fn streams_that_nobody_reads_make_room_as_connections_do() {
+async fn streams_that_nobody_reads_end_with_their_connection() {
     let kie = FakeKie::start();
-    let settings = [("limits.in_flight", "8"), ("limits.header_timeout", "300ms"), ("limits.batch", "500")];
+    let settings = [("limits.in_flight", "8"), ("limits.header_timeout", "1s"), ("limits.batch", "500")];
     let sidecar = Sidecar::with(&kie, &settings);
     let source = long_source();
     assert_eq!(sidecar.link(&source).await.status, 200);
-    // It grants no stream a byte, and so takes nothing but heads.
-    let deaf = reqwest::Client::builder()
-        .http2_prior_knowledge()
-        .http2_initial_stream_window_size(0)
-        .no_proxy()
-        .tls_certs_only([])
-        .build()
-        .unwrap();
+    let deaf = deaf();
     let body = serde_json::json!({ "urls": vec![source.as_str(); 3] }).to_string();
     let mut unread = Vec::new();
     for n in 0..10 {
@@ -301,11 +300,85 @@ async fn streams_that_nobody_reads_make_room_as_connections_do() {
     }
     assert_eq!(in_flight(&sidecar).await, 10);
     assert!(is_hit(&sidecar.link(&source).await));
-    let cold = format!("{SOURCE}?cold");
-    eventually("there is room for others", async || sidecar.link(&cold).await.status == 200).await;
-    assert!(in_flight(&sidecar).await >= 9, "no more than are needed give way");
-    drop((unread, deaf));
     eventually("its connection is gone", async || in_flight(&sidecar).await == 0).await;
+    assert_eq!(sidecar.link(&format!("{SOURCE}?cold")).await.status, 200);
+    for answer in unread {
+        assert!(answer.bytes().await.is_err(), "it is old by now");
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_an_http_2_peer_does_not_take_is_given_up_whatever_else_it_takes() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.header_timeout", "500ms")]);
+    let (deaf, link) = (deaf(), format!("{}/v1/link?url={}", sidecar.base_url(), encode(SOURCE)));
+    let answer = deaf.get(&link).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let others = async {
+        loop {
+            // On a new connection, once it has ended.
+            let _ = deaf.head(&link).send().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let body = tokio::time::timeout(Duration::from_secs(10), answer.bytes());
+    let body = tokio::select! {
+        body = body => body,
+        () = others => unreachable!("it never ends"),
+    };
+    assert!(body.expect("it is given up").is_err());
+}
+
+#[tokio::test]
+async fn connections_that_wait_for_kie_ai_leave_room_for_hits() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.connections", "8")]);
+    let ask = |source: &str| format!("GET /v1/link?url={} HTTP/1.1\r\nhost: h\r\n", encode(source));
+    let hit = ask(SOURCE) + "connection: close\r\n\r\n";
+    assert_eq!(sidecar.wire(&hit).await.status, 200);
+    kie.hold();
+    let mut waiting = Vec::new();
+    for n in 0..8 {
+        let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+        let two = [0, 1].map(|m| ask(&format!("{SOURCE}?{n}-{m}")) + "\r\n").concat();
+        stream.write_all(two.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    eventually("as many wait as may", async || in_flight(&sidecar).await == 6).await;
+    for _ in 0..5 {
+        assert_eq!(sidecar.wire(&hit).await.status, 200);
+    }
+    let mut said = [0; 12];
+    waiting[7].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 503");
+    kie.release();
+    waiting[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn half_sent_batches_leave_room_for_whole_ones() {
+    let kie = FakeKie::start();
+    let settings = [("limits.batch_body", "64KiB"), ("limits.header_timeout", "1h")];
+    let sidecar = Sidecar::with(&kie, &settings);
+    assert_eq!(sidecar.link(SOURCE).await.status, 200);
+    let head = "POST /v1/links HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: ";
+    let whole = serde_json::json!({ "urls": vec![SOURCE; 500] }).to_string();
+    let whole = format!("{head}{}\r\n\r\n{whole}", whole.len());
+    let half = format!("{head}{}\r\n\r\n{}", 64 << 10, " ".repeat((64 << 10) - 1));
+    let mut slow = Vec::new();
+    // Twice as much as there is room for.
+    for _ in 0..16 {
+        let mut stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let mut said = [0; 12];
+    slow[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 503");
+    for _ in 0..5 {
+        assert_eq!(sidecar.wire(&whole).await.status, 200);
+    }
 }
 
 async fn in_flight(sidecar: &Sidecar) -> usize {
