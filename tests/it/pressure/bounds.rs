@@ -318,7 +318,6 @@ async fn a_link_that_an_http_2_peer_does_not_take_is_given_up_whatever_else_it_t
         loop {
             // On a new connection, once it has ended.
             let _ = deaf.head(&link).send().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let body = tokio::time::timeout(Duration::from_secs(10), answer.bytes());
