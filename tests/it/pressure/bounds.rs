@@ -270,10 +270,16 @@ async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_an
     let_time_pass(&sidecar).await;
     assert!(unread.first_is_whole().await, "a slow reader that was in nobody's way");
     let mut unread = Unread::ask(&sidecar, &source, 3).await;
+    // Until the system's buffers are full, one after another finds a place between two of these answers.
+    let_time_pass(&sidecar).await;
     for cold in cold_files().take(3) {
         eventually("there is room for others", async || sidecar.link(&cold).await.status == 200).await;
     }
-    assert!(!unread.first_is_whole().await, "one that was");
+    let mut whole = Vec::new();
+    for _ in 0..3 {
+        whole.push(unread.first_is_whole().await);
+    }
+    assert!(whole.contains(&false), "one that was");
 }
 
 /// It grants no stream a byte, and so takes nothing but heads.
