@@ -56,6 +56,9 @@ pub(crate) const ITEM_BYTES: usize = 128;
 /// A link that a batch keeps takes so much beside its own bytes.
 const ENTRY_BYTES: usize = 256;
 
+/// An answer of links out of memory alone is given at once up to this size.
+const SMALL: usize = 16 * 1024;
+
 /// A batch keeps so many of the links that were minted for it whatever room there is.
 const OWN_LINKS: usize = 4;
 
@@ -133,80 +136,74 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES).await?;
-    let place = endpoints.places.take(&call.party)?;
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
-    let (content_type, body) = if as_lines {
+    let mut known = Vec::with_capacity(batch.asked.len());
+    let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
+    let content_type = if as_lines { NDJSON } else { "application/json" };
+    if waiting.is_empty() && batch.is_small(&known) {
+        let whole = if as_lines { batch.lines(known) } else { batch.json(json_parts(known)) };
+        return Ok(answer(content_type, Body::from(whole)));
+    }
+    let place = batch.endpoints.places.take(&batch.call.party)?;
+    // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its place and its room
+    // until the last one.
+    let body = if as_lines {
         place.keep()?;
         // What is known at once goes out in one piece.
-        let lines = found(&batch).ready_chunks(LINES_AT_ONCE).map(move |known| {
+        Body::from_stream(as_minted(&batch, known, waiting).ready_chunks(LINES_AT_ONCE).map(move |found| {
             let _ = &room;
-            let mut lines = Vec::new();
-            for found in known {
-                lines.extend(batch.render(&found));
-                lines.push(b'\n');
-            }
-            Ok::<_, Infallible>(Bytes::from(lines))
-        });
-        (NDJSON, Body::from_stream(lines))
+            Ok::<_, Infallible>(batch.lines(found))
+        }))
     } else {
-        let all = place.hold(all_found(&batch)).await?;
+        let all = place.hold(all_found(&batch, known, waiting)).await?;
         place.keep()?;
-        // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its
-        // place and its room until the last one.
-        let parts = std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail]);
-        let pieces = stream::iter(parts).chunks(LINES_AT_ONCE).map(move |parts| {
+        Body::from_stream(stream::iter(json_parts(all)).chunks(LINES_AT_ONCE).map(move |parts| {
             let _ = &room;
-            let mut json = Vec::new();
-            for part in parts {
-                match part {
-                    Part::Head => json.extend(b"{\"links\":["),
-                    Part::Item(found) => {
-                        if found.place > 0 {
-                            json.push(b',');
-                        }
-                        json.extend(batch.render(&found));
-                    }
-                    Part::Tail => json.extend(b"]}"),
-                }
-            }
-            Ok::<_, Infallible>(Bytes::from(json))
-        });
-        ("application/json", Body::from_stream(pieces))
+            Ok::<_, Infallible>(batch.json(parts))
+        }))
     };
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
+    let mut answer = answer(content_type, body);
+    answer.extensions_mut().insert(place);
+    Ok(answer)
+}
+
+fn answer(content_type: &'static str, body: Body) -> Response {
+    let mut answer = Response::new(body);
+    let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // The links come from the cache or not, each for itself; the batch as a whole never does.
     headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
-    response.extensions_mut().insert(ServedBatch);
-    response.extensions_mut().insert(place);
-    Ok(response)
+    answer.extensions_mut().insert(ServedBatch);
+    answer
+}
+
+fn json_parts(all: Vec<Found>) -> impl Iterator<Item = Part> {
+    std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail])
 }
 
 /// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
 /// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
-async fn all_found(batch: &Arc<Batch>) -> Vec<Found> {
-    let mut all = Vec::with_capacity(batch.asked.len());
-    let mut wanted: Vec<_> = (0..batch.asked.len()).collect();
-    while !wanted.is_empty() {
-        let waiting = batch.look(wanted, &mut all);
+async fn all_found(batch: &Arc<Batch>, mut all: Vec<Found>, mut waiting: Vec<usize>) -> Vec<Found> {
+    loop {
         let mut minted = std::pin::pin!(batch.wait_for(waiting));
         while let Some(found) = minted.next().await {
             all.push(found);
         }
         let now = batch.endpoints.clock.now();
-        wanted =
-            all.extract_if(.., |found| found.is_dead(&batch.endpoints.links, now)).map(|found| found.place).collect();
+        let dead = all.extract_if(.., |found| found.is_dead(&batch.endpoints.links, now)).map(|found| found.place);
+        let wanted: Vec<_> = dead.collect();
+        if wanted.is_empty() {
+            break;
+        }
+        waiting = batch.look(wanted, &mut all);
     }
     all.sort_unstable_by_key(|found| found.place);
     all
 }
 
 /// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
-fn found(batch: &Arc<Batch>) -> impl Stream<Item = Found> + Send + use<> {
-    let mut known = Vec::with_capacity(batch.asked.len());
-    let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
+fn as_minted(batch: &Arc<Batch>, known: Vec<Found>, waiting: Vec<usize>) -> impl Stream<Item = Found> + Send + use<> {
     // On a task of its own: a caller that does not read its lines keeps nobody else from waiting.
     let (sender, mut receiver) = mpsc::channel(waiting.len().max(1));
     let served = Arc::clone(batch);
@@ -299,6 +296,44 @@ impl Batch {
 
     fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
         query::allowed_source(self.asked.get(place), &self.endpoints.sources)
+    }
+
+    /// Whether the whole answer takes no more than anybody's may, as far as it is links. Such a one needs no place.
+    fn is_small(&self, all: &[Found]) -> bool {
+        let bytes = all.iter().map(|found| match &found.result {
+            Some(Ok(Link { kept: Kept::ByCache(entry), .. })) => {
+                let link = entry.upgrade()?.link.as_str().len();
+                Some(ITEM_BYTES + self.asked.get(found.place).len() + link)
+            }
+            Some(Ok(_) | Err(_)) | None => None,
+        });
+        bytes.sum::<Option<usize>>().is_some_and(|bytes| bytes <= SMALL)
+    }
+
+    fn json(&self, parts: impl IntoIterator<Item = Part>) -> Bytes {
+        let mut json = Vec::new();
+        for part in parts {
+            match part {
+                Part::Head => json.extend(b"{\"links\":["),
+                Part::Item(found) => {
+                    if found.place > 0 {
+                        json.push(b',');
+                    }
+                    json.extend(self.render(&found));
+                }
+                Part::Tail => json.extend(b"]}"),
+            }
+        }
+        Bytes::from(json)
+    }
+
+    fn lines(&self, all: Vec<Found>) -> Bytes {
+        let mut lines = Vec::new();
+        for found in all {
+            lines.extend(self.render(&found));
+            lines.push(b'\n');
+        }
+        Bytes::from(lines)
     }
 
     fn render(&self, found: &Found) -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -40,16 +40,26 @@ struct Inner {
     connections: Shares,
     waiting: Mutex<HashMap<u64, Weak<Waiting>>>,
     clock: Clock,
-    /// A peer that has taken nothing of its answer for so long gives its place up where another needs it.
+    /// A peer that has taken nothing of its answer for so long gives its place up where another needs it; where its address has
+    /// most of these places, after a tenth of that.
     patience: Duration,
-    unread: Mutex<Unread>,
+    standing: Mutex<Standing>,
 }
 
-/// Answers whose last part the peer has not taken yet, the one that waits for longest first.
+/// Answers that stand still at the moment, the one that does for longest first.
 #[derive(Debug, Default)]
-struct Unread {
+struct Standing {
     next: u64,
-    answers: BTreeMap<u64, (Instant, Arc<Slot>)>,
+    answers: BTreeMap<u64, Still>,
+}
+
+#[derive(Debug)]
+struct Still {
+    since: Instant,
+    /// Whether the peer has to take what it was given; else it waits for kie.ai, as we do.
+    is_unread: bool,
+    address: u64,
+    slot: Arc<Slot>,
 }
 
 /// One place. Given back when the last copy is dropped.
@@ -75,9 +85,11 @@ struct Slot(Mutex<Option<Contents>>);
 #[derive(Debug)]
 struct Contents {
     body: Body,
-    _place: Place,
-    /// Its number among those that are unread.
-    unread: Option<u64>,
+    place: Place,
+    /// Its number among those that stand still.
+    standing: Option<u64>,
+    /// Whom to tell that it was taken away, where it waits for us.
+    task: Option<Waker>,
 }
 
 impl Places {
@@ -89,7 +101,7 @@ impl Places {
             waiting: Mutex::default(),
             clock,
             patience,
-            unread: Mutex::default(),
+            standing: Mutex::default(),
         }))
     }
 
@@ -97,7 +109,8 @@ impl Places {
         self.0.shares.taken()
     }
 
-    /// A place, if need be that of an answer which nobody reads, or one of the address that has most.
+    /// A place: if need be that of an answer which nobody reads, one of the address that has most callers waiting, or that of an
+    /// answer of the address that has most answers under way.
     pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
         let share = Arc::new(self.share(&self.0.shares, party).ok_or_else(overloaded)?);
         let connection = self.connection(party).ok_or_else(overloaded)?;
@@ -109,8 +122,14 @@ impl Places {
             if let Some(free) = shares.free(party.address) {
                 return Some(free);
             }
-            if !self.give_up_one() {
-                return shares.take(party.address);
+            if self.give_up_one() {
+                continue;
+            }
+            if let Some(taken) = shares.take(party.address) {
+                return Some(taken);
+            }
+            if !self.give_up_one_for(party.address, shares.held(party.address)) {
+                return None;
             }
         }
     }
@@ -138,27 +157,50 @@ impl Places {
     /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
     /// Whether there was one.
     pub(crate) fn give_up_one(&self) -> bool {
-        loop {
-            let mut unread = self.unread();
-            let Some(first) = unread.answers.first_entry() else { return false };
-            if self.0.clock.now().since(first.get().0) < self.0.patience {
-                return false;
+        self.give_up(|standing, now| {
+            let mut unread = standing.answers.iter().filter(|(_, answer)| answer.is_unread);
+            let (number, longest) = unread.next()?;
+            (now.since(longest.since) >= self.0.patience).then_some(*number)
+        })
+    }
+
+    /// The same with an answer of the address that has most of them, where `address` has fewer also with one more than `held`: each
+    /// may be read fast enough to keep its place, and all together shut out the others.
+    fn give_up_one_for(&self, address: u64, held: usize) -> bool {
+        self.give_up(|standing, now| {
+            let mut by_address: HashMap<u64, usize> = HashMap::new();
+            for answer in standing.answers.values() {
+                *by_address.entry(answer.address).or_default() += 1;
             }
-            let (number, (_, slot)) = first.remove_entry();
-            drop(unread);
+            let own = held + by_address.get(&address).copied().unwrap_or_default();
+            let (most, many) = by_address.into_iter().max_by_key(|(_, many)| *many)?;
+            let (number, longest) = standing.answers.iter().find(|(_, answer)| answer.address == most)?;
+            (own + 1 < many && now.since(longest.since) >= self.0.patience / 10).then_some(*number)
+        })
+    }
+
+    fn give_up(&self, which: impl Fn(&Standing, Instant) -> Option<u64>) -> bool {
+        loop {
+            let mut standing = self.standing();
+            let Some(number) = which(&standing, self.0.clock.now()) else { return false };
+            let Some(Still { slot, .. }) = standing.answers.remove(&number) else { return false };
+            drop(standing);
             let mut contents = slot.lock();
-            // Or the peer has begun to read again at this moment.
-            if contents.as_ref().is_some_and(|contents| contents.unread == Some(number)) {
+            // Or it has begun to move again at this moment.
+            if contents.as_ref().is_some_and(|contents| contents.standing == Some(number)) {
                 let answer = contents.take();
                 drop(contents);
+                if let Some(Contents { task: Some(task), .. }) = &answer {
+                    task.wake_by_ref();
+                }
                 drop(answer);
                 return true;
             }
         }
     }
 
-    fn unread(&self) -> MutexGuard<'_, Unread> {
-        self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,10 +237,7 @@ pub(crate) async fn keep(State(places): State<Places>, request: Request, next: N
     if response.body().size_hint().exact().is_some() {
         return response;
     }
-    response.map(|body| {
-        let contents = Contents { body, _place: place, unread: None };
-        Body::new(Kept { places, slot: Arc::new(Slot(Mutex::new(Some(contents)))) })
-    })
+    response.map(|body| Body::new(Kept::new(places, place, body)))
 }
 
 impl Slot {
@@ -215,8 +254,15 @@ struct Kept {
 
 /// What the connection hears of an answer that was given up.
 #[derive(Debug, thiserror::Error)]
-#[error("the peer did not read its answer")]
+#[error("another needed the place of an answer that stood still")]
 struct GivenUp;
+
+impl Kept {
+    fn new(places: Places, place: Place, body: Body) -> Kept {
+        let contents = Contents { body, place, standing: None, task: None };
+        Kept { places, slot: Arc::new(Slot(Mutex::new(Some(contents)))) }
+    }
+}
 
 impl HttpBody for Kept {
     type Data = Bytes;
@@ -226,21 +272,24 @@ impl HttpBody for Kept {
         let this = self.get_mut();
         let mut slot = this.slot.lock();
         let Some(contents) = slot.as_mut() else { return Poll::Ready(Some(Err(axum::Error::new(GivenUp)))) };
-        if let Some(number) = contents.unread.take() {
-            this.places.unread().answers.remove(&number);
+        if let Some(number) = contents.standing.take() {
+            this.places.standing().answers.remove(&number);
         }
         let frame = Pin::new(&mut contents.body).poll_frame(cx);
-        match &frame {
-            Poll::Ready(Some(Ok(_))) => {
-                let mut unread = this.places.unread();
-                let number = unread.next;
-                unread.next += 1;
-                unread.answers.insert(number, (this.places.0.clock.now(), Arc::clone(&this.slot)));
-                contents.unread = Some(number);
-            }
+        let is_unread = match &frame {
+            Poll::Ready(Some(Ok(_))) => true,
+            Poll::Pending => false,
             // Its place is given back with it, at the latest.
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
-        }
+            Poll::Ready(Some(Err(_)) | None) => return frame,
+        };
+        contents.task = (!is_unread).then(|| cx.waker().clone());
+        let mut standing = this.places.standing();
+        let number = standing.next;
+        standing.next += 1;
+        let address = contents.place.share.address();
+        let since = this.places.0.clock.now();
+        standing.answers.insert(number, Still { since, is_unread, address, slot: Arc::clone(&this.slot) });
+        contents.standing = Some(number);
         frame
     }
 }
@@ -248,8 +297,8 @@ impl HttpBody for Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         let contents = self.slot.lock().take();
-        if let Some(number) = contents.and_then(|contents| contents.unread) {
-            self.places.unread().answers.remove(&number);
+        if let Some(number) = contents.and_then(|contents| contents.standing) {
+            self.places.standing().answers.remove(&number);
         }
     }
 }
@@ -408,9 +457,9 @@ impl Drop for Arrival {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, task::Wake};
 
-    use futures_util::FutureExt;
+    use futures_util::{FutureExt, StreamExt, stream};
     use http_body_util::BodyExt;
 
     use super::*;
@@ -418,11 +467,18 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    struct Wakes(Arc<AtomicUsize>);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
     fn answer(places: &Places) -> Kept {
         let parts = ["a", "b", "c"].map(|part| Ok::<_, Infallible>(Bytes::from(part)));
         let body = Body::from_stream(futures_util::stream::iter(parts));
-        let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
-        Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) }
+        Kept::new(places.clone(), places.take(&Party::default()).unwrap(), body)
     }
 
     fn read(answer: &mut Kept) -> Option<Result<Bytes, axum::Error>> {
@@ -449,7 +505,7 @@ mod tests {
         assert_eq!(read(&mut second).unwrap().unwrap(), "b");
         assert!(read(&mut first).unwrap().is_err(), "it was broken off");
         drop((place, first, second));
-        assert_eq!((places.taken(), places.unread().answers.len()), (0, 0));
+        assert_eq!((places.taken(), places.standing().answers.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -457,13 +513,46 @@ mod tests {
         let time = VirtualTime::new();
         let places = Places::new(1, 1, PATIENCE, time.clock());
         let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
-        let contents = Contents { body, _place: places.take(&Party::default()).unwrap(), unread: None };
-        let mut waiting = Kept { places: places.clone(), slot: Arc::new(Slot(Mutex::new(Some(contents)))) };
+        let mut waiting = Kept::new(places.clone(), places.take(&Party::default()).unwrap(), body);
         assert!(waiting.frame().now_or_never().is_none());
         time.suspend(PATIENCE * 100);
         assert!(places.take(&Party::default()).is_err());
         drop(waiting);
         assert!(places.take(&Party::default()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_with_fewer_answers_gets_the_place_of_one_that_stands_still_whoever_is_to_act() {
+        let time = VirtualTime::new();
+        let places = Places::new(3, 9, PATIENCE, time.clock());
+        let take = |address| places.take(&Party { address, connection: address, request: 0 });
+        let pieces = |many| stream::iter((0..many).map(|_| Ok::<_, Infallible>(Bytes::from("piece"))));
+        let kept = |body| {
+            let place = take(1).unwrap();
+            place.keep().unwrap();
+            Kept::new(places.clone(), place, body)
+        };
+        let mut read_slowly = kept(Body::from_stream(pieces(9)));
+        let mut waits_for_us = kept(Body::from_stream(pieces(1).chain(stream::pending())));
+        let mut last = kept(Body::from_stream(pieces(9)));
+        assert_eq!(read(&mut waits_for_us).unwrap().unwrap(), "piece");
+        let wakes = Arc::new(AtomicUsize::default());
+        let task = Waker::from(Arc::new(Wakes(Arc::clone(&wakes))));
+        assert!(Pin::new(&mut waits_for_us).poll_frame(&mut Context::from_waker(&task)).is_pending());
+        for answer in [&mut read_slowly, &mut last] {
+            assert_eq!(read(answer).unwrap().unwrap(), "piece");
+        }
+        time.suspend(PATIENCE / 10 - Duration::from_millis(1));
+        assert!(take(2).is_err(), "they may yet move");
+        time.suspend(Duration::from_millis(1));
+        assert!(take(1).is_err(), "of their own address");
+        let place = take(2).unwrap();
+        assert_eq!(wakes.load(Relaxed), 1, "it would not ask by itself");
+        assert!(read(&mut waits_for_us).unwrap().is_err());
+        assert!(take(2).is_err(), "it has one, and they would have one");
+        assert_eq!(read(&mut read_slowly).unwrap().unwrap(), "piece");
+        drop((place, read_slowly, waits_for_us, last));
+        assert_eq!((places.taken(), places.standing().answers.len()), (0, 0));
     }
 
     #[tokio::test]

@@ -45,6 +45,11 @@ impl Shares {
         self.table().taken
     }
 
+    /// How many of them can be taken away from this address.
+    pub fn held(&self, address: u64) -> usize {
+        self.table().holders.get(&address).map_or(0, BTreeMap::len)
+    }
+
     /// A place that nobody has.
     pub fn free(&self, address: u64) -> Option<Share> {
         let mut table = self.table();
@@ -101,6 +106,10 @@ impl Table {
 }
 
 impl Share {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
     /// Resolves once another has taken it.
     pub async fn displaced(&self) {
         self.displaced.notified().await;

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{ask_at_once, count, files, is_hit};
-use crate::support::{Answer, FakeKie, SOURCE, Sidecar, encode, eventually};
+use crate::support::{Answer, FakeKie, Reply, SOURCE, Sidecar, encode, eventually};
 
 #[tokio::test]
 async fn callers_who_wait_are_bounded_while_hits_go_on() {
@@ -153,10 +153,7 @@ async fn many_short_items_take_room_as_well() {
     // Room for one batch of the most items, and a bit.
     let sidecar =
         Sidecar::with(&kie, &[("limits.batch_body", "2KiB"), ("limits.body", "1KiB"), ("limits.batch", "200")]);
-    let post = async |urls: Vec<&str>| {
-        let body = serde_json::json!({ "urls": urls }).to_string();
-        sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body)).await
-    };
+    let post = async |urls: Vec<&str>| batch(&sidecar, &urls).await;
     // Six hundred bytes, and one item that is waited for.
     let many = |source| [vec![""; 199], vec![source]].concat();
     kie.hold();
@@ -214,6 +211,11 @@ impl Unread {
     }
 }
 
+async fn batch(sidecar: &Sidecar, urls: &[&str]) -> Reply {
+    let body = serde_json::json!({ "urls": urls }).to_string();
+    sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body)).await
+}
+
 /// Each another one.
 fn cold_files() -> impl Iterator<Item = String> {
     (0..).map(|n| format!("{SOURCE}?cold={n}"))
@@ -237,7 +239,9 @@ async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_s
     // Two places, and one more for batches.
     let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "1h")]);
     let source = long_source();
-    assert_eq!(sidecar.link(&source).await.status, 200);
+    for source in [&source, SOURCE] {
+        assert_eq!(sidecar.link(source).await.status, 200);
+    }
     let unread = Unread::ask(&sidecar, &source, 3).await;
     let cold = RefCell::new(cold_files());
     let next = || cold.borrow_mut().next().unwrap();
@@ -251,6 +255,9 @@ async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_s
     for _ in 0..3 {
         assert!(is_hit(&sidecar.link(&source).await), "what is in memory needs no place");
         assert_eq!(sidecar.download_url(&source).await.status, 200);
+        let small = batch(&sidecar, &[SOURCE; 20]).await;
+        assert_eq!((small.status, small.json()["links"].as_array().map(Vec::len)), (200, Some(20)), "{small:?}");
+        assert_eq!(batch(&sidecar, &[source.as_str(); 20]).await.status, 503, "it is large");
     }
     drop(unread);
     let last = next();
@@ -282,6 +289,27 @@ async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_an
     assert!(whole.contains(&false), "one that was");
 }
 
+#[tokio::test]
+async fn answers_of_one_address_that_stand_still_make_room_for_another_long_before_that() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "15s")]);
+    let source = long_source();
+    assert_eq!(sidecar.link(&source).await.status, 200);
+    let unread = Unread::ask(&sidecar, &source, 3).await;
+    let cold = RefCell::new(cold_files());
+    let next = || cold.borrow_mut().next().unwrap();
+    eventually("all places are taken", async || sidecar.link(&next()).await.status == 503).await;
+    let other = reqwest::Client::builder().no_proxy().tls_certs_only([]).local_address(IpAddr::from([127, 0, 0, 2]));
+    let other = other.build().unwrap();
+    eventually("another address finds one", async || {
+        let url = format!("{}/v1/link?url={}", sidecar.base_url(), encode(&next()));
+        sidecar.send(other.get(url)).await.status == 200
+    })
+    .await;
+    assert_eq!(in_flight(&sidecar).await, 2, "of one of them");
+    drop(unread);
+}
+
 /// It grants no stream a byte, and so takes nothing but heads.
 fn deaf() -> reqwest::Client {
     let client = reqwest::Client::builder().http2_prior_knowledge().http2_initial_stream_window_size(0);
@@ -296,7 +324,7 @@ async fn streams_that_nobody_reads_end_with_their_connection() {
     let source = long_source();
     assert_eq!(sidecar.link(&source).await.status, 200);
     let deaf = deaf();
-    let body = serde_json::json!({ "urls": vec![source.as_str(); 3] }).to_string();
+    let body = serde_json::json!({ "urls": vec![source.as_str(); 5] }).to_string();
     let mut unread = Vec::new();
     for n in 0..10 {
         let request = deaf.post(format!("{}/v1/links", sidecar.base_url())).body(body.clone());
