@@ -12,11 +12,11 @@ use crate::{
         status::{self, Status},
     },
     clock::{Clock, KieClock},
-    config::{self, Address},
+    config,
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
-    server::{Bound, Crowd, GivesWay, Inherited, Patience, Server},
+    server::{Address, Bound, Crowd, GivesWay, Inherited, Patience, Server},
     telemetry::{
         LAST_LINES, Telemetry,
         metrics::{counting, reading},

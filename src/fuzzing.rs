@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use url::{Host, Url, form_urlencoded};
 
 use crate::{
-    config::{Address, Config, Sources},
+    config::{Config, Sources},
     http::{
         batch, directives, guard,
         problem::{Kind, Problem},
@@ -22,6 +22,7 @@ use crate::{
     key::ApiKey,
     link::{self, Link},
     links,
+    server::Address,
     source::{self, AllowList, SourceUrl},
     upstream::{self, BadAnswer, Error, envelope::Raw},
 };

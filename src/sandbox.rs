@@ -16,10 +16,11 @@ use crate::{
     app::Listeners,
     cli,
     clock::Clock,
-    config::{self, Address, Config, Problems, Sources},
+    config::{self, Config, Problems, Sources},
     key::{self, ApiKey},
     kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
     link,
+    server::Address,
 };
 
 /// A sandbox with its addresses taken, not yet serving.

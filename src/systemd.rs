@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use kielink::{cli::probe, config::Address};
+use kielink::{cli::probe, server::Address};
 use sd_notify::NotifyState;
 
 /// `admin` answers a moment after it is served; where it never does, systemd's own timeout for starts ends the wait.

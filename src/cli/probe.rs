@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::config::Address;
+use crate::server::Address;
 
 /// What a probe found.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,6 @@
 //!
 //! `Config` is valid by construction. All problems are found in one go, and none shows a secret.
 
-mod address;
 mod files;
 mod memory;
 mod raw;
@@ -10,10 +9,9 @@ mod reader;
 
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
-pub use self::address::Address;
 pub(crate) use self::reader::distance;
 pub use crate::key::KeySource;
-use crate::{app, http, key::ApiKey, links, telemetry, upstream};
+use crate::{app, http, key::ApiKey, links, server::Address, telemetry, upstream};
 
 /// The process's settings: the sum of what its parts want to know.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use config::{Environment, File, FileFormat, Source};
 use url::{Host, Url};
 
 use super::{
-    Address, Config, KeySource, LINK_LIFE, Problems, Sources,
+    Config, KeySource, LINK_LIFE, Problems, Sources,
     files::ADMIN_CONNECTIONS,
     memory::{self, FEW_STREAMS, Share},
     reader::{Reader, shown_name},
@@ -21,7 +21,7 @@ use crate::{
     http::{self, guard},
     key::{self, ApiKey, misplaced},
     link, links,
-    server::{HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
+    server::{Address, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,

@@ -20,8 +20,8 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
+use super::address::Address;
 use super::farewell::HasUnread;
-use crate::config::Address;
 
 /// Connections that may wait to be accepted; the system has a limit of its own (net.core.somaxconn). Beyond it a peer's
 /// handshake is dropped, and it tries again a second later.

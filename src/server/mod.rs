@@ -3,7 +3,9 @@
 //! Does not know what is served. `axum::serve` has neither a header timeout nor a connection limit, and its
 //! graceful shutdown waits for idle peers; hence hyper-util.
 
+mod account;
 mod activity;
+mod address;
 mod crowd;
 mod farewell;
 mod framing;
@@ -36,11 +38,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer as _, ServiceExt as _};
 
 use self::{
+    account::Accounted,
     activity::Activity,
     crowd::Member,
     farewell::Farewell,
     framing::{Framing, Heads},
     watch::{Over, Watch},
+};
+pub use self::{
+    address::Address,
+    inherited::Inherited,
+    listener::{Bound, Listener},
 };
 pub(crate) use self::{
     crowd::Crowd,
@@ -48,10 +56,6 @@ pub(crate) use self::{
     listener::Peer,
     unserved::{Refuse, Unserved},
     watch::{GivesWay, Patience},
-};
-pub use self::{
-    inherited::Inherited,
-    listener::{Bound, Listener},
 };
 
 /// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
@@ -205,7 +209,8 @@ impl Server {
             .keep_alive_timeout(self.patience.head);
         let peer = stream.peer();
         let heads = Heads::default();
-        let service = activity.layer(keep_alive(self.patience.idle), &self.crowd).layer(self.service.clone());
+        let service =
+            Accounted::new(&activity, keep_alive(self.patience.idle), &self.crowd).layer(self.service.clone());
         let asked = activity.clone();
         let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);

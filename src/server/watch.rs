@@ -170,7 +170,10 @@ mod tests {
     };
     use tower::{Layer as _, Service as _};
 
-    use super::{super::crowd::Crowd, *};
+    use super::{
+        super::{account::Accounted, crowd::Crowd},
+        *,
+    };
 
     const HEAD: Duration = Duration::from_secs(10);
     const IDLE: Duration = Duration::from_secs(75);
@@ -296,7 +299,7 @@ mod tests {
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(true);
         let service = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-        let _request = activity.layer(None, &Crowd::new(1, 1 << 20)).layer(service).call(Request::new(()));
+        let _request = Accounted::new(&activity, None, &Crowd::new(1, 1 << 20)).layer(service).call(Request::new(()));
         let ask = async {
             activity.wake();
             tokio::time::sleep(Duration::from_secs(60)).await;

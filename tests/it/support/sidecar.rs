@@ -13,8 +13,9 @@ use std::{
 use kielink::{
     app::{self, Ended, Listeners},
     clock::Clock,
-    config::{Address, Config, Sources},
+    config::{Config, Sources},
     key::Reload,
+    server::Address,
     telemetry::Telemetry,
 };
 use tokio::sync::oneshot;
