@@ -8,7 +8,8 @@ use tracing::dispatcher;
 
 use crate::{
     admin::{
-        self, Readiness,
+        self,
+        probes::Probes,
         status::{self, Status},
     },
     clock::{Clock, KieClock},
@@ -16,6 +17,7 @@ use crate::{
     http::{self, edge::Watched, metrics::Requests},
     key::{Keys, Reload},
     links::Links,
+    readiness::Readiness,
     server::{Address, Bound, Crowd, GivesWay, Inherited, Patience, Server},
     telemetry::{
         LAST_LINES, Telemetry,
@@ -136,13 +138,13 @@ pub async fn serve(
     reload: Reload,
     stop: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
-    let readiness = Readiness::default();
+    let (readiness, [key, listening]) = Readiness::waiting_for(["key", "listeners"]);
     let log_hash = config.key.log_hash();
     let keys = Keys::new(config.key, config.key_source, clock.clone());
     let kie_clock = KieClock::default();
     let wire = Wire::new(config.upstream.wire.clone(), keys.clone(), clock.clone(), kie_clock.clone());
     let wire = wire.map_err(Error::Client)?;
-    readiness.key_loaded();
+    key.open();
 
     let (background, connections) = (TaskTracker::new(), TaskTracker::new());
     let (drain, kill, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -154,7 +156,7 @@ pub async fn serve(
     let sums = TaskTracker::new();
     sums.spawn(telemetry.failures.clone().sum_up(last_words_said.clone()));
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), &background, cut.clone());
-    readiness.show_upstream(kie.clone());
+    let probes = Probes { readiness: readiness.clone(), kie: kie.clone() };
     let links = Links::new(
         config.links,
         Arc::new(kie.clone()),
@@ -197,12 +199,11 @@ pub async fn serve(
     });
     background.spawn(status.clone().watch(cut.clone()));
     let service =
-        http::router(&config.http, &background, links.clone(), readiness.clone(), &clock, &log_hash, watched, own);
+        http::router(&config.http, &background, links.clone(), probes.clone(), &clock, &log_hash, watched, own);
 
     let allowed_hosts = &config.http.allowed_hosts;
     let level = telemetry.level;
-    let admin_router =
-        admin::router(links, readiness.clone(), registry, status, level, &clock, &log_hash, allowed_hosts);
+    let admin_router = admin::router(links, probes, registry, status, level, &clock, &log_hash, allowed_hosts);
     let refuse = http::refuse(clock.clone());
     let patience =
         Patience { head: config.app.header_timeout, idle: config.app.idle_timeout, gives_way: GivesWay::Quiet };
@@ -237,7 +238,7 @@ pub async fn serve(
         let listener = bound.register().map_err(Error::Listener)?;
         connections.spawn(server.clone().run(listener));
     }
-    readiness.listeners_bound();
+    listening.open();
     for address in &addresses.0 {
         tracing::info!(%address, "listening");
     }
@@ -247,7 +248,7 @@ pub async fn serve(
 
     stop.await;
 
-    readiness.draining();
+    readiness.drain();
     tracing::info!(drain_delay = ?config.app.drain_delay, "not ready any more, still serving");
     tokio::time::sleep(config.app.drain_delay + LINGER).await;
     drain.cancel();

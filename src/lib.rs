@@ -94,6 +94,7 @@ pub mod key;
 pub mod kie_sim;
 pub mod link;
 pub mod links;
+mod readiness;
 pub mod sandbox;
 pub mod server;
 #[cfg(test)]

@@ -13,8 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Readiness, process::Process};
-use crate::{http::problem::Problem, telemetry::metrics::reading};
+use super::process::Process;
+use crate::{http::problem::Problem, readiness::Readiness, telemetry::metrics::reading};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

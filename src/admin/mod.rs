@@ -6,7 +6,6 @@ mod log_level;
 mod metrics;
 pub(crate) mod probes;
 mod process;
-mod readiness;
 pub(crate) mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -19,8 +18,7 @@ use axum::{
 use prometheus_client::registry::Registry;
 
 pub(crate) use self::metrics::{register, register_process};
-pub use self::readiness::Readiness;
-use self::status::Status;
+use self::{probes::Probes, status::Status};
 use crate::{
     clock::Clock,
     http::{self, edge::Edge},
@@ -32,7 +30,7 @@ use crate::{
 #[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
 pub(crate) fn router(
     links: Links,
-    readiness: Readiness,
+    probes: Probes,
     registry: Registry,
     status: Status,
     log_level: LogLevel,
@@ -50,7 +48,7 @@ pub(crate) fn router(
         .route("/readyz", get(probes::readyz))
         .route("/healthz", get(probes::readyz))
         .route("/startupz", get(probes::startupz))
-        .with_state(readiness.clone())
+        .with_state(probes.clone())
         .route("/log-level", get(log_level::tell).put(log_level::change))
         .with_state(log_level)
         .route("/", get(async || Redirect::temporary("/status")))
@@ -60,7 +58,7 @@ pub(crate) fn router(
         log_hash: log_hash.clone(),
         allowed_hosts: allowed_hosts.to_vec(),
         request_timeout: Duration::from_secs(5),
-        readiness,
+        readiness: probes.readiness,
         watched: None,
     };
     http::layered(routes, Arc::new(edge))

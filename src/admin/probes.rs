@@ -8,18 +8,28 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Readiness, readiness::Check};
-use crate::upstream::{Condition, RecentCalls};
+use crate::{
+    readiness::{Check, Readiness},
+    upstream::{Condition, Kie, RecentCalls},
+};
+
+/// What they tell of. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Probes {
+    pub(crate) readiness: Readiness,
+    /// For people; it is shown and does not count.
+    pub(crate) kie: Kie,
+}
 
 /// As long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
     answer(&uri, "livez", true, &[Check { name: "process", ok: true }], "")
 }
 
-pub(crate) async fn readyz(State(readiness): State<Readiness>, uri: Uri) -> Response {
+pub(crate) async fn readyz(State(Probes { readiness, kie }): State<Probes>, uri: Uri) -> Response {
     // kie.ai's state never changes the verdict: a sidecar's readiness is its app's readiness.
-    let upstream = readiness.upstream().map(|kie| upstream_line(kie.condition(), &kie.recent_calls()));
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream.unwrap_or_default())
+    let upstream = upstream_line(kie.condition(), &kie.recent_calls());
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream)
 }
 
 /// What was seen of kie.ai last. It counts for nothing, and is no promise: "ok" is only what was tried and did not fail.
@@ -41,7 +51,7 @@ fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
 }
 
 /// Once ready for the first time, for ever.
-pub(crate) async fn startupz(State(readiness): State<Readiness>, uri: Uri) -> Response {
+pub(crate) async fn startupz(State(Probes { readiness, .. }): State<Probes>, uri: Uri) -> Response {
     let started = readiness.has_started();
     let checks = readiness.checks();
     // Draining does not undo a start.

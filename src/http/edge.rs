@@ -18,10 +18,10 @@ use super::{
     unserved,
 };
 use crate::{
-    admin::Readiness,
     clock::{Clock, Instant},
     key::LogHash,
     links::{Caller, Outcome},
+    readiness::Readiness,
     server::{HeadTooLarge, LastRequest, Peer, Unserved},
     source::SourceUrl,
     telemetry::trace::{Span, TraceId, Tracer},

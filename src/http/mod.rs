@@ -32,7 +32,7 @@ use self::{
     places::{Arrivals, Places, Shared},
 };
 use crate::{
-    admin::{Readiness, probes},
+    admin::probes::{self, Probes},
     clock::Clock,
     key::LogHash,
     links::Links,
@@ -71,7 +71,7 @@ pub(crate) fn router(
     config: &Config,
     tasks: &TaskTracker,
     links: Links,
-    readiness: Readiness,
+    probes: Probes,
     clock: &Clock,
     log_hash: &LogHash,
     watched: Watched,
@@ -101,13 +101,13 @@ pub(crate) fn router(
         log_hash: log_hash.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
         request_timeout: config.request_timeout,
-        readiness: readiness.clone(),
+        readiness: probes.readiness.clone(),
         watched: Some(watched),
     });
     let links = link_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     let routes = links.with_state(endpoints).route_layer(middleware::from_fn_with_state(places, places::keep));
     let own = own_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    layered(routes.merge(own.with_state(readiness)), edge)
+    layered(routes.merge(own.with_state(probes)), edge)
 }
 
 /// What gives links. These two lists are all there is: a route that is not in
@@ -124,7 +124,7 @@ fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 5] {
 }
 
 /// What kielink says of itself.
-fn own_routes() -> [(&'static str, MethodRouter<Readiness>); 4] {
+fn own_routes() -> [(&'static str, MethodRouter<Probes>); 4] {
     [
         ("/", get(async || Redirect::temporary("/docs"))),
         // For load balancers that cannot reach the admin interface.

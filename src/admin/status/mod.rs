@@ -23,12 +23,13 @@ use self::{
     headline::Headline,
     history::{History, Lines, Minute, STEP, Totals},
 };
-use super::{Readiness, metrics::REVISION};
+use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
     http::metrics::Requests,
     key::{self, Keys},
     links::{self, Links, Outcome},
+    readiness::Readiness,
     telemetry::{DroppedLines, Failure, Failures},
     upstream::{Condition, Kie},
 };
