@@ -6,8 +6,8 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::Criterion;
 use kielink::{
-    http::metrics::{Answered, Endpoint, Requests, Verdict},
     links::Outcome,
+    web::metrics::{Answered, Endpoint, Requests, Verdict},
 };
 
 fn main() {

@@ -9,12 +9,10 @@ use tracing::dispatcher;
 use crate::{
     admin::{
         self,
-        probes::Probes,
         status::{self, Status},
     },
     clock::{Clock, KieClock},
-    config,
-    http::{self, edge::Watched, metrics::Requests},
+    config, http,
     key::{Keys, Reload},
     links::Links,
     readiness::Readiness,
@@ -24,6 +22,7 @@ use crate::{
         metrics::{counting, reading},
     },
     upstream::{Chain, Kie, SetupError, Wire},
+    web::{self, edge::Watched, metrics::Requests, probes::Probes},
 };
 
 /// Where to listen and how to end.
@@ -204,7 +203,7 @@ pub async fn serve(
     let allowed_hosts = &config.http.allowed_hosts;
     let level = telemetry.level;
     let admin_router = admin::router(links, probes, registry, status, level, &clock, &log_hash, allowed_hosts);
-    let refuse = http::refuse(clock.clone());
+    let refuse = web::refuse(clock.clone());
     let patience =
         Patience { head: config.app.header_timeout, idle: config.app.idle_timeout, gives_way: GivesWay::Quiet };
     let drain_admin = CancellationToken::new();

@@ -14,17 +14,18 @@ use url::{Host, Url, form_urlencoded};
 
 use crate::{
     config::{Config, Sources},
-    http::{
-        batch, directives, guard,
-        problem::{Kind, Problem},
-        query as asked,
-    },
+    http::{batch, directives},
     key::ApiKey,
     link::{self, Link},
     links,
     server::Address,
     source::{self, AllowList, SourceUrl},
     upstream::{self, BadAnswer, Error, envelope::Raw},
+    web::{
+        guard,
+        problem::{Kind, Problem},
+        query as asked,
+    },
 };
 
 /// A target's name, which is also its corpus's, and the target.

@@ -102,3 +102,4 @@ mod simulation;
 pub mod source;
 pub mod telemetry;
 pub mod upstream;
+pub mod web;

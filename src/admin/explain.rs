@@ -8,10 +8,10 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    http::{problem::Problem, query},
     links::{Links, Wish},
     source::SourceUrl,
     upstream::Chain,
+    web::{problem::Problem, query},
 };
 
 /// Seconds are rounded down; those that have passed are zero.

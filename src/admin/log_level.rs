@@ -11,8 +11,8 @@ use axum::{
 use tokio::time::timeout;
 
 use crate::{
-    http::problem::{Kind, Problem},
     telemetry::{Level, LogLevel},
+    web::problem::{Kind, Problem},
 };
 
 /// Bytes of the longest word, and some blanks.

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use super::process::Process;
-use crate::{http::problem::Problem, readiness::Readiness, telemetry::metrics::reading};
+use crate::{readiness::Readiness, telemetry::metrics::reading, web::problem::Problem};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

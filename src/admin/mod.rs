@@ -4,7 +4,6 @@
 mod explain;
 mod log_level;
 mod metrics;
-pub(crate) mod probes;
 mod process;
 pub(crate) mod status;
 
@@ -18,13 +17,16 @@ use axum::{
 use prometheus_client::registry::Registry;
 
 pub(crate) use self::metrics::{register, register_process};
-use self::{probes::Probes, status::Status};
+use self::status::Status;
 use crate::{
     clock::Clock,
-    http::{self, edge::Edge},
     key::LogHash,
     links::Links,
     telemetry::LogLevel,
+    web::{
+        edge::{self, Edge},
+        probes::{self, Probes},
+    },
 };
 
 #[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
@@ -61,5 +63,5 @@ pub(crate) fn router(
         readiness: probes.readiness,
         watched: None,
     };
-    http::layered(routes, Arc::new(edge))
+    edge::layered(routes, Arc::new(edge))
 }

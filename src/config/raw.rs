@@ -17,14 +17,14 @@ use super::{
     reader::{Reader, shown_name},
 };
 use crate::{
-    app,
-    http::{self, guard},
+    app, http,
     key::{self, ApiKey, misplaced},
     link, links,
     server::{Address, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,
+    web::guard,
 };
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");

@@ -7,11 +7,11 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::edge::{CACHE_STATUS, Served};
 use crate::{
     clock::{self, Clock},
     links::{Lookup, Outcome, Times},
     source::SourceUrl,
+    web::{headers::CACHE_STATUS, record::Served},
 };
 
 /// A link as `/v1/` shows it.

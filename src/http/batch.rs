@@ -33,16 +33,20 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     answer::LinkView,
     directives,
-    edge::{CACHE_STATUS, Call, ServedBatch},
     handlers::{Endpoints, Room, USUAL_BODY, read_body},
-    problem::{Document, Kind, Problem},
-    query,
 };
 use crate::{
     clock::Instant,
     links::{self, Entry, Links, Lookup, Outcome, Times, Wish},
     source::SourceUrl,
     upstream,
+    web::{
+        edge::Call,
+        headers::CACHE_STATUS,
+        problem::{Document, Kind, Problem},
+        query,
+        record::ServedBatch,
+    },
 };
 
 const NDJSON: &str = "application/x-ndjson";

@@ -16,17 +16,19 @@ use tokio_util::task::TaskTracker;
 use super::{
     answer::{self, LinkView},
     directives,
-    edge::Call,
-    metrics::Requests,
     places::{Held, Places, Shared},
-    problem::{Envelope, Kind, Problem},
-    query,
 };
 use crate::{
     clock::Clock,
     links::{Links, Lookup, Wish},
     source::{AllowList, SourceUrl},
     upstream::Party,
+    web::{
+        edge::Call,
+        metrics::Requests,
+        problem::{Envelope, Kind, Problem},
+        query,
+    },
 };
 
 /// What the endpoints work with.

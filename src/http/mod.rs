@@ -4,15 +4,9 @@ mod answer;
 pub(crate) mod batch;
 pub(crate) mod directives;
 mod docs;
-pub(crate) mod edge;
-pub(crate) mod guard;
 mod handlers;
-pub mod metrics;
 mod openapi;
 mod places;
-pub(crate) mod problem;
-pub(crate) mod query;
-mod unserved;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,21 +17,22 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 use tokio_util::task::TaskTracker;
-use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use self::{batch::ITEM_BYTES, unserved::refuse};
+pub(crate) use self::batch::ITEM_BYTES;
 use self::{
-    edge::{Edge, Watched},
     handlers::Endpoints,
     places::{Arrivals, Places, Shared},
 };
 use crate::{
-    admin::probes::{self, Probes},
     clock::Clock,
     key::LogHash,
     links::Links,
     source::AllowList,
     upstream,
+    web::{
+        edge::{self, Edge, Watched},
+        probes::{self, Probes},
+    },
 };
 
 /// What callers may do.
@@ -107,7 +102,7 @@ pub(crate) fn router(
     let links = link_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     let routes = links.with_state(endpoints).route_layer(middleware::from_fn_with_state(places, places::keep));
     let own = own_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    layered(routes.merge(own.with_state(probes)), edge)
+    edge::layered(routes.merge(own.with_state(probes)), edge)
 }
 
 /// What gives links. These two lists are all there is: a route that is not in
@@ -132,17 +127,4 @@ fn own_routes() -> [(&'static str, MethodRouter<Probes>); 4] {
         ("/openapi.json", get(openapi::openapi)),
         ("/docs", get(docs::docs).with_state(docs::Page::default())),
     ]
-}
-
-/// Puts the layers that both interfaces share around `routes`. Read from the bottom: outermost last.
-pub(crate) fn layered(routes: Router, edge: Arc<Edge>) -> Router {
-    routes
-        // Innermost, where the matched route is known.
-        .route_layer(middleware::from_fn(edge::note_endpoint))
-        .fallback(edge::not_found)
-        .method_not_allowed_fallback(edge::method_not_allowed)
-        // A panic is one caller's 500; inside the edge, so that it is rendered and logged like any other problem.
-        .layer(CatchPanicLayer::custom(edge::panicked))
-        // Everything passes here, coming and going.
-        .layer(middleware::from_fn_with_state(edge, edge::layer))
 }

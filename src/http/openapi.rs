@@ -22,13 +22,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        super::{
-            link_routes,
-            metrics::Endpoint,
-            own_routes,
-            problem::{Kind, Problem},
-        },
+        super::{link_routes, own_routes},
         *,
+    };
+    use crate::web::{
+        metrics::Endpoint,
+        problem::{Kind, Problem},
     };
 
     fn document() -> Value {

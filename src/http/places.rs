@@ -22,11 +22,11 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::problem::{Kind, Problem};
 use crate::{
     clock::{Clock, Instant},
     links::{Share, Shares},
     upstream::Party,
+    web::problem::{Kind, Problem},
 };
 
 /// Places among the requests in flight. Cheap to clone.

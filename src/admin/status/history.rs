@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::http::metrics::Recent;
+use crate::web::metrics::Recent;
 
 pub(super) const STEP: Duration = Duration::from_secs(5);
 

@@ -26,12 +26,12 @@ use self::{
 use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
-    http::metrics::Requests,
     key::{self, Keys},
     links::{self, Links, Outcome},
     readiness::Readiness,
     telemetry::{DroppedLines, Failure, Failures},
     upstream::{Condition, Kie},
+    web::metrics::Requests,
 };
 
 /// Failures that are shown.

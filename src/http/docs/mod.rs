@@ -18,7 +18,8 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{guard::Host, openapi};
+use super::openapi;
+use crate::web::guard::Host;
 
 /// The page in the pieces between which the host stands, once somebody has asked for it: the start does not wait for it.
 ///

@@ -6,8 +6,8 @@ use axum::http::{Version, header, request::Parts};
 use url::Host as UrlHost;
 
 use crate::{
-    http::problem::{Kind, Problem},
     server::Peer,
+    web::problem::{Kind, Problem},
 };
 
 /// Nobody can have these on the public internet: what clusters and links use, what is reserved for it (RFC 6761, RFC 6762, RFC 8375),

@@ -5,7 +5,7 @@
 use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
 
 use super::hosts::Host;
-use crate::http::problem::{Kind, Problem};
+use crate::web::problem::{Kind, Problem};
 
 /// What is there for people to open, whoever leads them there: the same for everybody, and nothing is done.
 const FOR_EVERYBODY: [&str; 4] = ["/", "/docs", "/openapi.json", "/status"];
@@ -122,7 +122,7 @@ mod tests {
     use axum::http::Request;
 
     use super::*;
-    use crate::http::guard::pattern;
+    use crate::web::guard::pattern;
 
     /// Whether `method target` with these headers, a line each, is served.
     fn is_served(method: &str, target: &str, headers: &[&str]) -> bool {

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 
 use super::{
-    edge, guard,
+    guard, headers,
     problem::{Kind, Problem},
 };
 use crate::{
@@ -54,15 +54,15 @@ pub(super) fn problem(why: Unserved) -> Problem {
 fn request_id(found: Option<&[u8]>) -> String {
     let mut headers = HeaderMap::new();
     if let Some(value) = found.and_then(|found| HeaderValue::from_bytes(found).ok()) {
-        headers.insert(edge::X_REQUEST_ID.clone(), value);
+        headers.insert(headers::X_REQUEST_ID.clone(), value);
     }
-    edge::request_id(&headers)
+    headers::request_id(&headers)
 }
 
 /// The answer as it stands on the wire, in HTTP/1.1.
 fn whole(problem: Problem, id: &str, date: &str) -> Vec<u8> {
     let mut response = problem.into_response();
-    edge::finish(&mut response, "/", id);
+    headers::finish(&mut response, "/", id);
     let (parts, body) = response.into_parts();
     let body = body.collect().now_or_never().expect("a problem's body is there").expect("and has no errors").to_bytes();
     let status = parts.status;

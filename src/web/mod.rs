@@ -1,0 +1,13 @@
+//! What both interfaces share and neither owns: who may ask, ids, problems, probes, and what is told of each request.
+
+pub(crate) mod edge;
+pub(crate) mod guard;
+pub(crate) mod headers;
+pub mod metrics;
+pub(crate) mod probes;
+pub(crate) mod problem;
+pub(crate) mod query;
+pub(crate) mod record;
+mod unserved;
+
+pub(crate) use self::unserved::refuse;

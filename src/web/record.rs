@@ -1,0 +1,168 @@
+//! What metrics, traces and the log tell of a request and its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::MatchedPath,
+    http::{Method, StatusCode},
+    response::Response,
+};
+
+use super::{
+    metrics::{Answered, Endpoint, Verdict},
+    problem::Problem,
+};
+use crate::{
+    key::LogHash,
+    links::Outcome,
+    source::SourceUrl,
+    telemetry::trace::{Span, TraceId},
+    upstream::Chain,
+};
+
+/// Attached to an answer that is about one source URL, for whoever watches.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) source: SourceUrl,
+    pub(crate) outcome: Outcome,
+    /// Of its link, to the real end.
+    pub(crate) life_left: Duration,
+}
+
+/// Attached to a batch's answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServedBatch;
+
+/// The method's name. Those that HTTP does not know are of any length and of callers' choice: they are `_OTHER` to whoever watches,
+/// as OpenTelemetry's conventions have it.
+pub(super) fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::PATCH => "PATCH",
+        _ => "_OTHER",
+    }
+}
+
+/// By OpenTelemetry's conventions for HTTP.
+pub(super) fn name(span: &Span, method: &'static str, endpoint: Endpoint) {
+    let route = endpoint.as_str();
+    span.name(format!("{} {route}", if method == "_OTHER" { "HTTP" } else { method }));
+    span.note("http.request.method", method);
+    span.note("http.route", route);
+}
+
+/// One request and its answer, as metrics, trace and log tell of it.
+pub(super) struct Record<'a> {
+    /// The route that matched.
+    route: Option<&'a str>,
+    served: Option<&'a Served>,
+    is_batch: bool,
+    problem: Option<&'a Problem>,
+    source: Option<&'a SourceUrl>,
+    outcome: Option<Outcome>,
+    status: StatusCode,
+    took: Duration,
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn of(response: &'a Response, took: Duration) -> Record<'a> {
+        let extensions = response.extensions();
+        let problem = extensions.get::<Arc<Problem>>().map(|problem| &**problem);
+        let served = extensions.get::<Served>();
+        Record {
+            route: extensions.get::<MatchedPath>().map(MatchedPath::as_str),
+            served,
+            is_batch: extensions.get::<ServedBatch>().is_some(),
+            problem,
+            source: served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref())),
+            outcome: served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome)),
+            status: response.status(),
+            took,
+        }
+    }
+
+    pub(super) fn answered(&self, trace_id: Option<TraceId>) -> Answered {
+        let verdict = match self.outcome {
+            Some(outcome) => Verdict::Of(outcome),
+            None if self.is_batch => Verdict::Batch,
+            None => Verdict::None,
+        };
+        Answered {
+            endpoint: Endpoint::of(self.route),
+            verdict,
+            status: self.status.as_u16(),
+            took: self.took,
+            life_left: self.served.map(|served| served.life_left),
+            trace_id,
+        }
+    }
+
+    /// Attributes by OpenTelemetry's conventions for HTTP, without the URL: it holds the source URL.
+    pub(super) fn trace(&self, span: &Span, method: &'static str) {
+        if span.is_recording() {
+            name(span, method, Endpoint::of(self.route));
+            span.note("http.response.status_code", i64::from(self.status.as_u16()));
+            if let Some(source) = self.source {
+                span.note("kielink.source_host", source.host().to_owned());
+            }
+            if let Some(outcome) = self.outcome {
+                span.note("kielink.outcome", outcome.as_str());
+            }
+            match self.problem {
+                // A caller's own mistakes are no failures of the service's (the same conventions).
+                Some(problem) if self.status.is_server_error() => span.failed(problem.kind.slug()),
+                Some(problem) => span.note("error.type", problem.kind.slug()),
+                None => {}
+            }
+            span.end();
+        }
+    }
+
+    /// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
+    pub(super) fn log(&self, log_hash: &LogHash, method: &'static str, request_id: &str, span: &Span) {
+        let endpoint = self.route.unwrap_or_default();
+        let status = self.status.as_u16();
+        let duration_ms = self.took.as_micros() as f64 / 1000.0;
+        let source_host = self.source.map(SourceUrl::host);
+        // The hash is worked out only where the line is written.
+        let source_hash = || self.source.map(|source| log_hash.of(source.as_str()));
+        let trace_id = span.trace_id().map(tracing::field::display);
+        let outcome = self.outcome.map(Outcome::as_str);
+        let kind = self.problem.map(|problem| problem.kind.slug());
+        let cause = self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    request_id,
+                    trace_id,
+                    method,
+                    endpoint,
+                    source_host,
+                    source_hash = source_hash(),
+                    outcome,
+                    status,
+                    problem = kind,
+                    cause,
+                    duration_ms,
+                    "request",
+                )
+            };
+        }
+        match self.outcome {
+            Some(Outcome::Error) => line!(warn),
+            Some(Outcome::Miss) => line!(info),
+            Some(Outcome::Refused | Outcome::Negative) if self.status != StatusCode::NOT_FOUND => line!(info),
+            Some(Outcome::Hit | Outcome::HitRefresh | Outcome::Joined | Outcome::Negative | Outcome::Refused)
+            | None => {
+                line!(debug);
+            }
+        }
+    }
+}
