@@ -17,7 +17,7 @@ use criterion::{Criterion, Throughput};
 use kielink::{
     app::{self, Listeners},
     clock::Clock,
-    config::{Config, Sources},
+    config::{self, Sources},
     key::Reload,
     telemetry::Telemetry,
 };
@@ -121,21 +121,15 @@ fn start_kielink(kie: &str) -> String {
     };
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
-        let config = Config::load(&sources).unwrap();
-        let listeners = Listeners::bind(&config.app, Vec::new()).unwrap();
-        tell.send(listeners.data_addresses()[0].to_string()).unwrap();
+        let config = config::load(&sources).unwrap();
+        let listeners = Listeners::bind(&config, Vec::new()).unwrap();
+        tell.send(listeners.addresses().data[0].to_string()).unwrap();
         // As the process has it.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime
-            .block_on(app::serve(
-                listeners,
-                config,
-                Telemetry::default(),
-                Clock::system(),
-                Reload::default(),
-                std::future::pending(),
-            ))
-            .unwrap();
+        runtime.block_on(async {
+            let app = app::build(config, listeners, Telemetry::default(), Clock::system()).unwrap();
+            app.run(Reload::default(), std::future::pending()).await.unwrap();
+        });
     });
     told.recv().unwrap()
 }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use url::{Host, Url, form_urlencoded};
 
 use crate::{
-    config::{Config, Sources},
+    app,
+    config::{self, Sources},
     http::{batch, directives},
     key::ApiKey,
     link::{self, Link},
@@ -252,7 +253,7 @@ pub fn config(data: &[u8]) {
     let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
     sources.flags.retain(|(name, _)| !name.is_empty() && is_plain(name));
 
-    let loaded = Config::load_text(&sources, Some(file));
+    let loaded = config::load_text(&sources, Some(file));
     let config = match loaded {
         Ok(config) => config,
         Err(problems) => {
@@ -268,14 +269,14 @@ pub fn config(data: &[u8]) {
     };
     check_config(&config);
 
-    let shown = format!("{config:?}\n{}", config.render());
+    let shown = format!("{config:?}\n{}", config::render(&config));
     assert!(!shown.contains(KEY) || text.contains(KEY), "the key: {shown}");
     // What `check-config` prints says everything, and can be loaded again.
     sources.environment.retain(|name, _| name == "KIE_API_KEY");
     let printed = Sources { file: Some("printed.toml".into()), flags: Vec::new(), ..sources };
-    let again = Config::load_text(&printed, Some(&config.render()));
-    let again = again.unwrap_or_else(|problems| panic!("{problems}\nin {}", config.render()));
-    assert_eq!(again.render(), config.render());
+    let again = config::load_text(&printed, Some(&config::render(&config)));
+    let again = again.unwrap_or_else(|problems| panic!("{problems}\nin {}", config::render(&config)));
+    assert_eq!(config::render(&again), config::render(&config));
     assert_eq!(again.warnings, config.warnings);
 }
 
@@ -367,10 +368,10 @@ fn is_port(text: &str) -> bool {
 }
 
 /// The rules that `docs/settings.md` and `config/default.toml` state.
-fn check_config(config: &Config) {
-    let Config { app, http, links, upstream, .. } = config;
-    assert!(!app.listen.is_empty() && !app.admin_listen.is_empty(), "nowhere to listen");
-    for address in app.listen.iter().chain(&app.admin_listen) {
+fn check_config(config: &app::Config) {
+    let app::Config { data, admin, drain, http, links, upstream, .. } = config;
+    assert!(!data.listen.is_empty() && !admin.listen.is_empty(), "nowhere to listen");
+    for address in data.listen.iter().chain(&admin.listen) {
         assert_eq!(
             address.to_string().parse::<Address>().as_ref(),
             Ok(address),
@@ -381,14 +382,14 @@ fn check_config(config: &Config) {
     for (positive, duration) in [
         (true, http.request_timeout),
         (true, http.body_timeout),
-        (true, app.shutdown_grace),
-        (true, app.header_timeout),
-        (true, app.idle_timeout),
+        (true, drain.grace),
+        (true, data.header_timeout),
+        (true, data.idle_timeout),
         (true, upstream.wire.connect_timeout),
         (true, upstream.kie.attempt_timeout),
         (true, links.ttl),
         (true, links.refresh_after),
-        (false, app.drain_delay),
+        (false, drain.delay),
         (false, links.negative_ttl),
         (false, links.force_interval),
     ] {
@@ -396,7 +397,7 @@ fn check_config(config: &Config) {
     }
     assert!(links.refresh_after < links.ttl, "nothing is ever renewed");
     assert!(links.ttl + links.margin <= link::LIFE, "{:?} + {:?}", links.ttl, links.margin);
-    for number in [http.places, http.batch, app.connections, upstream.kie.attempts as usize] {
+    for number in [http.places, http.batch, data.connections, upstream.kie.attempts as usize] {
         assert!(number > 0);
     }
     assert!(http.body >= 1024 && http.batch_body >= 1024 && links.max_bytes >= 1024);

@@ -9,7 +9,7 @@
 //!
 //! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one, or one
 //!    that sent half a request, gives way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
-//! 2. `http::edge` gives it an id and checks who may ask (`http::guard`).
+//! 2. `web::edge` gives it an id and checks who may ask (`web::guard`).
 //! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
 //! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and renewed
@@ -21,7 +21,7 @@
 //!    [`link`] the link.
 //! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
 //!    died on its way.
-//! 8. Back through `http::edge`: problems are rendered in the form of the path, the headers that every answer has are
+//! 8. Back through `web::edge`: problems are rendered in the form of the path, the headers that every answer has are
 //!    set; it is counted, traced and logged.
 //!
 //! # The life of a link
@@ -38,38 +38,42 @@
 //!
 //! # Where things are
 //!
-//! | room | what |
+//! From the top down. A part knows only parts below its own line of the table; `floors.rs`, a test, reads the sources and holds them to
+//! it.
+//!
+//! | part | what |
 //! |---|---|
-//! | [`app`] | the composition root: builds the parts, orders shutdown |
-//! | [`cli`], `main.rs` | the command line; the process: exit codes; and, `main`'s: signals (`signals.rs`), what systemd hears (`systemd.rs`), how much memory there is (`cgroup.rs`) |
-//! | [`config`] | layers of settings -> one valid `Config`, all problems at once; defaults that fit into the memory (`memory`) |
-//! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
-//! | [`key`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`) |
-//! | [`source`], [`link`] | source URLs and links, parsed and checked; `host`: which hosts they may have; pure |
+//! | `main.rs` | the process: exit codes; signals (`signals.rs`), what systemd hears (`systemd.rs`), how much memory there is (`cgroup.rs`) |
+//! | [`sandbox`] | `kielink sandbox`: puts `kie_sim` behind a real kielink |
+//! | [`cli`], [`kie_sim`] | the command line; the simulated kie.ai and its file host, behind the sandbox and the integration tests |
+//! | [`config`] | layers of settings -> one valid [`app::Config`], all problems at once; defaults that fit into the memory (`memory`) |
+//! | [`app`] | the composition root: the sum of the parts' settings; builds the parts and runs them |
+//! | [`drain`] | the end, in order |
+//! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: routes, handlers, places for those that wait; its description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
+//! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), ids and headers, problems, probes, what is told of each request (`record`, `metrics`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
-//! | [`upstream`] | kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
-//! | [`http`] | the data interface: routes, layers, handlers, problems; its description (`openapi`, and `docs` made of it) |
-//! | [`admin`] | probes, metrics, status, explain; the admin interface, on a thread of its own |
-//! | [`server`] | listeners (bound, or handed over) and connections: who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`) |
-//! | [`telemetry`] | logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`) |
-//! | [`kie_sim`] | the simulated kie.ai and its file host, behind the sandbox and the integration tests |
-//! | [`sandbox`] | `kielink sandbox`: puts that behind a real kielink |
-//! | `simulation` | (tests) random schedules checked against the promises |
-//! | `fuzzing` | (tests, `fuzz/`) hostile input checked against what its parsers promise |
+//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
+//! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
+//! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
+//! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
+//! | `host`, `readiness` | which hosts both may have; whether this process should be sent requests |
+//!
+//! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input against what its
+//! parsers promise. They, and each part's tests, may know all.
 //!
 //! # Invariants
 //!
-//! Dependencies point one way: `main -> app -> {http, admin} -> links -> upstream -> {key, link, source, clock}`, and
-//! all of them to `telemetry`. In particular, and deliberately absent elsewhere:
+//! In particular, and deliberately absent elsewhere:
 //!
-//! - `server` does not know what is served. It tells `http` by a request's extensions what it found while reading it, and is
+//! - `server` does not know what is served. It tells `web` by a request's extensions what it found while reading it, and is
 //!   given what to say where there is no request.
-//! - Only the parts' `metrics`, `http`, `admin` and `app` know prometheus-client: each part counts for itself and registers what
-//!   it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read `OTEL_*` for `main`, and clocks for spans.
-//! - Only `http`, `admin` and `server` (and `app`, to serve) know axum; only `upstream::wire` sends with
-//!   reqwest (and `telemetry::trace`, spans to their collector); only `links` knows moka; only `config` knows the config crate; only `main` reads the environment
-//!   (`server::inherited`, `systemd.rs` and, for `SSL_CERT_*`, `upstream::connections` have it read by their crates).
-//! - `kie_sim` knows nothing of kielink but its clock, and only `sandbox` and tests know `kie_sim`.
+//! - Only `config` knows the config crate, only `links` moka, only `upstream::wire` sends with reqwest (and `telemetry::trace`, spans to
+//!   their collector), only `http`, `admin`, `web`, `server` and `cli`'s probes know axum (`floors.rs` holds this, too).
+//! - Each part counts for itself and registers what it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read
+//!   `OTEL_*` for `main`, and clocks for spans.
+//! - Only `main` reads the environment (clippy holds this; `server::inherited`, `systemd.rs` and, for `SSL_CERT_*`,
+//!   `upstream::connections` have it read by their crates).
+//! - `kie_sim` knows nothing of kielink but its clock.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
 //! - `source`, `link`, `host`, `freshness`, `envelope`, `message`, `retry_after`, `key::spelling` and the rules of the gate do no I/O and
@@ -86,6 +90,9 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod drain;
+#[cfg(test)]
+mod floors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod host;

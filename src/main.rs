@@ -15,11 +15,10 @@ use std::{
 use anyhow::Context;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use kielink::{
-    app::{self, Ended, Listeners},
+    app::{self, App, Ended, Listeners},
     cli::{self, Cli, Command, Settings, probe, usage},
     clock::Clock,
-    config::{self, Config, Sources},
-    key::Reload,
+    config::{self, Sources},
     sandbox,
     server::Inherited,
     telemetry::{Log, Telemetry, trace::Tracer},
@@ -87,11 +86,11 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
     let is_supervised = sources.environment.contains_key("NOTIFY_SOCKET");
     let environment = sources.environment.clone();
     let start = move || {
-        let mut config = Config::load(&sources)?;
+        let mut config = config::load(&sources)?;
         let (telemetry, log) = start_logs(&config)?;
         raise_file_limit(&mut config);
         let inherited = inherited.context("cannot use the sockets that were handed over")?;
-        let listeners = Listeners::bind(&config.app, inherited)?;
+        let listeners = Listeners::bind(&config, inherited)?;
         Ok((config, telemetry, log, listeners))
     };
     let mut signals = signals;
@@ -100,7 +99,8 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
         Err(signal) => return Ok(stopped_early(signal)),
     };
     let telemetry = Telemetry { tracer: tracer(&environment), ..telemetry };
-    until_ended(app::serve, listeners, config, telemetry, is_supervised, signals).await
+    let app = app::build(config, listeners, telemetry, Clock::system())?;
+    until_ended(app, is_supervised, signals).await
 }
 
 async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> anyhow::Result<ExitCode> {
@@ -120,7 +120,7 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
         };
         let (telemetry, log) = start_logs(&sandbox.config)?;
         raise_file_limit(&mut sandbox.config);
-        let listeners = Listeners::bind(&sandbox.config.app, Vec::new())
+        let listeners = Listeners::bind(&sandbox.config, Vec::new())
             .context("another address can be given with --listen and --admin-listen")?;
         // The commands to try are what the sandbox is for: they go to standard output.
         say(&format!("{}\n", sandbox.welcome(&listeners)))?;
@@ -134,7 +134,8 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
     let config = sandbox.config.clone();
     let telemetry = Telemetry { tracer: tracer(&environment), ..telemetry };
     let _simulation = sandbox.start()?;
-    until_ended(app::serve, listeners, config, telemetry, false, signals).await
+    let app = app::build(config, listeners, telemetry, Clock::system())?;
+    until_ended(app, false, signals).await
 }
 
 async fn healthcheck(sources: Sources) -> anyhow::Result<()> {
@@ -149,8 +150,8 @@ async fn wait(sources: Sources, max: Duration) -> anyhow::Result<()> {
 }
 
 async fn check_config(sources: Sources) -> anyhow::Result<()> {
-    let config = aside(move || Ok(Config::load(&sources)?)).await?;
-    say(&config.render())?;
+    let config = aside(move || Ok(config::load(&sources)?)).await?;
+    say(&config::render(&config))?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
@@ -195,18 +196,7 @@ fn say_last(text: String) {
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
-async fn until_ended<F, S>(
-    serve: F,
-    listeners: Listeners,
-    config: Config,
-    telemetry: Telemetry,
-    is_supervised: bool,
-    mut signals: Signals,
-) -> anyhow::Result<ExitCode>
-where
-    F: FnOnce(Listeners, Config, Telemetry, Clock, Reload, Stop) -> S,
-    S: Future<Output = Result<Ended, app::Error>>,
-{
+async fn until_ended(app: App, is_supervised: bool, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let reload = signals.reload();
     let second = async move {
@@ -216,14 +206,14 @@ where
         let _ = stop.send(());
         signals.second_stop(Instant::now()).await
     };
-    let stopped: Stop = Box::pin(async move {
+    let stopped = async move {
         // An error means that the sender is gone, and with it everything that could ask us to go on.
         let _ = stopped.await;
-    });
-    let admin = listeners.admin_addresses().remove(0);
+    };
+    let admin = app.addresses.admin[0].clone();
     tokio::select! {
         never = systemd::report(admin, is_supervised) => match never {},
-        ended = serve(listeners, config, telemetry, Clock::system(), reload, stopped) => match ended? {
+        ended = app.run(reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
             // What it was told to do, and within the time it was given.
             Ended::CutShort => Ok(ExitCode::SUCCESS),
@@ -234,8 +224,6 @@ where
         }
     }
 }
-
-type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn sources(settings: &Settings) -> Sources {
@@ -252,7 +240,7 @@ fn sources(settings: &Settings) -> Sources {
 }
 
 /// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
-fn start_logs(config: &Config) -> anyhow::Result<(Telemetry, Log)> {
+fn start_logs(config: &app::Config) -> anyhow::Result<(Telemetry, Log)> {
     let telemetry = Telemetry::default();
     let (dispatch, log) =
         config.log.queued(io::stderr, &telemetry.failures, &telemetry.level).context("cannot start logging")?;
@@ -278,17 +266,17 @@ fn start_logs(config: &Config) -> anyhow::Result<(Telemetry, Log)> {
 }
 
 /// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.
-fn raise_file_limit(config: &mut Config) {
+fn raise_file_limit(config: &mut app::Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     if let Some(files) = getrlimit(Resource::Nofile).current
-        && let Err(wanted) = config.fit_into_files(files)
+        && let Err(wanted) = config::fit_into_files(config, files)
     {
         tracing::warn!(
             files,
             wanted,
-            connections = config.app.connections,
+            connections = config.data.connections,
             "limits.connections is beyond the limit on open files: raise it (ulimit -n), or fewer connections are taken"
         );
     }

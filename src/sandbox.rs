@@ -13,10 +13,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use crate::{
-    app::Listeners,
+    app::{self, Listeners},
     cli,
     clock::Clock,
-    config::{self, Config, Problems, Sources},
+    config::{self, Problems, Sources},
     key::{self, ApiKey},
     kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
     link,
@@ -26,7 +26,7 @@ use crate::{
 /// A sandbox with its addresses taken, not yet serving.
 pub struct Sandbox {
     /// kielink's own settings, turned towards the simulation.
-    pub config: Config,
+    pub config: app::Config,
     world: Arc<World>,
     kie: Bound,
     files: Bound,
@@ -89,7 +89,7 @@ impl Sandbox {
             ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
         ];
         flags_first.extend(sources.flags);
-        let config = Config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
+        let config = config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
         Ok(Sandbox { config, world, kie, files })
     }
 
@@ -109,8 +109,8 @@ impl Sandbox {
 
     /// What to type next.
     pub fn welcome(&self, listeners: &Listeners) -> String {
-        let (to_data, data) = way(&listeners.data_addresses());
-        let (to_admin, admin) = way(&listeners.admin_addresses());
+        let (to_data, data) = way(&listeners.addresses().data);
+        let (to_admin, admin) = way(&listeners.addresses().admin);
         let kie = self.kie.url.to_string();
         let kie = kie.trim_end_matches('/');
         let samples = self.world.sources();

@@ -14,6 +14,10 @@ const CONNECTION_BYTES: u64 = 64 << 10;
 /// HTTP/2 streams on a connection: enough for a client that asks for many files at once.
 pub(super) const FEW_STREAMS: u32 = 32;
 
+/// HTTP/2 streams on a connection to the admin interface. A page of some 20 KiB may wait on each of them to be read, and nobody
+/// who watches needs more.
+pub(super) const ADMIN_STREAMS: u32 = 8;
+
 /// A request under way, its head read and its task, beside its body: 4 KiB were measured; 13 of the first few hundred in a
 /// process that has just started, each with a call to kie.ai, whatever their heads: those are gone before they wait.
 const REQUEST_BYTES: u64 = 8 << 10;

@@ -1,6 +1,6 @@
 //! Settings: read in layers, checked once, handed out in parts.
 //!
-//! `Config` is valid by construction. All problems are found in one go, and none shows a secret.
+//! What comes out is valid by construction. All problems are found in one go, and none shows a secret.
 
 mod files;
 mod memory;
@@ -10,26 +10,7 @@ mod reader;
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 pub(crate) use self::reader::distance;
-pub use crate::key::KeySource;
-use crate::{app, http, key::ApiKey, links, server::Address, telemetry, upstream};
-
-/// The process's settings: the sum of what its parts want to know.
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub key: ApiKey,
-    pub key_source: KeySource,
-    pub app: app::Config,
-    pub http: http::Config,
-    pub links: links::Config,
-    pub upstream: upstream::Config,
-    pub log: telemetry::Config,
-    /// Legal but risky; said once at start.
-    pub warnings: Vec<String>,
-    /// Defaults that are smaller than the built-in ones, since memory is limited; said once at start.
-    pub fitted: Vec<(String, String)>,
-    /// Every setting as it took effect, in the order of `config/default.toml`.
-    pub effective: Vec<(String, String)>,
-}
+use crate::{app, key::ApiKey, server::Address};
 
 /// What the command line and the process bring. No `Debug`: the environment may hold the key.
 #[derive(Clone, Default)]
@@ -87,49 +68,47 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
     Err(Problems(problems))
 }
 
-impl Config {
-    /// # Errors
-    /// All problems at once.
-    pub fn load(sources: &Sources) -> Result<Config, Problems> {
-        Config::load_text(sources, raw::file(sources)?.as_deref())
-    }
+/// # Errors
+/// All problems at once.
+pub fn load(sources: &Sources) -> Result<app::Config, Problems> {
+    load_text(sources, raw::file(sources)?.as_deref())
+}
 
-    /// The same with the text of `sources.file` at hand, so that nothing need lie on a disk.
-    ///
-    /// # Errors
-    /// All problems at once.
-    pub(crate) fn load_text(sources: &Sources, file: Option<&str>) -> Result<Config, Problems> {
-        raw::load(sources, file)
-    }
+/// The same with the text of `sources.file` at hand, so that nothing need lie on a disk.
+///
+/// # Errors
+/// All problems at once.
+pub(crate) fn load_text(sources: &Sources, file: Option<&str>) -> Result<app::Config, Problems> {
+    raw::load(sources, file)
+}
 
-    /// Has connections fit into the files that the process may have open. `Err` with how many files there should be, where there
-    /// are fewer than the settings want.
-    ///
-    /// # Errors
-    /// Where `limits.connections` does not take full effect.
-    pub fn fit_into_files(&mut self, files: u64) -> Result<(), u64> {
-        let (callers, admin) = files::connections(files);
-        let wanted = self.app.connections;
-        self.app.admin_connections = self.app.admin_connections.min(admin);
-        self.app.connections = wanted.min(callers);
-        // Where one fits, so do those of the admin interface.
-        if callers >= wanted { Ok(()) } else { Err(wanted as u64 + files::OTHER_THAN_CALLERS) }
-    }
+/// Has connections fit into the files that the process may have open. `Err` with how many files there should be, where there
+/// are fewer than the settings want.
+///
+/// # Errors
+/// Where `limits.connections` does not take full effect.
+pub fn fit_into_files(config: &mut app::Config, files: u64) -> Result<(), u64> {
+    let (callers, admin) = files::connections(files);
+    let wanted = config.data.connections;
+    config.admin.connections = config.admin.connections.min(admin);
+    config.data.connections = wanted.min(callers);
+    // Where one fits, so do those of the admin interface.
+    if callers >= wanted { Ok(()) } else { Err(wanted as u64 + files::OTHER_THAN_CALLERS) }
+}
 
-    /// The effective settings as TOML with one comment line about the key.
-    pub fn render(&self) -> String {
-        let mut text = format!("# API key: fingerprint {}, from {}\n", self.key.fingerprint(), self.key_source);
-        let mut section = "";
-        for (key, value) in &self.effective {
-            let (this, name) = key.split_once('.').unwrap_or(("", key));
-            if this != section {
-                text.push_str(&format!("\n[{this}]\n"));
-                section = this;
-            }
-            text.push_str(&format!("{name} = {value}\n"));
+/// The effective settings as TOML with one comment line about the key.
+pub fn render(config: &app::Config) -> String {
+    let mut text = format!("# API key: fingerprint {}, from {}\n", config.key.fingerprint(), config.key_source);
+    let mut section = "";
+    for (key, value) in &config.effective {
+        let (this, name) = key.split_once('.').unwrap_or(("", key));
+        if this != section {
+            text.push_str(&format!("\n[{this}]\n"));
+            section = this;
         }
-        text
+        text.push_str(&format!("{name} = {value}\n"));
     }
+    text
 }
 
 /// kie.ai's links live 20 minutes; nothing here may add up to more.

@@ -1,4 +1,4 @@
-//! From layers to a valid `Config`: what was written, then what it must obey.
+//! From layers to valid settings: what was written, then what it must obey.
 
 use std::{
     collections::BTreeMap,
@@ -11,16 +11,16 @@ use config::{Environment, File, FileFormat, Source};
 use url::{Host, Url};
 
 use super::{
-    Config, KeySource, LINK_LIFE, Problems, Sources,
+    LINK_LIFE, Problems, Sources,
     files::ADMIN_CONNECTIONS,
-    memory::{self, FEW_STREAMS, Share},
+    memory::{self, ADMIN_STREAMS, FEW_STREAMS, Share},
     reader::{Reader, shown_name},
 };
 use crate::{
-    app, http,
-    key::{self, ApiKey, misplaced},
+    app, drain, http,
+    key::{self, ApiKey, KeySource, misplaced},
     link, links,
-    server::{Address, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
+    server::{self, Address, GivesWay, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,
@@ -203,7 +203,7 @@ fn toml_place(message: &str) -> Option<String> {
     Some(format!(" ({place})"))
 }
 
-pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Problems> {
+pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config, Problems> {
     let (raw, mut reader) = read(sources, file)?;
     let key = match &sources.sandbox {
         Some(sandbox) => Some((sandbox.key.clone(), KeySource::Sandbox)),
@@ -251,24 +251,31 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<Config, Prob
     else {
         return Err(Problems(reader.problems));
     };
-    Ok(Config {
+    let data = server::Config {
+        listen: raw.listen,
+        connections: raw.connections as usize,
+        gives_way: GivesWay::Quiet,
+        header_timeout: raw.header_timeout,
+        idle_timeout: raw.idle_timeout,
+        streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
+        header_list: share.map_or(HEADER_LIST, |_| SMALL_HEADER_LIST),
+        unread: bytes(unread),
+    };
+    let admin_connections = share.map_or(usize::MAX, |share| bytes(share.admin_connections));
+    let admin = server::Config {
+        listen: raw.admin_listen,
+        connections: admin_connections.min(ADMIN_CONNECTIONS),
+        gives_way: GivesWay::Any,
+        streams: ADMIN_STREAMS,
+        unread: bytes(admin_unread),
+        ..data
+    };
+    Ok(app::Config {
         key,
         key_source,
-        app: app::Config {
-            listen: raw.listen,
-            admin_listen: raw.admin_listen,
-            drain_delay: raw.drain_delay,
-            shutdown_grace: raw.shutdown_grace,
-            connections: raw.connections as usize,
-            admin_connections: share
-                .map_or(ADMIN_CONNECTIONS, |share| bytes(share.admin_connections).min(ADMIN_CONNECTIONS)),
-            header_timeout: raw.header_timeout,
-            idle_timeout: raw.idle_timeout,
-            streams: share.map_or(MAX_STREAMS, |_| FEW_STREAMS),
-            header_list: share.map_or(HEADER_LIST, |_| SMALL_HEADER_LIST),
-            unread: bytes(unread),
-            admin_unread: bytes(admin_unread),
-        },
+        data,
+        admin,
+        drain: drain::Config { delay: raw.drain_delay, grace: raw.shutdown_grace },
         http: http::Config {
             request_timeout: raw.request_timeout,
             allowed_hosts: raw.allowed_hosts,

@@ -1,14 +1,15 @@
 use std::time::Duration;
 
 use super::*;
+use crate::key::KeySource;
 
 const KEY: &str = "canary-key-0123456789";
 
-fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
+fn load(environment: &[(&str, &str)]) -> Result<app::Config, Problems> {
     let mut sources = Sources::default();
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     sources.environment.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    Config::load(&sources)
+    super::load(&sources)
 }
 
 fn problems(environment: &[(&str, &str)]) -> String {
@@ -18,8 +19,8 @@ fn problems(environment: &[(&str, &str)]) -> String {
 #[test]
 fn the_defaults_are_what_is_promised() {
     let config = load(&[]).unwrap();
-    assert_eq!(config.app.listen[0].to_string(), "127.0.0.1:8080");
-    assert_eq!(config.app.admin_listen[0].to_string(), "127.0.0.1:9090");
+    assert_eq!(config.data.listen[0].to_string(), "127.0.0.1:8080");
+    assert_eq!(config.admin.listen[0].to_string(), "127.0.0.1:9090");
     assert_eq!(config.http.request_timeout, Duration::from_secs(20));
     assert_eq!(config.upstream.wire.base_url.as_str(), "https://api.kie.ai/");
     assert_eq!(config.links.ttl, Duration::from_secs(19 * 60));
@@ -41,7 +42,7 @@ fn the_environment_overrides_and_splits_lists_at_commas() {
     ])
     .unwrap();
     assert_eq!(config.links.ttl, Duration::from_secs(600));
-    assert_eq!(config.app.listen.len(), 2);
+    assert_eq!(config.data.listen.len(), 2);
     assert!(config.warnings.iter().any(|warning| warning.contains("sources.allow")));
 }
 
@@ -86,7 +87,7 @@ fn a_name_that_counts_items_is_refused_before_there_is_room_for_them() {
     assert!(all.contains("no brackets (from the environment)"), "{all}");
     let mut sources = Sources { file: Some("kielink.toml".into()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    let all = Config::load_text(&sources, Some("\"a[99999999999999]\" = 1")).map(|_| ()).unwrap_err().to_string();
+    let all = load_text(&sources, Some("\"a[99999999999999]\" = 1")).map(|_| ()).unwrap_err().to_string();
     assert!(all.contains("no brackets (from kielink.toml)"), "{all}");
 }
 
@@ -125,7 +126,7 @@ fn plain_http_is_for_loopback_or_on_request() {
 
 #[test]
 fn exactly_one_key_is_taken() {
-    let none = Config::load(&Sources::default()).map(|_| ()).unwrap_err().to_string();
+    let none = super::load(&Sources::default()).map(|_| ()).unwrap_err().to_string();
     assert!(none.contains("no API key") && none.contains("kielink sandbox"), "{none}");
     let two = problems(&[("KIE_API_KEY_FILE", "/nowhere")]);
     assert!(two.contains("KIE_API_KEY and KIE_API_KEY_FILE are set"), "{two}");
@@ -139,7 +140,7 @@ fn a_key_file_is_read_and_trimmed_once() {
         std::fs::write(&path, content).unwrap();
         let mut sources = Sources::default();
         sources.environment.insert("KIE_API_KEY_FILE".into(), path.display().to_string());
-        Config::load(&sources).map_err(|problems| problems.to_string())
+        super::load(&sources).map_err(|problems| problems.to_string())
     };
     let config = from(format!("{KEY}\n").as_bytes()).unwrap();
     assert_eq!(config.key.fingerprint(), load(&[]).unwrap().key.fingerprint());
@@ -158,17 +159,17 @@ fn a_file_lies_between_defaults_and_environment() {
     let mut sources = Sources { file: Some(path.clone()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
     sources.environment.insert("KIELINK__CACHE__TTL".into(), "14m".into());
-    let config = Config::load(&sources).unwrap();
+    let config = super::load(&sources).unwrap();
     assert_eq!(config.links.ttl, Duration::from_secs(14 * 60));
     assert_eq!(config.links.margin, Duration::from_secs(90));
     sources.flags.push(("cache.ttl".into(), "13m".into()));
-    assert_eq!(Config::load(&sources).unwrap().links.ttl, Duration::from_secs(13 * 60));
+    assert_eq!(super::load(&sources).unwrap().links.ttl, Duration::from_secs(13 * 60));
 
     std::fs::write(&path, "key = \"very-secret\n").unwrap();
-    let broken = Config::load(&sources).map(|_| ()).unwrap_err().to_string();
+    let broken = super::load(&sources).map(|_| ()).unwrap_err().to_string();
     assert!(broken.contains("is not valid TOML (at line 1") && !broken.contains("secret"), "{broken}");
     std::fs::remove_file(&path).unwrap();
-    assert!(Config::load(&sources).map(|_| ()).unwrap_err().to_string().contains("cannot read the configuration file"));
+    assert!(super::load(&sources).map(|_| ()).unwrap_err().to_string().contains("cannot read the configuration file"));
 }
 
 #[test]
@@ -188,27 +189,27 @@ fn a_text_is_printed_as_toml_has_it() {
     let printed = load(&[environment]).unwrap();
     let mut sources = Sources { file: Some("printed.toml".into()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    let again = Config::load_text(&sources, Some(&printed.render())).unwrap();
-    assert_eq!(again.app.listen, printed.app.listen);
+    let again = load_text(&sources, Some(&render(&printed))).unwrap();
+    assert_eq!(again.data.listen, printed.data.listen);
 }
 
 #[test]
 fn what_check_config_prints_can_be_loaded_again() {
-    let text = load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")]).unwrap().render();
+    let text = render(&load(&[("KIELINK__CACHE__TTL", "17m"), ("KIELINK__UPSTREAM__RATE", "3")]).unwrap());
     assert!(!text.contains(KEY) && text.contains("# API key: fingerprint "), "{text}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("again.toml");
     std::fs::write(&path, &text).unwrap();
     let mut sources = Sources { file: Some(path), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    assert_eq!(Config::load(&sources).unwrap().render(), text);
+    assert_eq!(render(&super::load(&sources).unwrap()), text);
 }
 
 #[test]
 fn a_flag_s_name_is_plain_and_is_not_repeated_where_it_is_not() {
     for name in ["server.listen[200000000000]", "sk-secret/1", "a\nb", "é"] {
         let sources = Sources { flags: vec![(name.to_owned(), "x".to_owned())], ..Sources::default() };
-        let problems = Config::load(&sources).unwrap_err().to_string();
+        let problems = super::load(&sources).unwrap_err().to_string();
         assert!(problems.contains("--set: a name of a setting") && !problems.contains(name), "{problems}");
     }
 }
@@ -217,29 +218,29 @@ fn a_flag_s_name_is_plain_and_is_not_repeated_where_it_is_not() {
 fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     let mut sources = Sources { memory_limit: Some(64 << 20), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections, config.app.streams), (16 << 20, 256, 32));
+    let config = super::load(&sources).unwrap();
+    assert_eq!((config.links.max_bytes, config.data.connections, config.data.streams), (16 << 20, 256, 32));
     assert_eq!((config.fitted.len(), config.links.waiting), (3, 307));
     assert_eq!((config.http.places, config.http.arrivals, config.http.batch_at_once), (384, 77, 16));
-    assert_eq!((config.app.admin_connections, config.app.unread, config.app.admin_unread), (32, 4 << 20, 1 << 20));
+    assert_eq!((config.admin.connections, config.data.unread, config.admin.unread), (32, 4 << 20, 1 << 20));
     assert_eq!((config.http.batch_room, config.http.body_room), (6 << 20, 2 << 20));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    assert!(config.render().contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
+    assert!(render(&config).contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
     sources.flags.push(("cache.max_bytes".into(), "60MiB".into()));
-    let config = Config::load(&sources).unwrap();
-    assert_eq!((config.links.max_bytes, config.app.connections), (60 << 20, 256));
+    let config = super::load(&sources).unwrap();
+    assert_eq!((config.links.max_bytes, config.data.connections), (60 << 20, 256));
     assert_eq!(config.fitted.len(), 2, "{:?}", config.fitted);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 
     sources.flags.push(("limits.in_flight".into(), "4096".into()));
-    let config = Config::load(&sources).unwrap();
+    let config = super::load(&sources).unwrap();
     assert_eq!((config.links.waiting, config.http.places, config.http.arrivals), (4096, 384, 128));
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 
     sources.memory_limit = None;
-    let config = Config::load(&sources).unwrap();
-    assert_eq!((config.app.connections, config.app.streams, config.http.places), (8192, 256, 5120));
+    let config = super::load(&sources).unwrap();
+    assert_eq!((config.data.connections, config.data.streams, config.http.places), (8192, 256, 5120));
     assert_eq!((config.http.batch_room, config.http.body_room, config.http.batch_at_once), (12 << 20, 4 << 20, 32));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

@@ -27,7 +27,7 @@ const OWN_UNREAD: usize = 16 * 1024;
 
 /// All connections of one interface. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Crowd(Arc<Shared>);
+pub(super) struct Crowd(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -71,7 +71,7 @@ pub(super) struct Member {
 
 impl Crowd {
     /// `unread` bounds the bytes of answers that wait to be read.
-    pub(crate) fn new(limit: usize, unread: usize) -> Crowd {
+    pub(super) fn new(limit: usize, unread: usize) -> Crowd {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let unread = unread.min(Semaphore::MAX_PERMITS);
         Crowd(Arc::new(Shared {
@@ -87,12 +87,12 @@ impl Crowd {
     }
 
     /// Connections that have a place.
-    pub(crate) fn present(&self) -> usize {
+    pub(super) fn present(&self) -> usize {
         self.0.limit.saturating_sub(self.0.places.available_permits())
     }
 
     /// Connections that found no place.
-    pub(crate) fn turned_away(&self) -> u64 {
+    pub(super) fn turned_away(&self) -> u64 {
         self.0.turned_away.load(Relaxed)
     }
 

@@ -11,6 +11,7 @@ mod farewell;
 mod framing;
 mod inherited;
 mod listener;
+mod metrics;
 mod unserved;
 mod watch;
 
@@ -40,22 +41,21 @@ use tower::{Layer as _, ServiceExt as _};
 use self::{
     account::Accounted,
     activity::Activity,
-    crowd::Member,
+    crowd::{Crowd, Member},
     farewell::Farewell,
     framing::{Framing, Heads},
-    watch::{Over, Watch},
+    watch::{Over, Patience, Watch},
 };
 pub use self::{
     address::Address,
     inherited::Inherited,
     listener::{Bound, Listener},
+    watch::GivesWay,
 };
 pub(crate) use self::{
-    crowd::Crowd,
     framing::{Ambiguous, HeadTooLarge, LastRequest},
     listener::Peer,
     unserved::{Refuse, Unserved},
-    watch::{GivesWay, Patience},
 };
 
 /// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
@@ -88,23 +88,46 @@ const FAREWELL: Duration = Duration::from_millis(200);
 const NO_FILES: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
 
-/// What all connections of one interface share.
-#[derive(Clone)]
-pub(crate) struct Server {
-    pub(crate) service: Router,
-    /// What is said where there is no request to serve.
-    pub(crate) refuse: Refuse,
-    pub(crate) crowd: Crowd,
-    pub(crate) patience: Patience,
+/// Of one interface.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Vec<Address>,
+    pub connections: usize,
+    pub gives_way: GivesWay,
+    /// For a head to arrive, and for an answer to be read where another needs the place.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// HTTP/2 streams that a connection may have open.
+    pub streams: u32,
+    /// Bytes of a head that HTTP/2 reads.
+    pub header_list: u32,
+    /// Bytes of answers that may wait to be read over HTTP/2.
+    pub unread: usize,
+}
+
+/// How the connections of one interface end. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// What has to end.
     pub(crate) tasks: TaskTracker,
     /// Stop accepting; let every connection finish the request it is at.
     pub(crate) drain: CancellationToken,
     /// Drop what is still there.
     pub(crate) kill: CancellationToken,
-    /// HTTP/2 streams that a connection may have open.
-    pub(crate) streams: u32,
-    /// Bytes of a head that HTTP/2 reads.
-    pub(crate) header_list: u32,
+}
+
+/// What all connections of one interface share.
+#[derive(Clone)]
+pub(crate) struct Server {
+    service: Router,
+    /// What is said where there is no request to serve.
+    refuse: Refuse,
+    crowd: Crowd,
+    patience: Patience,
+    ending: Ending,
+    streams: u32,
+    header_list: u32,
 }
 
 /// Runs HTTP/2's streams on the tracker, so that shutdown waits for them.
@@ -121,12 +144,23 @@ where
 }
 
 impl Server {
-    /// Accepts until `drain`. Every connection is a task on `tasks`.
+    /// `refuse` is what is said where there is no request to serve.
+    pub(crate) fn new(config: &Config, service: Router, refuse: Refuse, ending: Ending) -> Server {
+        let Config { header_timeout: head, idle_timeout: idle, gives_way, streams, header_list, .. } = *config;
+        let crowd = Crowd::new(config.connections, config.unread);
+        Server { service, refuse, crowd, patience: Patience { head, idle, gives_way }, ending, streams, header_list }
+    }
+
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Accepts until `drain`. Every connection is a task on its tracker.
     pub(crate) async fn run(self, listener: Listener) {
         let mut spare = spare_file();
         loop {
             let accepted = tokio::select! {
-                () = self.drain.cancelled() => return,
+                () = self.ending.drain.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -145,7 +179,7 @@ impl Server {
                         NO_FILES
                     };
                     tokio::select! {
-                        () = self.drain.cancelled() => return,
+                        () = self.ending.drain.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
@@ -157,7 +191,7 @@ impl Server {
     async fn admit(&self, stream: listener::Stream) {
         let (server, activity) = (self.clone(), Activity::default());
         if let Some(member) = self.crowd.enter(&activity) {
-            self.tasks.spawn(async move { server.connection(stream, activity, member).await });
+            self.ending.tasks.spawn(async move { server.connection(stream, activity, member).await });
             return;
         }
         let is_one_asked = self.crowd.make_room();
@@ -165,7 +199,7 @@ impl Server {
             self.crowd.turns_one_away();
             return;
         };
-        self.tasks.spawn(async move {
+        self.ending.tasks.spawn(async move {
             if is_one_asked && let Some(member) = server.crowd.enter_soon(&activity).await {
                 drop(door);
                 server.connection(stream, activity, member).await;
@@ -191,7 +225,7 @@ impl Server {
     }
 
     async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {
-        let mut builder = auto::Builder::new(Tracked(self.tasks.clone()));
+        let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // Its own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
         builder
@@ -228,11 +262,11 @@ impl Server {
                 // In this order: what has just come is read before it is asked how long nothing has.
                 biased;
                 ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
-                () = self.drain.cancelled(), if !is_ending => {
+                () = self.ending.drain.cancelled(), if !is_ending => {
                     connection.as_mut().graceful_shutdown();
                     is_ending = true;
                 }
-                () = self.kill.cancelled(), if is_ending => return,
+                () = self.ending.kill.cancelled(), if is_ending => return,
                 over = poll_fn(|cx| watch.poll_over(cx)) => {
                     if over == Over::TooSlow || is_ending {
                         return;
@@ -258,7 +292,7 @@ impl Server {
                     }
                     tokio::select! {
                         ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
-                        () = self.kill.cancelled() => return,
+                        () = self.ending.kill.cancelled() => return,
                         () = tokio::time::sleep(self.patience.head) => return,
                     }
                 }

@@ -15,7 +15,7 @@ use super::{
 
 /// Where another connection has no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GivesWay {
+pub enum GivesWay {
     /// A connection gives way on which nothing is under way, or whose peer has not read for some time; or which waits for
     /// more of a request, however little of it has come. One that waits for us does not.
     Quiet,
@@ -26,13 +26,13 @@ pub(crate) enum GivesWay {
 
 /// How long a connection may stay as it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(super) struct Patience {
     /// For a head to arrive, from its first byte on, and for the first byte of a connection. A peer that has read nothing for
     /// so long gives way.
-    pub(crate) head: Duration,
+    pub(super) head: Duration,
     /// Between requests.
-    pub(crate) idle: Duration,
-    pub(crate) gives_way: GivesWay,
+    pub(super) idle: Duration,
+    pub(super) gives_way: GivesWay,
 }
 
 /// A peer has so long to send a request once it is connected or has begun, until its connection counts as idle where another

@@ -13,7 +13,7 @@ use std::{
 use kielink::{
     app::{self, Ended, Listeners},
     clock::Clock,
-    config::{Config, Sources},
+    config::{self, Sources},
     key::Reload,
     server::Address,
     telemetry::Telemetry,
@@ -93,10 +93,10 @@ impl Sidecar {
             flags: flags.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             ..Sources::default()
         };
-        let config = Config::load(&sources).unwrap();
-        let listeners = Listeners::bind(&config.app, Vec::new()).unwrap();
+        let config = config::load(&sources).unwrap();
+        let listeners = Listeners::bind(&config, Vec::new()).unwrap();
         let base = |addresses: Vec<Address>| format!("http://{}", addresses[0]);
-        let (data, admin) = (base(listeners.data_addresses()), base(listeners.admin_addresses()));
+        let (data, admin) = (base(listeners.addresses().data), base(listeners.addresses().admin));
         let (stop, stopped) = oneshot::channel();
         let seen = Arc::new(Seen::default());
         let writer = LogWriter(Arc::clone(&seen));
@@ -109,7 +109,10 @@ impl Sidecar {
             let _guard = tracing::dispatcher::set_default(&dispatch);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
-            runtime.block_on(app::serve(listeners, config, telemetry, Clock::system(), served, stop)).unwrap()
+            runtime.block_on(async {
+                let app = app::build(config, listeners, telemetry, Clock::system()).unwrap();
+                app.run(served, stop).await.unwrap()
+            })
         });
         // The same provider that kielink installs; whoever comes first.
         let _ = rustls::crypto::ring::default_provider().install_default();

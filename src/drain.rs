@@ -1,0 +1,108 @@
+//! The end, in order: not ready, a delay for balancers, no new connections, what was accepted is answered, late replies, the last
+//! spans and lines; all of it within the grace.
+
+use std::time::Duration;
+
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{
+    readiness::Readiness,
+    server::Ending,
+    telemetry::{LAST_LINES, trace::Tracer},
+};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// So long it still accepts, though it is not ready any more.
+    pub delay: Duration,
+    /// So long it takes at most after that.
+    pub grace: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything accepted was answered.
+    Drained,
+    /// The grace ran out first.
+    CutShort,
+}
+
+/// What was sent before the stop arrives, and what waits in the listeners' backlog, is still accepted for this long:
+/// closing at once would reset it.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The part of the grace in which callers who waited in vain are told so; it is one small answer each.
+const LATE_REPLIES: Duration = Duration::from_millis(500);
+
+/// How long a collector of traces may take for the last ones; part of the grace, too.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
+/// What has to end. Where it is dropped half-way, all of it ends at once.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    config: Config,
+    readiness: Readiness,
+    /// The interface for callers.
+    pub(crate) callers: Ending,
+    /// Refreshes, mints and whatever watches.
+    pub(crate) background: TaskTracker,
+    /// Ends it, and with it the mints that callers wait for.
+    pub(crate) cut: CancellationToken,
+    /// Lines that sum up what the log left out, and what tells them that nothing more will come.
+    pub(crate) sums: TaskTracker,
+    pub(crate) sum_up: CancellationToken,
+    _guards: [DropGuard; 4],
+}
+
+impl Drain {
+    pub(crate) fn new(config: Config, readiness: Readiness) -> Drain {
+        let callers = Ending::default();
+        let (cut, sum_up) = (CancellationToken::new(), CancellationToken::new());
+        let guards = [&callers.drain, &callers.kill, &cut, &sum_up].map(|token| token.clone().drop_guard());
+        let (background, sums) = (TaskTracker::new(), TaskTracker::new());
+        Drain { config, readiness, callers, background, cut, sums, sum_up, _guards: guards }
+    }
+
+    pub(crate) async fn end(self, tracer: Tracer) -> Ended {
+        let Drain { config: Config { delay, grace }, callers, .. } = &self;
+        self.readiness.drain();
+        tracing::info!(drain_delay = ?delay, "not ready any more, still serving");
+        tokio::time::sleep(*delay + LINGER).await;
+        callers.drain.cancel();
+        callers.tasks.close();
+        let late_replies = LATE_REPLIES.min(*grace / 4);
+        let last_spans = if tracer.is_on() { LAST_SPANS.min(*grace / 4) } else { Duration::ZERO };
+        // The log's last lines are waited for after this, at the process's end, where nobody reads them.
+        let last_lines = LAST_LINES.min(*grace / 4);
+        let patience = (*grace - late_replies - last_spans - last_lines).saturating_sub(LINGER);
+        let ended = match tokio::time::timeout(patience, callers.tasks.wait()).await {
+            Ok(()) => Ended::Drained,
+            Err(_elapsed) => Ended::CutShort,
+        };
+        let left = callers.tasks.len();
+        // Refreshes and mints whose callers have gone; and, where the grace ran out, those that callers still wait for.
+        // They are told so, which takes a moment, before their connections are dropped.
+        self.cut.cancel();
+        self.background.close();
+        let late = async {
+            self.background.wait().await;
+            callers.tasks.wait().await;
+        };
+        let _ = tokio::time::timeout(late_replies, late).await;
+        callers.kill.cancel();
+        match ended {
+            Ended::Drained => tracing::info!("every accepted request was answered"),
+            Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
+        }
+        // What it has not sent by then is lost: traces are worth less than an orderly end.
+        let _ = tokio::task::spawn_blocking(move || tracer.shutdown(last_spans)).await;
+        self.sum_up.cancel();
+        self.sums.close();
+        self.sums.wait().await;
+        ended
+    }
+}
