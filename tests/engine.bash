@@ -11,8 +11,14 @@ if ! docker info >/dev/null 2>&1; then
 fi
 . tests/support.bash
 
-# The builder that is the default from Docker 23 on.
-export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-1}
+# BuildKit, which clients before Docker 23 have in them and do not take by themselves. Later ones take it where they have it as a
+# component (buildx), and fail where they are told to and have not.
+client=$(docker version -f '{{.Client.Version}}' 2>/dev/null || true)
+if docker buildx version >/dev/null 2>&1 || [ "${client%%.*}" -lt 23 ] 2>/dev/null; then
+    export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-1}
+else
+    unset DOCKER_BUILDKIT
+fi
 
 readonly KEY=canary-key-of-tests-container
 readonly SUNRISE=https://tempfile.aiquickdraw.com/s/sunrise.png

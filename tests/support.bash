@@ -4,6 +4,8 @@
 # shellcheck shell=bash disable=SC2034,SC2317,SC2329  # variables and functions for whoever sources this
 
 work=$(mktemp -d)
+# What a kielink in the background says goes there. It is looked into at once, perhaps before the shell that starts it has made it.
+: >"$work/log"
 passed=0
 failed=0
 ended=no
