@@ -6,15 +6,18 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::Criterion;
 use kielink::{
-    links::Outcome,
-    web::metrics::{Answered, Endpoint, Requests, Verdict},
+    links::Found,
+    web::{
+        metrics::{Answered, Endpoint, Requests, Verdict},
+        outcome::Outcome,
+    },
 };
 
 fn main() {
     let requests = Requests::default();
     let hit = Answered {
         endpoint: Endpoint::of(Some("/v1/link")),
-        verdict: Verdict::Of(Outcome::Hit),
+        verdict: Verdict::Of(Outcome::Found(Found::Hit)),
         status: 200,
         took: Duration::from_micros(37),
         life_left: Some(Duration::from_secs(814)),

@@ -8,7 +8,7 @@ use std::{
 /// A part knows only those in the lines above its own. `main.rs` and its files know all of them; `fuzzing` and `simulation` are tests.
 const FLOORS: &[&[&str]] = &[
     // What is true of links, addresses, time and the key, whoever asks.
-    &["host", "readiness"],
+    &["host", "kind", "readiness"],
     &["link", "source"],
     &["clock"],
     &["key", "telemetry"],

@@ -56,7 +56,7 @@
 //! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
-//! | `host`, `readiness` | which hosts both may have; whether this process should be sent requests |
+//! | `host`, [`kind`], `readiness` | which hosts both may have; the problem types; whether this process should be sent requests |
 //!
 //! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input against what its
 //! parsers promise. They, and each part's tests, may know all.
@@ -99,6 +99,7 @@ mod host;
 pub mod http;
 pub mod key;
 pub mod kie_sim;
+pub mod kind;
 pub mod link;
 pub mod links;
 mod readiness;

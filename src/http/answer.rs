@@ -2,16 +2,19 @@
 
 use axum::{
     body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde::Serialize;
 
 use crate::{
     clock::{self, Clock},
-    links::{Lookup, Outcome, Times},
+    links::{Lookup, Times},
     source::SourceUrl,
-    web::{headers::CACHE_STATUS, record::Served},
+    web::{
+        cache_status::{CACHE_STATUS, CacheStatus},
+        record::Served,
+    },
 };
 
 /// A link as `/v1/` shows it.
@@ -42,28 +45,11 @@ pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, 
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let mut set = |name: HeaderName, value: String| {
-        headers.insert(name, HeaderValue::try_from(value).expect("numbers and fixed words fit into a header"));
-    };
-    set(header::CACHE_CONTROL, format!("private, max-age={to_deadline}"));
-    set(CACHE_STATUS.clone(), cache_status(lookup, to_deadline));
+    let life = HeaderValue::try_from(format!("private, max-age={to_deadline}")).expect("a number fits into a header");
+    headers.insert(header::CACHE_CONTROL, life);
+    let status = CacheStatus::Link { found: lookup.found, forced: lookup.forced, ttl: to_deadline };
+    headers.insert(&CACHE_STATUS, status.header());
     let life_left = lookup.now.until(times.ends_at);
-    response.extensions_mut().insert(Served { source, outcome: lookup.outcome, life_left });
+    response.extensions_mut().insert(Served { source, found: lookup.found, life_left });
     response
-}
-
-/// RFC 9211; `ttl` is whole seconds to the deadline.
-fn cache_status(lookup: &Lookup, ttl: u64) -> String {
-    match lookup.outcome {
-        Outcome::Hit => format!("kielink; hit; ttl={ttl}"),
-        Outcome::HitRefresh => format!("kielink; hit; ttl={ttl}; detail=refresh"),
-        Outcome::Miss => {
-            let why = if lookup.forced { "request" } else { "miss" };
-            format!("kielink; fwd={why}; stored; ttl={ttl}")
-        }
-        Outcome::Joined => format!("kielink; fwd=miss; collapsed; ttl={ttl}"),
-        Outcome::Negative | Outcome::Refused | Outcome::Error => {
-            unreachable!("a lookup that found a link has none of these outcomes")
-        }
-    }
 }

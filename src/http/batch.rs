@@ -37,12 +37,13 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    links::{self, Entry, Links, Lookup, Outcome, Times, Wish},
+    links::{self, Entry, Found, Links, Lookup, Times, Wish},
     source::SourceUrl,
     upstream,
     web::{
+        cache_status::{CACHE_STATUS, CacheStatus},
         edge::Call,
-        headers::CACHE_STATUS,
+        outcome::Outcome,
         problem::{Document, Kind, Problem},
         query,
         record::ServedBatch,
@@ -95,7 +96,7 @@ struct Batch {
 /// One item's answer: `{"source_url","url","expires_at"}` or `{"source_url","error":PROBLEM}`.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Item<'a> {
+enum ItemView<'a> {
     Link(LinkView<'a>),
     Problem { source_url: &'a str, error: Document<'a> },
 }
@@ -103,20 +104,20 @@ enum Item<'a> {
 /// The pieces of a JSON answer.
 enum Part {
     Head,
-    Item(Found),
+    Item(Item),
     Tail,
 }
 
 /// What became of one item.
-struct Found {
-    place: usize,
+struct Item {
+    index: usize,
     /// `None` where no link can be asked for with its text. Why, that is found out again when the answer is written.
     result: Option<Result<Link, links::Error>>,
 }
 
 struct Link {
     kept: Kept,
-    outcome: Outcome,
+    found: Found,
 }
 
 /// Who keeps it until it is written.
@@ -155,12 +156,12 @@ pub(crate) async fn links(
     let body = if as_lines {
         place.keep()?;
         // What is known at once goes out in one piece.
-        Body::from_stream(as_minted(&batch, known, waiting).ready_chunks(LINES_AT_ONCE).map(move |found| {
+        Body::from_stream(as_minted(&batch, known, waiting).ready_chunks(LINES_AT_ONCE).map(move |items| {
             let _ = &room;
-            Ok::<_, Infallible>(batch.lines(found))
+            Ok::<_, Infallible>(batch.lines(items))
         }))
     } else {
-        let all = place.hold(all_found(&batch, known, waiting)).await?;
+        let all = place.hold(all_items(&batch, known, waiting)).await?;
         place.keep()?;
         Body::from_stream(stream::iter(json_parts(all)).chunks(LINES_AT_ONCE).map(move |parts| {
             let _ = &room;
@@ -177,46 +178,46 @@ fn answer(content_type: &'static str, body: Body) -> Response {
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // The links come from the cache or not, each for itself; the batch as a whole never does.
-    headers.insert(CACHE_STATUS.clone(), HeaderValue::from_static("kielink; fwd=bypass; detail=batch"));
+    headers.insert(CACHE_STATUS.clone(), CacheStatus::Batch.header());
     answer.extensions_mut().insert(ServedBatch);
     answer
 }
 
-fn json_parts(all: Vec<Found>) -> impl Iterator<Item = Part> {
+fn json_parts(all: Vec<Item>) -> impl Iterator<Item = Part> {
     std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail])
 }
 
 /// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
 /// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
-async fn all_found(batch: &Arc<Batch>, mut all: Vec<Found>, mut waiting: Vec<usize>) -> Vec<Found> {
+async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usize>) -> Vec<Item> {
     loop {
         let mut minted = std::pin::pin!(batch.wait_for(waiting));
-        while let Some(found) = minted.next().await {
-            all.push(found);
+        while let Some(item) = minted.next().await {
+            all.push(item);
         }
         let now = batch.endpoints.clock.now();
-        let dead = all.extract_if(.., |found| found.is_dead(&batch.endpoints.links, now)).map(|found| found.place);
+        let dead = all.extract_if(.., |item| item.is_dead(&batch.endpoints.links, now)).map(|item| item.index);
         let wanted: Vec<_> = dead.collect();
         if wanted.is_empty() {
             break;
         }
         waiting = batch.look(wanted, &mut all);
     }
-    all.sort_unstable_by_key(|found| found.place);
+    all.sort_unstable_by_key(|item| item.index);
     all
 }
 
 /// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
-fn as_minted(batch: &Arc<Batch>, known: Vec<Found>, waiting: Vec<usize>) -> impl Stream<Item = Found> + Send + use<> {
+fn as_minted(batch: &Arc<Batch>, known: Vec<Item>, waiting: Vec<usize>) -> impl Stream<Item = Item> + Send + use<> {
     // On a task of its own: a caller that does not read its lines keeps nobody else from waiting.
     let (sender, mut receiver) = mpsc::channel(waiting.len().max(1));
     let served = Arc::clone(batch);
     batch.endpoints.tasks.spawn(async move {
         let mut minted = std::pin::pin!(served.wait_for(waiting));
         let all = async {
-            while let Some(found) = minted.next().await {
+            while let Some(item) = minted.next().await {
                 // There is room for all of them.
-                let _ = sender.try_send(found);
+                let _ = sender.try_send(item);
             }
         };
         tokio::select! {
@@ -229,10 +230,10 @@ fn as_minted(batch: &Arc<Batch>, known: Vec<Found>, waiting: Vec<usize>) -> impl
 
 impl Batch {
     /// Adds to `known` what is known at once; returns those of `wanted` that must wait.
-    fn look(&self, wanted: Vec<usize>, known: &mut Vec<Found>) -> Vec<usize> {
-        let must_wait = |place: &usize| match self.known(*place) {
-            Some(found) => {
-                known.push(found);
+    fn look(&self, wanted: Vec<usize>, known: &mut Vec<Item>) -> Vec<usize> {
+        let must_wait = |index: &usize| match self.known(*index) {
+            Some(item) => {
+                known.push(item);
                 false
             }
             None => true,
@@ -241,29 +242,29 @@ impl Batch {
     }
 
     /// What is known of an item without a mint; `None` where it takes one.
-    fn known(&self, place: usize) -> Option<Found> {
-        let Ok(source) = self.source(place) else { return Some(Found { place, result: None }) };
+    fn known(&self, index: usize) -> Option<Item> {
+        let Ok(source) = self.source(index) else { return Some(Item { index, result: None }) };
         let result = self.endpoints.links.recall(&source, &self.wish, &self.call.caller())?;
-        Some(Found { place, result: Some(result.map(|lookup| self.keep(lookup))) })
+        Some(Item { index, result: Some(result.map(|lookup| self.keep(lookup))) })
     }
 
     /// The items' answers as their mints land. A few are under way at a time: all at once they would take a kilobyte or two each, and
     /// most would only stand in the queue, before other callers.
-    fn wait_for(self: &Arc<Self>, waiting: Vec<usize>) -> impl Stream<Item = Found> + Send + use<> {
+    fn wait_for(self: &Arc<Self>, waiting: Vec<usize>) -> impl Stream<Item = Item> + Send + use<> {
         let at_once = self.endpoints.batch_at_once;
         let batch = Arc::clone(self);
-        let minted = stream::iter(waiting).map(move |place| {
+        let minted = stream::iter(waiting).map(move |index| {
             let batch = Arc::clone(&batch);
-            async move { batch.mint(place).await }
+            async move { batch.mint(index).await }
         });
         minted.buffer_unordered(at_once)
     }
 
-    async fn mint(&self, place: usize) -> Found {
+    async fn mint(&self, index: usize) -> Item {
         if let Some(error) = self.refused.get() {
-            return self.known(place).unwrap_or_else(|| Found { place, result: Some(Err(error.clone())) });
+            return self.known(index).unwrap_or_else(|| Item { index, result: Some(Err(error.clone())) });
         }
-        let Ok(source) = self.source(place) else { return Found { place, result: None } };
+        let Ok(source) = self.source(index) else { return Item { index, result: None } };
         let result =
             self.endpoints.links.get(&source, &self.wish, self.call.caller()).await.map(|lookup| self.keep(lookup));
         if let Err(error) = &result
@@ -272,12 +273,12 @@ impl Batch {
             // Another one may have heard the same.
             let _ = self.refused.set(error.clone());
         }
-        Found { place, result: Some(result) }
+        Item { index, result: Some(result) }
     }
 
-    fn keep(&self, Lookup { entry, outcome, .. }: Lookup) -> Link {
-        let kept = match outcome {
-            Outcome::Miss | Outcome::Joined => {
+    fn keep(&self, Lookup { entry, found, .. }: Lookup) -> Link {
+        let kept = match found {
+            Found::Miss | Found::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
                 let is_own = self.own_links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
                 let charge = if is_own { None } else { self.charge(entry.link.as_str().len() + ENTRY_BYTES) };
@@ -287,27 +288,25 @@ impl Batch {
                     Kept::ByCache(Arc::downgrade(&entry))
                 }
             }
-            Outcome::Hit | Outcome::HitRefresh | Outcome::Negative | Outcome::Refused | Outcome::Error => {
-                Kept::ByCache(Arc::downgrade(&entry))
-            }
+            Found::Hit | Found::HitRefresh => Kept::ByCache(Arc::downgrade(&entry)),
         };
-        Link { kept, outcome }
+        Link { kept, found }
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.endpoints.batch_room.take(u32::try_from(bytes).ok()?)
     }
 
-    fn source(&self, place: usize) -> Result<SourceUrl, Problem> {
-        query::allowed_source(self.asked.get(place), &self.endpoints.sources)
+    fn source(&self, index: usize) -> Result<SourceUrl, Problem> {
+        query::allowed_source(self.asked.get(index), &self.endpoints.sources)
     }
 
     /// Whether the whole answer takes no more than anybody's may, as far as it is links. Such a one needs no place.
-    fn is_small(&self, all: &[Found]) -> bool {
-        let bytes = all.iter().map(|found| match &found.result {
+    fn is_small(&self, all: &[Item]) -> bool {
+        let bytes = all.iter().map(|item| match &item.result {
             Some(Ok(Link { kept: Kept::ByCache(entry), .. })) => {
                 let link = entry.upgrade()?.link.as_str().len();
-                Some(ITEM_BYTES + self.asked.get(found.place).len() + link)
+                Some(ITEM_BYTES + self.asked.get(item.index).len() + link)
             }
             Some(Ok(_) | Err(_)) | None => None,
         });
@@ -319,11 +318,11 @@ impl Batch {
         for part in parts {
             match part {
                 Part::Head => json.extend(b"{\"links\":["),
-                Part::Item(found) => {
-                    if found.place > 0 {
+                Part::Item(item) => {
+                    if item.index > 0 {
                         json.push(b',');
                     }
-                    json.extend(self.render(&found));
+                    json.extend(self.render(&item));
                 }
                 Part::Tail => json.extend(b"]}"),
             }
@@ -331,23 +330,21 @@ impl Batch {
         Bytes::from(json)
     }
 
-    fn lines(&self, all: Vec<Found>) -> Bytes {
+    fn lines(&self, all: Vec<Item>) -> Bytes {
         let mut lines = Vec::new();
-        for found in all {
-            lines.extend(self.render(&found));
+        for item in all {
+            lines.extend(self.render(&item));
             lines.push(b'\n');
         }
         Bytes::from(lines)
     }
 
-    fn render(&self, found: &Found) -> Vec<u8> {
+    fn render(&self, item: &Item) -> Vec<u8> {
         let Endpoints { clock, requests, .. } = &*self.endpoints;
         let now = clock.now();
-        let result = self.source(found.place).and_then(|source| match &found.result {
+        let result = self.source(item.index).and_then(|source| match &item.result {
             Some(Ok(link)) => match link.alive(&self.endpoints.links, now) {
-                Some((entry, times)) => {
-                    Ok((source, Lookup { entry, times, outcome: link.outcome, forced: false, now }))
-                }
+                Some((entry, times)) => Ok((source, Lookup { entry, times, found: link.found, forced: false, now })),
                 None => {
                     let why = "The link reached its deadline, or made room for others, before it was read. Ask again.";
                     Err(Problem::refused(Kind::Timeout, why).about(&source))
@@ -357,21 +354,21 @@ impl Batch {
             None => Err(Problem::of(links::Error::Lost, &source)),
         });
         match &result {
-            Ok((_, lookup)) => requests.item(lookup.outcome, 200, Some(now.until(lookup.times.ends_at))),
-            Err(problem) => requests.item(problem.outcome, problem.kind.status().as_u16(), None),
+            Ok((_, lookup)) => requests.item(Outcome::Found(lookup.found), 200, Some(now.until(lookup.times.ends_at))),
+            Err(problem) => requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None),
         }
-        let item = match &result {
-            Ok((source, lookup)) => Item::Link(LinkView::new(source, lookup, &lookup.times, clock)),
-            Err(problem) => Item::Problem {
-                source_url: problem.source.as_ref().map_or(self.asked.get(found.place), SourceUrl::as_str),
+        let view = match &result {
+            Ok((source, lookup)) => ItemView::Link(LinkView::new(source, lookup, &lookup.times, clock)),
+            Err(problem) => ItemView::Problem {
+                source_url: problem.source.as_ref().map_or(self.asked.get(item.index), SourceUrl::as_str),
                 error: problem.item(&self.call.request_id),
             },
         };
-        serde_json::to_vec(&item).expect("texts serialise")
+        serde_json::to_vec(&view).expect("texts serialise")
     }
 }
 
-impl Found {
+impl Item {
     fn is_dead(&self, links: &Links, now: Instant) -> bool {
         matches!(&self.result, Some(Ok(link)) if link.alive(links, now).is_none())
     }
@@ -401,9 +398,9 @@ impl Asked {
         self.ends.len()
     }
 
-    pub(crate) fn get(&self, place: usize) -> &str {
-        let begin = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.texts[begin as usize..self.ends[place] as usize]
+    pub(crate) fn get(&self, index: usize) -> &str {
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.texts[begin as usize..self.ends[index] as usize]
     }
 }
 

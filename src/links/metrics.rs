@@ -11,6 +11,7 @@ use prometheus_client::{
 
 use super::Links;
 use crate::{
+    kind::Kind,
     telemetry::{
         metrics::{Latencies, observe, reading},
         trace::TraceId,
@@ -86,7 +87,7 @@ impl Default for Metrics {
             evictions: Family::default(),
         };
         for reason in REASONS {
-            for result in std::iter::once("ok").chain(upstream::Error::SLUGS) {
+            for result in std::iter::once("ok").chain(upstream::Error::KINDS.map(Kind::as_str)) {
                 let _: &Counter = &metrics.mints.get_or_create(&Labels { reason, result });
             }
             for rule in RULES {
@@ -116,7 +117,7 @@ impl Metrics {
             Some(upstream::Error::Recalled { .. }) => "account",
             Some(upstream::Error::ShuttingDown) => return,
             _ => {
-                let result = error.map_or("ok", upstream::Error::slug);
+                let result = error.map_or("ok", |error| error.kind().as_str());
                 self.mints.get_or_create(&Labels { reason, result }).inc();
                 observe(&self.durations, took.as_secs_f64(), trace_id);
                 return;
@@ -133,7 +134,7 @@ impl Metrics {
     }
 
     fn counts(&self) -> Vec<Count> {
-        let results = std::iter::once("ok").chain(upstream::Error::SLUGS);
+        let results = std::iter::once("ok").chain(upstream::Error::KINDS.map(Kind::as_str));
         let labels = results.flat_map(|result| REASONS.map(|reason| Labels { reason, result }));
         labels
             .filter_map(|labels| {

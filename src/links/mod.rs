@@ -1,6 +1,6 @@
 //! The heart: a link for a source URL, from memory when it can be, from kie.ai when it must be.
 //!
-//! Every call of `Links::get` ends in exactly one `Outcome`. Misses, refreshes and forced refreshes of one file
+//! Every call of `Links::get` ends with a link, and how it was found, or with why there is none. Misses, refreshes and forced refreshes of one file
 //! share one flight. Does not know HTTP: callers bring a `Wish` and a deadline.
 
 mod entry;
@@ -29,7 +29,7 @@ pub use self::{
     failures::Failure,
     freshness::{Freshness, Times, Wish},
     metrics::{Count, Withheld},
-    outcome::{Error, Lookup, Outcome},
+    outcome::{Error, Found, Lookup},
     shares::{Share, Shares},
 };
 use self::{
@@ -254,8 +254,8 @@ impl Links {
                 Look::Serve { entry, times, due } => {
                     let lookup = inner.serve(source, entry, times, due, wish, &caller, now);
                     // Whoever has waited for a flight, even a lost one, has not had it from memory.
-                    let outcome = if round == 0 && !waited_out { lookup.outcome } else { Outcome::Joined };
-                    return Ok(Lookup { outcome, ..lookup });
+                    let found = if round == 0 && !waited_out { lookup.found } else { Found::Joined };
+                    return Ok(Lookup { found, ..lookup });
                 }
                 Look::Failed(failure) => return Err(told(failure, now)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
@@ -265,12 +265,12 @@ impl Links {
             };
             let place = inner.waiting.take(caller.party.address).ok_or(Error::Crowded)?;
             let aboard = Aboard::until(deadline, caller.party);
-            let (seat, outcome, reason, too_late) = match inner.flights.board(source, &aboard) {
+            let (seat, found, reason, too_late) = match inner.flights.board(source, &aboard) {
                 Boarding::Join(seat, aboard) => {
                     aboard.patience.extend(deadline, caller.party);
                     // What it brings was asked for before the entry was forgotten. Waited out once: whoever forgets it again
                     // and again keeps nobody waiting for ever.
-                    (seat, Outcome::Joined, wanted, aboard.is_forgotten() && !waited_out)
+                    (seat, Found::Joined, wanted, aboard.is_forgotten() && !waited_out)
                 }
                 Boarding::Lead(lead) => match inner.look(source, wish, now) {
                     // Between the look and the boarding a flight landed: do not mint twice.
@@ -283,7 +283,7 @@ impl Links {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
                         let purpose =
                             Purpose { reason, insists, old, aboard, span: caller.span.clone(), party: caller.party };
-                        (inner.take_off(lead, source, purpose), Outcome::Miss, reason, false)
+                        (inner.take_off(lead, source, purpose), Found::Miss, reason, false)
                     }
                 },
             };
@@ -304,7 +304,7 @@ impl Links {
                 }
                 Ok(Some(landed)) => landed,
             };
-            if outcome == Outcome::Joined
+            if found == Found::Joined
                 && let Some(place) = &landed.place
             {
                 caller.span.link(place);
@@ -314,9 +314,9 @@ impl Links {
             match landed.result {
                 Ok(entry) if inner.is_alive(&entry, now) => {
                     let times = inner.times(&entry, now);
-                    return Ok(Lookup { entry, times, outcome, forced: reason == Reason::Forced, now });
+                    return Ok(Lookup { entry, times, found, forced: reason == Reason::Forced, now });
                 }
-                Err(error) if outcome == Outcome::Miss || landed.reason != Reason::Refresh => {
+                Err(error) if found == Found::Miss || landed.reason != Reason::Refresh => {
                     return Err(Error::Upstream(error));
                 }
                 Ok(_) | Err(_) if now >= deadline => return Err(Error::TimedOut),
@@ -456,8 +456,8 @@ impl Inner {
                 self.take_off(lead, source, purpose);
             }
         }
-        let outcome = if due { Outcome::HitRefresh } else { Outcome::Hit };
-        Lookup { entry, times, outcome, forced: false, now }
+        let found = if due { Found::HitRefresh } else { Found::Hit };
+        Lookup { entry, times, found, forced: false, now }
     }
 
     /// Sends a flight on its way, as a task of its own. Whoever `insists` on a fresh link gets one, cold file or not,
@@ -481,7 +481,7 @@ impl Inner {
             };
             match &result {
                 Ok(_) => span.note("kielink.result", "ok"),
-                Err(error) => span.failed(error.slug()),
+                Err(error) => span.failed(error.kind().as_str()),
             }
             span.end();
             let place = span.place().cloned();

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{Clock, KieClock, testing::VirtualTime},
     key::ApiKey,
-    links::{self, Links, Outcome, Wish},
+    links::{self, Found, Links, Wish},
     source::SourceUrl,
     telemetry::trace::Tracer,
     upstream::{GateConfig, Kie, KieConfig},
@@ -366,7 +366,7 @@ impl World {
             match result {
                 Ok(lookup) => {
                     oracle.handed_out(lookup.entry.link.as_str(), time.peek());
-                    let is_hit = matches!(lookup.outcome, Outcome::Hit | Outcome::HitRefresh);
+                    let is_hit = matches!(lookup.found, Found::Hit | Found::HitRefresh);
                     assert!(!is_hit || began.elapsed().is_zero(), "a hit waited {:?}", began.elapsed());
                 }
                 Err(links::Error::Lost) => panic!("a caller was given up"),

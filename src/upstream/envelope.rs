@@ -223,7 +223,7 @@ mod tests {
     fn what_passes_carries_its_retry_after_and_what_does_not_does_not() {
         let after = |status, body| match answer_after(Some(3), status, body) {
             Ok(_) => panic!("a link"),
-            Err(error) => (error.slug(), error.retry_after().map(|pause| pause.as_secs())),
+            Err(error) => (error.kind().as_str(), error.retry_after().map(|pause| pause.as_secs())),
         };
         for (status, body, expected) in [
             (429, "", ("rate-limited", Some(3))),

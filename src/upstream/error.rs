@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::link::Unusable;
+use crate::{kind::Kind, link::Unusable};
 
-/// Why a mint gave no link. Messages are for operators; callers see a `http::Problem`.
+/// Why a mint gave no link. Messages are for operators; callers see a `web::problem::Problem`.
 ///
 /// No variant holds a source URL, a link or the key: `reqwest` errors lose their URL before they get here,
 /// and kie.ai's messages are scrubbed.
@@ -137,33 +137,81 @@ impl std::fmt::Display for Answer {
 }
 
 impl Error {
-    /// Every slug that a mint may end with, for whoever counts; one cut short by our own end is none.
-    pub const SLUGS: [&'static str; 9] = [
-        "source-refused",
-        "source-not-found",
-        "key-refused",
-        "credits-exhausted",
-        "rate-limited",
-        "upstream-unavailable",
-        "upstream-error",
-        "upstream-unreachable",
-        "timeout",
+    /// Every kind that a mint may end with, for whoever counts; one cut short by our own end is none.
+    pub const KINDS: [Kind; 9] = [
+        Kind::SourceRefused,
+        Kind::SourceNotFound,
+        Kind::KeyRefused,
+        Kind::CreditsExhausted,
+        Kind::RateLimited,
+        Kind::UpstreamUnavailable,
+        Kind::UpstreamError,
+        Kind::UpstreamUnreachable,
+        Kind::Timeout,
     ];
 
-    /// The problem type as which callers hear of it; metrics and traces say the same word.
-    pub fn slug(&self) -> &'static str {
+    /// As callers hear of it; metrics and traces say the same word.
+    pub fn kind(&self) -> Kind {
+        self.told().0
+    }
+
+    /// What callers are told: the kind, and what happened and what to do.
+    pub fn told(&self) -> (Kind, &'static str) {
         match self {
-            Error::SourceRefused(_) => "source-refused",
-            Error::SourceNotFound(_) => "source-not-found",
-            Error::KeyRefused(_) | Error::KeyReplaced(_) => "key-refused",
-            Error::CreditsExhausted(_) => "credits-exhausted",
-            Error::RateLimited { .. } | Error::NoBudget { .. } | Error::Paused { .. } => "rate-limited",
-            Error::Maintenance { .. } | Error::Unavailable { .. } | Error::Unwell { .. } => "upstream-unavailable",
-            Error::Failed(_) | Error::Unusable { .. } | Error::NotHttp(_) | Error::ShortLived => "upstream-error",
-            Error::Unreachable(_) | Error::DeadConnection(_) => "upstream-unreachable",
-            Error::Timeout | Error::SilentConnection => "timeout",
-            Error::Recalled { cause, .. } => cause.slug(),
-            Error::ShuttingDown => "overloaded",
+            Error::SourceRefused(_) => (
+                Kind::SourceRefused,
+                "kie.ai makes links only for files that it generated. Check the source URL; asking again does not help.",
+            ),
+            Error::SourceNotFound(_) => (
+                Kind::SourceNotFound,
+                "kie.ai does not know this file, or no longer: files are kept for 14 days, uploads for 3.",
+            ),
+            Error::KeyRefused(_) | Error::KeyReplaced(_) => (
+                Kind::KeyRefused,
+                "kie.ai refuses the API key that kielink holds. Nothing is wrong with the request; its operator must act.",
+            ),
+            Error::CreditsExhausted(_) => (
+                Kind::CreditsExhausted,
+                "The kie.ai account behind kielink has no credits left. Nothing is wrong with the request.",
+            ),
+            Error::RateLimited { .. } => {
+                (Kind::RateLimited, "kie.ai limits the rate of requests. Try again after Retry-After seconds.")
+            }
+            Error::NoBudget { .. } => (
+                Kind::RateLimited,
+                "More links are wanted than kielink may ask kie.ai for. Try again after Retry-After seconds.",
+            ),
+            Error::Paused { .. } => (
+                Kind::RateLimited,
+                "kie.ai has limited the rate of requests a moment ago. Try again after Retry-After seconds.",
+            ),
+            Error::Maintenance { .. } => {
+                (Kind::UpstreamUnavailable, "kie.ai is under maintenance. Try again after Retry-After seconds.")
+            }
+            Error::Unavailable { .. } => (
+                Kind::UpstreamUnavailable,
+                "kie.ai fails, and says that it will for a while. Try again after Retry-After seconds.",
+            ),
+            Error::Unwell { .. } => (
+                Kind::UpstreamUnavailable,
+                "kie.ai has been failing, so it is not asked for now. Try again after Retry-After seconds.",
+            ),
+            Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed to make a link. Trying again later may help."),
+            Error::Unusable { .. } | Error::NotHttp(_) => {
+                (Kind::UpstreamError, "kie.ai's answer cannot be used. Trying again later may help.")
+            }
+            Error::ShortLived => {
+                (Kind::UpstreamError, "kie.ai's links have too little life left to be handed out. Try again later.")
+            }
+            Error::Unreachable(_) | Error::DeadConnection(_) => {
+                (Kind::UpstreamUnreachable, "kie.ai cannot be reached from here. Trying again later may help.")
+            }
+            Error::Timeout | Error::SilentConnection => {
+                (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help.")
+            }
+            // What is told from memory is told in the same words.
+            Error::Recalled { cause, .. } => cause.told(),
+            Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
         }
     }
 
@@ -201,7 +249,7 @@ impl Error {
             Some(Answer { code: Some(402), .. }) => "no credits are left".to_owned(),
             Some(Answer { http_status: 200, code: Some(code), .. }) if *code != 200 => format!("code {code}"),
             Some(Answer { http_status, .. }) => format!("HTTP {http_status}"),
-            None => self.slug().to_owned(),
+            None => self.kind().as_str().to_owned(),
         }
     }
 
@@ -353,4 +401,40 @@ fn cause<E: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&E> {
         cause = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_mint_ends_with_one_of_the_kinds_that_are_counted() {
+        let answer = || Answer { http_status: 200, code: Some(1), message: None };
+        let pause = Duration::from_secs(1);
+        let errors = [
+            Error::SourceRefused(answer()),
+            Error::SourceNotFound(answer()),
+            Error::KeyRefused(answer()),
+            Error::KeyReplaced(answer()),
+            Error::CreditsExhausted(answer()),
+            Error::RateLimited { answer: answer(), retry_after: None },
+            Error::Maintenance { answer: answer(), retry_after: None },
+            Error::Unavailable { answer: answer(), retry_after: pause },
+            Error::SilentConnection,
+            Error::Recalled { cause: Box::new(Error::CreditsExhausted(answer())), retry_after: pause },
+            Error::Failed(answer()),
+            Error::Unusable { reason: BadAnswer::Empty, answer: answer() },
+            Error::ShortLived,
+            Error::Timeout,
+            Error::NoBudget { retry_after: pause },
+            Error::Paused { retry_after: pause },
+            Error::Unwell { retry_after: pause },
+        ];
+        let said: BTreeSet<_> = errors.iter().map(|error| error.kind().as_str()).collect();
+        let counted = Error::KINDS.into_iter().filter(|kind| *kind != Kind::UpstreamUnreachable);
+        assert_eq!(said, counted.map(Kind::as_str).collect());
+        assert!(!Error::KINDS.contains(&Error::ShuttingDown.kind()));
+    }
 }

@@ -302,7 +302,7 @@ impl Inner {
                 pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "mint attempt failed, trying again",
             );
-            ask.span.event("retry", "error.type", error.slug());
+            ask.span.event("retry", "error.type", error.kind().as_str());
             if let Error::KeyReplaced(answer) = &error {
                 doubt = Some(Doubt { key: wanted.key, file, answer: answer.clone() });
             }

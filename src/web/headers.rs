@@ -7,10 +7,13 @@ use axum::{
     response::Response,
 };
 
-use super::{guard, problem::Problem};
+use super::{
+    cache_status::{CACHE_STATUS, CacheStatus},
+    guard,
+    problem::Problem,
+};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The caller's, if it may be repeated, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
@@ -24,13 +27,9 @@ pub(super) fn finish(response: &mut Response, path: &str, request_id: &str) {
         problem.render(path, request_id, response);
     }
     let headers = response.headers_mut();
-    let bypass = HeaderValue::from_static("kielink; fwd=bypass");
     match &problem {
-        Some(problem) => {
-            let status = HeaderValue::try_from(problem.cache_status()).unwrap_or(bypass);
-            headers.insert(CACHE_STATUS.clone(), status);
-        }
-        None => drop(headers.entry(CACHE_STATUS.clone()).or_insert(bypass)),
+        Some(problem) => drop(headers.insert(&CACHE_STATUS, problem.cache_status().header())),
+        None => drop(headers.entry(&CACHE_STATUS).or_insert_with(|| CacheStatus::Bypass.header())),
     }
     let id = HeaderValue::try_from(request_id).expect("a sane request id fits into a header");
     headers.insert(X_REQUEST_ID.clone(), id);

@@ -17,8 +17,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::outcome::{NoLink, Outcome};
 use crate::{
-    links::Outcome,
     telemetry::{
         metrics::{Latencies, histogram, observe, reading},
         trace::TraceId,
@@ -278,11 +278,11 @@ impl Requests {
 
 impl Inner {
     fn count(&self, outcome: Outcome, status: u16) {
-        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
         let trouble = match (outcome, status) {
-            (Outcome::Error, 404 | 422) => return,
-            (Outcome::Error, _) => &self.failed,
-            (Outcome::Refused, 429 | 503) => &self.turned_away,
+            (Outcome::NoLink(NoLink::Error), 404 | 422) => return,
+            (Outcome::NoLink(NoLink::Error), _) => &self.failed,
+            (Outcome::NoLink(NoLink::Refused), 429 | 503) => &self.turned_away,
             _ => return,
         };
         trouble.fetch_add(1, Ordering::Relaxed);
@@ -303,6 +303,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::Found;
 
     #[test]
     fn a_path_that_is_no_route_has_no_label_of_its_own() {
@@ -315,14 +316,14 @@ mod tests {
     fn what_callers_did_wrong_is_no_trouble() {
         let requests = Requests::default();
         for (outcome, status) in [
-            (Outcome::Error, 502),
-            (Outcome::Error, 404),
-            (Outcome::Error, 422),
-            (Outcome::Refused, 429),
-            (Outcome::Refused, 503),
-            (Outcome::Refused, 400),
-            (Outcome::Refused, 504),
-            (Outcome::Hit, 200),
+            (Outcome::NoLink(NoLink::Error), 502),
+            (Outcome::NoLink(NoLink::Error), 404),
+            (Outcome::NoLink(NoLink::Error), 422),
+            (Outcome::NoLink(NoLink::Refused), 429),
+            (Outcome::NoLink(NoLink::Refused), 503),
+            (Outcome::NoLink(NoLink::Refused), 400),
+            (Outcome::NoLink(NoLink::Refused), 504),
+            (Outcome::Found(Found::Hit), 200),
         ] {
             requests.item(outcome, status, None);
         }
@@ -334,7 +335,7 @@ mod tests {
         let requests = Requests::default();
         let hit = Answered {
             endpoint: Endpoint::of(Some("/v1/link")),
-            verdict: Verdict::Of(Outcome::Hit),
+            verdict: Verdict::Of(Outcome::Found(Found::Hit)),
             status: 200,
             took: Duration::from_micros(40),
             life_left: Some(Duration::from_secs(700)),
@@ -343,12 +344,14 @@ mod tests {
         requests.answered(&hit);
         requests.answered(&Answered { life_left: Some(Duration::from_secs(90)), ..hit });
         requests.answered(&Answered { verdict: Verdict::None, ..hit });
-        requests.item(Outcome::Miss, 200, None);
+        requests.item(Outcome::Found(Found::Miss), 200, None);
         let recent = requests.take_recent();
         assert_eq!((recent.latencies.len(), recent.least_life), (2, Some(Duration::from_secs(90))));
         assert_eq!(requests.take_recent().latencies.len(), 0);
         let outcomes = requests.outcomes();
-        assert!(outcomes.contains(&(Outcome::Hit, 2)) && outcomes.contains(&(Outcome::Miss, 1)));
+        assert!(
+            outcomes.contains(&(Outcome::Found(Found::Hit), 2)) && outcomes.contains(&(Outcome::Found(Found::Miss), 1))
+        );
         // Far beyond the scale: counted as its end.
         requests.answered(&Answered { took: Duration::from_secs(4000), ..hit });
         assert_eq!(requests.take_recent().latencies.len(), 1);

@@ -1,9 +1,11 @@
 //! What both interfaces share and neither owns: who may ask, ids, problems, probes, and what is told of each request.
 
+pub(crate) mod cache_status;
 pub(crate) mod edge;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub mod metrics;
+pub mod outcome;
 pub(crate) mod probes;
 pub(crate) mod problem;
 pub(crate) mod query;

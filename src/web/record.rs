@@ -10,11 +10,12 @@ use axum::{
 
 use super::{
     metrics::{Answered, Endpoint, Verdict},
+    outcome::{NoLink, Outcome},
     problem::Problem,
 };
 use crate::{
     key::LogHash,
-    links::Outcome,
+    links::Found,
     source::SourceUrl,
     telemetry::trace::{Span, TraceId},
     upstream::Chain,
@@ -24,7 +25,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     pub(crate) source: SourceUrl,
-    pub(crate) outcome: Outcome,
+    pub(crate) found: Found,
     /// Of its link, to the real end.
     pub(crate) life_left: Duration,
 }
@@ -82,7 +83,11 @@ impl<'a> Record<'a> {
             is_batch: extensions.get::<ServedBatch>().is_some(),
             problem,
             source: served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref())),
-            outcome: served.map(|served| served.outcome).or(problem.map(|problem| problem.outcome)),
+            outcome: match (served, problem) {
+                (Some(served), _) => Some(Outcome::Found(served.found)),
+                (None, Some(problem)) => Some(Outcome::NoLink(problem.why)),
+                (None, None) => None,
+            },
             status: response.status(),
             took,
         }
@@ -117,8 +122,8 @@ impl<'a> Record<'a> {
             }
             match self.problem {
                 // A caller's own mistakes are no failures of the service's (the same conventions).
-                Some(problem) if self.status.is_server_error() => span.failed(problem.kind.slug()),
-                Some(problem) => span.note("error.type", problem.kind.slug()),
+                Some(problem) if self.status.is_server_error() => span.failed(problem.kind.as_str()),
+                Some(problem) => span.note("error.type", problem.kind.as_str()),
                 None => {}
             }
             span.end();
@@ -135,7 +140,7 @@ impl<'a> Record<'a> {
         let source_hash = || self.source.map(|source| log_hash.of(source.as_str()));
         let trace_id = span.trace_id().map(tracing::field::display);
         let outcome = self.outcome.map(Outcome::as_str);
-        let kind = self.problem.map(|problem| problem.kind.slug());
+        let kind = self.problem.map(|problem| problem.kind.as_str());
         let cause = self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
         macro_rules! line {
             ($level:ident) => {
@@ -156,11 +161,12 @@ impl<'a> Record<'a> {
             };
         }
         match self.outcome {
-            Some(Outcome::Error) => line!(warn),
-            Some(Outcome::Miss) => line!(info),
-            Some(Outcome::Refused | Outcome::Negative) if self.status != StatusCode::NOT_FOUND => line!(info),
-            Some(Outcome::Hit | Outcome::HitRefresh | Outcome::Joined | Outcome::Negative | Outcome::Refused)
-            | None => {
+            Some(Outcome::NoLink(NoLink::Error)) => line!(warn),
+            Some(Outcome::Found(Found::Miss)) => line!(info),
+            Some(Outcome::NoLink(NoLink::Refused | NoLink::Negative)) if self.status != StatusCode::NOT_FOUND => {
+                line!(info);
+            }
+            Some(Outcome::Found(Found::Hit | Found::HitRefresh | Found::Joined) | Outcome::NoLink(_)) | None => {
                 line!(debug);
             }
         }

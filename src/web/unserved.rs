@@ -21,11 +21,7 @@ pub(crate) fn refuse(clock: Clock) -> Refuse {
     std::sync::Arc::new(move |why, id| {
         let id = request_id(id);
         let problem = problem(why);
-        tracing::debug!(
-            request_id = id,
-            status = problem.kind.status().as_u16(),
-            "no request came that could be served"
-        );
+        tracing::debug!(request_id = id, status = problem.kind.status(), "no request came that could be served");
         whole(problem, &id, &clock.wall().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
     })
 }

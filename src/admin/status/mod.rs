@@ -27,11 +27,11 @@ use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
     key::{self, Keys},
-    links::{self, Links, Outcome},
+    links::{self, Found, Links},
     readiness::Readiness,
     telemetry::{DroppedLines, Failure, Failures},
     upstream::{Condition, Kie},
-    web::metrics::Requests,
+    web::{metrics::Requests, outcome::Outcome},
 };
 
 /// Failures that are shown.
@@ -226,8 +226,8 @@ impl Inner {
         for (outcome, count) in requests.outcomes() {
             totals.asked += count;
             match outcome {
-                Outcome::Hit | Outcome::HitRefresh => totals.hits += count,
-                Outcome::Miss | Outcome::Joined | Outcome::Negative | Outcome::Refused | Outcome::Error => {}
+                Outcome::Found(Found::Hit | Found::HitRefresh) => totals.hits += count,
+                Outcome::Found(Found::Miss | Found::Joined) | Outcome::NoLink(_) => {}
             }
         }
         for links::Count { result, count, .. } in links.mints() {

@@ -9,7 +9,10 @@ use super::{
     numbers::{NOTHING, bytes, count, counted, percent, span, tenths},
     sign,
 };
-use crate::links::{self, Outcome};
+use crate::{
+    links::{self, Found},
+    web::outcome::{NoLink, Outcome},
+};
 
 pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
     let kie = &snapshot.kie;
@@ -101,13 +104,13 @@ pub(super) fn cache(snapshot: &Snapshot<'_>) -> Markup {
 
 fn meaning(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::Hit => "from memory",
-        Outcome::HitRefresh => "from memory, renewed meanwhile",
-        Outcome::Miss => "minted for this request",
-        Outcome::Joined => "waited for a mint under way",
-        Outcome::Negative => "a refusal that is remembered",
-        Outcome::Refused => "answered without kie.ai",
-        Outcome::Error => "kie.ai gave no link",
+        Outcome::Found(Found::Hit) => "from memory",
+        Outcome::Found(Found::HitRefresh) => "from memory, renewed meanwhile",
+        Outcome::Found(Found::Miss) => "minted for this request",
+        Outcome::Found(Found::Joined) => "waited for a mint under way",
+        Outcome::NoLink(NoLink::Negative) => "a refusal that is remembered",
+        Outcome::NoLink(NoLink::Refused) => "answered without kie.ai",
+        Outcome::NoLink(NoLink::Error) => "kie.ai gave no link",
     }
 }
 

@@ -1,0 +1,83 @@
+//! `Cache-Status` (RFC 9211): where an answer came from. Written here alone.
+
+use std::fmt;
+
+use axum::http::{HeaderName, HeaderValue};
+
+use super::outcome::NoLink;
+use crate::{kind::Kind, links::Found};
+
+pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheStatus {
+    /// `ttl` is whole seconds to the deadline; `forced`, whether the caller had it minted although a live one was there.
+    Link { found: Found, forced: bool, ttl: u64 },
+    /// `fwd_status` is kie.ai's HTTP status, where it answered this request.
+    NoLink { why: NoLink, kind: Kind, fwd_status: Option<u16> },
+    /// A batch's links come from the cache or not, each for itself; the batch as a whole never does.
+    Batch,
+    /// It is about no link.
+    Bypass,
+}
+
+impl CacheStatus {
+    pub(crate) fn header(self) -> HeaderValue {
+        HeaderValue::try_from(self.to_string()).expect("numbers and fixed words fit into a header")
+    }
+}
+
+impl fmt::Display for CacheStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("kielink; ")?;
+        match *self {
+            CacheStatus::Link { found, forced, ttl } => {
+                f.write_str(match found {
+                    Found::Hit | Found::HitRefresh => "hit",
+                    Found::Miss if forced => "fwd=request; stored",
+                    Found::Miss => "fwd=miss; stored",
+                    Found::Joined => "fwd=miss; collapsed",
+                })?;
+                write!(f, "; ttl={ttl}")?;
+                if found == Found::HitRefresh { f.write_str("; detail=refresh") } else { Ok(()) }
+            }
+            CacheStatus::NoLink { why: NoLink::Negative, .. } => f.write_str("hit; detail=negative"),
+            CacheStatus::NoLink { why: NoLink::Refused, kind, .. } => write!(f, "fwd=bypass; detail={}", kind.as_str()),
+            CacheStatus::NoLink { why: NoLink::Error, kind, fwd_status } => {
+                f.write_str("fwd=miss")?;
+                if let Some(status) = fwd_status {
+                    write!(f, "; fwd-status={status}")?;
+                }
+                write!(f, "; detail={}", kind.as_str())
+            }
+            CacheStatus::Batch => f.write_str("fwd=bypass; detail=batch"),
+            CacheStatus::Bypass => f.write_str("fwd=bypass"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_where_an_answer_came_from() {
+        let link = |found, forced| CacheStatus::Link { found, forced, ttl: 60 };
+        let none = |why, kind, fwd_status| CacheStatus::NoLink { why, kind, fwd_status };
+        for (status, said) in [
+            (link(Found::Hit, false), "hit; ttl=60"),
+            (link(Found::HitRefresh, false), "hit; ttl=60; detail=refresh"),
+            (link(Found::Miss, false), "fwd=miss; stored; ttl=60"),
+            (link(Found::Miss, true), "fwd=request; stored; ttl=60"),
+            (link(Found::Joined, false), "fwd=miss; collapsed; ttl=60"),
+            (none(NoLink::Negative, Kind::SourceRefused, Some(200)), "hit; detail=negative"),
+            (none(NoLink::Refused, Kind::Overloaded, None), "fwd=bypass; detail=overloaded"),
+            (none(NoLink::Error, Kind::Timeout, None), "fwd=miss; detail=timeout"),
+            (none(NoLink::Error, Kind::UpstreamError, Some(502)), "fwd=miss; fwd-status=502; detail=upstream-error"),
+            (CacheStatus::Batch, "fwd=bypass; detail=batch"),
+            (CacheStatus::Bypass, "fwd=bypass"),
+        ] {
+            assert_eq!(status.header(), format!("kielink; {said}"));
+        }
+    }
+}
