@@ -28,10 +28,10 @@ use crate::{
     key::LogHash,
     links::Links,
     source::AllowList,
-    upstream,
     web::{
         edge::{self, Edge, Watched},
         probes::{self, Probes},
+        route::Route,
     },
 };
 
@@ -99,32 +99,32 @@ pub(crate) fn router(
         readiness: probes.readiness.clone(),
         watched: Some(watched),
     });
-    let links = link_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    let routes = links.with_state(endpoints).route_layer(middleware::from_fn_with_state(places, places::keep));
-    let own = own_routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    edge::layered(routes.merge(own.with_state(probes)), edge)
+    let handlers = Handlers { endpoints, probes, places };
+    let routes =
+        Route::ALL.into_iter().fold(Router::new(), |router, route| router.route(route.path(), handlers.of(route)));
+    edge::layered(routes, edge)
 }
 
-/// What gives links. These two lists are all there is: a route that is not in
-/// `openapi.json` fails its test.
-fn link_routes() -> [(&'static str, MethodRouter<Arc<Endpoints>>); 5] {
-    [
-        (upstream::DOWNLOAD_URL, post(handlers::download_url)),
-        ("/v1/link", get(handlers::link)),
-        ("/v1/redirect", get(handlers::redirect)),
-        // The same under a name for whoever saves the file.
-        ("/v1/redirect/{name}", get(handlers::redirect)),
-        ("/v1/links", post(batch::links)),
-    ]
+/// What answers at each route.
+struct Handlers {
+    endpoints: Arc<Endpoints>,
+    probes: Probes,
+    places: Places,
 }
 
-/// What kielink says of itself.
-fn own_routes() -> [(&'static str, MethodRouter<Probes>); 4] {
-    [
-        ("/", get(async || Redirect::temporary("/docs"))),
-        // For load balancers that cannot reach the admin interface.
-        ("/healthz", get(probes::readyz)),
-        ("/openapi.json", get(openapi::openapi)),
-        ("/docs", get(docs::docs).with_state(docs::Page::default())),
-    ]
+impl Handlers {
+    fn of(&self, route: Route) -> MethodRouter {
+        let links = match route {
+            Route::DownloadUrl => post(handlers::download_url),
+            Route::Link => get(handlers::link),
+            Route::Redirect | Route::NamedRedirect => get(handlers::redirect),
+            Route::Links => post(batch::links),
+            Route::Health => return get(probes::readyz).with_state(self.probes.clone()),
+            Route::Root => return get(async || Redirect::temporary(Route::Docs.path())),
+            Route::Description => return get(openapi::openapi),
+            Route::Docs => return get(docs::docs).with_state(docs::Page::default()),
+        };
+        let keep = middleware::from_fn_with_state(self.places.clone(), places::keep);
+        links.with_state(Arc::clone(&self.endpoints)).route_layer(keep)
+    }
 }

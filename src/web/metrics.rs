@@ -17,13 +17,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::outcome::{NoLink, Outcome};
-use crate::{
-    telemetry::{
-        metrics::{Latencies, histogram, observe, reading},
-        trace::TraceId,
-    },
-    upstream::DOWNLOAD_URL,
+use super::{
+    outcome::{NoLink, Outcome},
+    route::{Gives, Route},
+};
+use crate::telemetry::{
+    metrics::{Latencies, histogram, observe, reading},
+    trace::TraceId,
 };
 
 /// Seconds. Hits take microseconds, mints hundreds of milliseconds, and nobody waits longer than 20 s by default.
@@ -37,31 +37,22 @@ const LIVES: [f64; 13] = [60.0, 90.0, 120.0, 180.0, 240.0, 300.0, 420.0, 480.0, 
 const LONGEST_MICROS: u64 = 60_000_000;
 const DIGITS: u8 = 2;
 
-/// A route of the data interface: a label's value, bounded however many paths callers try.
+/// The route of a request, or none that is known: a label's value, bounded however many paths callers try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Endpoint(&'static str);
+pub struct Endpoint(Option<Route>);
 
 impl Endpoint {
-    const OF_LINKS: [&'static str; 4] = [DOWNLOAD_URL, "/v1/link", "/v1/redirect", "/v1/links"];
-    const OTHERS: [&'static str; 4] = ["/", "/healthz", "/openapi.json", "/docs"];
-
     pub fn as_str(self) -> &'static str {
-        self.0
+        self.0.map_or("other", Route::label)
     }
 
-    /// Whether it gives links; the others are probes, or tell about the interface.
     fn gives_links(self) -> bool {
-        Endpoint::OF_LINKS.contains(&self.0)
+        self.0.is_some_and(|route| route.gives() == Gives::Links)
     }
 
     /// Of the route that matched, or of a path.
-    pub fn of(route: Option<&str>) -> Endpoint {
-        let all = Endpoint::OF_LINKS.into_iter().chain(Endpoint::OTHERS);
-        // The name behind it is for whoever saves the file.
-        let is_it =
-            |known: &str, route: &str| known == route || known == "/v1/redirect" && route.starts_with("/v1/redirect/");
-        let known = route.and_then(|route| all.into_iter().find(|known| is_it(known, route)));
-        Endpoint(known.unwrap_or("other"))
+    pub fn of(path: Option<&str>) -> Endpoint {
+        Endpoint(path.and_then(Route::of))
     }
 }
 
@@ -88,7 +79,7 @@ impl Verdict {
 
 impl EncodeLabelValue for Endpoint {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.0.encode(encoder)
+        self.as_str().encode(encoder)
     }
 }
 
@@ -307,9 +298,10 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_route_has_no_label_of_its_own() {
-        assert_eq!(Endpoint::of(Some("/v1/link")), Endpoint("/v1/link"));
-        assert_eq!(Endpoint::of(Some("/v1/links/{any}")), Endpoint("other"));
-        assert_eq!(Endpoint::of(None), Endpoint("other"));
+        assert_eq!(Endpoint::of(Some("/v1/link")).as_str(), "/v1/link");
+        assert_eq!(Endpoint::of(Some("/v1/redirect/{name}")).as_str(), "/v1/redirect");
+        assert_eq!(Endpoint::of(Some("/v1/links/{any}")).as_str(), "other");
+        assert_eq!(Endpoint::of(None).as_str(), "other");
     }
 
     #[test]

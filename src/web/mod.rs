@@ -10,6 +10,7 @@ pub(crate) mod probes;
 pub(crate) mod problem;
 pub(crate) mod query;
 pub(crate) mod record;
+pub mod route;
 mod unserved;
 
 pub(crate) use self::unserved::refuse;

@@ -5,10 +5,13 @@
 use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
 
 use super::hosts::Host;
-use crate::web::problem::{Kind, Problem};
+use crate::web::{
+    problem::{Kind, Problem},
+    route::{Gives, Route},
+};
 
-/// What is there for people to open, whoever leads them there: the same for everybody, and nothing is done.
-const FOR_EVERYBODY: [&str; 4] = ["/", "/docs", "/openapi.json", "/status"];
+/// The admin interface's page, which is for people to open as the data interface's are.
+const STATUS: &str = "/status";
 
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -21,7 +24,9 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 /// Browsers tell https and loopback what a page is to them. For all other hosts there is the page's origin, and where a browser
 /// sends none (GET of an image, of a script) its address.
 pub(super) fn check(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
-    if parts.method == Method::GET && FOR_EVERYBODY.contains(&parts.uri.path()) {
+    let path = parts.uri.path();
+    let is_for_everybody = path == STATUS || Route::of(path).is_some_and(|route| route.gives() == Gives::Pages);
+    if parts.method == Method::GET && is_for_everybody {
         return Ok(());
     }
     let is_welcome = match single(&parts.headers, &SEC_FETCH_SITE) {
