@@ -133,16 +133,16 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     let drain = Drain::new(config.drain, readiness.clone());
     let Drain { background, cut, .. } = &drain;
     let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), background, cut.clone());
-    let links = Links::new(
-        config.links,
-        Arc::new(kie.clone()),
-        clock.clone(),
-        kie_clock.clone(),
-        log_hash.clone(),
-        telemetry.tracer.clone(),
-        background.clone(),
-        cut.clone(),
-    );
+    let links = links::Parts {
+        mint: Arc::new(kie.clone()),
+        clock: clock.clone(),
+        kie_clock: kie_clock.clone(),
+        log_hash: log_hash.clone(),
+        tracer: telemetry.tracer.clone(),
+        tasks: background.clone(),
+        stop: cut.clone(),
+    };
+    let links = Links::new(config.links, links);
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let probes = Probes { readiness: readiness.clone(), kie: kie.clone() };
@@ -155,8 +155,16 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     keys.register(own);
     kie.register(own);
     links.register(own);
-    let service =
-        http::router(&config.http, background, links.clone(), probes.clone(), &clock, &log_hash, watched, own);
+    let parts = http::Parts {
+        links: links.clone(),
+        probes: probes.clone(),
+        watched,
+        tasks: background.clone(),
+        clock: clock.clone(),
+        log_hash: log_hash.clone(),
+    };
+    let hosts = config.http.allowed_hosts.clone();
+    let service = http::router(config.http, parts, own);
     let data = Server::new(&config.data, service, refuse.clone(), drain.callers.clone());
     data.register(own);
     let (dropped, help) = (telemetry.dropped_lines.clone(), "Log lines that could not be written in time");
@@ -173,9 +181,16 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         clock: clock.clone(),
         settings: config.effective,
     });
-    let level = telemetry.level.clone();
-    let hosts = &config.http.allowed_hosts;
-    let service = admin::router(links, probes, registry, status.clone(), level, &clock, &log_hash, hosts);
+    let service = admin::router(admin::Parts {
+        links,
+        probes,
+        registry,
+        status: status.clone(),
+        log_level: telemetry.level.clone(),
+        clock: clock.clone(),
+        log_hash,
+        allowed_hosts: hosts,
+    });
     // Its connections end as soon as they are told to.
     let at_once = Ending::default();
     let at_once = Ending { kill: at_once.drain.clone(), ..at_once };

@@ -29,17 +29,20 @@ use crate::{
     },
 };
 
-#[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
-pub(crate) fn router(
-    links: Links,
-    probes: Probes,
-    registry: Registry,
-    status: Status,
-    log_level: LogLevel,
-    clock: &Clock,
-    log_hash: &LogHash,
-    allowed_hosts: &[String],
-) -> Router {
+/// What it works with.
+pub(crate) struct Parts {
+    pub(crate) links: Links,
+    pub(crate) probes: Probes,
+    pub(crate) registry: Registry,
+    pub(crate) status: Status,
+    pub(crate) log_level: LogLevel,
+    pub(crate) clock: Clock,
+    pub(crate) log_hash: LogHash,
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+pub(crate) fn router(parts: Parts) -> Router {
+    let Parts { links, probes, registry, status, log_level, clock, log_hash, allowed_hosts } = parts;
     let routes = Router::new()
         .route("/v1/explain", get(explain::explain))
         .route("/v1/link", delete(explain::forget))
@@ -56,9 +59,9 @@ pub(crate) fn router(
         .route("/", get(async || Redirect::temporary("/status")))
         .merge(status.routes());
     let edge = Edge {
-        clock: clock.clone(),
-        log_hash: log_hash.clone(),
-        allowed_hosts: allowed_hosts.to_vec(),
+        clock,
+        log_hash,
+        allowed_hosts,
         request_timeout: Duration::from_secs(5),
         readiness: probes.readiness,
         watched: None,

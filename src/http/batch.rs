@@ -137,8 +137,8 @@ pub(crate) async fn links(
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
     let mut room = Room::of(&endpoints.batch_room, USUAL_BODY, &call.party);
-    let body = read_body(request, endpoints.batch_body, endpoints.body_timeout, &mut room).await?;
-    let asked = parse(&body, endpoints.batch)?;
+    let body = read_body(request, endpoints.config.batch_body, endpoints.config.body_timeout, &mut room).await?;
+    let asked = parse(&body, endpoints.config.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES).await?;
     let own_links = AtomicUsize::new(OWN_LINKS);
@@ -251,7 +251,7 @@ impl Batch {
     /// The items' answers as their mints land. A few are under way at a time: all at once they would take a kilobyte or two each, and
     /// most would only stand in the queue, before other callers.
     fn wait_for(self: &Arc<Self>, waiting: Vec<usize>) -> impl Stream<Item = Item> + Send + use<> {
-        let at_once = self.endpoints.batch_at_once;
+        let at_once = self.endpoints.config.batch_at_once;
         let batch = Arc::clone(self);
         let minted = stream::iter(waiting).map(move |index| {
             let batch = Arc::clone(&batch);
@@ -298,7 +298,7 @@ impl Batch {
     }
 
     fn source(&self, index: usize) -> Result<SourceUrl, Problem> {
-        query::allowed_source(self.asked.get(index), &self.endpoints.sources)
+        query::allowed_source(self.asked.get(index), &self.endpoints.config.sources)
     }
 
     /// Whether the whole answer takes no more than anybody's may, as far as it is links. Such a one needs no place.

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    Config,
     answer::{self, LinkView},
     directives,
     places::{Held, Places, Shared},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     links::{Links, Lookup, Wish},
-    source::{AllowList, SourceUrl},
+    source::SourceUrl,
     upstream::Party,
     web::{
         edge::Call,
@@ -36,17 +37,11 @@ use crate::{
 pub(crate) struct Endpoints {
     pub(crate) links: Links,
     pub(crate) clock: Clock,
-    pub(crate) sources: AllowList,
-    pub(crate) body: usize,
-    pub(crate) batch_body: usize,
+    pub(crate) config: Config,
     pub(crate) places: Places,
     /// For batches in memory, and for others' bodies that are larger than usual.
     pub(crate) batch_room: Shared,
     pub(crate) body_room: Shared,
-    /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
-    pub(crate) batch: usize,
-    pub(crate) batch_at_once: usize,
-    pub(crate) body_timeout: Duration,
     pub(crate) requests: Requests,
     pub(crate) tasks: TaskTracker,
 }
@@ -59,7 +54,7 @@ pub(crate) async fn download_url(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let mut room = Room::of(&endpoints.body_room, USUAL_BODY, &call.party);
-    let body = read_body(request, endpoints.body, endpoints.body_timeout, &mut room).await?;
+    let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut room).await?;
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
     drop((body, room));
@@ -108,7 +103,7 @@ pub(crate) async fn redirect(
 impl Endpoints {
     /// For a request of its own: it takes a place where memory does not know.
     async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
-        let source = query::allowed_source(text, &self.sources)?;
+        let source = query::allowed_source(text, &self.config.sources)?;
         let caller = call.caller();
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,

@@ -60,44 +60,42 @@ pub struct Config {
     pub body_timeout: Duration,
 }
 
+/// What it works with.
+pub(crate) struct Parts {
+    pub(crate) links: Links,
+    pub(crate) probes: Probes,
+    pub(crate) watched: Watched,
+    /// Batches that are read line by line run on it.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) clock: Clock,
+    pub(crate) log_hash: LogHash,
+}
+
 /// Everything that callers can reach. What it counts goes to `registry`.
-#[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
-pub(crate) fn router(
-    config: &Config,
-    tasks: &TaskTracker,
-    links: Links,
-    probes: Probes,
-    clock: &Clock,
-    log_hash: &LogHash,
-    watched: Watched,
-    registry: &mut Registry,
-) -> Router {
+pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> Router {
+    let Parts { links, probes, watched, tasks, clock, log_hash } = parts;
     let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
-    let endpoints = Arc::new(Endpoints {
-        links,
-        clock: clock.clone(),
-        sources: config.sources.clone(),
-        body: config.body,
-        batch_body: config.batch_body,
-        places: places.clone(),
-        batch_room: Shared::new(config.batch_room, &places, &arrivals),
-        body_room: Shared::new(config.body_room, &places, &arrivals),
-        batch: config.batch,
-        batch_at_once: config.batch_at_once,
-        body_timeout: config.body_timeout,
-        requests: watched.requests.clone(),
-        tasks: tasks.clone(),
-    });
+    let requests = watched.requests.clone();
     let taken = places.clone();
-    watched.requests.register(registry, move || taken.taken());
+    requests.register(registry, move || taken.taken());
     let edge = Arc::new(Edge {
         clock: clock.clone(),
-        log_hash: log_hash.clone(),
+        log_hash,
         allowed_hosts: config.allowed_hosts.clone(),
         request_timeout: config.request_timeout,
         readiness: probes.readiness.clone(),
         watched: Some(watched),
+    });
+    let endpoints = Arc::new(Endpoints {
+        links,
+        clock,
+        places: places.clone(),
+        batch_room: Shared::new(config.batch_room, &places, &arrivals),
+        body_room: Shared::new(config.body_room, &places, &arrivals),
+        requests,
+        tasks,
+        config,
     });
     let handlers = Handlers { endpoints, probes, places };
     let routes =

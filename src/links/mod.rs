@@ -183,22 +183,25 @@ enum Look {
     Mint { reason: Reason, old: Option<Arc<Entry>> },
 }
 
+/// What it works with.
+pub struct Parts {
+    pub mint: Arc<dyn Mint>,
+    pub clock: Clock,
+    pub kie_clock: KieClock,
+    pub log_hash: LogHash,
+    pub tracer: Tracer,
+    /// Flights run on it.
+    pub tasks: TaskTracker,
+    /// And end when this is cancelled.
+    pub stop: CancellationToken,
+}
+
 /// How often one call goes round after a flight that did not serve it (lost, a failed refresh, dead on arrival).
 const ROUNDS: u32 = 4;
 
 impl Links {
-    /// Flights run as tasks on `tasks` and end when `stop` is cancelled.
-    #[expect(clippy::too_many_arguments, reason = "every part is handed over once, where the parts are put together")]
-    pub fn new(
-        config: Config,
-        mint: Arc<dyn Mint>,
-        clock: Clock,
-        kie_clock: KieClock,
-        log_hash: LogHash,
-        tracer: Tracer,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Links {
+    pub fn new(config: Config, parts: Parts) -> Links {
+        let Parts { mint, clock, kie_clock, log_hash, tracer, tasks, stop } = parts;
         let metrics = Metrics::default();
         let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)

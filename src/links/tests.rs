@@ -53,13 +53,15 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
     change(&mut config);
     let links = Links::new(
         config,
-        Arc::clone(&script) as Arc<dyn Mint>,
-        clock.clone(),
-        kie_clock.clone(),
-        ApiKey::new("a-test-key").unwrap().log_hash(),
-        Tracer::default(),
-        tasks.clone(),
-        CancellationToken::new(),
+        Parts {
+            mint: Arc::clone(&script) as Arc<dyn Mint>,
+            clock: clock.clone(),
+            kie_clock: kie_clock.clone(),
+            log_hash: ApiKey::new("a-test-key").unwrap().log_hash(),
+            tracer: Tracer::default(),
+            tasks: tasks.clone(),
+            stop: CancellationToken::new(),
+        },
     );
     fastrand::seed(1);
     Bench { links, script, time, clock, kie_clock, tasks }

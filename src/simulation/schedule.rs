@@ -119,13 +119,15 @@ impl World {
         let mint = Kie::new(&config_of_kie, Arc::clone(&model), clock.clone(), &tasks, stop.clone());
         let links = Links::new(
             config.clone(),
-            Arc::new(mint),
-            clock.clone(),
-            kie_clock.clone(),
-            ApiKey::new("simulated-key").unwrap().log_hash(),
-            Tracer::default(),
-            tasks.clone(),
-            stop.clone(),
+            links::Parts {
+                mint: Arc::new(mint),
+                clock: clock.clone(),
+                kie_clock: kie_clock.clone(),
+                log_hash: ApiKey::new("simulated-key").unwrap().log_hash(),
+                tracer: Tracer::default(),
+                tasks: tasks.clone(),
+                stop: stop.clone(),
+            },
         );
         kie_clock.look(clock.wall(), clock.now());
         World {
