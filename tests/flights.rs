@@ -1,4 +1,4 @@
-//! The flight table under every interleaving that a random and a PCT scheduler find: boarding, leaving, landing,
+//! The flight table under every interleaving that a random and a PCT scheduler find: joining, leaving, landing,
 //! being lost. The source itself is included, with the explorer's lock in the place of the standard one.
 //!
 //! A failure prints its schedule; `shuttle::replay` runs that one.
@@ -16,7 +16,7 @@ use shuttle::{
     thread,
 };
 
-use self::flight::{Boarding, Flights};
+use self::flight::{Flights, Role};
 
 #[allow(dead_code, reason = "the product uses all of it, this test what it explores")]
 #[path = "../src/links/flight.rs"]
@@ -47,7 +47,7 @@ struct World {
     /// Leads in the air, by file.
     in_the_air: [AtomicUsize; 2],
     led: AtomicUsize,
-    /// The cache: what a newcomer finds without boarding.
+    /// The cache: what a newcomer finds without joining.
     landed: [Mutex<Option<usize>>; 2],
 }
 
@@ -63,11 +63,11 @@ impl World {
         })
     }
 
-    /// Boards; flies where it leads. Returns what the seat got, unless it leaves before.
+    /// Joins; mints where it leads. Returns what the waiter got, unless it leaves before.
     fn caller(&self, file: usize, end: End, leaves: bool) -> Option<Option<usize>> {
-        let (seat, lead) = match self.flights.board(&FILES[file], &()) {
-            Boarding::Lead(lead) => (lead.seat(), Some(lead)),
-            Boarding::Join(seat, ()) => (seat, None),
+        let (waiter, lead) = match self.flights.join(&FILES[file], &()) {
+            Role::Lead(lead) => (lead.waiter(), Some(lead)),
+            Role::Join(waiter, ()) => (waiter, None),
         };
         let led = lead.is_some();
         let mut expected = None;
@@ -95,7 +95,7 @@ impl World {
             return None;
         }
         // Whoever waits for ever is a deadlock, which the explorer reports.
-        let got = block_on(seat.wait());
+        let got = block_on(waiter.wait());
         if led {
             assert_eq!(got, expected, "the one who leads gets what it landed");
         }
@@ -147,7 +147,7 @@ fn a_flight_that_is_lost_frees_its_callers_and_the_next_leads() {
         // Only those who sat in a lost one get nothing: at most all three, where the one that is lost led first.
         assert_eq!(got.len(), 3);
         world.end();
-        assert!(matches!(world.flights.board(&FILES[0], &()), Boarding::Lead(_)));
+        assert!(matches!(world.flights.join(&FILES[0], &()), Role::Lead(_)));
         world.end();
     });
 }
@@ -180,19 +180,19 @@ fn files_do_not_touch_each_other() {
 fn a_flight_goes_on_in_a_task_of_its_own_while_callers_come_and_go() {
     explore(|| {
         let world = World::new();
-        let Boarding::Lead(lead) = world.flights.board(&FILES[0], &()) else { panic!("the table was empty") };
-        let first = lead.seat();
+        let Role::Lead(lead) = world.flights.join(&FILES[0], &()) else { panic!("the table was empty") };
+        let first = lead.waiter();
         let pilot = thread::spawn(move || {
             thread::yield_now();
             lead.land(7);
         });
         let joins = |leaves: bool| {
             let world = Arc::clone(&world);
-            thread::spawn(move || match world.flights.board(&FILES[0], &()) {
-                Boarding::Join(seat, ()) if leaves => drop(seat),
-                Boarding::Join(seat, ()) => assert_eq!(block_on(seat.wait()), Some(7)),
+            thread::spawn(move || match world.flights.join(&FILES[0], &()) {
+                Role::Join(waiter, ()) if leaves => drop(waiter),
+                Role::Join(waiter, ()) => assert_eq!(block_on(waiter.wait()), Some(7)),
                 // It came after the landing.
-                Boarding::Lead(lead) => lead.land(7),
+                Role::Lead(lead) => lead.land(7),
             })
         };
         let others = [joins(false), joins(true), joins(false)];

@@ -1,7 +1,7 @@
 //! The flight table: one mint under way per file, any number of callers waiting for it.
 //!
-//! Knows neither links nor kie.ai: it is generic over the key, the result, and a note that all aboard share. Whoever
-//! boards first leads; everyone after joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
+//! Knows neither links nor kie.ai: it is generic over the key, the result, and a note that all who wait for a flight share. The
+//! first who asks leads; everyone after that joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
 //! table entry goes and the waiters wake.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
@@ -22,14 +22,14 @@ pub(super) struct Lead<K: Eq + Hash, V, N> {
     result: watch::Sender<Option<V>>,
 }
 
-/// One caller's seat. Dropping it disturbs nobody.
-pub(super) struct Seat<V>(watch::Receiver<Option<V>>);
+/// One caller that waits. Dropping it disturbs nobody.
+pub(super) struct Waiter<V>(watch::Receiver<Option<V>>);
 
-pub(super) enum Boarding<K: Eq + Hash, V, N> {
+pub(super) enum Role<K: Eq + Hash, V, N> {
     /// No flight was under way: fly this one.
     Lead(Lead<K, V, N>),
     /// One was, and this is its note.
-    Join(Seat<V>, N),
+    Join(Waiter<V>, N),
 }
 
 struct Flight<V, N> {
@@ -43,14 +43,14 @@ impl<K: Eq + Hash + Clone, V: Clone, N: Clone> Flights<K, V, N> {
     }
 
     /// Joins the flight for `key`, or begins it with this note.
-    pub(super) fn board(&self, key: &K, note: &N) -> Boarding<K, V, N> {
+    pub(super) fn join(&self, key: &K, note: &N) -> Role<K, V, N> {
         let mut table = self.table.lock().expect("no code panics while holding the table");
         if let Some(Flight { result, note }) = table.get(key) {
-            return Boarding::Join(Seat(result.clone()), note.clone());
+            return Role::Join(Waiter(result.clone()), note.clone());
         }
         let (sender, receiver) = watch::channel(None);
         table.insert(key.clone(), Flight { result: receiver, note: note.clone() });
-        Boarding::Lead(Lead { key: key.clone(), flights: self.clone(), result: sender })
+        Role::Lead(Lead { key: key.clone(), flights: self.clone(), result: sender })
     }
 
     /// The note of the flight for `key`, if one is under way.
@@ -74,14 +74,14 @@ impl<K, V, N> Clone for Flights<K, V, N> {
 }
 
 impl<K: Eq + Hash, V, N> Lead<K, V, N> {
-    pub(super) fn seat(&self) -> Seat<V> {
-        Seat(self.result.subscribe())
+    pub(super) fn waiter(&self) -> Waiter<V> {
+        Waiter(self.result.subscribe())
     }
 
     /// Ends the flight with a result. What the result describes must be visible to a newcomer before this,
-    /// since the next to board for this key leads a flight of its own.
+    /// since the next to ask for this key leads a flight of its own.
     pub(super) fn land(self, result: V) {
-        // The result first, the table entry second (`drop`): who boards in between finds the result.
+        // The result first, the table entry second (`drop`): who asks in between finds the result.
         self.result.send_replace(Some(result));
     }
 }
@@ -94,7 +94,7 @@ impl<K: Eq + Hash, V, N> Drop for Lead<K, V, N> {
     }
 }
 
-impl<V: Clone> Seat<V> {
+impl<V: Clone> Waiter<V> {
     /// The result of the flight, or `None` when it was lost (its task panicked or was cancelled).
     /// Cancel safe: a dropped wait changes nothing.
     pub(super) async fn wait(mut self) -> Option<V> {

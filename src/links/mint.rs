@@ -24,13 +24,13 @@ impl Inner {
         purpose: Purpose,
         span: &Span,
     ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
-        let Purpose { reason, insists, ref old, ref aboard, party, span: _ } = purpose;
+        let Purpose { reason, insists, ref old, ref note, party, span: _ } = purpose;
         let old = old.as_deref();
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
         let urgent = reason == Reason::Refresh && old.is_some_and(|old| self.times(old, began).is_about_to_die(began));
         let seen_to_fail = self.failures.has_failed(source, began) || old.is_some_and(|old| old.renewal().failures > 0);
-        let ask = Ask { reason, party, patience: aboard.patience.clone(), urgent, seen_to_fail, span: span.clone() };
+        let ask = Ask { reason, party, patience: note.patience.clone(), urgent, seen_to_fail, span: span.clone() };
         let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
@@ -42,7 +42,7 @@ impl Inner {
                 self.entries.insert(source.clone(), Arc::clone(&entry));
                 self.failures.forget(source);
                 // In this order: whoever forgets marks the flight first and empties the cache second.
-                if aboard.is_forgotten() {
+                if note.is_forgotten() {
                     self.entries.invalidate(source);
                 }
                 let life_left_s = now.until(self.times(&entry, now).ends_at).as_secs();
@@ -77,7 +77,7 @@ impl Inner {
                 }
                 let error = Arc::new(error);
                 // A refresh that failed has a back-off of its own, below, and a link is there meanwhile.
-                if (reason != Reason::Refresh || error.is_refusal()) && !aboard.is_forgotten() {
+                if (reason != Reason::Refresh || error.is_refusal()) && !note.is_forgotten() {
                     self.failures.remember(source, &error, now);
                 }
                 if let Some(old) = old {

@@ -35,7 +35,7 @@ pub use self::{
 use self::{
     failures::Failures,
     first_ends::FirstEnds,
-    flight::{Boarding, Flights, Lead, Seat},
+    flight::{Flights, Lead, Role, Waiter},
     metrics::Metrics,
 };
 use crate::{
@@ -43,7 +43,7 @@ use crate::{
     key::LogHash,
     link,
     source::SourceUrl,
-    telemetry::trace::{Place, Span, Tracer},
+    telemetry::trace::{Position, Span, Tracer},
     upstream::{self, Mint, Party, Patience, Reason},
 };
 
@@ -99,7 +99,7 @@ struct Inner {
     kie_clock: KieClock,
     first_ends: FirstEnds,
     failures: Failures,
-    flights: Flights<SourceUrl, Landed, Aboard>,
+    flights: Flights<SourceUrl, Landed, Note>,
     waiting: Shares,
     metrics: Metrics,
     tracer: Tracer,
@@ -112,7 +112,7 @@ struct Inner {
 pub struct Caller {
     /// It waits no longer than until then.
     pub deadline: Instant,
-    /// Its place in a trace.
+    /// Its position in a trace.
     pub span: Span,
     /// With whom it takes turns.
     pub party: Party,
@@ -143,20 +143,20 @@ struct Landed {
     result: Result<Arc<Entry>, Arc<upstream::Error>>,
     reason: Reason,
     /// Where it stands in a trace, for those who joined it.
-    place: Option<Place>,
+    position: Option<Position>,
 }
 
-/// What all aboard one flight share. Cheap to clone: clones share it.
+/// What all who wait for one flight share. Cheap to clone: clones share it.
 #[derive(Debug, Clone)]
-struct Aboard {
+struct Note {
     patience: Patience,
-    /// The entry was forgotten meanwhile: what the flight brings is for those who are aboard, and for nobody else.
+    /// The entry was forgotten meanwhile: what the flight brings is for those who wait for it now, and for nobody else.
     forgotten: Arc<AtomicBool>,
 }
 
-impl Aboard {
-    fn until(deadline: Instant, party: Party) -> Aboard {
-        Aboard { patience: Patience::until(deadline, party), forgotten: Arc::default() }
+impl Note {
+    fn until(deadline: Instant, party: Party) -> Note {
+        Note { patience: Patience::until(deadline, party), forgotten: Arc::default() }
     }
 
     fn is_forgotten(&self) -> bool {
@@ -170,7 +170,7 @@ struct Purpose {
     /// The caller insists on a fresh link.
     insists: bool,
     old: Option<Arc<Entry>>,
-    aboard: Aboard,
+    note: Note,
     /// Whose request it is, or was.
     span: Span,
     party: Party,
@@ -267,16 +267,16 @@ impl Links {
                 Look::Mint { reason, .. } => reason,
             };
             let place = inner.waiting.take(caller.party.address).ok_or(Error::Crowded)?;
-            let aboard = Aboard::until(deadline, caller.party);
-            let (seat, found, reason, too_late) = match inner.flights.board(source, &aboard) {
-                Boarding::Join(seat, aboard) => {
-                    aboard.patience.extend(deadline, caller.party);
+            let note = Note::until(deadline, caller.party);
+            let (waiter, found, reason, too_late) = match inner.flights.join(source, &note) {
+                Role::Join(waiter, note) => {
+                    note.patience.extend(deadline, caller.party);
                     // What it brings was asked for before the entry was forgotten. Waited out once: whoever forgets it again
                     // and again keeps nobody waiting for ever.
-                    (seat, Found::Joined, wanted, aboard.is_forgotten() && !waited_out)
+                    (waiter, Found::Joined, wanted, note.is_forgotten() && !waited_out)
                 }
-                Boarding::Lead(lead) => match inner.look(source, wish, now) {
-                    // Between the look and the boarding a flight landed: do not mint twice.
+                Role::Lead(lead) => match inner.look(source, wish, now) {
+                    // Between the look and the joining a flight landed: do not mint twice.
                     Look::Serve { entry, times, due } => {
                         drop(lead);
                         return Ok(inner.serve(source, entry, times, due, wish, &caller, now));
@@ -285,14 +285,14 @@ impl Links {
                     Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
                         let purpose =
-                            Purpose { reason, insists, old, aboard, span: caller.span.clone(), party: caller.party };
-                        (inner.take_off(lead, source, purpose), Found::Miss, reason, false)
+                            Purpose { reason, insists, old, note, span: caller.span.clone(), party: caller.party };
+                        (inner.start(lead, source, purpose), Found::Miss, reason, false)
                     }
                 },
             };
             let landed = tokio::select! {
                 biased;
-                landed = tokio::time::timeout(now.until(deadline), seat.wait()) => landed,
+                landed = tokio::time::timeout(now.until(deadline), waiter.wait()) => landed,
                 () = place.displaced() => return Err(Error::Crowded),
             };
             let landed = match landed {
@@ -308,9 +308,9 @@ impl Links {
                 Ok(Some(landed)) => landed,
             };
             if found == Found::Joined
-                && let Some(place) = &landed.place
+                && let Some(position) = &landed.position
             {
-                caller.span.link(place);
+                caller.span.link(position);
             }
             // The clock again: the wait may have been long, and the machine may have slept in it.
             let now = inner.clock.now();
@@ -358,8 +358,8 @@ impl Links {
     /// from now on gets a link that was asked for later.
     pub fn forget(&self, source: &SourceUrl) {
         // First, so that the flight takes out again what it puts in meanwhile.
-        if let Some(aboard) = self.0.flights.note(source) {
-            aboard.forgotten.store(true, Ordering::Release);
+        if let Some(note) = self.0.flights.note(source) {
+            note.forgotten.store(true, Ordering::Release);
         }
         self.0.entries.invalidate(source);
         self.0.failures.forget(source);
@@ -448,15 +448,15 @@ impl Inner {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
             // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
             let party = Party { request: fastrand::u64(..), ..Party::default() };
-            let aboard = Aboard::until(now + self.config.flight_timeout, party);
+            let note = Note::until(now + self.config.flight_timeout, party);
             // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
-            if let Boarding::Lead(lead) = self.flights.board(source, &aboard)
+            if let Role::Lead(lead) = self.flights.join(source, &note)
                 // Unless it has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
-                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, aboard, span, party };
-                self.take_off(lead, source, purpose);
+                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, note, span, party };
+                self.start(lead, source, purpose);
             }
         }
         let found = if due { Found::HitRefresh } else { Found::Hit };
@@ -465,13 +465,13 @@ impl Inner {
 
     /// Sends a flight on its way, as a task of its own. Whoever `insists` on a fresh link gets one, cold file or not,
     /// and for the rest of `force_interval` so do the others: half a crowd may come when it has just landed.
-    fn take_off(
+    fn start(
         self: &Arc<Inner>,
-        lead: Lead<SourceUrl, Landed, Aboard>,
+        lead: Lead<SourceUrl, Landed, Note>,
         source: &SourceUrl,
         purpose: Purpose,
-    ) -> Seat<Landed> {
-        let seat = lead.seat();
+    ) -> Waiter<Landed> {
+        let waiter = lead.waiter();
         let inner = Arc::clone(self);
         let source = source.clone();
         self.tasks.spawn(async move {
@@ -487,11 +487,11 @@ impl Inner {
                 Err(error) => span.failed(error.kind().as_str()),
             }
             span.end();
-            let place = span.place().cloned();
+            let position = span.position().cloned();
             // In the cache first, landed second: who boards next must find it.
-            lead.land(Landed { result, reason, place });
+            lead.land(Landed { result, reason, position });
         });
-        seat
+        waiter
     }
 }
 

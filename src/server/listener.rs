@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::address::Address;
-use super::farewell::HasUnread;
+use super::goodbye::HasUnread;
 
 /// Connections that may wait to be accepted; the system has a limit of its own (net.core.somaxconn). Beyond it a peer's
 /// handshake is dropped, and it tries again a second later.

@@ -7,8 +7,8 @@ mod account;
 mod activity;
 mod address;
 mod crowd;
-mod farewell;
 mod framing;
+mod goodbye;
 mod inherited;
 mod listener;
 mod metrics;
@@ -42,8 +42,8 @@ use self::{
     account::Accounted,
     activity::Activity,
     crowd::{Crowd, Member},
-    farewell::Farewell,
     framing::{Framing, Heads},
+    goodbye::Goodbye,
     watch::{Over, Patience, Watch},
 };
 pub use self::{
@@ -82,7 +82,7 @@ const PENDING_RESETS: usize = 4;
 const LOCAL_RESETS: usize = 128;
 
 /// How long a connection that is turned away may take to hear it.
-const FAREWELL: Duration = Duration::from_millis(200);
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// How often it is tried to accept where open files are used up: at once again, where a connection has been asked to go.
 const NO_FILES: Duration = Duration::from_millis(100);
@@ -216,12 +216,12 @@ impl Server {
     /// reset, which would take the answer along.
     async fn turn_away(&self, mut stream: listener::Stream) {
         let answer = (self.refuse)(Unserved::TooManyConnections, None);
-        let farewell = async {
+        let goodbye = async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(MAX_HEAD_BYTES as u64), &mut tokio::io::sink()).await
         };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
 
     async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {
@@ -251,7 +251,7 @@ impl Server {
             request.map(|body| asked.question(body))
         });
         let service = TowerToHyperService::new(service);
-        let stream = Farewell::new(stream, activity.clone());
+        let stream = Goodbye::new(stream, activity.clone());
         let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);

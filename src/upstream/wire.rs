@@ -126,7 +126,7 @@ impl Wire {
         let sent_at = self.clock.now();
         let request = pool.client().post(self.endpoint.clone());
         let request = match span.traceparent() {
-            Some(place) => request.header("traceparent", place),
+            Some(position) => request.header("traceparent", position),
             None => request,
         };
         let mut response = request

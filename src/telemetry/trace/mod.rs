@@ -1,5 +1,5 @@
 //! Traces: one span a request, one a mint. Off unless the environment names a collector (OpenTelemetry's own variables);
-//! then a request has at most the place in a trace that its caller gave it (W3C Trace Context), for the log and for kie.ai.
+//! then a request has at most the position in a trace that its caller gave it (W3C Trace Context), for the log and for kie.ai.
 //!
 //! The one place that knows OpenTelemetry. Spans carry no URL but a source's host, and no text of kie.ai's.
 
@@ -36,17 +36,17 @@ struct On {
     provider: SdkTracerProvider,
 }
 
-/// A span under way, or only a caller's place in a trace, or nothing. Cheap to clone; the last one to go ends it.
+/// A span under way, or only a caller's position in a trace, or nothing. Cheap to clone; the last one to go ends it.
 #[derive(Clone, Default)]
 pub struct Span {
     recording: Option<Arc<Mutex<SdkSpan>>>,
     /// Where what follows belongs.
-    place: Option<Place>,
+    position: Option<Position>,
 }
 
-/// A place in a trace.
+/// A position in a trace.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place(SpanContext);
+pub struct Position(SpanContext);
 
 impl fmt::Debug for Tracer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +56,7 @@ impl fmt::Debug for Tracer {
 
 impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Span").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Span").field("position", &self.position).finish_non_exhaustive()
     }
 }
 
@@ -74,21 +74,21 @@ impl Tracer {
     /// A request begins, with the caller's headers of these names.
     pub(crate) fn request(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Span {
         let tracestate = tracestate.filter(|state| state.len() <= LONGEST_STATE);
-        let parent = traceparent.and_then(|traceparent| place_of(&Headers { traceparent, tracestate }));
-        let Some(on) = &self.0 else { return Span { recording: None, place: parent } };
+        let parent = traceparent.and_then(|traceparent| position_of(&Headers { traceparent, tracestate }));
+        let Some(on) = &self.0 else { return Span { recording: None, position: parent } };
         on.start(on.tracer.span_builder("request").with_kind(SpanKind::Server), parent.as_ref())
     }
 
     /// A mint begins: part of what asked for it where somebody waits, else a trace of its own that is linked to it.
     pub(crate) fn mint(&self, cause: &Span, is_awaited: bool, reason: &'static str, source_host: &str) -> Span {
-        let parent = cause.place.as_ref().filter(|_| is_awaited);
-        let Some(on) = &self.0 else { return Span { recording: None, place: parent.cloned() } };
+        let parent = cause.position.as_ref().filter(|_| is_awaited);
+        let Some(on) = &self.0 else { return Span { recording: None, position: parent.cloned() } };
         let builder = on.tracer.span_builder("mint").with_kind(SpanKind::Client).with_attributes([
             KeyValue::new("kielink.reason", reason),
             KeyValue::new("kielink.source_host", source_host.to_owned()),
         ]);
         let span = on.start(builder, parent);
-        if !is_awaited && let Some(cause) = &cause.place {
+        if !is_awaited && let Some(cause) = &cause.position {
             span.link(cause);
         }
         span
@@ -106,30 +106,30 @@ impl Tracer {
 }
 
 impl On {
-    fn start(&self, builder: SpanBuilder, parent: Option<&Place>) -> Span {
+    fn start(&self, builder: SpanBuilder, parent: Option<&Position>) -> Span {
         let context = match parent {
-            Some(Place(parent)) => Context::new().with_remote_span_context(parent.clone()),
+            Some(Position(parent)) => Context::new().with_remote_span_context(parent.clone()),
             None => Context::new(),
         };
         let span = self.tracer.build_with_context(builder, &context);
-        let place = Place(span.span_context().clone());
-        Span { recording: span.is_recording().then(|| Arc::new(Mutex::new(span))), place: Some(place) }
+        let position = Position(span.span_context().clone());
+        Span { recording: span.is_recording().then(|| Arc::new(Mutex::new(span))), position: Some(position) }
     }
 }
 
 impl Span {
     /// What follows from it may say so with this.
-    pub fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
     }
 
     pub fn trace_id(&self) -> Option<TraceId> {
-        self.place.as_ref().map(|Place(context)| context.trace_id())
+        self.position.as_ref().map(|Position(context)| context.trace_id())
     }
 
     /// Its trace, where somebody will find it: a trace that is not sampled is kept nowhere.
     pub fn sampled_trace_id(&self) -> Option<TraceId> {
-        let Place(context) = self.place.as_ref()?;
+        let Position(context) = self.position.as_ref()?;
         context.is_sampled().then(|| context.trace_id())
     }
 
@@ -138,7 +138,7 @@ impl Span {
     /// SECURITY: never `tracestate`: it is text of callers' choice, up to 16 KiB of it, which is nothing to send to a third party,
     /// and which could decide what that one's gateway thinks of the request and of the key.
     pub(crate) fn traceparent(&self) -> Option<String> {
-        let Place(context) = self.place.as_ref()?;
+        let Position(context) = self.position.as_ref()?;
         let flags = context.trace_flags().to_u8() & 0x01;
         Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
     }
@@ -168,9 +168,9 @@ impl Span {
         });
     }
 
-    /// It has waited for what is at `place`.
-    pub(crate) fn link(&self, Place(place): &Place) {
-        self.with(|span| span.add_link(place.clone(), Vec::new()));
+    /// It has waited for what is at `position`.
+    pub(crate) fn link(&self, Position(position): &Position) {
+        self.with(|span| span.add_link(position.clone(), Vec::new()));
     }
 
     /// Now, rather than when the last one is dropped.
@@ -187,10 +187,10 @@ impl Span {
 }
 
 /// What the caller's headers say; nothing where they are not as W3C wants them.
-fn place_of(headers: &Headers<'_>) -> Option<Place> {
+fn position_of(headers: &Headers<'_>) -> Option<Position> {
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), headers);
-    let place = context.span().span_context().clone();
-    place.is_valid().then_some(Place(place))
+    let position = context.span().span_context().clone();
+    position.is_valid().then_some(Position(position))
 }
 
 struct Headers<'a> {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_a_callers_place_is_passed_on_unchanged() {
+    fn without_a_collector_a_callers_position_is_passed_on_unchanged() {
         let span = request(Some(TRACEPARENT));
         assert_eq!(span.trace_id().unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         let mint = Tracer::default().mint(&span, true, "miss", "h.example");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_no_place() {
+    fn nonsense_is_no_position() {
         for nonsense in [
             "",
             "nonsense",

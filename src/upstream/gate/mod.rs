@@ -240,13 +240,13 @@ impl Gate {
                 }
                 Admission::Wait(_) | Admission::WaitForAnswer => {}
             }
-            let place = state.queue.ahead_of(&wanted.party, now);
-            if state.turn(place, now) + state.reserve > patience.deadline() {
-                return Err(state.refusal(place, patience.deadline(), now));
+            let ahead = state.queue.ahead_of(&wanted.party, now);
+            if state.turn(ahead, now) + state.reserve > patience.deadline() {
+                return Err(state.refusal(ahead, patience.deadline(), now));
             }
             if state.queue.len() >= state.waiting {
                 let displaced = state.queue.displace(&wanted.party, |waiter| waiter.patience.parties());
-                let refusal = state.refusal(place, patience.deadline(), now);
+                let refusal = state.refusal(ahead, patience.deadline(), now);
                 match displaced {
                     // It goes on, or has left already.
                     Some(waiter) => drop(waiter.turn.send(Err(refusal))),
@@ -327,7 +327,7 @@ impl Gate {
             drop(state.queue.extract(|waiter| waiter.turn.is_closed()));
             state.refuse_the_late(now, &mut decided);
             let mut wake_at = None;
-            while let Some((place, next)) = state.queue.next(now, |waiter| waiter.patience.parties()) {
+            while let Some((index, next)) = state.queue.next(now, |waiter| waiter.patience.parties()) {
                 let wanted = next.wanted;
                 let decision = match state.admit(&wanted, now) {
                     Admission::Go(pass) => Ok(self.permit(pass)),
@@ -338,7 +338,7 @@ impl Gate {
                     }
                     Admission::WaitForAnswer => break,
                 };
-                let waiter = state.queue.take(place);
+                let waiter = state.queue.take(index);
                 if decision.is_ok() {
                     // They have it, too.
                     waiter.patience.parties().for_each(|party| state.queue.served(&party, now));

@@ -77,12 +77,12 @@ impl<W> Queue<W> {
             all(waiter).map(|party| self.served.turn(&party, now)).min().unwrap_or_else(|| self.served.turn(party, now))
         };
         // The first of equals: who came first.
-        let (place, (_, waiter)) = self.waiting.iter().enumerate().min_by_key(turn)?;
-        Some((place, waiter))
+        let (index, (_, waiter)) = self.waiting.iter().enumerate().min_by_key(turn)?;
+        Some((index, waiter))
     }
 
-    pub(super) fn take(&mut self, place: usize) -> W {
-        self.waiting.remove(place).1
+    pub(super) fn take(&mut self, index: usize) -> W {
+        self.waiting.remove(index).1
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,9 +161,9 @@ mod tests {
         let mut queue = Queue::new();
         parties.iter().for_each(|party| queue.push(*party, *party));
         let mut order = Vec::new();
-        while let Some((place, party)) = queue.next(at(order.len() as u64 * 100), |party| std::iter::once(*party)) {
+        while let Some((index, party)) = queue.next(at(order.len() as u64 * 100), |party| std::iter::once(*party)) {
             let party = *party;
-            queue.take(place);
+            queue.take(index);
             queue.served(&party, at(order.len() as u64 * 100));
             order.push(party.request);
         }
@@ -211,7 +211,7 @@ mod tests {
         }
         queue.served(&greedy, at(0));
         let next = queue.next(at(100), |parties| parties.clone().into_iter());
-        assert_eq!(next.map(|(place, _)| place), Some(5));
+        assert_eq!(next.map(|(index, _)| index), Some(5));
     }
 
     #[test]

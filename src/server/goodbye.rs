@@ -17,8 +17,8 @@ use super::activity::Activity;
 
 /// Closing over what the peer still sends is a reset, which would take the last answer along. So after that answer what comes
 /// is read away for so long, and for so many bytes: a little more than the largest body that may be refused.
-const FAREWELL: Duration = Duration::from_millis(500);
-const FAREWELL_BYTES: usize = 8 * 1024 * 1024;
+const GOODBYE: Duration = Duration::from_millis(500);
+const GOODBYE_BYTES: usize = 8 * 1024 * 1024;
 
 /// A stream that can be asked for more than its last announcement told.
 pub(super) trait HasUnread {
@@ -26,21 +26,21 @@ pub(super) trait HasUnread {
     fn has_unread(&self) -> bool;
 }
 
-pub(super) struct Farewell<S> {
+pub(super) struct Goodbye<S> {
     stream: S,
     activity: Activity,
     /// Once our side is shut.
-    farewell: Option<Pin<Box<Sleep>>>,
+    goodbye: Option<Pin<Box<Sleep>>>,
     discarded: usize,
 }
 
-impl<S> Farewell<S> {
-    pub(super) fn new(stream: S, activity: Activity) -> Farewell<S> {
-        Farewell { stream, activity, farewell: None, discarded: 0 }
+impl<S> Goodbye<S> {
+    pub(super) fn new(stream: S, activity: Activity) -> Goodbye<S> {
+        Goodbye { stream, activity, goodbye: None, discarded: 0 }
     }
 }
 
-impl<S: AsyncRead + HasUnread + Unpin> AsyncRead for Farewell<S> {
+impl<S: AsyncRead + HasUnread + Unpin> AsyncRead for Goodbye<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
@@ -51,7 +51,7 @@ impl<S: AsyncRead + HasUnread + Unpin> AsyncRead for Farewell<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.activity.wrote();
@@ -82,21 +82,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let farewell = match &mut this.farewell {
-            Some(farewell) => farewell,
+        let goodbye = match &mut this.goodbye {
+            Some(goodbye) => goodbye,
             None => {
                 ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                this.farewell.insert(Box::pin(tokio::time::sleep(FAREWELL)))
+                this.goodbye.insert(Box::pin(tokio::time::sleep(GOODBYE)))
             }
         };
         let mut bytes = [MaybeUninit::uninit(); 8 * 1024];
-        while this.discarded < FAREWELL_BYTES {
+        while this.discarded < GOODBYE_BYTES {
             let mut buffer = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => this.discarded += buffer.filled().len(),
                 // The peer has closed, too.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return farewell.as_mut().poll(cx).map(Ok),
+                Poll::Pending => return goodbye.as_mut().poll(cx).map(Ok),
             }
         }
         Poll::Ready(Ok(()))
@@ -121,7 +121,7 @@ mod tests {
         // What waits for the peer is more than the pipe holds.
         let (mine, mut theirs) = tokio::io::duplex(64);
         let activity = Activity::default();
-        let mut stream = Farewell::new(mine, activity.clone());
+        let mut stream = Goodbye::new(mine, activity.clone());
         activity.heard(false);
         let before = activity.now();
         let writing = async {
@@ -146,7 +146,7 @@ mod tests {
         // One that goes on for a while and closes, and one that never does.
         for closes in [true, false] {
             let (mine, mut theirs) = tokio::io::duplex(64);
-            let mut stream = Farewell::new(mine, Activity::default());
+            let mut stream = Goodbye::new(mine, Activity::default());
             let began = tokio::time::Instant::now();
             let sending = async {
                 theirs.write_all(&[7; 4096]).await.unwrap();
@@ -161,7 +161,7 @@ mod tests {
             shut.unwrap();
             assert_eq!(stream.discarded, 4096);
             let waited = began.elapsed();
-            assert!(if closes { waited < FAREWELL } else { waited >= FAREWELL }, "{waited:?}");
+            assert!(if closes { waited < GOODBYE } else { waited >= GOODBYE }, "{waited:?}");
         }
     }
 }
