@@ -271,4 +271,34 @@ mod tests {
         let apart = ahead.duration_since(behind).as_secs();
         assert!((60..=62).contains(&apart), "{apart}");
     }
+
+    /// CLOCK_MONOTONIC stands still while the machine sleeps, which no test can bring about; but a namespace can have it that the
+    /// machine booted a day earlier, for CLOCK_BOOTTIME alone.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_clock_is_the_one_that_counts_sleep() {
+        let own = std::env::current_exe().unwrap();
+        let booted_a_day_earlier = std::process::Command::new("unshare")
+            .args(["--time", "--fork", "--boottime", "86400", "--"])
+            .arg(own)
+            .args(["--ignored", "--exact", "clock::tests::it_reads_what_the_kernel_calls_uptime"])
+            .output();
+        match booted_a_day_earlier {
+            Ok(ended) if ended.status.success() => {
+                assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{ended:?}");
+            }
+            Ok(ended) if ended.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&ended.stdout)),
+            refused => println!("skipped: no namespace of time can be had here: {refused:?}"),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    #[ignore = "run by the test above, in a namespace of its own"]
+    fn it_reads_what_the_kernel_calls_uptime() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let apart = since_boot().as_secs_f64() - uptime;
+        assert!(apart.abs() < 3600.0, "{apart} s apart");
+    }
 }

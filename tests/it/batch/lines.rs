@@ -90,7 +90,7 @@ async fn one_slow_item_holds_back_no_other_line() {
 #[tokio::test]
 async fn what_is_in_memory_waits_for_nothing_however_many_items_in_front_of_it_do() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::start(&kie);
+    let sidecar = Sidecar::with(&kie, &[("server.shutdown_grace", "1s")]);
     let known = files(5);
     warm(&sidecar, &known).await;
     kie.hold();

@@ -57,7 +57,8 @@ async fn retries_are_within_the_quota_too() {
 #[tokio::test]
 async fn a_batch_of_cold_files_keeps_another_caller_waiting_for_a_turn_or_two() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("upstream.rate", "5"), ("upstream.burst", "1")]);
+    let settings = [("upstream.rate", "5"), ("upstream.burst", "1"), ("server.shutdown_grace", "1s")];
+    let sidecar = Sidecar::with(&kie, &settings);
     let cold: Vec<String> = (0..100).map(|n| format!("{SOURCE}?cold={n}")).collect();
     let body = serde_json::json!({ "urls": cold }).to_string();
     let batch = sidecar.send(sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body));

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsStr, net::TcpListener, os::unix::ffi::OsStrExt};
 
+use futures_util::future::join_all;
+
 use super::child::Run;
 use crate::support::{FakeKie, KEY, SOURCE};
 
@@ -209,7 +211,7 @@ async fn what_is_no_key_is_refused_with_what_to_leave_out() {
 #[tokio::test]
 async fn a_variable_of_opentelemetry_s_is_named_and_its_value_is_not_repeated() {
     let kie = FakeKie::start();
-    for (name, others) in [
+    let rows = [
         ("OTEL_TRACES_SAMPLER", None),
         ("OTEL_TRACES_SAMPLER_ARG", Some(("OTEL_TRACES_SAMPLER", "traceidratio"))),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", None),
@@ -219,7 +221,8 @@ async fn a_variable_of_opentelemetry_s_is_named_and_its_value_is_not_repeated() 
         ("OTEL_BSP_SCHEDULE_DELAY", None),
         ("OTEL_EXPORTER_OTLP_HEADERS", None),
         ("OTEL_RESOURCE_ATTRIBUTES", None),
-    ] {
+    ]
+    .map(async |(name, others)| {
         let mut run = Run::serving(&kie, &[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env(name, KEY);
         if let Some((name, value)) = others {
             run = run.env(name, value);
@@ -233,7 +236,8 @@ async fn a_variable_of_opentelemetry_s_is_named_and_its_value_is_not_repeated() 
         if name.contains("SAMPLER") {
             assert!(log.contains(&format!("\"{name}\"")), "{log}");
         }
-    }
+    });
+    join_all(rows).await;
 }
 
 #[tokio::test]
