@@ -302,6 +302,9 @@ mod tests {
         let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let folds = |n: u32| (0..n).fold(KEY.to_owned(), |text, _| text.replace('%', "%25").replace('/', "%2f"));
         let json = KEY.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+        let pieces = |text: &str, by: &str| {
+            text.as_bytes().chunks(4).map(|four| str::from_utf8(four).unwrap()).collect::<Vec<_>>().join(by)
+        };
         let utf16 = KEY.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
         for text in [
             KEY.to_owned(),
@@ -320,7 +323,15 @@ mod tests {
             json.replace('\\', "\\\\"),
             KEY.replace('/', "\\/").replace('+', "\\u002b"),
             KEY.replace('/', "&#x2F;").replace('+', "&#43;"),
-            KEY.replace('9', "\\n9"),
+            // In the middle, so that what is left on either side does not give it away.
+            KEY.replace('5', "\\n5"),
+            KEY.replace('5', "\\x35"),
+            KEY.replace('5', "\\u0035"),
+            KEY.replace('5', "%35"),
+            KEY.replace('5', "%u0035"),
+            KEY.replace('5', "&#53;"),
+            KEY.replace('5', "&#x35;"),
+            KEY.replace('5', "&#X35;"),
             hex(KEY),
             hex(KEY).to_uppercase(),
             format!("de{}", hex(KEY)),
@@ -338,8 +349,11 @@ mod tests {
             STANDARD.encode(hex(&URL_SAFE.encode(percent(KEY)))),
             STANDARD.encode(utf16),
             STANDARD.encode(KEY).chars().map(|c| format!("{c} ")).collect(),
+            pieces(&STANDARD.encode(KEY), "-"),
+            pieces(&STANDARD.encode(KEY), "_"),
             // A part of it is as bad.
             "...key+0123456789abc...".to_owned(),
+            hex("0123456789abcdef"),
         ] {
             assert!(holds(&text), "{text}");
             assert!(holds(&format!("kie.ai says: ({text}), and no more")), "{text}");
@@ -364,6 +378,30 @@ mod tests {
         assert!(!holds_any("the 12-34-ab-C one", &["1234abcd"]));
         // Of several, any.
         assert!(holds_any("the 12-34-ab-CD one", &[KEY, "1234abcd", "another-key"]));
+    }
+
+    #[test]
+    fn signs_that_have_a_name_in_html_are_signs() {
+        for (sign, name) in [('&', "amp"), ('<', "lt"), ('>', "gt"), ('"', "quot"), ('\'', "apos")] {
+            let key = format!("01234567{sign}89abcdef");
+            assert!(holds_any(&key.replace(sign, &format!("&{name};")), &[&key]), "{name}");
+        }
+    }
+
+    #[test]
+    fn signs_of_base64_are_digits_of_it() {
+        // One in each group of four.
+        let key = "ab>cd?ef>gh?ij>kl?mn>op?";
+        for text in [STANDARD.encode(key), URL_SAFE.encode(key)] {
+            assert!(holds_any(&text, &[key]), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_shortest_of_several_keys_is_found_where_it_is_encoded_too() {
+        for text in [hex("1234abcd"), STANDARD.encode("1234abcd"), "%31%32%33%34abcd".to_owned()] {
+            assert!(holds_any(&text, &["1234abcd", KEY]), "{text}");
+        }
     }
 
     #[test]
