@@ -109,7 +109,16 @@ fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
     }
     // Blanks may have come between the signs of an escape.
     if bytes.iter().any(|byte| b"%\\&".contains(byte)) {
-        let squeezed = bytes.iter().copied().filter(|byte| is_of_an_encoding(*byte)).collect::<Vec<u8>>();
+        // A quote that is escaped is a sign of its own: without it, `\"n` would be `\n`.
+        let mut is_escape = false;
+        let squeezed = bytes.iter().copied().filter(|byte| {
+            let is_kept = is_of_an_encoding(*byte) || (is_escape && *byte == b'"');
+            if is_kept {
+                is_escape = *byte == b'\\' && !is_escape;
+            }
+            is_kept
+        });
+        let squeezed = squeezed.collect::<Vec<u8>>();
         if squeezed.len() < bytes.len() {
             texts.push(Text { bytes: squeezed, is_squeezed: true });
         }
@@ -385,6 +394,18 @@ mod tests {
         for (sign, name) in [('&', "amp"), ('<', "lt"), ('>', "gt"), ('"', "quot"), ('\'', "apos")] {
             let key = format!("01234567{sign}89abcdef");
             assert!(holds_any(&key.replace(sign, &format!("&{name};")), &[&key]), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_quote_takes_no_letter_along_whatever_stands_between() {
+        for letter in ['n', 'r', 't', 'b', 'f', 'v', '0', 'u', 'x'] {
+            let key = format!("abcdefgh\"{letter}ijklmno");
+            let json = key.replace('a', "\\u0061").replace('"', "\\\"");
+            for by in [" ", "\n", ", "] {
+                let text: Vec<String> = json.chars().map(String::from).collect();
+                assert!(holds_any(&text.join(by), &[&key]), "{letter} {by:?}");
+            }
         }
     }
 
