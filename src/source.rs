@@ -305,6 +305,7 @@ mod tests {
             (" https://h/a", Invalid::NotHttp),
             ("https://", Invalid::Syntax),
             ("https:///a", Invalid::Syntax),
+            ("https:///h/a", Invalid::Syntax),
             ("https://h:99999/a", Invalid::Syntax),
             ("https://{127.0.0.1,h}/a", Invalid::Host),
             ("https://127.0.0.1;.kie.ai/a", Invalid::Host),
@@ -329,6 +330,8 @@ mod tests {
         let fits = format!("https://h/{}", "a".repeat(MAX_BYTES - 10));
         assert_eq!(normal(&fits).len(), MAX_BYTES);
         assert_eq!(SourceUrl::parse(&format!("{fits}a")).unwrap_err(), Invalid::TooLong);
+        let shrinks = format!("https://h/a#{}", "a".repeat(MAX_BYTES));
+        assert_eq!(SourceUrl::parse(&shrinks).unwrap_err(), Invalid::TooLong);
         // Each ü becomes six bytes on the wire.
         let grows = format!("https://h/{}", "ü".repeat(1000));
         assert_eq!(SourceUrl::parse(&grows).unwrap_err(), Invalid::TooLong);
@@ -341,6 +344,7 @@ mod tests {
         assert_eq!(of("a".repeat(64)), Err(Invalid::Host));
         assert_eq!(of("xn--t".to_owned() + &"da".repeat(29)), Err(Invalid::Syntax), "within them, but no label");
         assert_eq!(of("xn--t".to_owned() + &"da".repeat(30)), Err(Invalid::Host), "not decoded");
+        assert_eq!(of("a.xn--t".to_owned() + &"da".repeat(30)), Err(Invalid::Host), "whatever stands before it");
         assert_eq!(of("ü".repeat(40)), Ok(()));
         assert_eq!(of("%78n--t".to_owned() + &"da".repeat(200)), Err(Invalid::Host));
         assert_eq!(of("a.".repeat(126) + "a."), Ok(()));
@@ -357,6 +361,7 @@ mod tests {
             ("https://[::1]:8443/x", "[::1]"),
             ("https://127.1/x", "127.0.0.1"),
             ("https://bücher.example/x", "xn--bcher-kva.example"),
+            ("https://a.kie.ai/u@h/x", "a.kie.ai"),
         ] {
             assert_eq!(SourceUrl::parse(text).unwrap().host(), host);
         }
@@ -402,6 +407,8 @@ mod tests {
             "a;b.com",
             "a..com",
             "{a,b}.com",
+            "[::1]:8443",
+            "[::1]/x",
         ] {
             assert!(AllowList::new(&[text]).is_err(), "{text:?}");
         }

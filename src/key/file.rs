@@ -115,6 +115,7 @@ pub fn read_in_time(path: &Path, patience: Duration) -> Result<ApiKey, Unreadabl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     fn pipe(folder: &tempfile::TempDir) -> PathBuf {
         let path = folder.path().join("pipe");
@@ -137,11 +138,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_whose_writer_says_nothing_is_given_up_in_time_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = pipe(&folder);
+        // Both ends, as whoever opens the one for writing alone waits for a reader.
+        let silent = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let clock = Clock::system();
+        let began = clock.now();
+        assert!(matches!(read(&path), Err(Unreadable::TooSlow)));
+        assert!(clock.now().since(began) >= PIPE_PATIENCE);
+        drop(silent);
+    }
+
+    #[test]
     fn what_is_no_file_is_told_by_its_kind() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(read(folder.path()), Err(Unreadable::Directory(_))));
         assert!(matches!(read(Path::new("/dev/zero")), Err(Unreadable::TooLarge(_))));
         assert!(matches!(read(Path::new("/dev/null")), Err(Unreadable::Invalid(Invalid::Empty))));
         assert!(matches!(read(&folder.path().join("none")), Err(Unreadable::Io { .. })));
+        // It can be opened, and nothing stands where it begins.
+        assert!(matches!(read(Path::new("/proc/self/mem")), Err(Unreadable::Io { .. })));
     }
 }

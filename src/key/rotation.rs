@@ -497,6 +497,13 @@ mod tests {
         bench.keys.minted_with(&key("the-new-key"));
         assert!(bench.newest_is("the-old-key"));
         assert!(bench.keys.proven().iter().any(|known| known.is(&key("the-new-key"))));
+        // However often it does, the others are remembered, too.
+        for number in 0..FORMER_KEYS {
+            bench.file_says(format!("another-key-{number}").as_bytes()).await;
+            bench.file_says(b"the-old-key").await;
+            bench.keys.minted_with(&key(&format!("another-key-{}", number.min(1))));
+        }
+        assert!(bench.keys.all().iter().any(|known| known.is(&key("the-new-key"))));
     }
 
     #[tokio::test]
@@ -690,6 +697,26 @@ mod tests {
         file.answers.send("the-new-key").unwrap();
         see(&file.keys, true).await;
         assert!(file.keys.newest().is(&key("the-new-key")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_thread_reads_that_was_given_up_is_too_old_to_be_taken() {
+        let time = crate::clock::testing::VirtualTime::new();
+        let file = SlowFile::new(time.clock());
+        file.keys.look(true);
+        file.is_being_read().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let mut looked = file.keys.0.looked.subscribe();
+        file.keys.look(true);
+        while file.readings() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The one that has waited for longest is answered first.
+        file.answers.send("what-stood-there-a-minute-ago").unwrap();
+        file.answers.send("the-old-key").unwrap();
+        looked.wait_for(|looked| *looked == 2).await.unwrap();
+        assert!(file.keys.newest().is(&key("the-old-key")));
+        assert_eq!(file.keys.describe().reloads["taken"], 0);
     }
 
     #[tokio::test(start_paused = true)]

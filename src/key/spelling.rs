@@ -109,7 +109,16 @@ fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
     }
     // Blanks may have come between the signs of an escape.
     if bytes.iter().any(|byte| b"%\\&".contains(byte)) {
-        let squeezed = bytes.iter().copied().filter(|byte| is_of_an_encoding(*byte)).collect::<Vec<u8>>();
+        // A quote that is escaped is a sign of its own: without it, `\"n` would be `\n`.
+        let mut is_escape = false;
+        let squeezed = bytes.iter().copied().filter(|byte| {
+            let is_kept = is_of_an_encoding(*byte) || (is_escape && *byte == b'"');
+            if is_kept {
+                is_escape = *byte == b'\\' && !is_escape;
+            }
+            is_kept
+        });
+        let squeezed = squeezed.collect::<Vec<u8>>();
         if squeezed.len() < bytes.len() {
             texts.push(Text { bytes: squeezed, is_squeezed: true });
         }
@@ -302,6 +311,9 @@ mod tests {
         let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let folds = |n: u32| (0..n).fold(KEY.to_owned(), |text, _| text.replace('%', "%25").replace('/', "%2f"));
         let json = KEY.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+        let pieces = |text: &str, by: &str| {
+            text.as_bytes().chunks(4).map(|four| str::from_utf8(four).unwrap()).collect::<Vec<_>>().join(by)
+        };
         let utf16 = KEY.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
         for text in [
             KEY.to_owned(),
@@ -320,7 +332,15 @@ mod tests {
             json.replace('\\', "\\\\"),
             KEY.replace('/', "\\/").replace('+', "\\u002b"),
             KEY.replace('/', "&#x2F;").replace('+', "&#43;"),
-            KEY.replace('9', "\\n9"),
+            // In the middle, so that what is left on either side does not give it away.
+            KEY.replace('5', "\\n5"),
+            KEY.replace('5', "\\x35"),
+            KEY.replace('5', "\\u0035"),
+            KEY.replace('5', "%35"),
+            KEY.replace('5', "%u0035"),
+            KEY.replace('5', "&#53;"),
+            KEY.replace('5', "&#x35;"),
+            KEY.replace('5', "&#X35;"),
             hex(KEY),
             hex(KEY).to_uppercase(),
             format!("de{}", hex(KEY)),
@@ -338,8 +358,11 @@ mod tests {
             STANDARD.encode(hex(&URL_SAFE.encode(percent(KEY)))),
             STANDARD.encode(utf16),
             STANDARD.encode(KEY).chars().map(|c| format!("{c} ")).collect(),
+            pieces(&STANDARD.encode(KEY), "-"),
+            pieces(&STANDARD.encode(KEY), "_"),
             // A part of it is as bad.
             "...key+0123456789abc...".to_owned(),
+            hex("0123456789abcdef"),
         ] {
             assert!(holds(&text), "{text}");
             assert!(holds(&format!("kie.ai says: ({text}), and no more")), "{text}");
@@ -364,6 +387,42 @@ mod tests {
         assert!(!holds_any("the 12-34-ab-C one", &["1234abcd"]));
         // Of several, any.
         assert!(holds_any("the 12-34-ab-CD one", &[KEY, "1234abcd", "another-key"]));
+    }
+
+    #[test]
+    fn signs_that_have_a_name_in_html_are_signs() {
+        for (sign, name) in [('&', "amp"), ('<', "lt"), ('>', "gt"), ('"', "quot"), ('\'', "apos")] {
+            let key = format!("01234567{sign}89abcdef");
+            assert!(holds_any(&key.replace(sign, &format!("&{name};")), &[&key]), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_quote_takes_no_letter_along_whatever_stands_between() {
+        for letter in ['n', 'r', 't', 'b', 'f', 'v', '0', 'u', 'x'] {
+            let key = format!("abcdefgh\"{letter}ijklmno");
+            let json = key.replace('a', "\\u0061").replace('"', "\\\"");
+            for by in [" ", "\n", ", "] {
+                let text: Vec<String> = json.chars().map(String::from).collect();
+                assert!(holds_any(&text.join(by), &[&key]), "{letter} {by:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn signs_of_base64_are_digits_of_it() {
+        // One in each group of four.
+        let key = "ab>cd?ef>gh?ij>kl?mn>op?";
+        for text in [STANDARD.encode(key), URL_SAFE.encode(key)] {
+            assert!(holds_any(&text, &[key]), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_shortest_of_several_keys_is_found_where_it_is_encoded_too() {
+        for text in [hex("1234abcd"), STANDARD.encode("1234abcd"), "%31%32%33%34abcd".to_owned()] {
+            assert!(holds_any(&text, &["1234abcd", KEY]), "{text}");
+        }
     }
 
     #[test]

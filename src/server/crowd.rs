@@ -273,6 +273,37 @@ mod tests {
         assert!(little.charge(&new, OWN_UNREAD * 2).is_some(), "nothing is larger than all there is");
     }
 
+    #[test]
+    fn of_the_connections_that_hold_answers_each_is_ended_once_and_who_has_gone_or_holds_none_is_not() {
+        let crowd = Crowd::new(4, OWN_UNREAD * 2);
+        let [largest, large, gone, new] = std::array::from_fn(|_| Activity::default());
+        let [_largest, _large, member, _new] = [&largest, &large, &gone, &new].map(|held| crowd.enter(held).unwrap());
+        let _own = [(&largest, OWN_UNREAD), (&large, OWN_UNREAD - 1), (&gone, OWN_UNREAD)]
+            .map(|(activity, bytes)| crowd.charge(activity, bytes).unwrap());
+        let _shared = [&largest, &gone].map(|activity| crowd.charge(activity, OWN_UNREAD).unwrap());
+        drop(member);
+        for cut in [[true, false], [true, true], [true, true]] {
+            assert!(crowd.charge(&new, OWN_UNREAD + 1).is_none());
+            assert_eq!([&largest, &large].map(Activity::is_cut), cut);
+            assert!(!gone.is_cut() && !new.is_cut());
+        }
+    }
+
+    #[test]
+    fn a_charge_covers_as_much_as_it_is_for() {
+        let charge = Crowd::new(1, 0).charge(&Activity::default(), 100).unwrap();
+        assert!(charge.covers(99) && charge.covers(100) && !charge.covers(101));
+    }
+
+    #[test]
+    fn a_quarter_as_many_as_have_a_place_wait_at_the_door_within_bounds() {
+        for (limit, most) in [(1, FEW_AT_THE_DOOR), (100, 25), (100_000, AT_THE_DOOR)] {
+            let crowd = Crowd::new(limit, 0);
+            let waiting = std::iter::from_fn(|| crowd.at_the_door()).take(1000).collect::<Vec<_>>();
+            assert_eq!(waiting.len(), most, "{limit}");
+        }
+    }
+
     fn enter(crowd: &Crowd) -> Option<Member> {
         crowd.enter(&Activity::default())
     }
@@ -333,5 +364,8 @@ mod tests {
         drop(third);
         assert!(!first.is_asked_to_go());
         assert_eq!(crowd.present(), 2);
+        // And nobody who has gone.
+        drop(first);
+        assert!(!crowd.make_room());
     }
 }

@@ -470,6 +470,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -502,6 +503,8 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n", vec![Clear, Clear]),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
             ("POST / HTTP/1.1\r\ncontent-length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n", vec![Clear, Clear]),
+            // As much of a line as is kept.
+            (&format!("POST / HTTP/1.1\r\ncontent-length:{}3\r\n\r\n\n\n\n", "0".repeat(KEPT_BYTES - 18)), vec![Clear]),
             ("POST / HTTP/1.1\r\nTRANSFER-ENCODING: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nX\n", vec![ClearAndLast]),
             (
                 &format!("GET / HTTP/1.1\r\nx: {}\r\n\r\nGET /{} HTTP/1.1\r\n\r\n", "y".repeat(600), "z".repeat(300)),
@@ -526,9 +529,13 @@ mod tests {
             ("content-length: +3\r\n", BadLength),
             ("content-length:\r\n", BadLength),
             (&format!("content-length: {}3\r\n", " ".repeat(300)), BadLength),
+            // Cut off, it would be another number.
+            (&format!("content-length: {}3\r\n", "0".repeat(300)), BadLength),
+            (&format!("content-length:{}3\r\n", "0".repeat(KEPT_BYTES - 17)), BadLength),
             (&format!("x: {}\ncontent-length: 3\r\n", "y".repeat(300)), BareLineFeed),
             ("content-length: 18446744073709551616\r\n", BadLength),
             ("transfer-encoding: gzip, chunked\r\n", UnknownEncoding),
+            (&format!("transfer-encoding: chunked{}, gzip\r\n", " ".repeat(300)), UnknownEncoding),
             ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", UnknownEncoding),
             ("transfer-encoding: identity\r\n", UnknownEncoding),
             ("a: b\nc: d\r\n", BareLineFeed),
@@ -542,6 +549,52 @@ mod tests {
         }
         for text in ["GET / HTTP/1.1\nhost: h\n\n", "\nGET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nhost: h\r\n\n"] {
             assert_eq!(in_any_pieces(text), [Verdict::Refused(BareLineFeed)], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_of_the_greatest_length_is_clear_and_of_one_byte_more_too_large() {
+        let (begin, end) = ("GET / HTTP/1.1\r\n", "\r\n\r\n");
+        for (bytes, verdict) in [(MAX_HEAD_BYTES, Verdict::Clear), (MAX_HEAD_BYTES + 1, Verdict::TooLarge)] {
+            let text = format!("{begin}{:y<1$}{end}", "x:", bytes - begin.len() - end.len());
+            assert_eq!(text.len(), bytes);
+            assert_eq!(verdicts(text.as_bytes(), bytes), [verdict]);
+        }
+    }
+
+    /// What the service finds in a request's extensions where `text` was read before: whether it is the last on its connection,
+    /// whether its head is too large, and why it is refused.
+    fn found(text: &str, request: Request<()>) -> (bool, bool, Option<Ambiguous>) {
+        let heads = Heads::default();
+        HeadReader::new(heads.clone(), Activity::default()).saw(text.as_bytes());
+        let mut service = heads.layer().layer(tower::service_fn(async |request: Request<()>| {
+            let found = request.extensions();
+            let (is_last, is_too_large) = (found.get::<LastRequest>().is_some(), found.get::<HeadTooLarge>().is_some());
+            Ok::<_, std::convert::Infallible>((is_last, is_too_large, found.get().copied()))
+        }));
+        service.call(request).now_or_never().unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_is_known_of_a_head_goes_with_its_request() {
+        let long = "y".repeat(MAX_HEAD_BYTES);
+        for (text, expected) in [
+            ("GET / HTTP/1.1\r\n\r\n", (false, false, None)),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", (true, false, None)),
+            ("GET / HTTP/1.1\n\n", (true, false, Some(Ambiguous::BareLineFeed))),
+            (&format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n"), (true, true, None)),
+            ("", (true, false, Some(Ambiguous::Unseen))),
+        ] {
+            for version in [Version::HTTP_10, Version::HTTP_11] {
+                // By the bytes that came, and not by what a list of them would take.
+                let request = Request::builder().version(version).header("x", &long).body(()).unwrap();
+                assert_eq!(found(text, request), expected, "{text:.40} {version:?}");
+            }
+        }
+        // HTTP/2 has no text, and a limit on what a list takes.
+        for (bytes, is_too_large) in [(MAX_HEAD_BYTES - 34, false), (MAX_HEAD_BYTES - 33, true)] {
+            let request = Request::builder().version(Version::HTTP_2).uri("/").header("x", &long[..bytes]);
+            assert_eq!(found("", request.body(()).unwrap()), (false, is_too_large, None), "{bytes}");
         }
     }
 
@@ -598,6 +651,8 @@ mod tests {
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Head),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0", Idle),
             ("PRI * HTTP/2.0\r\n\r\nGET", Head),
+            ("PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\n\r\n", Head),
+            ("PRI * HTTP/2.0\r\n\r\nxSM\r\n\r\n", Head),
         ] {
             for size in 1..=text.len().max(1) {
                 let activity = Activity::default();
@@ -615,7 +670,7 @@ mod tests {
         let (half, target) = ("z".repeat(MAX_HEAD_BYTES / 2), "GET /x");
         for (text, has_long_target, id) in [
             ("GET", true, None),
-            ("GET / HTTP/1.1\r\nX-Request-Id:  one \r\nhost", false, Some("one")),
+            ("GET / HTTP/1.1\r\nhost: h\r\nX-Request-Id:  one \r\nx: y\r\nhost", false, Some("one")),
             ("GET / HTTP/1.1\r\nx-request-id: one\r\nx-request-id: two\r\nx: \0\r\n\r\n", false, Some("one")),
             ("G\r\nx-request-id: one\r\n\r\nG\r\nx-request-id: two\r\n\r\n", false, Some("one")),
             (&format!("GET / HTTP/1.1\r\nx-request-id: {long}\r\nhost"), false, None),

@@ -141,6 +141,18 @@ mod tests {
         assert_eq!(activity.now(), (Phase::Idle, before.1 + 1));
     }
 
+    #[tokio::test]
+    async fn what_is_written_in_slices_waits_for_the_peer_as_well() {
+        let (mine, _theirs) = tokio::io::duplex(64);
+        let activity = Activity::default();
+        let mut stream = Farewell::new(mine, activity.clone());
+        activity.heard(false);
+        assert_eq!(stream.write_vectored(&[IoSlice::new(&[7; 8])]).await.unwrap(), 8);
+        assert_eq!(activity.now().0, Phase::Unread);
+        stream.flush().await.unwrap();
+        assert_eq!(activity.now().0, Phase::Idle);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_a_peer_still_sends_is_read_away_for_a_moment_and_no_longer() {
         // One that goes on for a while and closes, and one that never does.

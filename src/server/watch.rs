@@ -249,6 +249,55 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_head_that_begins_on_an_idle_connection_ends_in_its_own_time() {
+        let crowd = Crowd::new(9, 0);
+        for is_http_2 in [false, true] {
+            let (activity, mut watch) = self::watch(&crowd);
+            activity.heard(false);
+            if is_http_2 {
+                activity.speaks_http_2();
+            }
+            assert_eq!(over(&mut watch).await, (Over::Idle, 75), "HTTP/2: {is_http_2}");
+        }
+        let (activity, mut watch) = self::watch(&crowd);
+        activity.heard(false);
+        // The timer is set for the end of its idleness.
+        for _ in 0..2 {
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll_over(cx).is_pending())).await);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        activity.heard(true);
+        assert_eq!(over(&mut watch).await, (Over::TooSlow, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_to_go_goes_at_once() {
+        let (activity, mut watch) = self::watch(&Crowd::new(1, 0));
+        // A task of its own: it looks when it is woken.
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { over(&mut watch).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        activity.cut();
+        assert_eq!(tasks.join_next().await.unwrap().unwrap(), (Over::TooSlow, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_looked_at_again_has_offered_to_go_for_no_less_time() {
+        let crowd = Crowd::new(2, 0);
+        let [(_, mut first), (_, mut second)] = std::array::from_fn(|_| {
+            let (activity, watch) = self::watch(&crowd);
+            activity.heard(false);
+            (activity, watch)
+        });
+        for watch in [&mut first, &mut second] {
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll_over(cx).is_pending())).await);
+        }
+        assert!(poll_fn(|cx| Poll::Ready(first.poll_over(cx).is_pending())).await);
+        assert!(crowd.make_room());
+        assert!(first.member.is_asked_to_go() && !second.member.is_asked_to_go());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_comes_at_the_last_moment_is_served_where_it_is_read() {
         let crowd = Crowd::new(9, 0);
         let (activity, mut watch) = self::watch(&crowd);

@@ -375,8 +375,16 @@ mod tests {
             }
         }
         blotted(&SIGNATURE.chars().map(|c| format!("%{:02x}", u32::from(c))).collect::<String>());
-        blotted(&SIGNATURE.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>());
-        blotted(&SIGNATURE.chars().map(|c| format!("\\u{:04x} ", u32::from(c))).collect::<String>());
+        for between in ["", " "] {
+            for (mark, end) in [("\\u00", ""), ("\\x", ""), ("&#x", ";")] {
+                let escaped = |c: char| format!("{mark}{:02x}{end}{between}", u32::from(c));
+                let shown = blotted(&SIGNATURE.chars().map(escaped).collect::<String>());
+                assert!(!shown.contains(is_letter), "{shown}");
+                // More than a message of words has.
+                let nine = blotted(&SIGNATURE.chars().take(MOST_ESCAPES + 1).map(escaped).collect::<String>());
+                assert!(!nine.contains(is_letter), "{nine}");
+            }
+        }
         let base64 = "signature u7Xy/pAbC3deF+gHi9kLmN0pQr= does not match";
         assert_eq!(blotted(base64), "signature […] does not match");
         // Where it is cut, too.
@@ -390,6 +398,7 @@ mod tests {
             ("cannot fetch https://h/a?token=s, why? because", "cannot fetch https://h/a why? because"),
             ("why?https://h/a?token=s", "why"),
             ("h/a?token=s&from=https://h/b now", "h/a now"),
+            ("cannot fetch https%3A%2F%2Fh%2Fa%3Fq%3Ds now", "cannot fetch […] now"),
         ] {
             assert_eq!(shown(message), shown_as);
         }
@@ -443,6 +452,9 @@ mod tests {
             ("cannot read api_key=hunter2hunter2 now", "hunter2hunter2"),
             ("cannot read auth=abcdefgh&apikey=abcdefgh now", "abcdefgh"),
             ("cannot read sign=3f9a0b1c2d4e5f60 now", "3f9a0b1c2d4e5f60"),
+            ("cannot read url_sign=abcdefgh now", "abcdefgh"),
+            // It has a capital letter and a digit, and looks like words otherwise.
+            ("cannot read \"Qmfzdvnpehr+fourisnonumbe4r=\" now", "Qmfzdvnpehrfourisnonumbe4r"),
             ("cannot read 3f9a0b1c2d4e5f60-718293a4b5c6d7e8 now", "3f9a0b1c2d4e5f60718293a4b5c6d7e8"),
             ("cannot read SharedAccessSignature sr=x&sig=QmFzZVNpeHR%2fFourIsNoNumber%3d&se=1 now", plain),
         ] {
@@ -470,6 +482,14 @@ mod tests {
             "retry=3; design=new; taskId=task12345; recordId: 1732332323",
             "No static resource api/v1/gpt4o-image/download-url.",
             "why? a=b, c = d, e: f",
+            "\\u00fcber \\xfc, \\xfc, \\xfc, \\xfc, &#252; &#252; &#252; is no name",
+            "AUTHENTICATION GATEWAY FAILED AT KIE",
+            "from10 to20 at30 in40 of50 by60 on70",
+            "gpt4oimage flux1kontext veo3fastmode are models",
+            "x1y2z3w4v5u6 t7s8r9q1p2o3 is as long as may be",
+            "Sunrise1/over-the-sea-ab is as long as may be",
+            "abcdefghijklmnopqrstuvwx is as long as may be",
+            "fedcba9876543210fedcba98 is as long as may be",
             "token 无效 task12345",
         ] {
             assert_eq!(shown(message), message);
@@ -500,11 +520,20 @@ mod tests {
             ("creditsinsufficient.tar.gz", "creditsinsufficient.tar.gz"),
             ("creditsinsufficient.tar.gz", "creditsinsufficient.tar"),
             ("creditsinsufficient", "creditsinsufficient"),
+            // Short, but no word.
+            ("task-12345.png", "task-12345.png"),
+            ("ab-1.x", "ab-1.x"),
+            // Whatever stands in the query.
+            ("credits-insufficient-1.png?from=https://h/a-b-c.png", "credits-insufficient-1.png"),
+            ("credits-insufficient-1.png?a=b?c", "credits-insufficient-1.png"),
+            ("task-12345.png?of=task-12345.png&x=1", "of=task-12345.png&x=1"),
         ] {
             assert_eq!(shown(source, &format!("file {name}: no")), "file [url]: no", "{source}");
         }
-        for source in ["insufficient", "insufficient.png", "credits", "a.b", ""] {
-            assert_eq!(shown(source, "Credits insufficient, a. b"), "Credits insufficient, a. b", "{source}");
+        for source in ["insufficient", "insufficient.png", "credits", "a.b", "", "a.b?insufficient", "misunderstanding"]
+        {
+            let message = "Credits insufficient, a. b, a misunderstanding";
+            assert_eq!(shown(source, message), message, "{source}");
         }
     }
 

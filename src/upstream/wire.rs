@@ -292,6 +292,13 @@ mod tests {
     }
 
     #[test]
+    fn the_header_that_carries_the_key_is_marked_and_not_shown() {
+        let header = authorization(&ApiKey::new("very-secret-key").unwrap());
+        assert_eq!(header, "Bearer very-secret-key");
+        assert!(header.is_sensitive() && !format!("{header:?}").contains("secret"), "{header:?}");
+    }
+
+    #[test]
     fn the_earlier_of_the_two_ends_counts() {
         let seconds = |query: &str, date: Option<&str>, wall: &str| {
             life(&link(query), date.map(|date| date.parse().unwrap()), None, wall.parse().unwrap()).left.as_secs()

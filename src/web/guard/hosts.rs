@@ -197,6 +197,7 @@ mod tests {
             "Kielink.LocalHost.:8080",
             "kielink.test",
             "nas.home.arpa",
+            "2.local",
             "links.example.com",
             "links.example.com.",
             "Links.Example.com:443",
@@ -235,6 +236,7 @@ mod tests {
             "evilhome.arpa",
             "localhost.evil.example",
             "a.tests",
+            "\u{fc}",
         ] {
             assert_eq!(verdict(|r| r.uri("/v1/link").header("host", host)), Some(Kind::Misdirected), "{host}");
         }

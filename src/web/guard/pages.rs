@@ -242,6 +242,8 @@ mod tests {
             // Its own: with another port, below.
             "http://asked.example",
             "http://ASKED.example.:8443",
+            "HTTP://localhost",
+            "HTTPS://localhost",
         ] {
             let (origin, referer) = (format!("origin: {page}"), format!("referer: {page}/a/b?c=http://evil.example#d"));
             for method in ["GET", "POST"] {

@@ -190,6 +190,15 @@ impl Child {
         self.signal(Signal::HUP);
     }
 
+    /// It does nothing, hears of nothing, until it is resumed.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// The same as long as it runs: it may end between two.
     pub(crate) fn terminate_unless_ended(&self) {
         if !self.has_ended() {

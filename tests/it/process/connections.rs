@@ -8,6 +8,11 @@ use std::{
     path::Path,
 };
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
 use super::{
     child::{Run, link_path},
     shutdown::reqwest_h2,
@@ -319,6 +324,30 @@ async fn what_is_no_request_is_answered_with_a_problem_and_its_id() {
     kie.release();
     assert_eq!(wire.reply().await.status, 200);
     Problem::refused("malformed-request").assert_document("behind another", &wire.reply().await);
+}
+
+/// What a peer may do on one connection: it is told with the first frame (RFC 9113 section 6.5.2).
+#[tokio::test]
+async fn http_2_is_told_its_limits() {
+    let [streams, window, frame, headers] = [3, 4, 5, 6];
+    let kie = FakeKie::start();
+    let child = Run::serving(&kie, &[]).ready().await;
+    for address in [child.data(), child.admin()] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [0, 0, length, 4, 0, 0, 0, 0, 0] = head else { panic!("no SETTINGS: {head:?}") };
+        let mut settings = vec![0; usize::from(length)];
+        stream.read_exact(&mut settings).await.unwrap();
+        let told = |wanted: u16| {
+            let found = settings.chunks(6).find(|setting| setting[..2] == wanted.to_be_bytes());
+            found.map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()))
+        };
+        for (setting, most) in [(streams, 256), (window, 64 << 10), (frame, 16 << 10), (headers, 64 << 10)] {
+            assert!(told(setting).is_some_and(|told| told <= most), "{address}: {setting} is {:?}", told(setting));
+        }
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,27 @@ async fn every_accepted_request_is_answered_before_it_ends() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_the_signal_is_answered_though_nothing_of_it_was_accepted_yet() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).ready().await;
+    assert_eq!(child.link(SOURCE).await.status, 200);
+    child.pause();
+    let mut callers = Vec::new();
+    for _ in 0..300 {
+        let mut wire = child.connect().await;
+        wire.ask(&link_path(SOURCE)).await;
+        callers.push(wire);
+    }
+    child.terminate();
+    child.resume();
+    for mut wire in callers {
+        assert_eq!(wire.reply().await.status, 200);
+        wire.closed().await;
+    }
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+}
+
+#[tokio::test]
 async fn a_request_whose_body_is_still_on_its_way_is_answered() {
     let kie = FakeKie::start();
     let child = patient(&kie).ready().await;

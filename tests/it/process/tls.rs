@@ -105,6 +105,16 @@ async fn the_key_goes_only_to_whom_the_roots_vouch_for() {
     assert_eq!(kie.requests().len(), asked, "the key went nowhere else");
 }
 
+/// On a plain connection it would see the key.
+#[tokio::test]
+async fn a_proxy_of_the_environment_sees_nothing() {
+    let (kie, proxy) = (FakeKie::start(), FakeKie::start());
+    let names = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    let run = names.into_iter().fold(Run::serving(&kie, &[]), |run, name| run.env(name, proxy.base_url()));
+    assert_eq!(run.ready().await.link(SOURCE).await.status, 200);
+    assert_eq!((kie.mints(), proxy.requests().len()), (1, 0));
+}
+
 #[tokio::test]
 async fn check_config_tells_where_nobody_would_vouch_for_kie_ai() {
     let folder = tempfile::tempdir().unwrap();
