@@ -202,7 +202,40 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use axum::{
+        body::Body,
+        http::{Request, StatusCode},
+        routing::get,
+    };
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::key::ApiKey;
+
+    #[tokio::test]
+    async fn a_panic_is_one_callers_500_and_what_it_says_is_not_told() {
+        let routes =
+            Router::new().route("/v1/link", get(async || -> &'static str { panic!("what only the log may see") }));
+        let edge = Edge {
+            clock: Clock::system(),
+            log_hash: ApiKey::new("a-key-of-tests").unwrap().log_hash(),
+            allowed_hosts: Vec::new(),
+            request_timeout: Duration::from_secs(1),
+            readiness: Readiness::waiting_for([]).0,
+            watched: None,
+        };
+        let request =
+            Request::get("/v1/link").header("host", "kielink").header("x-request-id", "mine").body(Body::empty());
+        let response = layered(routes, Arc::new(edge)).oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-request-id"], "mine");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["type"], "urn:kielink:problem:internal-error");
+        assert!(!problem.to_string().contains("what only the log may see"), "{problem}");
+    }
 
     #[test]
     fn one_machine_is_one_address_and_every_request_its_own() {
