@@ -125,9 +125,12 @@ fn dependencies_point_down() {
                 _ => wrong.push(format!("{file} knows {other}")),
             }
         }
-        if code.contains("super::super::super") {
-            wrong.push(format!("{file} reaches too far up"));
-        }
+        let others = FLOORS.iter().copied().flatten().filter(|other| **other != name);
+        wrong.extend(
+            others
+                .filter(|other| code.contains(&format!("super::{other}::")))
+                .map(|other| format!("{file} knows {other} by way of super")),
+        );
         let reads_tokio_s = code.lines().any(|line| line.contains("tokio::time::") && line.contains("Instant"));
         if reads_tokio_s && !TOKIO_S_CLOCK.iter().any(|known| path.ends_with(known)) {
             wrong.push(format!("{file} reads tokio's clock"));

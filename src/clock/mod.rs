@@ -284,11 +284,11 @@ mod tests {
             .args(["--ignored", "--exact", "clock::tests::it_reads_what_the_kernel_calls_uptime"])
             .output();
         match booted_a_day_earlier {
-            Ok(ended) if ended.status.success() => {
-                assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{ended:?}");
+            Ok(ended) if String::from_utf8_lossy(&ended.stderr).starts_with("unshare: ") => {
+                eprintln!("skipped: no namespace of time can be had here: {ended:?}");
             }
-            Ok(ended) if ended.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&ended.stdout)),
-            refused => println!("skipped: no namespace of time can be had here: {refused:?}"),
+            Ok(ended) => assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{ended:?}"),
+            Err(error) => eprintln!("skipped: there is no unshare: {error}"),
         }
     }
 

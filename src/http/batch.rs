@@ -4,6 +4,7 @@
 //! small, and charged. Memory is asked for all of them first; of those that must wait, a few are under way at a time.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     fmt,
     sync::{
@@ -34,6 +35,7 @@ use super::{
     answer::LinkView,
     directives,
     handlers::{Endpoints, Room, USUAL_BODY, read_body},
+    places::Place,
 };
 use crate::{
     clock::Instant,
@@ -141,6 +143,8 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.config.batch)?;
     drop(body);
     room.take(asked.len() * ITEM_BYTES).await?;
+    // Whatever is surely large needs a place before anything else is done for it.
+    let place = if asked.len() * ITEM_BYTES > SMALL { Some(endpoints.places.take(&call.party)?) } else { None };
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let mut known = Vec::with_capacity(batch.asked.len());
@@ -150,16 +154,17 @@ pub(crate) async fn links(
         let whole = if as_lines { batch.lines(known) } else { batch.json(json_parts(known)) };
         return Ok(answer(content_type, Body::from(whole)));
     }
-    let place = batch.endpoints.places.take(&batch.call.party)?;
+    let place = place.map_or_else(|| batch.endpoints.places.take(&batch.call.party), Ok)?;
     // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its place and its room
     // until the last one.
     let body = if as_lines {
-        place.keep()?;
         // What is known at once goes out in one piece.
-        Body::from_stream(as_minted(&batch, known, waiting).ready_chunks(LINES_AT_ONCE).map(move |items| {
-            let _ = &room;
-            Ok::<_, Infallible>(batch.lines(items))
-        }))
+        Body::from_stream(as_minted(&batch, known, waiting, place.clone()).ready_chunks(LINES_AT_ONCE).map(
+            move |items| {
+                let _ = &room;
+                Ok::<_, Infallible>(batch.lines(items))
+            },
+        ))
     } else {
         let all = place.hold(all_items(&batch, known, waiting)).await?;
         place.keep()?;
@@ -207,22 +212,35 @@ async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usiz
     all
 }
 
-/// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache.
-fn as_minted(batch: &Arc<Batch>, known: Vec<Item>, waiting: Vec<usize>) -> impl Stream<Item = Item> + Send + use<> {
+/// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache. Where another takes the place, the
+/// items that still wait are told so, each in its line.
+fn as_minted(
+    batch: &Arc<Batch>,
+    known: Vec<Item>,
+    waiting: Vec<usize>,
+    place: Place,
+) -> impl Stream<Item = Item> + Send + use<> {
     // On a task of its own: a caller that does not read its lines keeps nobody else from waiting.
     let (sender, mut receiver) = mpsc::channel(waiting.len().max(1));
     let served = Arc::clone(batch);
     batch.endpoints.tasks.spawn(async move {
+        let mut left: BTreeSet<usize> = waiting.iter().copied().collect();
         let mut minted = std::pin::pin!(served.wait_for(waiting));
         let all = async {
             while let Some(item) = minted.next().await {
+                left.remove(&item.index);
                 // There is room for all of them.
                 let _ = sender.try_send(item);
             }
         };
-        tokio::select! {
-            () = all => {}
-            () = sender.closed() => {}
+        let held = tokio::select! {
+            held = place.hold(all) => held.and_then(|()| place.keep()),
+            () = sender.closed() => return,
+        };
+        if held.is_err() {
+            for index in left {
+                let _ = sender.try_send(Item { index, result: Some(Err(links::Error::Crowded)) });
+            }
         }
     });
     stream::iter(known).chain(stream::poll_fn(move |context| receiver.poll_recv(context)))
@@ -306,7 +324,8 @@ impl Batch {
         let bytes = all.iter().map(|item| match &item.result {
             Some(Ok(Link { kept: Kept::ByCache(entry), .. })) => {
                 let link = entry.upgrade()?.link.as_str().len();
-                Some(ITEM_BYTES + self.asked.get(item.index).len() + link)
+                // A letter that is no ASCII takes three times its bytes in a URL.
+                Some(ITEM_BYTES + self.asked.get(item.index).len() * 3 + link)
             }
             Some(Ok(_) | Err(_)) | None => None,
         });
@@ -327,7 +346,7 @@ impl Batch {
                 Part::Tail => json.extend(b"]}"),
             }
         }
-        Bytes::from(json)
+        exactly(json)
     }
 
     fn lines(&self, all: Vec<Item>) -> Bytes {
@@ -336,7 +355,7 @@ impl Batch {
             lines.extend(self.render(&item));
             lines.push(b'\n');
         }
-        Bytes::from(lines)
+        exactly(lines)
     }
 
     fn render(&self, item: &Item) -> Vec<u8> {
@@ -366,6 +385,12 @@ impl Batch {
         };
         serde_json::to_vec(&view).expect("texts serialise")
     }
+}
+
+/// What it was allocated beyond its length would be charged to nobody.
+fn exactly(mut bytes: Vec<u8>) -> Bytes {
+    bytes.shrink_to_fit();
+    Bytes::from(bytes)
 }
 
 impl Item {

@@ -2,13 +2,13 @@
 //! end, and for those whose body is still coming. What memory knows needs none.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -43,23 +43,16 @@ struct Inner {
     /// A peer that has taken nothing of its answer for so long gives its place up where another needs it; where its address has
     /// most of these places, after a tenth of that.
     patience: Duration,
-    standing: Mutex<Standing>,
+    unread: Mutex<Unread>,
 }
 
-/// Answers that stand still at the moment, the one that does for longest first.
+/// Answers whose last part the peer has not taken yet, the one that waits for longest first.
 #[derive(Debug, Default)]
-struct Standing {
+struct Unread {
     next: u64,
-    answers: BTreeMap<u64, Still>,
-}
-
-#[derive(Debug)]
-struct Still {
-    since: Instant,
-    /// Whether the peer has to take what it was given; else it waits for kie.ai, as we do.
-    is_unread: bool,
-    address: u64,
-    slot: Arc<Slot>,
+    answers: BTreeMap<u64, (Instant, Arc<Slot>)>,
+    /// Their numbers by address. No address is here without one.
+    by_address: HashMap<u64, BTreeSet<u64>>,
 }
 
 /// One place. Given back when the last copy is dropped.
@@ -80,16 +73,17 @@ struct Waiting {
 
 /// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
 #[derive(Debug)]
-struct Slot(Mutex<Option<Contents>>);
+struct Slot {
+    address: u64,
+    contents: Mutex<Option<Contents>>,
+}
 
 #[derive(Debug)]
 struct Contents {
     body: Body,
-    place: Place,
-    /// Its number among those that stand still.
-    standing: Option<u64>,
-    /// Whom to tell that it was taken away, where it waits for us.
-    task: Option<Waker>,
+    _place: Place,
+    /// Its number among those that are unread.
+    unread: Option<u64>,
 }
 
 impl Places {
@@ -101,7 +95,7 @@ impl Places {
             waiting: Mutex::default(),
             clock,
             patience,
-            standing: Mutex::default(),
+            unread: Mutex::default(),
         }))
     }
 
@@ -109,12 +103,16 @@ impl Places {
         self.0.shares.taken()
     }
 
-    /// A place: if need be that of an answer which nobody reads, one of the address that has most callers waiting, or that of an
-    /// answer of the address that has most answers under way.
+    /// A place: if need be that of an answer which nobody reads, one of the address that has most, or that of an answer which an address
+    /// with more reads slowly.
     pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
-        let share = Arc::new(self.share(&self.0.shares, party).ok_or_else(overloaded)?);
         let connection = self.connection(party).ok_or_else(overloaded)?;
-        Ok(Place { share, connection })
+        let shares = &self.0.shares;
+        let share = self.share(shares, party).or_else(|| {
+            // Once: where the place is another's already, this one waits for its turn like everybody.
+            self.give_up_one_for(party.address).then(|| shares.free(party.address)).flatten()
+        });
+        Ok(Place { share: Arc::new(share.ok_or_else(overloaded)?), connection })
     }
 
     fn share(&self, shares: &Shares, party: &Party) -> Option<Share> {
@@ -122,14 +120,8 @@ impl Places {
             if let Some(free) = shares.free(party.address) {
                 return Some(free);
             }
-            if self.give_up_one() {
-                continue;
-            }
-            if let Some(taken) = shares.take(party.address) {
-                return Some(taken);
-            }
-            if !self.give_up_one_for(party.address, shares.held(party.address)) {
-                return None;
+            if !self.give_up_one() {
+                return shares.take(party.address);
             }
         }
     }
@@ -157,50 +149,66 @@ impl Places {
     /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
     /// Whether there was one.
     pub(crate) fn give_up_one(&self) -> bool {
-        self.give_up(|standing, now| {
-            let mut unread = standing.answers.iter().filter(|(_, answer)| answer.is_unread);
-            let (number, longest) = unread.next()?;
-            (now.since(longest.since) >= self.0.patience).then_some(*number)
+        self.give_up(|unread, now| {
+            let (number, (since, _)) = unread.answers.first_key_value()?;
+            (now.since(*since) >= self.0.patience).then_some(*number)
         })
     }
 
-    /// The same with an answer of the address that has most of them, where `address` has fewer also with one more than `held`: each
-    /// may be read fast enough to keep its place, and all together shut out the others.
-    fn give_up_one_for(&self, address: u64, held: usize) -> bool {
-        self.give_up(|standing, now| {
-            let mut by_address: HashMap<u64, usize> = HashMap::new();
-            for answer in standing.answers.values() {
-                *by_address.entry(answer.address).or_default() += 1;
-            }
-            let own = held + by_address.get(&address).copied().unwrap_or_default();
-            let (most, many) = by_address.into_iter().max_by_key(|(_, many)| *many)?;
-            let (number, longest) = standing.answers.iter().find(|(_, answer)| answer.address == most)?;
-            (own + 1 < many && now.since(longest.since) >= self.0.patience / 10).then_some(*number)
+    /// The same with the answers of an address that has more places than `address`: each of them may be read fast enough to keep its
+    /// place, and all together shut out the others.
+    fn give_up_one_for(&self, address: u64) -> bool {
+        self.give_up(|unread, now| {
+            let has_stood = |number: &u64| now.since(unread.answers[number].0) >= self.0.patience / 10;
+            let first = |other: &u64| unread.by_address.get(other)?.first().copied();
+            unread.answers.first_key_value().filter(|(number, _)| has_stood(number))?;
+            let slow =
+                unread.by_address.keys().copied().filter(|other| first(other).is_some_and(|first| has_stood(&first)));
+            first(&self.0.shares.fuller(address, slow)?)
         })
     }
 
-    fn give_up(&self, which: impl Fn(&Standing, Instant) -> Option<u64>) -> bool {
+    fn give_up(&self, which: impl Fn(&Unread, Instant) -> Option<u64>) -> bool {
         loop {
-            let mut standing = self.standing();
-            let Some(number) = which(&standing, self.0.clock.now()) else { return false };
-            let Some(Still { slot, .. }) = standing.answers.remove(&number) else { return false };
-            drop(standing);
+            let mut unread = self.unread();
+            let Some(number) = which(&unread, self.0.clock.now()) else { return false };
+            let Some(slot) = unread.remove(number) else { return false };
+            drop(unread);
             let mut contents = slot.lock();
-            // Or it has begun to move again at this moment.
-            if contents.as_ref().is_some_and(|contents| contents.standing == Some(number)) {
+            // Or the peer has begun to read again at this moment.
+            if contents.as_ref().is_some_and(|contents| contents.unread == Some(number)) {
                 let answer = contents.take();
                 drop(contents);
-                if let Some(Contents { task: Some(task), .. }) = &answer {
-                    task.wake_by_ref();
-                }
                 drop(answer);
+                tracing::debug!("an answer that its peer did not read made room for another");
                 return true;
             }
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unread {
+    fn add(&mut self, address: u64, since: Instant, slot: Arc<Slot>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.answers.insert(number, (since, slot));
+        self.by_address.entry(address).or_default().insert(number);
+        number
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Slot>> {
+        let (_, slot) = self.answers.remove(&number)?;
+        if let Entry::Occupied(mut numbers) = self.by_address.entry(slot.address) {
+            numbers.get_mut().remove(&number);
+            if numbers.get().is_empty() {
+                numbers.remove();
+            }
+        }
+        Some(slot)
     }
 }
 
@@ -242,7 +250,7 @@ pub(crate) async fn keep(State(places): State<Places>, request: Request, next: N
 
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, Option<Contents>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -254,13 +262,14 @@ struct Kept {
 
 /// What the connection hears of an answer that was given up.
 #[derive(Debug, thiserror::Error)]
-#[error("another needed the place of an answer that stood still")]
+#[error("the peer did not read its answer")]
 struct GivenUp;
 
 impl Kept {
     fn new(places: Places, place: Place, body: Body) -> Kept {
-        let contents = Contents { body, place, standing: None, task: None };
-        Kept { places, slot: Arc::new(Slot(Mutex::new(Some(contents)))) }
+        let address = place.share.address();
+        let contents = Mutex::new(Some(Contents { body, _place: place, unread: None }));
+        Kept { places, slot: Arc::new(Slot { address, contents }) }
     }
 }
 
@@ -272,24 +281,18 @@ impl HttpBody for Kept {
         let this = self.get_mut();
         let mut slot = this.slot.lock();
         let Some(contents) = slot.as_mut() else { return Poll::Ready(Some(Err(axum::Error::new(GivenUp)))) };
-        if let Some(number) = contents.standing.take() {
-            this.places.standing().answers.remove(&number);
+        if let Some(number) = contents.unread.take() {
+            this.places.unread().remove(number);
         }
         let frame = Pin::new(&mut contents.body).poll_frame(cx);
-        let is_unread = match &frame {
-            Poll::Ready(Some(Ok(_))) => true,
-            Poll::Pending => false,
+        match &frame {
+            Poll::Ready(Some(Ok(_))) => {
+                let now = this.places.0.clock.now();
+                contents.unread = Some(this.places.unread().add(this.slot.address, now, Arc::clone(&this.slot)));
+            }
             // Its place is given back with it, at the latest.
-            Poll::Ready(Some(Err(_)) | None) => return frame,
-        };
-        contents.task = (!is_unread).then(|| cx.waker().clone());
-        let mut standing = this.places.standing();
-        let number = standing.next;
-        standing.next += 1;
-        let address = contents.place.share.address();
-        let since = this.places.0.clock.now();
-        standing.answers.insert(number, Still { since, is_unread, address, slot: Arc::clone(&this.slot) });
-        contents.standing = Some(number);
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
+        }
         frame
     }
 }
@@ -297,8 +300,8 @@ impl HttpBody for Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         let contents = self.slot.lock().take();
-        if let Some(number) = contents.and_then(|contents| contents.standing) {
-            self.places.standing().answers.remove(&number);
+        if let Some(number) = contents.and_then(|contents| contents.unread) {
+            self.places.unread().remove(number);
         }
     }
 }
@@ -457,23 +460,15 @@ impl Drop for Arrival {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, task::Wake};
+    use std::convert::Infallible;
 
-    use futures_util::{FutureExt, StreamExt, stream};
+    use futures_util::{FutureExt, stream};
     use http_body_util::BodyExt;
 
     use super::*;
     use crate::clock::testing::VirtualTime;
 
     const PATIENCE: Duration = Duration::from_secs(10);
-
-    struct Wakes(Arc<AtomicUsize>);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
 
     fn answer(places: &Places) -> Kept {
         let parts = ["a", "b", "c"].map(|part| Ok::<_, Infallible>(Bytes::from(part)));
@@ -505,7 +500,7 @@ mod tests {
         assert_eq!(read(&mut second).unwrap().unwrap(), "b");
         assert!(read(&mut first).unwrap().is_err(), "it was broken off");
         drop((place, first, second));
-        assert_eq!((places.taken(), places.standing().answers.len()), (0, 0));
+        assert_eq!((places.taken(), places.unread().answers.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -522,37 +517,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_with_fewer_answers_gets_the_place_of_one_that_stands_still_whoever_is_to_act() {
+    async fn an_address_with_fewer_places_gets_that_of_an_answer_which_is_read_slowly() {
         let time = VirtualTime::new();
-        let places = Places::new(3, 9, PATIENCE, time.clock());
+        let places = Places::new(4, 9, PATIENCE, time.clock());
         let take = |address| places.take(&Party { address, connection: address, request: 0 });
-        let pieces = |many| stream::iter((0..many).map(|_| Ok::<_, Infallible>(Bytes::from("piece"))));
-        let kept = |body| {
+        let kept = || {
             let place = take(1).unwrap();
             place.keep().unwrap();
-            Kept::new(places.clone(), place, body)
+            let pieces = stream::iter((0..9).map(|_| Ok::<_, Infallible>(Bytes::from("piece"))));
+            Kept::new(places.clone(), place, Body::from_stream(pieces))
         };
-        let mut read_slowly = kept(Body::from_stream(pieces(9)));
-        let mut waits_for_us = kept(Body::from_stream(pieces(1).chain(stream::pending())));
-        let mut last = kept(Body::from_stream(pieces(9)));
-        assert_eq!(read(&mut waits_for_us).unwrap().unwrap(), "piece");
-        let wakes = Arc::new(AtomicUsize::default());
-        let task = Waker::from(Arc::new(Wakes(Arc::clone(&wakes))));
-        assert!(Pin::new(&mut waits_for_us).poll_frame(&mut Context::from_waker(&task)).is_pending());
-        for answer in [&mut read_slowly, &mut last] {
+        let (mut slow, mut slower, mut waits) = (kept(), kept(), kept());
+        waits.slot.lock().as_mut().unwrap().body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        for answer in [&mut slower, &mut slow] {
             assert_eq!(read(answer).unwrap().unwrap(), "piece");
         }
+        assert!(waits.frame().now_or_never().is_none());
+        let own = take(2).unwrap();
         time.suspend(PATIENCE / 10 - Duration::from_millis(1));
-        assert!(take(2).is_err(), "they may yet move");
+        assert!(take(2).is_err(), "they may yet be read");
         time.suspend(Duration::from_millis(1));
         assert!(take(1).is_err(), "of their own address");
-        let place = take(2).unwrap();
-        assert_eq!(wakes.load(Relaxed), 1, "it would not ask by itself");
-        assert!(read(&mut waits_for_us).unwrap().is_err());
-        assert!(take(2).is_err(), "it has one, and they would have one");
-        assert_eq!(read(&mut read_slowly).unwrap().unwrap(), "piece");
-        drop((place, read_slowly, waits_for_us, last));
-        assert_eq!((places.taken(), places.standing().answers.len()), (0, 0));
+        let other = take(2).unwrap();
+        assert!(read(&mut slower).unwrap().is_err() && read(&mut slow).unwrap().is_ok());
+        time.suspend(PATIENCE / 10);
+        assert!(take(2).is_err(), "it would have more than is left to the first");
+        drop((own, other, slow, slower, waits));
+        let unread = places.unread();
+        assert_eq!((places.taken(), unread.answers.len(), unread.by_address.len()), (0, 0, 0));
     }
 
     #[tokio::test]

@@ -488,7 +488,7 @@ impl Inner {
             }
             span.end();
             let position = span.position().cloned();
-            // In the cache first, landed second: who boards next must find it.
+            // In the cache first, landed second: who asks next must find it.
             lead.land(Landed { result, reason, position });
         });
         waiter

@@ -2,7 +2,7 @@
 //! left, whoever has fewer than another takes one of that one's.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{
         Arc, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,6 +24,8 @@ struct Table {
     next: u64,
     /// Those that can be taken away, by address, as they came. No address is here without one.
     holders: HashMap<u64, BTreeMap<u64, Arc<Notify>>>,
+    /// How many others an address has.
+    kept: HashMap<u64, usize>,
 }
 
 /// One place. Given back when it is dropped, unless another has it already.
@@ -38,16 +40,18 @@ pub struct Share {
 
 impl Shares {
     pub fn new(limit: usize) -> Shares {
-        Shares(Arc::new(Mutex::new(Table { limit, taken: 0, next: 0, holders: HashMap::new() })))
+        Shares(Arc::new(Mutex::new(Table { limit, taken: 0, next: 0, holders: HashMap::new(), kept: HashMap::new() })))
     }
 
     pub fn taken(&self) -> usize {
         self.table().taken
     }
 
-    /// How many of them can be taken away from this address.
-    pub fn held(&self, address: u64) -> usize {
-        self.table().holders.get(&address).map_or(0, BTreeMap::len)
+    /// Of these addresses, the one that has most, where `address` would still have fewer with one more.
+    pub fn fuller(&self, address: u64, others: impl Iterator<Item = u64>) -> Option<u64> {
+        let table = self.table();
+        let (most, held) = others.map(|other| (other, table.held(other))).max_by_key(|(_, held)| *held)?;
+        (table.held(address) + 1 < held).then_some(most)
     }
 
     /// A place that nobody has.
@@ -60,16 +64,16 @@ impl Shares {
         Some(self.hand_out(&mut table, address))
     }
 
-    /// A place that nobody has, or else the newest of the address that has most, where `address` has fewer also with it.
+    /// A free place; else the newest that can be taken away from the address with most, provided that `address` would still have fewer
+    /// than that one has now.
     pub fn take(&self, address: u64) -> Option<Share> {
         if let Some(free) = self.free(address) {
             return Some(free);
         }
         let mut table = self.table();
-        let own = table.holders.get(&address).map_or(0, BTreeMap::len);
         // Every one of them holds a place, so that there are no more than places.
-        let (&most, held) = table.holders.iter().max_by_key(|(_, held)| held.len())?;
-        if own + 1 >= held.len() {
+        let most = table.holders.keys().copied().max_by_key(|other| table.held(*other))?;
+        if table.held(address) + 1 >= table.held(most) {
             return None;
         }
         let (_, newest) = table.remove(most, None)?;
@@ -91,6 +95,10 @@ impl Shares {
 }
 
 impl Table {
+    fn held(&self, address: u64) -> usize {
+        self.holders.get(&address).map_or(0, BTreeMap::len) + self.kept.get(&address).copied().unwrap_or_default()
+    }
+
     /// The one with this number, or the newest.
     fn remove(&mut self, address: u64, number: Option<u64>) -> Option<(u64, Arc<Notify>)> {
         let held = self.holders.get_mut(&address)?;
@@ -117,8 +125,12 @@ impl Share {
 
     /// From now on nobody takes it. Whether nobody has.
     pub fn keep(&self) -> bool {
-        let is_own = self.shares.table().remove(self.address, Some(self.number)).is_some();
-        self.is_kept.fetch_or(is_own, Relaxed);
+        let mut table = self.shares.table();
+        let is_own = table.remove(self.address, Some(self.number)).is_some();
+        if is_own {
+            self.is_kept.store(true, Relaxed);
+            *table.kept.entry(self.address).or_default() += 1;
+        }
         is_own
     }
 }
@@ -126,7 +138,15 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut table = self.shares.table();
-        if *self.is_kept.get_mut() || table.remove(self.address, Some(self.number)).is_some() {
+        if *self.is_kept.get_mut() {
+            table.taken -= 1;
+            if let Entry::Occupied(mut kept) = table.kept.entry(self.address) {
+                *kept.get_mut() -= 1;
+                if *kept.get() == 0 {
+                    kept.remove();
+                }
+            }
+        } else if table.remove(self.address, Some(self.number)).is_some() {
             table.taken -= 1;
         }
     }
@@ -180,9 +200,22 @@ mod tests {
         let other = shares.take(2).unwrap();
         assert_eq!((displaced(&places[..2]), displaced(&places[2..3])), (0, 1));
         assert!(!places[2].keep(), "it is another's");
+        assert_eq!((shares.fuller(2, [1, 2].into_iter()), shares.fuller(1, [1, 2].into_iter())), (Some(1), None));
         drop(places);
         assert_eq!(shares.taken(), 1);
         drop(other);
         assert_eq!(shares.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_counts_for_its_address() {
+        let shares = Shares::new(8);
+        let kept = take(&shares, 1, 6);
+        assert!(kept.iter().all(Share::keep));
+        let waiting = take(&shares, 2, 2);
+        assert!(shares.take(1).is_none(), "it has most, though none of it can be taken away");
+        assert_eq!(displaced(&waiting), 0);
+        drop(kept);
+        assert_eq!((shares.taken(), shares.table().kept.len()), (2, 0));
     }
 }

@@ -43,16 +43,18 @@ pub struct Endpoint(Option<Route>);
 
 impl Endpoint {
     pub fn as_str(self) -> &'static str {
-        self.0.map_or("other", Route::label)
+        self.0.map_or("other", Route::path)
     }
 
     fn gives_links(self) -> bool {
         self.0.is_some_and(|route| route.gives() == Gives::Links)
     }
 
-    /// Of the route that matched, or of a path.
+    /// Of the route that matched, or of a path. Two routes with one label are one, else it would be there twice.
     pub fn of(path: Option<&str>) -> Endpoint {
-        Endpoint(path.and_then(Route::of))
+        Endpoint(
+            path.and_then(Route::of).map(|route| if route == Route::NamedRedirect { Route::Redirect } else { route }),
+        )
     }
 }
 
@@ -299,7 +301,11 @@ mod tests {
     #[test]
     fn a_path_that_is_no_route_has_no_label_of_its_own() {
         assert_eq!(Endpoint::of(Some("/v1/link")).as_str(), "/v1/link");
-        assert_eq!(Endpoint::of(Some("/v1/redirect/{name}")).as_str(), "/v1/redirect");
+        assert_eq!(
+            Endpoint::of(Some("/v1/redirect/{name}")),
+            Endpoint::of(Some("/v1/redirect")),
+            "one label, one series"
+        );
         assert_eq!(Endpoint::of(Some("/v1/links/{any}")).as_str(), "other");
         assert_eq!(Endpoint::of(None).as_str(), "other");
     }

@@ -63,14 +63,6 @@ impl Route {
         self.row().1
     }
 
-    /// What metrics call it.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Route::NamedRedirect => Route::Redirect.path(),
-            route => route.path(),
-        }
-    }
-
     /// That of a path, or of the router's pattern.
     pub fn of(path: &str) -> Option<Route> {
         let is_named = |route: Route| route == Route::NamedRedirect && path.starts_with("/v1/redirect/");
