@@ -168,7 +168,6 @@ fn icon(level: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::failures::REQUEST;
     use super::{
         super::{
             Cached, Mints, Upstream,
@@ -176,17 +175,20 @@ mod tests {
         },
         *,
     };
-    use crate::{key, links, telemetry::Failure};
+    use crate::{
+        key,
+        kind::Kind,
+        links,
+        telemetry::{Config, Failed, Failure, Format, NOTED, Severity, Telemetry, What},
+    };
 
     const MARKUP: &str = "</p><script>alert(\"it's out\")</script>";
 
     fn snapshot(values: usize) -> Snapshot<'static> {
         let some = values > 0;
         let failure = Failure {
-            level: "warn",
-            message: MARKUP.to_owned(),
-            problem: Some(MARKUP.to_owned()),
-            reason: Some(MARKUP.to_owned()),
+            severity: Severity::Warn,
+            what: What::Line { message: MARKUP.to_owned(), reason: Some(MARKUP.to_owned()) },
             error: Some(format!("kie.ai failed: code 500: {MARKUP}")),
             count: 1234,
             first_at: "2026-11-22T23:58:01Z".to_owned(),
@@ -271,7 +273,7 @@ mod tests {
     fn whatever_comes_from_outside_is_text() {
         let page = render(&snapshot(3));
         assert_eq!(page.matches("<script").count(), 1, "our own");
-        assert_eq!(page.matches("&lt;script&gt;alert(&quot;it's out&quot;)").count(), 5, "failure and setting");
+        assert_eq!(page.matches("&lt;script&gt;alert(&quot;it's out&quot;)").count(), 4, "failure and setting");
         assert!(tags(&page).all(|tag| !tag.contains("onload")), "{page}");
         assert!(page.contains("&quot;onload='x'"));
     }
@@ -345,19 +347,19 @@ mod tests {
     #[test]
     fn a_mint_that_failed_and_its_requests_are_one_failure() {
         let mut snapshot = snapshot(1);
-        let failure = |message: &str, reason: Option<&str>, error: &str, count| Failure {
-            message: message.to_owned(),
-            problem: (message == REQUEST).then(|| "upstream-error".to_owned()),
-            reason: reason.map(str::to_owned),
+        let mint = |reason, is_awaited| What::Mint { reason, is_awaited };
+        let request = What::Request { problem: Kind::UpstreamError };
+        let failure = |what: &What, error: &str, count| Failure {
+            what: what.clone(),
             error: Some(error.to_owned()),
             count,
             ..snapshot.failures[0].clone()
         };
         snapshot.failures = vec![
-            failure(REQUEST, None, "code 500", 30),
-            failure("mint failed", Some("miss"), "code 500", 10),
-            failure("mint failed", Some("refresh"), "code 501", 20),
-            failure(REQUEST, None, "code 501", 40),
+            failure(&request, "code 500", 30),
+            failure(&mint("miss", true), "code 500", 10),
+            failure(&mint("refresh", false), "code 501", 20),
+            failure(&request, "code 501", 40),
         ];
         let page = render(&snapshot).replace('\u{a0}', " ");
         let table = between(&page, "<section class=\"failures\"", "</section>");
@@ -365,6 +367,34 @@ mod tests {
         assert_eq!(table.matches("upstream-error").count(), 2, "{table}");
         assert!(table.contains("Mint failed (miss)") && table.contains("30 requests without a link"), "{table}");
         assert_eq!(table.matches("Request without a link").count(), 1, "no mint for a request tells of it: {table}");
+    }
+
+    #[test]
+    fn reworded_the_page_still_joins() {
+        let telemetry = Telemetry::default();
+        let log = Config { format: Format::Json, level: "info".parse().unwrap() };
+        let fail = |what, error: &str| {
+            telemetry.failures.note(Failed {
+                severity: Severity::Warn,
+                what,
+                error: Some(error.to_owned()),
+                source_host: None,
+            });
+        };
+        tracing::dispatcher::with_default(&log.dispatch(std::io::sink, &telemetry), || {
+            tracing::warn!(target: NOTED, why = "code 500", "kie.ai made no link");
+            fail(What::Mint { reason: "miss", is_awaited: true }, "code 500");
+            tracing::warn!(target: NOTED, because_of = "code 500", "somebody got none");
+            fail(What::Request { problem: Kind::UpstreamError }, "code 500");
+            // The old words, of something else.
+            tracing::warn!(error = "code 500", "request");
+        });
+        let snapshot = Snapshot { failures: telemetry.failures.recent(9), ..snapshot(1) };
+        let page = render(&snapshot).replace('\u{a0}', " ");
+        let table = between(&page, "<section class=\"failures\"", "</section>");
+        assert_eq!(table.matches("<tr><td").count(), 2, "the mint, and the other line: {table}");
+        assert!(table.contains("Mint failed (miss)</span> <code>upstream-error</code>"), "{table}");
+        assert!(table.contains("1 request without a link"), "{table}");
     }
 
     #[test]
