@@ -28,7 +28,7 @@ pub use self::{
     entry::{Entry, Renewal},
     failures::Failure,
     freshness::{Freshness, Times, Wish},
-    metrics::{Count, Withheld},
+    metrics::{Count, MintResult, Rule, Withheld},
     outcome::{Error, Found, Lookup},
     shares::{Share, Shares},
 };
