@@ -140,7 +140,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::key::ApiKey;
+    use crate::{key::ApiKey, readiness::Readiness, web::edge::layered};
 
     #[tokio::test]
     async fn a_panic_is_one_callers_500_and_what_it_says_is_not_told() {
@@ -151,7 +151,7 @@ mod tests {
             log_hash: ApiKey::new("a-key-of-tests").unwrap().log_hash(),
             allowed_hosts: Vec::new(),
             request_timeout: Duration::from_secs(1),
-            readiness: Readiness::default(),
+            readiness: Readiness::waiting_for([]).0,
             failures: Failures::default(),
             watched: None,
         };

@@ -145,7 +145,7 @@ mod tests {
     async fn what_is_written_in_slices_waits_for_the_peer_as_well() {
         let (mine, _theirs) = tokio::io::duplex(64);
         let activity = Activity::default();
-        let mut stream = Farewell::new(mine, activity.clone());
+        let mut stream = Goodbye::new(mine, activity.clone());
         activity.heard(false);
         assert_eq!(stream.write_vectored(&[IoSlice::new(&[7; 8])]).await.unwrap(), 8);
         assert_eq!(activity.now().0, Phase::Unread);
