@@ -139,6 +139,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         kie_clock: kie_clock.clone(),
         log_hash: log_hash.clone(),
         tracer: telemetry.tracer.clone(),
+        noted: telemetry.failures.clone(),
         tasks: background.clone(),
         stop: cut.clone(),
     };
@@ -159,6 +160,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         links: links.clone(),
         probes: probes.clone(),
         watched,
+        failures: telemetry.failures.clone(),
         tasks: background.clone(),
         clock: clock.clone(),
         log_hash: log_hash.clone(),
@@ -186,6 +188,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         probes,
         registry,
         status: status.clone(),
+        failures: telemetry.failures.clone(),
         log_level: telemetry.level.clone(),
         clock: clock.clone(),
         log_hash,
@@ -211,7 +214,7 @@ impl App {
         background.spawn(keys.watch(reload, cut.clone()));
         background.spawn(kie_clock.watch(clock, cut.clone()));
         background.spawn(status.watch(cut.clone()));
-        sums.spawn(telemetry.failures.sum_up(sum_up.clone()));
+        sums.spawn(telemetry.limiter.sum_up(sum_up.clone()));
         let admin = AdminThread::start(listeners.admin, admin)?;
         for bound in listeners.data {
             let listener = bound.register().map_err(Error::Listener)?;

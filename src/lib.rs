@@ -53,7 +53,7 @@
 //! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), ids and headers, problems, probes, what is told of each request (`record`, `metrics`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
 //! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
-//! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; failures that repeat (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
+//! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; lines that repeat (`limiter`); what failed of late, noted where it happens (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
 //! | `host`, [`kind`], `readiness` | which hosts both may have; the problem types; whether this process should be sent requests |

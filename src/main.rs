@@ -242,8 +242,7 @@ fn sources(settings: &Settings) -> Sources {
 /// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
 fn start_logs(config: &app::Config) -> anyhow::Result<(Telemetry, Log)> {
     let telemetry = Telemetry::default();
-    let (dispatch, log) =
-        config.log.queued(io::stderr, &telemetry.failures, &telemetry.level).context("cannot start logging")?;
+    let (dispatch, log) = config.log.queued(io::stderr, &telemetry).context("cannot start logging")?;
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     key::LogHash,
     links::Links,
-    telemetry::LogLevel,
+    telemetry::{Failures, LogLevel},
     web::{
         edge::{self, Edge},
         probes::{self, Probes},
@@ -35,6 +35,7 @@ pub(crate) struct Parts {
     pub(crate) probes: Probes,
     pub(crate) registry: Registry,
     pub(crate) status: Status,
+    pub(crate) failures: Failures,
     pub(crate) log_level: LogLevel,
     pub(crate) clock: Clock,
     pub(crate) log_hash: LogHash,
@@ -42,7 +43,7 @@ pub(crate) struct Parts {
 }
 
 pub(crate) fn router(parts: Parts) -> Router {
-    let Parts { links, probes, registry, status, log_level, clock, log_hash, allowed_hosts } = parts;
+    let Parts { links, probes, registry, status, failures, log_level, clock, log_hash, allowed_hosts } = parts;
     let routes = Router::new()
         .route("/v1/explain", get(explain::explain))
         .route("/v1/link", delete(explain::forget))
@@ -64,6 +65,7 @@ pub(crate) fn router(parts: Parts) -> Router {
         allowed_hosts,
         request_timeout: Duration::from_secs(5),
         readiness: probes.readiness,
+        failures,
         watched: None,
     };
     edge::layered(routes, Arc::new(edge))

@@ -28,6 +28,7 @@ use crate::{
     key::LogHash,
     links::Links,
     source::AllowList,
+    telemetry::Failures,
     web::{
         edge::{self, Edge, Watched},
         probes::{self, Probes},
@@ -65,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) links: Links,
     pub(crate) probes: Probes,
     pub(crate) watched: Watched,
+    pub(crate) failures: Failures,
     /// Batches that are read line by line run on it.
     pub(crate) tasks: TaskTracker,
     pub(crate) clock: Clock,
@@ -73,7 +75,7 @@ pub(crate) struct Parts {
 
 /// Everything that callers can reach. What it counts goes to `registry`.
 pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> Router {
-    let Parts { links, probes, watched, tasks, clock, log_hash } = parts;
+    let Parts { links, probes, watched, failures, tasks, clock, log_hash } = parts;
     let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
     let requests = watched.requests.clone();
@@ -85,6 +87,7 @@ pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> R
         allowed_hosts: config.allowed_hosts.clone(),
         request_timeout: config.request_timeout,
         readiness: probes.readiness.clone(),
+        failures,
         watched: Some(watched),
     });
     let endpoints = Arc::new(Endpoints {

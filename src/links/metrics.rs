@@ -8,6 +8,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::{Registry, Unit},
 };
+use serde::{Serialize, Serializer};
 
 use super::Links;
 use crate::{
@@ -22,23 +23,76 @@ use crate::{
 /// Seconds. kie.ai's usual answer takes some hundred milliseconds; a mint may take three tries of 8 s, within 20 s in all.
 const DURATIONS: [f64; 15] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0];
 
-const REASONS: [Reason; 3] = [Reason::Miss, Reason::Refresh, Reason::Forced];
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     reason: Reason,
-    /// `ok`, or the slug of a problem.
-    result: &'static str,
+    result: MintResult,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WithheldLabels {
     reason: Reason,
-    rule: &'static str,
+    rule: Rule,
 }
 
-/// The rules that keep mints from kie.ai.
-const RULES: [&str; 4] = ["budget", "pause", "breaker", "account"];
+/// How a mint ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MintResult {
+    Ok,
+    Failed(Kind),
+}
+
+impl MintResult {
+    fn all() -> impl Iterator<Item = MintResult> {
+        std::iter::once(MintResult::Ok).chain(upstream::Error::KINDS.map(MintResult::Failed))
+    }
+
+    /// `ok`, or the slug of a problem.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MintResult::Ok => "ok",
+            MintResult::Failed(kind) => kind.as_str(),
+        }
+    }
+}
+
+impl Serialize for MintResult {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl EncodeLabelValue for MintResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+/// What keeps a mint from kie.ai.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// `upstream.rate`.
+    Budget,
+    /// After a 429.
+    Pause,
+    Breaker,
+    /// kie.ai refuses it.
+    Account,
+}
+
+impl Rule {
+    pub const ALL: [Rule; 4] = [Rule::Budget, Rule::Pause, Rule::Breaker, Rule::Account];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rule::Budget => "budget",
+            Rule::Pause => "pause",
+            Rule::Breaker => "breaker",
+            Rule::Account => "account",
+        }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Evicted {
@@ -46,19 +100,18 @@ struct Evicted {
 }
 
 /// How many mints were made for this reason and had this result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Count {
-    pub reason: &'static str,
-    pub result: &'static str,
+    pub reason: Reason,
+    pub result: MintResult,
     pub count: u64,
 }
 
 /// How many mints a rule withheld.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Withheld {
-    pub reason: &'static str,
-    /// `budget`, `pause`, `breaker` or `account`.
-    pub rule: &'static str,
+    pub reason: Reason,
+    pub rule: Rule,
     pub count: u64,
 }
 
@@ -77,6 +130,12 @@ impl EncodeLabelValue for Reason {
     }
 }
 
+impl EncodeLabelValue for Rule {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
 impl Default for Metrics {
     /// All of them from the start, so that the first one is an increase to whoever watches.
     fn default() -> Metrics {
@@ -86,11 +145,11 @@ impl Default for Metrics {
             durations: Latencies::new(DURATIONS.into_iter()),
             evictions: Family::default(),
         };
-        for reason in REASONS {
-            for result in std::iter::once("ok").chain(upstream::Error::KINDS.map(Kind::as_str)) {
+        for reason in Reason::ALL {
+            for result in MintResult::all() {
                 let _: &Counter = &metrics.mints.get_or_create(&Labels { reason, result });
             }
-            for rule in RULES {
+            for rule in Rule::ALL {
                 let _: &Counter = &metrics.withheld.get_or_create(&WithheldLabels { reason, rule });
             }
         }
@@ -111,13 +170,13 @@ impl Metrics {
         trace_id: Option<TraceId>,
     ) {
         let rule = match error {
-            Some(upstream::Error::NoBudget { .. }) => "budget",
-            Some(upstream::Error::Paused { .. }) => "pause",
-            Some(upstream::Error::Unwell { .. }) => "breaker",
-            Some(upstream::Error::Recalled { .. }) => "account",
+            Some(upstream::Error::NoBudget { .. }) => Rule::Budget,
+            Some(upstream::Error::Paused { .. }) => Rule::Pause,
+            Some(upstream::Error::Unwell { .. }) => Rule::Breaker,
+            Some(upstream::Error::Recalled { .. }) => Rule::Account,
             Some(upstream::Error::ShuttingDown) => return,
             _ => {
-                let result = error.map_or("ok", |error| error.kind().as_str());
+                let result = error.map_or(MintResult::Ok, |error| MintResult::Failed(error.kind()));
                 self.mints.get_or_create(&Labels { reason, result }).inc();
                 observe(&self.durations, took.as_secs_f64(), trace_id);
                 return;
@@ -134,12 +193,12 @@ impl Metrics {
     }
 
     fn counts(&self) -> Vec<Count> {
-        let results = std::iter::once("ok").chain(upstream::Error::KINDS.map(Kind::as_str));
-        let labels = results.flat_map(|result| REASONS.map(|reason| Labels { reason, result }));
+        let results = MintResult::all();
+        let labels = results.flat_map(|result| Reason::ALL.map(|reason| Labels { reason, result }));
         labels
             .filter_map(|labels| {
                 let count = self.mints.get(&labels)?.get();
-                (count > 0).then_some(Count { reason: labels.reason.as_str(), result: labels.result, count })
+                (count > 0).then_some(Count { reason: labels.reason, result: labels.result, count })
             })
             .collect()
     }
@@ -176,11 +235,11 @@ impl Links {
 
     /// Mints withheld since the start; rules that never applied are left out.
     pub fn mints_withheld(&self) -> Vec<Withheld> {
-        let labels = RULES.into_iter().flat_map(|rule| REASONS.map(|reason| WithheldLabels { reason, rule }));
+        let labels = Rule::ALL.into_iter().flat_map(|rule| Reason::ALL.map(|reason| WithheldLabels { reason, rule }));
         labels
             .filter_map(|labels| {
                 let count = self.0.metrics.withheld.get(&labels)?.get();
-                (count > 0).then_some(Withheld { reason: labels.reason.as_str(), rule: labels.rule, count })
+                (count > 0).then_some(Withheld { reason: labels.reason, rule: labels.rule, count })
             })
             .collect()
     }
@@ -195,4 +254,24 @@ impl Links {
 pub(super) fn listener<K, V>(metrics: &Metrics) -> impl Fn(Arc<K>, V, RemovalCause) + Send + Sync + use<K, V> {
     let metrics = metrics.clone();
     move |_, _, cause| metrics.evicted(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::BreakerState;
+
+    #[test]
+    fn status_and_metrics_say_the_same_words() {
+        let word = |json: serde_json::Result<String>| json.unwrap().trim_matches('"').to_owned();
+        for reason in Reason::ALL {
+            assert_eq!(word(serde_json::to_string(&reason)), reason.as_str());
+        }
+        for rule in Rule::ALL {
+            assert_eq!(word(serde_json::to_string(&rule)), rule.as_str());
+        }
+        for state in BreakerState::ALL {
+            assert_eq!(word(serde_json::to_string(&state)), state.as_str());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::{Entry, Inner, Purpose, freshness::URGENT};
 use crate::{
     clock::Instant,
     source::SourceUrl,
-    telemetry::trace::Span,
+    telemetry::{Failed, NOTED, Severity, What, trace::Span},
     upstream::{self, Ask, Chain, Reason},
 };
 
@@ -58,22 +58,34 @@ impl Inner {
                 Ok(entry)
             }
             Err(error) => {
+                let severity = match &error {
+                    // Only its operator can mend a refused key; everything else may mend itself.
+                    upstream::Error::KeyRefused(_) | upstream::Error::KeyReplaced(_) => Some(Severity::Error),
+                    // The rule that kept kie.ai from being asked has been noted where it took hold.
+                    error if error.is_our_own() => None,
+                    _ => Some(Severity::Warn),
+                };
                 macro_rules! line {
                     ($level:ident) => {
                         tracing::$level!(
+                            target: NOTED,
                             trace_id, source_host, source_hash, reason = reason.as_str(), duration_ms,
                             error = %Chain(&error), "mint failed",
                         )
                     };
                 }
-                // Only its operator can mend a refused key; everything else may mend itself.
-                if matches!(error, upstream::Error::KeyRefused(_) | upstream::Error::KeyReplaced(_)) {
-                    line!(error);
-                } else if error.is_our_own() {
-                    // The rule that kept kie.ai from being asked has been logged where it took hold.
-                    line!(debug);
-                } else {
-                    line!(warn);
+                match severity {
+                    Some(Severity::Error) => line!(error),
+                    Some(Severity::Warn) => line!(warn),
+                    None => line!(debug),
+                }
+                if let Some(severity) = severity {
+                    self.noted.note(Failed {
+                        severity,
+                        what: What::Mint { reason: reason.as_str(), is_awaited: reason != Reason::Refresh },
+                        error: Some(Chain(&error).to_string()),
+                        source_host: Some(source_host.to_owned()),
+                    });
                 }
                 let error = Arc::new(error);
                 // A refresh that failed has a back-off of its own, below, and a link is there meanwhile.

@@ -28,7 +28,7 @@ pub use self::{
     entry::{Entry, Renewal},
     failures::Failure,
     freshness::{Freshness, Times, Wish},
-    metrics::{Count, Withheld},
+    metrics::{Count, MintResult, Rule, Withheld},
     outcome::{Error, Found, Lookup},
     shares::{Share, Shares},
 };
@@ -43,7 +43,10 @@ use crate::{
     key::LogHash,
     link,
     source::SourceUrl,
-    telemetry::trace::{Position, Span, Tracer},
+    telemetry::{
+        self,
+        trace::{Position, Span, Tracer},
+    },
     upstream::{self, Mint, Party, Patience, Reason},
 };
 
@@ -99,6 +102,7 @@ struct Inner {
     kie_clock: KieClock,
     first_ends: FirstEnds,
     failures: Failures,
+    noted: telemetry::Failures,
     flights: Flights<SourceUrl, Landed, Note>,
     waiting: Shares,
     metrics: Metrics,
@@ -190,6 +194,8 @@ pub struct Parts {
     pub kie_clock: KieClock,
     pub log_hash: LogHash,
     pub tracer: Tracer,
+    /// Where mints that fail are noted, for `/status`.
+    pub noted: telemetry::Failures,
     /// Flights run on it.
     pub tasks: TaskTracker,
     /// And end when this is cancelled.
@@ -201,7 +207,7 @@ const ROUNDS: u32 = 4;
 
 impl Links {
     pub fn new(config: Config, parts: Parts) -> Links {
-        let Parts { mint, clock, kie_clock, log_hash, tracer, tasks, stop } = parts;
+        let Parts { mint, clock, kie_clock, log_hash, tracer, noted, tasks, stop } = parts;
         let metrics = Metrics::default();
         let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
@@ -223,6 +229,7 @@ impl Links {
             kie_clock,
             first_ends,
             failures,
+            noted,
             flights,
             waiting,
             metrics,

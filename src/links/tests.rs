@@ -59,6 +59,7 @@ fn bench_with(change: impl FnOnce(&mut Config)) -> Bench {
             kie_clock: kie_clock.clone(),
             log_hash: ApiKey::new("a-test-key").unwrap().log_hash(),
             tracer: Tracer::default(),
+            noted: telemetry::Failures::default(),
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
         },

@@ -16,7 +16,7 @@ use crate::{
     key::ApiKey,
     links::{self, Found, Links, Wish},
     source::SourceUrl,
-    telemetry::trace::Tracer,
+    telemetry::{Failures, trace::Tracer},
     upstream::{GateConfig, Kie, KieConfig},
 };
 
@@ -125,6 +125,7 @@ impl World {
                 kie_clock: kie_clock.clone(),
                 log_hash: ApiKey::new("simulated-key").unwrap().log_hash(),
                 tracer: Tracer::default(),
+                noted: Failures::default(),
                 tasks: tasks.clone(),
                 stop: stop.clone(),
             },

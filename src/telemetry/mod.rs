@@ -1,10 +1,13 @@
 //! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
 //!
-//! One line an event, on standard error, which nobody waits for (`queue`); failures that repeat are summed up (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace`
-//! some print addresses, and an address may be a link.
+//! One line an event, on standard error, which nobody waits for (`queue`); lines that repeat are summed up (`limiter`). What fails is
+//! noted besides, for `/status` (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace` some print
+//! addresses, and an address may be a link.
 
 mod failures;
 mod level;
+mod limiter;
+mod line;
 pub(crate) mod metrics;
 mod queue;
 pub mod trace;
@@ -17,10 +20,14 @@ use tracing_subscriber::{Layer as _, fmt::MakeWriter, layer::SubscriberExt};
 pub(crate) use self::queue::LAST_LINES;
 use self::trace::Tracer;
 pub use self::{
-    failures::{Failure, Failures},
+    failures::{Failed, Failure, Failures, Severity, What},
     level::LogLevel,
+    limiter::Limiter,
     queue::{DroppedLines, Log},
 };
+
+/// The target of lines that tell of a failure which is noted besides, or sum up others: none is a failure of its own.
+pub(crate) const NOTED: &str = concat!(env!("CARGO_PKG_NAME"), "::noted");
 
 /// How and how much is logged.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +39,10 @@ pub struct Config {
 /// What a run reports to, besides the log's writer. Cheap to clone; `Default` traces nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Telemetry {
-    /// What has failed of late; filled by the log.
+    /// What has failed of late.
     pub failures: Failures,
+    /// What sums up lines that repeat.
+    pub limiter: Limiter,
     /// How much is logged, which can be changed while it runs.
     pub level: LogLevel,
     pub tracer: Tracer,
@@ -54,15 +63,17 @@ pub enum Format {
 pub struct Level(LevelFilter);
 
 impl Config {
-    /// The subscriber that writes to `writer` what `level` lets through, from `self.level` on, and counts what fails; the caller
-    /// decides for which threads.
-    pub fn dispatch<W>(&self, writer: W, failures: &Failures, level: &LogLevel) -> Dispatch
+    /// The subscriber that writes to `writer` what `telemetry.level` lets through, from `self.level` on, and notes what fails; the
+    /// caller decides for which threads.
+    pub fn dispatch<W>(&self, writer: W, telemetry: &Telemetry) -> Dispatch
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
+        let Telemetry { failures, limiter, level, .. } = telemetry;
         level.set(self.level);
-        let filter = level.filter();
-        let gatekeeper = failures.gatekeeper(level);
+        // In front of what writes, so that failures are noted whether their lines are written or not.
+        let all = tracing_subscriber::registry().with(level.filter()).with(failures.lines());
+        let limited = limiter.filter(level);
         let text = match self.format {
             Format::Text => true,
             Format::Json => false,
@@ -70,7 +81,7 @@ impl Config {
         };
         if text {
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(gatekeeper)))
+            Dispatch::new(all.with(layer.with_filter(limited)))
         } else {
             let layer = tracing_subscriber::fmt::layer()
                 .json()
@@ -79,7 +90,7 @@ impl Config {
                 .with_span_list(false)
                 .with_target(false)
                 .with_writer(writer);
-            Dispatch::new(tracing_subscriber::registry().with(filter).with(layer.with_filter(gatekeeper)))
+            Dispatch::new(all.with(layer.with_filter(limited)))
         }
     }
 }

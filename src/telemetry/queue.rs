@@ -16,7 +16,7 @@ use std::{
 use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{Config, Failures, LogLevel};
+use super::{Config, Telemetry};
 
 /// Bytes that may wait to be written: some two hundred lines, as many as a pipe itself holds and half as many again.
 const ROOM: usize = 96 * 1024;
@@ -71,17 +71,17 @@ impl Config {
     ///
     /// # Errors
     /// Where the system grants no thread.
-    pub fn queued<S>(&self, sink: S, failures: &Failures, level: &LogLevel) -> io::Result<(Dispatch, Log)>
+    pub fn queued<S>(&self, sink: S, telemetry: &Telemetry) -> io::Result<(Dispatch, Log)>
     where
         S: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
     {
         let shared = Arc::<Shared>::default();
         // What the thread itself has to tell goes past the queue, which may be full.
-        let own = self.dispatch(sink.clone(), failures, level);
+        let own = self.dispatch(sink.clone(), telemetry);
         let served = Arc::clone(&shared);
         let run = move || dispatcher::with_default(&own, || served.carry(&sink));
         std::thread::Builder::new().name("log".to_owned()).spawn(run)?;
-        Ok((self.dispatch(Arc::clone(&shared), failures, level), Log(shared)))
+        Ok((self.dispatch(Arc::clone(&shared), telemetry), Log(shared)))
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
         let taken = Arc::default();
         let sink = Sink { answers: Arc::new(Mutex::new(scripted)), taken: Arc::clone(&taken) };
         let config = Config { format: Format::Json, level: "info".parse::<Level>().unwrap() };
-        let (dispatch, log) = config.queued(move || sink.clone(), &Failures::default(), &LogLevel::default()).unwrap();
+        let (dispatch, log) = config.queued(move || sink.clone(), &Telemetry::default()).unwrap();
         Bench { answers, taken, dispatch, log }
     }
 

@@ -2,7 +2,7 @@
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
-use super::Kie;
+use super::{BreakerState, Kie};
 use crate::telemetry::metrics::{reading, readings};
 
 /// Cheap to clone.
@@ -32,7 +32,7 @@ impl Kie {
         let help = "1 for the state that the breaker is in; open: kie.ai has failed and is not asked";
         readings(registry, "breaker_state", help, move || {
             let state = kie.breaker();
-            ["closed", "open", "half-open"].map(|name| (("state", name), f64::from(name == state)))
+            BreakerState::ALL.map(|one| (("state", one.as_str()), f64::from(one == state)))
         });
     }
 
@@ -51,8 +51,7 @@ impl Kie {
         self.0.gate.budget_bounds()
     }
 
-    /// `closed`, `open` or `half-open`.
-    pub fn breaker(&self) -> &'static str {
+    pub fn breaker(&self) -> BreakerState {
         self.0.gate.breaker()
     }
 

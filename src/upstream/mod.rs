@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
@@ -33,7 +34,7 @@ pub(crate) use self::wire::{Life, life};
 pub use self::{
     connections::{SetupError, check_roots},
     error::{Answer, BadAnswer, Error},
-    gate::Config as GateConfig,
+    gate::{BreakerState, Config as GateConfig},
     patience::Patience,
     wire::{Config as WireConfig, Wire},
 };
@@ -88,7 +89,8 @@ pub struct Minted {
 }
 
 /// Why a mint is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// Callers wait for it.
     Miss,
@@ -99,6 +101,8 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Reason; 3] = [Reason::Miss, Reason::Refresh, Reason::Forced];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Miss => "miss",
@@ -210,7 +214,8 @@ impl Kie {
 }
 
 /// How kie.ai is, as far as the last answers tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Condition {
     Well,
     /// It has said 429, and nothing is asked for a while.

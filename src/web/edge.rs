@@ -27,7 +27,10 @@ use crate::{
     links::Caller,
     readiness::Readiness,
     server::{HeadTooLarge, LastRequest, Peer, Unserved},
-    telemetry::trace::{Span, Tracer},
+    telemetry::{
+        Failures,
+        trace::{Span, Tracer},
+    },
     upstream::Party,
 };
 
@@ -39,6 +42,7 @@ pub(crate) struct Edge {
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) request_timeout: Duration,
     pub(crate) readiness: Readiness,
+    pub(crate) failures: Failures,
     /// What is watched; `None` on the admin interface, whose requests are its watchers' own.
     pub(crate) watched: Option<Watched>,
 }
@@ -124,6 +128,7 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
         watched.requests.answered(&record.answered(span.sampled_trace_id()));
         record.trace(&span, method);
     }
+    record.note(&edge.failures);
     record.log(&edge.log_hash, method, &request_id, &span);
     response
 }
@@ -223,6 +228,7 @@ mod tests {
             allowed_hosts: Vec::new(),
             request_timeout: Duration::from_secs(1),
             readiness: Readiness::waiting_for([]).0,
+            failures: Failures::default(),
             watched: None,
         };
         let request =

@@ -17,7 +17,10 @@ use crate::{
     key::LogHash,
     links::Found,
     source::SourceUrl,
-    telemetry::trace::{Span, TraceId},
+    telemetry::{
+        Failed, Failures, NOTED, Severity, What,
+        trace::{Span, TraceId},
+    },
     upstream::Chain,
 };
 
@@ -130,6 +133,23 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// A request that got no link has failed, whatever the log says of it.
+    pub(super) fn note(&self, failures: &Failures) {
+        if let (Some(Outcome::NoLink(NoLink::Error)), Some(problem)) = (self.outcome, self.problem) {
+            failures.note(Failed {
+                severity: Severity::Warn,
+                what: What::Request { problem: problem.kind },
+                error: self.cause(),
+                source_host: self.source.map(|source| source.host().to_owned()),
+            });
+        }
+    }
+
+    /// With what lies behind it, in the same words as its mint says them.
+    fn cause(&self) -> Option<String> {
+        self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string())
+    }
+
     /// One line a request: hits and probes at `debug`, mints at `info`, failures at `warn`.
     pub(super) fn log(&self, log_hash: &LogHash, method: &'static str, request_id: &str, span: &Span) {
         let endpoint = self.route.unwrap_or_default();
@@ -141,10 +161,11 @@ impl<'a> Record<'a> {
         let trace_id = span.trace_id().map(tracing::field::display);
         let outcome = self.outcome.map(Outcome::as_str);
         let kind = self.problem.map(|problem| problem.kind.as_str());
-        let cause = self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string());
+        let cause = self.cause();
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
+                    target: NOTED,
                     request_id,
                     trace_id,
                     method,

@@ -27,10 +27,11 @@ use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
     key::{self, Keys},
-    links::{self, Found, Links},
+    kind::Kind,
+    links::{self, Found, Links, MintResult, Rule},
     readiness::Readiness,
     telemetry::{DroppedLines, Failure, Failures},
-    upstream::{Condition, Kie},
+    upstream::{BreakerState, Condition, Kie},
     web::{metrics::Requests, outcome::Outcome},
 };
 
@@ -114,10 +115,10 @@ struct Mints {
 struct Upstream {
     /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing` (the
     /// account).
-    condition: &'static str,
+    condition: Condition,
     /// It was seen to give links again after their end, so that a link that it gives again counts as a new one.
     renews_links: bool,
-    breaker: &'static str,
+    breaker: BreakerState,
     /// Requests that may go at once.
     budget_tokens: f64,
     /// After a quiet time, and how many are added a second: a little less than `upstream.burst` and `.rate`.
@@ -162,12 +163,7 @@ impl Status {
         let tenths = |number: f64| (number * 10.0).round() / 10.0;
         let (most_tokens, tokens_per_second) = sources.kie.budget_bounds();
         let kie = Upstream {
-            condition: match sources.kie.condition() {
-                Condition::Well => "well",
-                Condition::Limiting => "limiting",
-                Condition::Unwell => "unwell",
-                Condition::Refusing => "refusing",
-            },
+            condition: sources.kie.condition(),
             renews_links: sources.links.renews_links(),
             breaker: sources.kie.breaker(),
             budget_tokens: tenths(sources.kie.tokens()),
@@ -183,7 +179,7 @@ impl Status {
             headline: Headline::of(&headline::Facts {
                 ready,
                 draining,
-                condition: sources.kie.condition(),
+                condition: kie.condition,
                 asked,
                 margin_seconds: sources.links.margin().as_secs(),
                 last_minute: &last_minute,
@@ -232,19 +228,21 @@ impl Inner {
         }
         for links::Count { result, count, .. } in links.mints() {
             match result {
-                "ok" => totals.minted += count,
+                MintResult::Ok => totals.minted += count,
                 // kie.ai's word on the file, which is the caller's.
-                "source-refused" | "source-not-found" => {}
-                _ => totals.mints_failed += count,
-            }
-            if result == "key-refused" {
-                totals.key_refused += count;
+                MintResult::Failed(Kind::SourceRefused | Kind::SourceNotFound) => {}
+                MintResult::Failed(kind) => {
+                    totals.mints_failed += count;
+                    if kind == Kind::KeyRefused {
+                        totals.key_refused += count;
+                    }
+                }
             }
         }
         for links::Withheld { rule, count, .. } in links.mints_withheld() {
             match rule {
-                "budget" => totals.withheld_by_budget += count,
-                _ => totals.withheld_for_a_while += count,
+                Rule::Budget => totals.withheld_by_budget += count,
+                Rule::Pause | Rule::Breaker | Rule::Account => totals.withheld_for_a_while += count,
             }
         }
         totals

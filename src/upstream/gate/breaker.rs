@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::FileId;
 use crate::clock::Instant;
 
@@ -42,6 +44,31 @@ enum State {
         /// Whether its file had failed before. It tells little then, and keeps no other file from being the probe.
         seen_to_fail: bool,
     },
+}
+
+/// What others are told of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Requests pass.
+    Closed,
+    /// Nothing is asked.
+    Open,
+    /// One request finds out.
+    HalfOpen,
+}
+
+impl BreakerState {
+    pub const ALL: [BreakerState; 3] = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
+
+    /// By its usual name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half-open",
+        }
+    }
 }
 
 /// Whether a request may go, as far as the breaker is concerned.
@@ -86,11 +113,11 @@ impl Breaker {
         self.state != State::Closed
     }
 
-    pub(super) fn state(&self) -> &'static str {
+    pub(super) fn state(&self) -> BreakerState {
         match self.state {
-            State::Closed => "closed",
-            State::Open { .. } => "open",
-            State::HalfOpen { .. } => "half-open",
+            State::Closed => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 

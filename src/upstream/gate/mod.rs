@@ -23,6 +23,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::breaker::BreakerState;
 use self::{
     account::Account,
     breaker::{Breaker, Failure},
@@ -279,8 +280,7 @@ impl Gate {
         self.lock().budget.bounds()
     }
 
-    /// The breaker's state, by its usual name.
-    pub(super) fn breaker(&self) -> &'static str {
+    pub(super) fn breaker(&self) -> BreakerState {
         self.lock().breaker.state()
     }
 

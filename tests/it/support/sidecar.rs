@@ -105,7 +105,7 @@ impl Sidecar {
         let thread = std::thread::spawn(move || {
             // One thread for all its tasks, so that the subscriber of this thread sees everything.
             let telemetry = Telemetry::default();
-            let dispatch = config.log.dispatch(move || writer.clone(), &telemetry.failures, &telemetry.level);
+            let dispatch = config.log.dispatch(move || writer.clone(), &telemetry);
             let _guard = tracing::dispatcher::set_default(&dispatch);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };

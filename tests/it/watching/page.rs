@@ -49,3 +49,27 @@ async fn what_kie_ai_says_is_shown_and_is_no_markup() {
     assert!(page.contains("&lt;script&gt; no "), "{page}");
     assert_eq!(page.matches("<script").count(), 1, "our own: {page}");
 }
+
+#[tokio::test]
+async fn a_call_that_failed_and_its_request_are_one_failure_though_neither_is_logged() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("log.level", "error"), ("upstream.attempts", "1")]);
+    kie.answer(Answer::envelope(500, "oops"));
+    assert_eq!(sidecar.link(SOURCE).await.slug(), "upstream-error");
+    assert!(sidecar.log_lines("mint failed").is_empty() && sidecar.log_lines("request").is_empty());
+    let failures = &sidecar.get_admin("/status.json").await.json()["failures"];
+    let told = |message: &str| {
+        let found = failures.as_array().unwrap().iter().find(|failure| failure["message"] == message);
+        found.unwrap_or_else(|| panic!("{message}: {failures}"))
+    };
+    let (mint, request) = (told("mint failed"), told("request"));
+    assert_eq!((&mint["reason"], &mint["problem"]), (&"miss".into(), &serde_json::Value::Null));
+    assert_eq!((&request["reason"], &request["problem"]), (&serde_json::Value::Null, &"upstream-error".into()));
+    for same in ["level", "error", "count", "source_host"] {
+        assert_eq!(mint[same], request[same], "{failures}");
+    }
+    assert_eq!(failures.as_array().unwrap().len(), 2, "each once: {failures}");
+    let page = sidecar.get_admin("/status").await.body.replace('\u{a0}', " ");
+    assert!(page.contains("Mint failed (miss)</span> <code>upstream-error</code>"), "{page}");
+    assert!(page.contains("1 request without a link") && !page.contains("Request without a link"), "{page}");
+}

@@ -3,10 +3,7 @@
 use maud::{Markup, html};
 
 use super::numbers::{self, count, counted, span, time_of_day};
-use crate::telemetry::Failure;
-
-/// The message of the line that the log has of every request.
-pub(super) const REQUEST: &str = "request";
+use crate::telemetry::{Failure, Severity, What};
 
 pub(super) fn failures(failures: &[Failure], log_lines_dropped: u64, now: &str) -> Markup {
     html! {
@@ -37,21 +34,34 @@ pub(super) fn failures(failures: &[Failure], log_lines_dropped: u64, now: &str) 
     }
 }
 
-/// The log has a line for a mint that failed and one for each request that got no link for it: one fact, to people.
+/// A mint that failed is noted, and so is each request that got no link for it: one fact, to people.
 fn is_told_by_a_mint(failure: &Failure, failures: &[Failure]) -> bool {
     failures.iter().any(|mint| belongs(failure, mint))
 }
 
 /// A refresh fails without a request that does.
 fn belongs(request: &Failure, mint: &Failure) -> bool {
-    let is_mint = mint.reason.as_deref().is_some_and(|reason| reason != "refresh");
-    request.message == REQUEST && is_mint && request.error.is_some() && request.error == mint.error
+    matches!((&request.what, &mint.what), (What::Request { .. }, What::Mint { is_awaited: true, .. }))
+        && request.error.is_some()
+        && request.error == mint.error
 }
 
 fn one_failure(failure: &Failure, failures: &[Failure], now: &str) -> Markup {
-    let Failure { level, message, problem, reason, error, count: times, first_at, last_at, source_host } = failure;
+    let Failure { severity, what, error, count: times, first_at, last_at, source_host } = failure;
     let request = failures.iter().find(|request| belongs(request, failure));
-    let problem = problem.as_ref().or(request.and_then(|request| request.problem.as_ref()));
+    let (level, word) = match severity {
+        Severity::Error => ("error", "Error"),
+        Severity::Warn => ("warn", "Warning"),
+    };
+    let (message, reason) = match what {
+        What::Mint { reason, .. } => ("Mint failed".to_owned(), Some(*reason)),
+        What::Request { .. } => ("Request without a link".to_owned(), None),
+        What::Line { message, reason } => (numbers::capitalised(message), reason.as_deref()),
+    };
+    let problem = match (what, request.map(|request| &request.what)) {
+        (What::Request { problem }, _) | (_, Some(What::Request { problem })) => Some(problem.as_str()),
+        _ => None,
+    };
     let lasted = numbers::between(first_at, last_at);
     html! {
         tr {
@@ -61,9 +71,9 @@ fn one_failure(failure: &Failure, failures: &[Failure], now: &str) -> Markup {
             }
             td.number { (count(*times)) }
             td {
-                span class={ "level " (level) } { (if *level == "error" { "Error" } else { "Warning" }) } " "
+                span class={ "level " (level) } { (word) } " "
                 span.message {
-                    @if message == REQUEST { "Request without a link" } @else { (numbers::capitalised(message)) }
+                    (message)
                     @if let Some(reason) = reason { " (" (reason) ")" }
                 }
                 @if let Some(problem) = problem { " " code { (problem) } }

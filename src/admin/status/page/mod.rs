@@ -21,7 +21,7 @@ use self::{
     sections::{cache, key, kie, mints, outcomes, settings},
     strips::strips,
 };
-use super::{Headline, Snapshot};
+use super::{Headline, Snapshot, headline::Level};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
@@ -47,7 +47,7 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
     let Snapshot { headline, at, .. } = snapshot;
     let page = html! {
         (DOCTYPE)
-        html lang="en" data-level=(headline.level) {
+        html lang="en" data-level=(headline.level.as_str()) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -60,7 +60,7 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
             body {
                 header {
                     // Stays when the page is refreshed, so that a screen reader notices what changes in it.
-                    div #headline aria-live="polite" { (announcement(headline.level, &headline.text, headline.advice)) }
+                    div #headline aria-live="polite" { (announcement(Some(headline.level), &headline.text, headline.advice)) }
                     p #about { (about(snapshot)) }
                 }
                 main {
@@ -86,7 +86,7 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
                 }
                 // What the script says when kielink does not answer.
                 template #lost {
-                    (announcement("lost", "Not reachable", Some("What is shown below is what it said last.")))
+                    (announcement(None, "Not reachable", Some("What is shown below is what it said last.")))
                 }
                 script { (PreEscaped(SCRIPT)) }
             }
@@ -102,7 +102,8 @@ fn title(headline: &Headline) -> String {
     }
 }
 
-fn announcement(level: &str, text: &str, advice: Option<&str>) -> Markup {
+/// `None` where kielink does not answer: its script says so then.
+fn announcement(level: Option<Level>, text: &str, advice: Option<&str>) -> Markup {
     html! {
         span.sign { (sign(level)) }
         h1 { span.word { (word(level)) } " " (text) }
@@ -119,45 +120,45 @@ fn about(snapshot: &Snapshot<'_>) -> Markup {
 }
 
 /// What a level is called, since colours alone tell some people nothing.
-fn word(level: &str) -> &'static str {
+fn word(level: Option<Level>) -> &'static str {
     match level {
-        "ok" => "OK",
-        "idle" => "Idle",
-        "warning" => "Warning",
-        "problem" => "Problem",
-        _ => "Lost",
+        Some(Level::Ok) => "OK",
+        Some(Level::Idle) => "Idle",
+        Some(Level::Warning) => "Warning",
+        Some(Level::Problem) => "Problem",
+        None => "Lost",
     }
 }
 
 /// The stroke of a level's sign, in 24 by 24.
-fn stroke(level: &str) -> &'static str {
+fn stroke(level: Option<Level>) -> &'static str {
     match level {
-        "ok" => "M7 12.5l3.5 3.5L17 8.5",
-        "idle" => "M7.5 12h9",
-        "warning" => "M12 6.5v7M12 17.4v.1",
-        "problem" => "M8 8l8 8M16 8l-8 8",
-        _ => "M9.2 9.3a2.8 2.8 0 1 1 4.3 2.4c-1 .6-1.5 1.1-1.5 2.2M12 17.4v.1",
+        Some(Level::Ok) => "M7 12.5l3.5 3.5L17 8.5",
+        Some(Level::Idle) => "M7.5 12h9",
+        Some(Level::Warning) => "M12 6.5v7M12 17.4v.1",
+        Some(Level::Problem) => "M8 8l8 8M16 8l-8 8",
+        None => "M9.2 9.3a2.8 2.8 0 1 1 4.3 2.4c-1 .6-1.5 1.1-1.5 2.2M12 17.4v.1",
     }
 }
 
-fn sign(level: &str) -> Markup {
+fn sign(level: impl Into<Option<Level>>) -> Markup {
     html! {
         svg viewBox="0 0 24 24" aria-hidden="true" {
             circle cx="12" cy="12" r="12" {}
-            path d=(stroke(level)) {}
+            path d=(stroke(level.into())) {}
         }
     }
 }
 
 /// The sign again, for the browser's tab. There is no style in it, so the colour is one that suits a light and a dark one.
-fn icon(level: &str) -> String {
+fn icon(level: Level) -> String {
     let colour = match level {
-        "ok" => "2da44e",
-        "warning" => "bf8700",
-        "problem" => "cf222e",
-        _ => "6e7781",
+        Level::Ok => "2da44e",
+        Level::Idle => "6e7781",
+        Level::Warning => "bf8700",
+        Level::Problem => "cf222e",
     };
-    let stroke = stroke(level);
+    let stroke = stroke(Some(level));
     format!(
         "data:image/svg+xml,%3Csvg xmlns='http:%2F%2Fwww.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Ccircle cx='12' cy='12' r='12' \
          fill='%23{colour}'/%3E%3Cpath d='{stroke}' fill='none' stroke='%23fff' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
@@ -168,7 +169,6 @@ fn icon(level: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::failures::REQUEST;
     use super::{
         super::{
             Cached, Mints, Upstream,
@@ -176,17 +176,21 @@ mod tests {
         },
         *,
     };
-    use crate::{key, links, telemetry::Failure};
+    use crate::{
+        key,
+        kind::Kind,
+        links::{self, MintResult, Rule},
+        telemetry::{Config, Failed, Failure, Format, NOTED, Severity, Telemetry, What},
+        upstream::{BreakerState, Condition, Reason},
+    };
 
     const MARKUP: &str = "</p><script>alert(\"it's out\")</script>";
 
     fn snapshot(values: usize) -> Snapshot<'static> {
         let some = values > 0;
         let failure = Failure {
-            level: "warn",
-            message: MARKUP.to_owned(),
-            problem: Some(MARKUP.to_owned()),
-            reason: Some(MARKUP.to_owned()),
+            severity: Severity::Warn,
+            what: What::Line { message: MARKUP.to_owned(), reason: Some(MARKUP.to_owned()) },
             error: Some(format!("kie.ai failed: code 500: {MARKUP}")),
             count: 1234,
             first_at: "2026-11-22T23:58:01Z".to_owned(),
@@ -195,7 +199,7 @@ mod tests {
         };
         Snapshot {
             at: "2026-11-23T00:02:00Z".to_owned(),
-            headline: Headline { level: "ok", text: "Links are flowing".to_owned(), advice: None },
+            headline: Headline { level: Level::Ok, text: "Links are flowing".to_owned(), advice: None },
             version: "0.1.0",
             revision: "unknown",
             uptime_seconds: 723,
@@ -220,16 +224,23 @@ mod tests {
             mints: Mints {
                 in_flight: 1,
                 results: vec![
-                    links::Count { reason: "refresh", result: "upstream-error", count: 7 };
+                    links::Count {
+                        reason: Reason::Refresh,
+                        result: MintResult::Failed(Kind::UpstreamError),
+                        count: 7
+                    };
                     usize::from(some)
                 ],
-                withheld: vec![links::Withheld { reason: "miss", rule: "budget", count: 5 }; usize::from(some)],
+                withheld: vec![
+                    links::Withheld { reason: Reason::Miss, rule: Rule::Budget, count: 5 };
+                    usize::from(some)
+                ],
                 retries: 2,
             },
             kie: Upstream {
-                condition: "well",
+                condition: Condition::Well,
                 renews_links: false,
-                breaker: "closed",
+                breaker: BreakerState::Closed,
                 budget_tokens: 3.5,
                 budget_most_tokens: 19.0,
                 budget_tokens_per_second: 9.7,
@@ -271,7 +282,7 @@ mod tests {
     fn whatever_comes_from_outside_is_text() {
         let page = render(&snapshot(3));
         assert_eq!(page.matches("<script").count(), 1, "our own");
-        assert_eq!(page.matches("&lt;script&gt;alert(&quot;it's out&quot;)").count(), 5, "failure and setting");
+        assert_eq!(page.matches("&lt;script&gt;alert(&quot;it's out&quot;)").count(), 4, "failure and setting");
         assert!(tags(&page).all(|tag| !tag.contains("onload")), "{page}");
         assert!(page.contains("&quot;onload='x'"));
     }
@@ -345,19 +356,19 @@ mod tests {
     #[test]
     fn a_mint_that_failed_and_its_requests_are_one_failure() {
         let mut snapshot = snapshot(1);
-        let failure = |message: &str, reason: Option<&str>, error: &str, count| Failure {
-            message: message.to_owned(),
-            problem: (message == REQUEST).then(|| "upstream-error".to_owned()),
-            reason: reason.map(str::to_owned),
+        let mint = |reason, is_awaited| What::Mint { reason, is_awaited };
+        let request = What::Request { problem: Kind::UpstreamError };
+        let failure = |what: &What, error: &str, count| Failure {
+            what: what.clone(),
             error: Some(error.to_owned()),
             count,
             ..snapshot.failures[0].clone()
         };
         snapshot.failures = vec![
-            failure(REQUEST, None, "code 500", 30),
-            failure("mint failed", Some("miss"), "code 500", 10),
-            failure("mint failed", Some("refresh"), "code 501", 20),
-            failure(REQUEST, None, "code 501", 40),
+            failure(&request, "code 500", 30),
+            failure(&mint("miss", true), "code 500", 10),
+            failure(&mint("refresh", false), "code 501", 20),
+            failure(&request, "code 501", 40),
         ];
         let page = render(&snapshot).replace('\u{a0}', " ");
         let table = between(&page, "<section class=\"failures\"", "</section>");
@@ -368,13 +379,41 @@ mod tests {
     }
 
     #[test]
+    fn reworded_the_page_still_joins() {
+        let telemetry = Telemetry::default();
+        let log = Config { format: Format::Json, level: "info".parse().unwrap() };
+        let fail = |what, error: &str| {
+            telemetry.failures.note(Failed {
+                severity: Severity::Warn,
+                what,
+                error: Some(error.to_owned()),
+                source_host: None,
+            });
+        };
+        tracing::dispatcher::with_default(&log.dispatch(std::io::sink, &telemetry), || {
+            tracing::warn!(target: NOTED, why = "code 500", "kie.ai made no link");
+            fail(What::Mint { reason: "miss", is_awaited: true }, "code 500");
+            tracing::warn!(target: NOTED, because_of = "code 500", "somebody got none");
+            fail(What::Request { problem: Kind::UpstreamError }, "code 500");
+            // The old words, of something else.
+            tracing::warn!(error = "code 500", "request");
+        });
+        let snapshot = Snapshot { failures: telemetry.failures.recent(9), ..snapshot(1) };
+        let page = render(&snapshot).replace('\u{a0}', " ");
+        let table = between(&page, "<section class=\"failures\"", "</section>");
+        assert_eq!(table.matches("<tr><td").count(), 2, "the mint, and the other line: {table}");
+        assert!(table.contains("Mint failed (miss)</span> <code>upstream-error</code>"), "{table}");
+        assert!(table.contains("1 request without a link"), "{table}");
+    }
+
+    #[test]
     fn a_title_says_kielink_once() {
         for (text, shown) in [
             ("Links are flowing", "kielink: links are flowing"),
             ("kie.ai refuses the API key", "kielink: kie.ai refuses the API key"),
             ("kielink is not ready", "kielink is not ready"),
         ] {
-            assert_eq!(title(&Headline { level: "ok", text: text.to_owned(), advice: None }), shown);
+            assert_eq!(title(&Headline { level: Level::Ok, text: text.to_owned(), advice: None }), shown);
         }
     }
 }

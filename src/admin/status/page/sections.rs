@@ -1,42 +1,38 @@
 //! What stands below the lines: kie.ai, the key, the cache, what became of requests and mints, the settings.
 
-use std::collections::BTreeSet;
-
 use maud::{Markup, html};
 
 use super::{
-    super::Snapshot,
+    super::{Snapshot, headline::Level},
     numbers::{NOTHING, bytes, count, counted, percent, span, tenths},
     sign,
 };
 use crate::{
-    links::{self, Found},
+    links::{self, Found, MintResult, Rule},
+    upstream::{BreakerState, Condition, Reason},
     web::outcome::{NoLink, Outcome},
 };
 
 pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
     let kie = &snapshot.kie;
     let (level, condition) = match kie.condition {
-        "well" => ("ok", "well"),
-        "limiting" => ("warning", "limits the rate, is not asked for a while"),
-        "refusing" => ("problem", "refuses the account, is asked now and then"),
-        _ => ("problem", "fails, is not asked for the moment"),
+        Condition::Well => (Level::Ok, "well"),
+        Condition::Limiting => (Level::Warning, "limits the rate, is not asked for a while"),
+        Condition::Unwell => (Level::Problem, "fails, is not asked for the moment"),
+        Condition::Refusing => (Level::Problem, "refuses the account, is asked now and then"),
+    };
+    let breaker = match kie.breaker {
+        BreakerState::Closed => "closed, requests pass",
+        BreakerState::Open => "open, nothing is asked",
+        BreakerState::HalfOpen => "half-open, one request finds out",
     };
     html! {
         section aria-labelledby="kie" {
             h2 #kie { "kie.ai" }
             dl {
                 dt { "Condition" }
-                dd { span class={ "state " (level) } { (sign(level)) (condition) } }
-                dt { "Breaker" }
-                dd {
-                    (kie.breaker)
-                    @match kie.breaker {
-                        "closed" => ", requests pass",
-                        "open" => ", nothing is asked",
-                        _ => ", one request finds out",
-                    }
-                }
+                dd { span class={ "state " (level.as_str()) } { (sign(level)) (condition) } }
+                dt { "Breaker" } dd { (breaker) }
                 dt { "Quota left" }
                 dd {
                     (tenths(kie.budget_tokens)) " of " (tenths(kie.budget_most_tokens)) " at once"
@@ -62,14 +58,14 @@ pub(super) fn key(snapshot: &Snapshot<'_>) -> Markup {
                 dt { "Fingerprint" }
                 dd {
                     code { (key.fingerprint) }
-                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign("problem")) "refused" } }
+                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign(Level::Problem)) "refused" } }
                 }
                 dt { "From" } dd { (key.source) }
                 dt { "In use for" } dd { (span(key.age_seconds)) }
                 dt { "On trial" }
                 dd {
                     @match &key.on_trial {
-                        Some(fingerprint) => span.state.warning { (sign("warning")) code { (fingerprint) } },
+                        Some(fingerprint) => span.state.warning { (sign(Level::Warning)) code { (fingerprint) } },
                         None => "none",
                     }
                 }
@@ -145,9 +141,10 @@ pub(super) fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
 
 pub(super) fn mints(snapshot: &Snapshot<'_>) -> Markup {
     let mints = &snapshot.mints;
-    let mut seen = BTreeSet::new();
-    let results: Vec<_> = mints.results.iter().map(|of| of.result).filter(|result| seen.insert(*result)).collect();
-    let number = |reason: &str, result: &str| {
+    let mut results: Vec<_> = mints.results.iter().map(|of| of.result).collect();
+    // Those of one result stand together.
+    results.dedup();
+    let number = |reason: Reason, result: MintResult| {
         let of = mints.results.iter().filter(|of| of.reason == reason && of.result == result);
         of.map(|of| of.count).sum::<u64>()
     };
@@ -169,8 +166,8 @@ pub(super) fn mints(snapshot: &Snapshot<'_>) -> Markup {
                     tbody {
                         @for result in results {
                             tr {
-                                th scope="row" { (result) }
-                                @for reason in ["miss", "refresh", "forced"] {
+                                th scope="row" { (result.as_str()) }
+                                @for reason in Reason::ALL {
                                     @let number = number(reason, result);
                                     td.number.zero[number == 0] { (count(number)) }
                                 }
@@ -180,7 +177,7 @@ pub(super) fn mints(snapshot: &Snapshot<'_>) -> Markup {
                 }
             }
             @for links::Withheld { reason, rule, count: number } in &mints.withheld {
-                p.note { (counted(*number, "mint", "mints")) " (" (reason) ") withheld: " (withheld(rule)) "." }
+                p.note { (counted(*number, "mint", "mints")) " (" (reason.as_str()) ") withheld: " (withheld(*rule)) "." }
             }
             @if mints.retries > 0 {
                 p.note { (counted(mints.retries, "request", "requests")) " to kie.ai repeated one that had failed." }
@@ -190,12 +187,12 @@ pub(super) fn mints(snapshot: &Snapshot<'_>) -> Markup {
 }
 
 /// Why a rule keeps a mint from kie.ai.
-fn withheld(rule: &str) -> &'static str {
+fn withheld(rule: Rule) -> &'static str {
     match rule {
-        "budget" => "no room in upstream.rate in time",
-        "pause" => "kie.ai had said 429",
-        "account" => "kie.ai had refused the account",
-        _ => "the breaker was open",
+        Rule::Budget => "no room in upstream.rate in time",
+        Rule::Pause => "kie.ai had said 429",
+        Rule::Breaker => "the breaker was open",
+        Rule::Account => "kie.ai had refused the account",
     }
 }
 
