@@ -9,7 +9,6 @@ mod reader;
 
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
-pub(crate) use self::reader::distance;
 use crate::{app, key::ApiKey, server::Address};
 
 /// What the command line and the process bring. No `Debug`: the environment may hold the key.

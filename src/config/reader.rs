@@ -131,7 +131,7 @@ impl Reader {
             let near = self
                 .known
                 .iter()
-                .map(|known| (distance(known, &key), known))
+                .map(|known| (strsim::levenshtein(known, &key), known))
                 .min()
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
@@ -202,19 +202,4 @@ fn exact_size(bytes: u64) -> String {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
     }
-}
-
-/// Levenshtein's, between two short names.
-pub(crate) fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[other.len()]
 }
