@@ -12,7 +12,7 @@ pub(super) const HOST: &str = "\u{1}host\u{1}";
 /// Everything but unreserved characters, as a query parameter wants it.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 
 /// The whole page. A document of another shape makes a page with gaps, not a panic.
 pub(super) fn render(document: &str) -> String {
