@@ -2,15 +2,11 @@
 
 use std::fmt::Write as _;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::json::Json;
+use crate::web::query;
 
 /// Stands for the host in the commands; no text of the document can hold it.
 pub(super) const HOST: &str = "\u{1}host\u{1}";
-
-/// Everything but unreserved characters, as a query parameter wants it.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(super) const STYLE: &str = include_str!("page.css");
 
@@ -112,7 +108,7 @@ impl<'a> Page<'a> {
         let parameters = operation.get("parameters").items().iter().map(|parameter| parameter.resolved(document));
         let query = parameters
             .filter(|it| it.get("in").text() == "query" && *it.get("required") == Json::Bool(true))
-            .map(|it| (it.get("name").text(), utf8_percent_encode(it.get("example").text(), IN_QUERY)))
+            .map(|it| (it.get("name").text(), query::encoded(it.get("example").text())))
             .map(|(name, value)| format!("?{name}={value}"))
             .collect::<String>();
         let body = operation.get("requestBody").get("content").get("application/json").get("example");
