@@ -1,7 +1,6 @@
 //! `/docs`: the data interface described for people, as one page of HTML. Made of the same document as
 //! `/openapi.json`, so the two cannot say different things.
 
-mod json;
 mod page;
 
 use std::{
@@ -17,6 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
+use maud::html;
 
 use super::openapi;
 use crate::web::{guard::Host, policy};
@@ -45,7 +45,7 @@ pub(crate) async fn docs(State(page): State<Page>, headers: HeaderMap, uri: Uri)
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let named = named.or(uri.authority().map(|authority| authority.as_str()));
     let host = named.filter(|host| Host::parse(host).is_some()).unwrap_or(USUAL_HOST);
-    let host = Bytes::from(page::escape(host));
+    let host = Bytes::from(html! { (host) }.into_string());
     let mut whole = Vec::with_capacity(2 * pieces.len());
     for piece in pieces {
         whole.extend([piece.clone(), host.clone()]);
