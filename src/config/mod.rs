@@ -61,9 +61,6 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
     }
     let mut problems = reader.problems;
     problems.retain(|problem| problem.starts_with("admin.listen"));
-    if problems.is_empty() {
-        problems.push("admin.listen: it needs at least one address".to_owned());
-    }
     Err(Problems(problems))
 }
 
