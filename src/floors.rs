@@ -21,8 +21,7 @@ const FLOORS: &[&[&str]] = &[
     // What puts it together, and what people type.
     &["drain"],
     &["app"],
-    &["config"],
-    &["cli", "kie_sim"],
+    &["cli", "config", "kie_sim"],
     &["sandbox"],
 ];
 

@@ -45,8 +45,7 @@
 //! |---|---|
 //! | `main.rs` | the process: exit codes; signals (`signals.rs`), what systemd hears (`systemd.rs`), how much memory there is (`cgroup.rs`) |
 //! | [`sandbox`] | `kielink sandbox`: puts `kie_sim` behind a real kielink |
-//! | [`cli`], [`kie_sim`] | the command line; the simulated kie.ai and its file host, behind the sandbox and the integration tests |
-//! | [`config`] | layers of settings -> one valid [`app::Config`], all problems at once; defaults that fit into the memory (`memory`) |
+//! | [`cli`], [`config`], [`kie_sim`] | the command line. Layers of settings -> one valid [`app::Config`], all problems at once; defaults that fit into the memory (`memory`). The simulated kie.ai and its file host, behind the sandbox and the integration tests |
 //! | [`app`] | the composition root: the sum of the parts' settings; builds the parts and runs them |
 //! | [`drain`] | the end, in order |
 //! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: routes, handlers, places for those that wait; its description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |

@@ -21,6 +21,7 @@ use crate::{
     kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
     link,
     server::Address,
+    web::query::encoded,
 };
 
 /// A sandbox with its addresses taken, not yet serving.
@@ -123,9 +124,9 @@ impl Sandbox {
             say(&format!("  {source_url}  ({about})"));
         }
         say("\nDownload one through a redirect to its signed link:");
-        say(&format!("  curl{to_data} -sSfL '{data}/v1/redirect?url={}' -o {}", encode(first), file_name(first)));
+        say(&format!("  curl{to_data} -sSfL '{data}/v1/redirect?url={}' -o {}", encoded(first), file_name(first)));
         say("\nA link, as JSON, with the headers that tell where it came from:");
-        say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encode(first)));
+        say(&format!("  curl{to_data} -i '{data}/v1/link?url={}'", encoded(first)));
         say("\nkie.ai's own contract: an existing client changes its base URL and drops its key:");
         say(&format!("  curl{to_data} -i {data}{} -d '{{\"url\":\"{first}\"}}'", DOWNLOAD_URL));
         if to_data.is_empty() {
@@ -178,13 +179,6 @@ fn way(addresses: &[Address]) -> (String, String) {
         Some(address @ Address::Tcp { .. }) => (String::new(), format!("http://{}", address.local())),
         None => (String::new(), String::new()),
     }
-}
-
-/// Everything but unreserved characters, as a query parameter wants it.
-fn encode(text: &str) -> String {
-    const KEEP: &percent_encoding::AsciiSet =
-        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    percent_encoding::utf8_percent_encode(text, KEEP).to_string()
 }
 
 fn file_name(source: &str) -> &str {

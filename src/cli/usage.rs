@@ -7,7 +7,7 @@ use std::{error::Error as _, ffi::OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::{config::distance, key::misplaced};
+use crate::key::misplaced;
 
 /// A typed word is taken for a known one with at most this many slips of the pen.
 const MOST_SLIPS: usize = 3;
@@ -86,7 +86,7 @@ fn near(error: &clap::Error) -> Option<&str> {
     let typed = typed(error);
     let known = text(error, ContextKind::SuggestedSubcommand).or(text(error, ContextKind::SuggestedArg))?;
     let bare = |word: &str| word.split([' ', '=']).next().unwrap_or_default().to_owned();
-    let is_near = !misplaced::may_be_a_key(typed) && distance(&bare(known), &bare(typed)) <= MOST_SLIPS;
+    let is_near = !misplaced::may_be_a_key(typed) && strsim::levenshtein(&bare(known), &bare(typed)) <= MOST_SLIPS;
     is_near.then_some(known)
 }
 

@@ -9,7 +9,6 @@ mod reader;
 
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
-pub(crate) use self::reader::distance;
 use crate::{app, key::ApiKey, server::Address};
 
 /// What the command line and the process bring. No `Debug`: the environment may hold the key.
@@ -62,9 +61,6 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
     }
     let mut problems = reader.problems;
     problems.retain(|problem| problem.starts_with("admin.listen"));
-    if problems.is_empty() {
-        problems.push("admin.listen: it needs at least one address".to_owned());
-    }
     Err(Problems(problems))
 }
 

@@ -43,7 +43,7 @@ const LARGEST_BATCHES: u64 = 8;
 /// Of a batch, at least so many wait for kie.ai at a time: the default of `upstream.in_flight`.
 const LEAST_AT_ONCE: usize = 32;
 
-/// The settings as written, each parsed for itself; rules that span several come in `load`.
+/// The settings as written, each parsed for itself and within its own bounds; rules that span several come in `load`.
 pub(super) struct Raw {
     listen: Vec<Address>,
     pub(super) admin_listen: Vec<Address>,
@@ -57,9 +57,9 @@ pub(super) struct Raw {
     connect_timeout: Duration,
     attempt_timeout: Duration,
     attempts: u32,
-    rate: u32,
-    burst: u32,
-    upstream_in_flight: u32,
+    rate: NonZeroU32,
+    burst: NonZeroU32,
+    upstream_in_flight: NonZeroU32,
     ttl: Duration,
     margin: Duration,
     refresh_after: Duration,
@@ -86,27 +86,27 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
     let layers = layers(sources, file).map_err(|why| Problems(vec![why]))?;
     let mut r = Reader::new(layers, sources);
     let raw = Raw {
-        listen: r.list("server.listen", |text| text.parse::<Address>()),
-        request_timeout: r.duration("server.request_timeout"),
+        listen: addresses(&mut r, "server.listen"),
+        request_timeout: r.some_time("server.request_timeout"),
         allowed_hosts: r.list("server.allowed_hosts", |text| {
             guard::pattern(text)
                 .ok_or_else(|| "expected a host name, or \"*.\" and a host name, without scheme and port".to_owned())
         }),
         drain_delay: r.duration("server.drain_delay"),
-        shutdown_grace: r.duration("server.shutdown_grace"),
-        admin_listen: r.list("admin.listen", |text| text.parse::<Address>()),
+        shutdown_grace: r.some_time("server.shutdown_grace"),
+        admin_listen: addresses(&mut r, "admin.listen"),
         base_url: r.text("upstream.base_url", |text| Url::parse(text).map_err(|_| "expected a URL".to_owned())),
         allow_plain_http: r.flag("upstream.allow_plain_http"),
         api_key_file: r.optional("upstream.api_key_file"),
-        connect_timeout: r.duration("upstream.connect_timeout"),
-        attempt_timeout: r.duration("upstream.attempt_timeout"),
-        attempts: r.number("upstream.attempts").unwrap_or(1),
-        rate: r.number("upstream.rate").unwrap_or(1),
-        burst: r.number("upstream.burst").unwrap_or(1),
-        upstream_in_flight: r.number("upstream.in_flight").unwrap_or(1),
-        ttl: r.duration("cache.ttl"),
+        connect_timeout: r.some_time("upstream.connect_timeout"),
+        attempt_timeout: r.some_time("upstream.attempt_timeout"),
+        attempts: r.number("upstream.attempts").get(),
+        rate: r.number("upstream.rate"),
+        burst: r.number("upstream.burst"),
+        upstream_in_flight: r.number("upstream.in_flight"),
+        ttl: r.some_time("cache.ttl"),
         margin: r.duration("cache.margin"),
-        refresh_after: r.duration("cache.refresh_after"),
+        refresh_after: r.some_time("cache.refresh_after"),
         negative_ttl: r.duration("cache.negative_ttl"),
         force_interval: r.duration("cache.force_interval"),
         max_bytes: r.size("cache.max_bytes"),
@@ -116,18 +116,29 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
                 // SECURITY: without the text, as in `Reader`: it may be a secret in the wrong place.
                 .map_err(|_| "expected a host name, \"*.\" and a host name, or \"*\"".to_owned())
         }),
-        in_flight: r.number("limits.in_flight").unwrap_or(1),
-        connections: r.number("limits.connections").unwrap_or(1),
+        in_flight: r.number("limits.in_flight").get(),
+        connections: r.number("limits.connections").get(),
         body: r.size("limits.body"),
         batch_body: r.size("limits.batch_body"),
-        batch: r.number("limits.batch").unwrap_or(1),
-        header_timeout: r.duration("limits.header_timeout"),
-        idle_timeout: r.duration("limits.idle_timeout"),
+        batch: r.number("limits.batch").get(),
+        header_timeout: r.some_time("limits.header_timeout"),
+        idle_timeout: r.some_time("limits.idle_timeout"),
         log_format: r.text("log.format", str::parse::<Format>),
         log_level: r.text("log.level", str::parse::<Level>),
     };
     r.refuse_unknown();
     Ok((raw, r))
+}
+
+/// At least one, or a problem.
+fn addresses(r: &mut Reader, key: &'static str) -> Vec<Address> {
+    let problems = r.problems.len();
+    let addresses = r.list(key, str::parse::<Address>);
+    // An entry that does not parse has been named already.
+    if addresses.is_empty() && r.problems.len() == problems {
+        r.problem(key, "it needs at least one address");
+    }
+    addresses
 }
 
 /// The text of the settings file, where there is one.
@@ -238,16 +249,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
     let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     let (unread, admin_unread) = memory::unread(share.as_ref());
     let allow = AllowList::new(&raw.allow).ok();
-    let gate = (NonZeroU32::new(raw.rate), NonZeroU32::new(raw.burst), NonZeroU32::new(raw.upstream_in_flight));
-    let (
-        Some((key, key_source)),
-        Some(base_url),
-        Some(sources_allowed),
-        Some(format),
-        Some(level),
-        (Some(rate), Some(burst), Some(in_flight)),
-        true,
-    ) = (key, raw.base_url, allow, raw.log_format, raw.log_level, gate, reader.problems.is_empty())
+    let (Some((key, key_source)), Some(base_url), Some(sources_allowed), Some(format), Some(level), true) =
+        (key, raw.base_url, allow, raw.log_format, raw.log_level, reader.problems.is_empty())
     else {
         return Err(Problems(reader.problems));
     };
@@ -292,7 +295,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             batch: raw.batch as usize,
             // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
             // after a pause must not keep the others from going.
-            batch_at_once: (raw.upstream_in_flight as usize).max(LEAST_AT_ONCE).min(batch_at_once),
+            batch_at_once: (raw.upstream_in_flight.get() as usize).max(LEAST_AT_ONCE).min(batch_at_once),
             body_timeout: raw.header_timeout,
         },
         links: links::Config {
@@ -313,9 +316,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             },
             kie: upstream::KieConfig {
                 gate: upstream::GateConfig {
-                    rate,
-                    burst,
-                    in_flight,
+                    rate: raw.rate,
+                    burst: raw.burst,
+                    in_flight: raw.upstream_in_flight,
                     waiting: usize::try_from(places.min(raw.in_flight.into())).unwrap_or(usize::MAX),
                     // A request takes some time; a tenth of what callers wait is more than kie.ai usually needs.
                     reserve: raw.request_timeout / 10,
@@ -331,50 +334,10 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
     })
 }
 
-/// The rules that span several settings, and the bounds of single ones.
+/// The rules that span several settings, and those that only one has.
 fn check(raw: &Raw, r: &mut Reader) {
-    for (key, empty) in [("server.listen", raw.listen.is_empty()), ("admin.listen", raw.admin_listen.is_empty())] {
-        // An entry that does not parse has been named already.
-        if empty && !r.problems.iter().any(|problem| problem.starts_with(key)) {
-            r.problem(key, "it needs at least one address");
-        }
-    }
-    for (key, value) in [
-        ("server.request_timeout", raw.request_timeout),
-        ("server.shutdown_grace", raw.shutdown_grace),
-        ("upstream.connect_timeout", raw.connect_timeout),
-        ("upstream.attempt_timeout", raw.attempt_timeout),
-        ("cache.ttl", raw.ttl),
-        ("cache.refresh_after", raw.refresh_after),
-        ("limits.header_timeout", raw.header_timeout),
-        ("limits.idle_timeout", raw.idle_timeout),
-    ] {
-        if value.is_zero() && !r.problems.iter().any(|problem| problem.starts_with(key)) {
-            r.problem(key, "it must be more than zero");
-        }
-    }
-    if raw.rate > MOST_A_SECOND {
+    if raw.rate.get() > MOST_A_SECOND {
         r.problem("upstream.rate", format!("it must be at most {MOST_A_SECOND}"));
-    }
-    for (key, value) in [
-        ("upstream.attempts", raw.attempts),
-        ("upstream.rate", raw.rate),
-        ("upstream.burst", raw.burst),
-        ("upstream.in_flight", raw.upstream_in_flight),
-        ("limits.in_flight", raw.in_flight),
-        ("limits.connections", raw.connections),
-        ("limits.batch", raw.batch),
-    ] {
-        if value == 0 {
-            r.problem(key, "it must be at least 1");
-        }
-    }
-    for (key, value) in
-        [("limits.body", raw.body), ("limits.batch_body", raw.batch_body), ("cache.max_bytes", raw.max_bytes)]
-    {
-        if value < 1024 && !r.problems.iter().any(|problem| problem.starts_with(key)) {
-            r.problem(key, "it must be at least 1KiB");
-        }
     }
     if raw.refresh_after >= raw.ttl && !raw.ttl.is_zero() {
         r.problem("cache.refresh_after", "it must be less than cache.ttl, or nothing is ever renewed in time");

@@ -3,7 +3,7 @@
 //! A struct with serde would stop at the first problem, and would print a rejected value, which may be a secret
 //! in the wrong place.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, num::NonZeroU32, time::Duration};
 
 use bytesize::ByteSize;
 use config::{Value, ValueKind};
@@ -13,6 +13,9 @@ use crate::key::misplaced;
 
 /// Nothing here is meant to take longer than a day; beyond years, sums would overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bytes. No setting that is a size makes sense with less.
+const SMALLEST: ByteSize = ByteSize::kib(1);
 
 pub(super) struct Reader {
     /// `section.key` to value; what is left at the end was never asked for.
@@ -46,24 +49,47 @@ impl Reader {
         }
     }
 
+    /// Zero included.
     pub(super) fn duration(&mut self, key: &'static str) -> Duration {
+        self.any_duration(key).unwrap_or_default()
+    }
+
+    /// More than zero.
+    pub(super) fn some_time(&mut self, key: &'static str) -> Duration {
+        let duration = self.any_duration(key);
+        if duration == Some(Duration::ZERO) {
+            self.problem(key, "it must be more than zero");
+        }
+        duration.unwrap_or_default()
+    }
+
+    fn any_duration(&mut self, key: &'static str) -> Option<Duration> {
         let parse = |text: &str| match humantime::parse_duration(text) {
             Ok(duration) if duration <= LONGEST => Ok(duration),
             Ok(_) => Err("it must be at most 24h"),
             Err(_) => Err("expected a duration like \"19m\""),
         };
-        self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value))).unwrap_or_default()
+        self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value)))
     }
 
-    /// In bytes.
+    /// In bytes, at least `SMALLEST`.
     pub(super) fn size(&mut self, key: &'static str) -> u64 {
         let parse = |text: &str| text.parse::<ByteSize>().map_err(|_| "expected a size like \"64MiB\"");
-        self.scalar(key, parse, |value| format!("\"{}\"", exact_size(value.as_u64()))).map_or(0, |size| size.as_u64())
+        let size = self.scalar(key, parse, |value| format!("\"{}\"", exact_size(value.as_u64())));
+        if size.is_some_and(|size| size < SMALLEST) {
+            self.problem(key, "it must be at least 1KiB");
+        }
+        size.unwrap_or_default().as_u64()
     }
 
-    pub(super) fn number<T: FromStr + Display>(&mut self, key: &'static str) -> Option<T> {
-        let parse = |text: &str| text.parse::<T>().map_err(|_| "expected a whole number");
-        self.scalar(key, parse, T::to_string)
+    /// At least one.
+    pub(super) fn number(&mut self, key: &'static str) -> NonZeroU32 {
+        let parse = |text: &str| text.parse::<u32>().map_err(|_| "expected a whole number");
+        let number = self.scalar(key, parse, u32::to_string);
+        if number == Some(0) {
+            self.problem(key, "it must be at least 1");
+        }
+        number.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> bool {
@@ -131,7 +157,7 @@ impl Reader {
             let near = self
                 .known
                 .iter()
-                .map(|known| (distance(known, &key), known))
+                .map(|known| (strsim::levenshtein(known, &key), known))
                 .min()
                 .filter(|(distance, _)| *distance <= 4)
                 .map(|(_, known)| format!("; did you mean {known}?"))
@@ -202,19 +228,4 @@ fn exact_size(bytes: u64) -> String {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
     }
-}
-
-/// Levenshtein's, between two short names.
-pub(crate) fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[other.len()]
 }

@@ -16,8 +16,8 @@ pub(crate) fn wish(headers: &HeaderMap) -> Wish {
             let seconds = || seconds(argument);
             match name.trim().to_ascii_lowercase().as_str() {
                 "no-cache" => wish.max_age = Some(Duration::ZERO),
-                "max-age" => wish.max_age = stricter(wish.max_age, seconds(), Ord::min),
-                "min-fresh" => wish.min_fresh = stricter(wish.min_fresh, seconds(), Ord::max),
+                "max-age" => wish.max_age = wish.max_age.into_iter().chain(seconds()).min(),
+                "min-fresh" => wish.min_fresh = wish.min_fresh.max(seconds()),
                 "only-if-cached" => wish.only_if_cached = true,
                 // `max-stale` among them: there is no such thing as a stale link.
                 _ => {}
@@ -34,17 +34,6 @@ fn seconds(argument: &str) -> Option<Duration> {
         return None;
     }
     Some(Duration::from_secs(digits.parse::<u64>().unwrap_or(u64::MAX).min(1 << 31)))
-}
-
-fn stricter(
-    seen: Option<Duration>,
-    next: Option<Duration>,
-    pick: impl FnOnce(Duration, Duration) -> Duration,
-) -> Option<Duration> {
-    match (seen, next) {
-        (Some(seen), Some(next)) => Some(pick(seen, next)),
-        (seen, next) => seen.or(next),
-    }
 }
 
 #[cfg(test)]

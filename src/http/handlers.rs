@@ -72,10 +72,7 @@ pub(crate) async fn link(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let wish = directives::wish(&headers);
-    let text = query::source_parameter(uri.query())?;
-    // As large as callers like, and nobody needs them while it waits.
-    drop((headers, uri));
+    let (text, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
     let body = serde_json::to_string(&view).expect("texts serialise");
@@ -89,15 +86,17 @@ pub(crate) async fn redirect(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let wish = directives::wish(&headers);
-    let text = query::source_parameter(uri.query())?;
-    // As large as callers like, and nobody needs them while it waits.
-    drop((headers, uri));
+    let (text, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
+}
+
+/// What a `GET` asks for. It takes headers and URI, which are as large as callers like: nobody needs them while it waits.
+fn asked(headers: HeaderMap, uri: Uri) -> Result<(String, Wish), Problem> {
+    Ok((query::source_parameter(uri.query())?, directives::wish(&headers)))
 }
 
 impl Endpoints {

@@ -133,6 +133,21 @@ impl Answer {
         answer.http_status(status).with_header("Content-Type", content_type)
     }
 
+    /// Its HTTP status and body, where the body is the same for every request: for a simulation without sockets.
+    #[cfg(test)]
+    pub(crate) fn status_and_body(&self) -> Option<(u16, Bytes)> {
+        let body = match &self.content {
+            Content::Envelope(envelope) => envelope.to_json().into(),
+            Content::Bytes(body) => body.clone(),
+            Content::Link { .. }
+            | Content::LinkIs(_)
+            | Content::Spring
+            | Content::EchoKey { .. }
+            | Content::GzipBomb => return None,
+        };
+        Some((self.status, body))
+    }
+
     /// What it counts as: kie.ai's code where the body has one, else the HTTP status, `empty` without a body.
     pub(super) fn counts_as(&self) -> String {
         if matches!(self.manner, Manner::Hang | Manner::Reset | Manner::Close) {

@@ -234,7 +234,10 @@ fn report(world: &World) -> Value {
             settings[name] = left.into();
         }
     }
-    json!({ "settings": settings, "counts": record.counts })
+    let mut report = json!({ "settings": settings, "counts": record.counts });
+    // What was changed stands among the rest, by its name.
+    report.sort_all_objects();
+    report
 }
 
 #[cfg(test)]

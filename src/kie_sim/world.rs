@@ -326,7 +326,7 @@ fn contents() -> BTreeMap<String, Content> {
         .iter()
         .map(|sample| {
             let path = sample.source_url.trim_start_matches("https:/").to_owned();
-            (path, Content { content_type: sample.content_type, body: Bytes::from((sample.make)()) })
+            (path, Content { content_type: sample.content_type, body: Bytes::from_static(sample.body) })
         })
         .collect()
 }

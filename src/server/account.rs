@@ -11,43 +11,27 @@ use axum::{
     http::{HeaderMap, HeaderValue, Request, Response, Version, header},
 };
 use hyper::body::{Body as _, Frame, SizeHint};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{
     activity::{Activity, UnderWay},
     crowd::{Charge, Crowd},
 };
 
-/// The layer that keeps the account of a connection's requests and answers.
-#[derive(Debug, Clone)]
-pub(super) struct Accounted {
-    activity: Activity,
-    keep_alive: Option<HeaderValue>,
-    crowd: Crowd,
-}
-
-impl Accounted {
-    /// `keep_alive` is what answers say of a connection that stays open; those of HTTP/2 are charged to `crowd`.
-    pub(super) fn new(activity: &Activity, keep_alive: Option<HeaderValue>, crowd: &Crowd) -> Accounted {
-        Accounted { activity: activity.clone(), keep_alive, crowd: crowd.clone() }
-    }
-}
-
-impl<S> Layer<S> for Accounted {
-    type Service = Account<S>;
-
-    fn layer(&self, service: S) -> Account<S> {
-        let Accounted { activity, keep_alive, crowd } = self.clone();
-        Account { activity, keep_alive, crowd, service }
-    }
-}
-
+/// A service, and the account of its requests and answers.
 #[derive(Debug, Clone)]
 pub(super) struct Account<S> {
     activity: Activity,
     keep_alive: Option<HeaderValue>,
     crowd: Crowd,
     service: S,
+}
+
+impl<S> Account<S> {
+    /// `keep_alive` is what answers say of a connection that stays open; those of HTTP/2 are charged to `crowd`.
+    pub(super) fn new(service: S, activity: &Activity, keep_alive: Option<HeaderValue>, crowd: &Crowd) -> Account<S> {
+        Account { activity: activity.clone(), keep_alive, crowd: crowd.clone(), service }
+    }
 }
 
 /// What an answer of HTTP/2 takes beside its body until it is read (measured).
@@ -215,7 +199,7 @@ mod tests {
             let body = body.take().expect("called once");
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
-        let mut service = Accounted::new(&activity, None, &Crowd::new(1, 0)).layer(service);
+        let mut service = Account::new(service, &activity, None, &Crowd::new(1, 0));
         let answer = service.call(Request::new(())).await.unwrap();
         assert_eq!(phase(&activity), Phase::Unread, "its head is there");
         let mut body = answer.into_body();
@@ -233,7 +217,7 @@ mod tests {
     async fn an_answer_without_a_body_is_charged_until_it_is_sent() {
         let activity = Activity::default();
         let service = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
-        let mut service = Accounted::new(&activity, None, &Crowd::new(1, 1 << 20)).layer(service);
+        let mut service = Account::new(service, &activity, None, &Crowd::new(1, 1 << 20));
         let ask = |version| Request::builder().version(version).body(()).unwrap();
         let mut body = service.call(ask(Version::HTTP_2)).await.unwrap().into_body();
         assert!(!body.is_end_stream() && body.size_hint().exact().is_none());
@@ -265,8 +249,7 @@ mod tests {
                 request = request.header(CONNECTION, asks);
             }
             let keep_alive = HeaderValue::from_static("timeout=74");
-            let mut service =
-                Accounted::new(&Activity::default(), Some(keep_alive), &Crowd::new(1, 1 << 20)).layer(service);
+            let mut service = Account::new(service, &Activity::default(), Some(keep_alive), &Crowd::new(1, 1 << 20));
             let answer = service.call(request.body(()).unwrap()).await.unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))

@@ -18,7 +18,6 @@ use std::{
 use axum::http::{Request, Version};
 use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tower::{Layer, Service};
 
 use super::{
     MAX_HEAD_BYTES,
@@ -96,8 +95,28 @@ impl Heads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn layer(&self) -> Check {
-        Check(self.clone())
+    /// Hands a request its verdict.
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) {
+        if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
+            request.extensions_mut().insert(HeadTooLarge);
+        } else if request.version() < Version::HTTP_2 {
+            // SECURITY: where hyper sees a request and the reader none, they disagree, and nothing of it is served.
+            let read = self.lock().pop_front();
+            let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
+            let extensions = request.extensions_mut();
+            match verdict {
+                Verdict::Clear => {}
+                Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
+                Verdict::Refused(why) => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(why);
+                }
+                Verdict::TooLarge => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(HeadTooLarge);
+                }
+            }
+        }
     }
 }
 
@@ -406,66 +425,11 @@ impl<S> Framing<S> {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Check(Heads);
-
-impl<S> Layer<S> for Check {
-    type Service = Checked<S>;
-
-    fn layer(&self, service: S) -> Checked<S> {
-        Checked { heads: self.0.clone(), service }
-    }
-}
-
 /// RFC 9113 section 10.5.1, but for the few bytes of pseudo-headers' names.
 fn list_size<B>(request: &Request<B>) -> usize {
     const OF_EACH: usize = 32;
     let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     target + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + OF_EACH).sum::<usize>()
-}
-
-/// Hands each request its verdict.
-#[derive(Debug, Clone)]
-pub(super) struct Checked<S> {
-    heads: Heads,
-    service: S,
-}
-
-impl<S, B> Service<Request<B>> for Checked<S>
-where
-    S: Service<Request<B>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if request.version() == Version::HTTP_2 && list_size(&request) > MAX_HEAD_BYTES {
-            request.extensions_mut().insert(HeadTooLarge);
-        } else if request.version() < Version::HTTP_2 {
-            // SECURITY: where hyper sees a request and the reader none, they disagree, and nothing of it is served.
-            let read = self.heads.lock().pop_front();
-            let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
-            let extensions = request.extensions_mut();
-            match verdict {
-                Verdict::Clear => {}
-                Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
-                Verdict::Refused(why) => {
-                    extensions.insert(LastRequest);
-                    extensions.insert(why);
-                }
-                Verdict::TooLarge => {
-                    extensions.insert(LastRequest);
-                    extensions.insert(HeadTooLarge);
-                }
-            }
-        }
-        self.service.call(request)
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! TCP and Unix sockets behind one `accept`.
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind},
     mem::MaybeUninit,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs},
     os::unix::{
@@ -9,16 +9,12 @@ use std::{
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
-    pin::Pin,
-    task::{Context, Poll},
 };
 
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
 
 use super::address::Address;
 use super::goodbye::HasUnread;
@@ -157,15 +153,15 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
 
 impl Listener {
     /// Cancel safe.
-    pub(crate) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, _peer) = listener.accept().await?;
                 // An answer is one small write; it must not wait for more.
                 let _ = stream.set_nodelay(true);
-                Ok(Stream::Tcp(stream))
+                Ok(Either::Left(stream))
             }
-            Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Stream::Unix(stream)),
+            Listener::Unix(_, listener) => listener.accept().await.map(|(stream, _peer)| Either::Right(stream)),
         }
     }
 }
@@ -179,82 +175,28 @@ pub(crate) struct Peer {
     pub(crate) connection: u64,
 }
 
-impl Stream {
-    pub(crate) fn peer(&self) -> Peer {
-        let address = match self {
+impl Peer {
+    pub(super) fn of(stream: &Stream) -> Peer {
+        let address = match stream {
             // A peer that has gone already has no address any more, and will not ask.
-            Stream::Tcp(stream) => Some(stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip())),
-            Stream::Unix(_) => None,
+            Either::Left(stream) => Some(stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip())),
+            Either::Right(_) => None,
         };
         Peer { address, connection: fastrand::u64(..) }
     }
 }
 
 /// One connection.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+pub(super) type Stream = Either<TcpStream, UnixStream>;
 
 impl HasUnread for Stream {
     fn has_unread(&self) -> bool {
         let socket = match self {
-            Stream::Tcp(stream) => SockRef::from(stream),
-            Stream::Unix(stream) => SockRef::from(stream),
+            Either::Left(stream) => SockRef::from(stream),
+            Either::Right(stream) => SockRef::from(stream),
         };
         // It does not wait: the sockets are non-blocking.
         matches!(socket.peek(&mut [MaybeUninit::uninit()]), Ok(1..))
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 
@@ -271,7 +213,7 @@ mod tests {
         use tokio::io::AsyncReadExt as _;
         let (mine, theirs) = StdUnixStream::pair().unwrap();
         mine.set_nonblocking(true).unwrap();
-        let mut stream = Stream::Unix(UnixStream::from_std(mine).unwrap());
+        let mut stream = Either::Right(UnixStream::from_std(mine).unwrap());
         assert!(!stream.has_unread());
         std::io::Write::write_all(&mut &theirs, b"GET").unwrap();
         assert!(stream.has_unread());

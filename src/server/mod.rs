@@ -36,14 +36,15 @@ use hyper_util::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Layer as _, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use self::{
-    account::Accounted,
+    account::Account,
     activity::Activity,
     crowd::{Crowd, Member},
     framing::{Framing, Heads},
     goodbye::Goodbye,
+    listener::Stream,
     watch::{Over, Patience, Watch},
 };
 pub use self::{
@@ -188,7 +189,7 @@ impl Server {
     }
 
     /// Where there is no place, another may make room; else the new one hears why it has none.
-    async fn admit(&self, stream: listener::Stream) {
+    async fn admit(&self, stream: Stream) {
         let (server, activity) = (self.clone(), Activity::default());
         if let Some(member) = self.crowd.enter(&activity) {
             self.ending.tasks.spawn(async move { server.connection(stream, activity, member).await });
@@ -214,7 +215,7 @@ impl Server {
 
     /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
     /// reset, which would take the answer along.
-    async fn turn_away(&self, mut stream: listener::Stream) {
+    async fn turn_away(&self, mut stream: Stream) {
         let answer = (self.refuse)(Unserved::TooManyConnections, None);
         let goodbye = async {
             stream.write_all(&answer).await?;
@@ -224,7 +225,7 @@ impl Server {
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
 
-    async fn connection(&self, stream: listener::Stream, activity: Activity, member: Member) {
+    async fn connection(&self, stream: Stream, activity: Activity, member: Member) {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // Its own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
@@ -241,13 +242,13 @@ impl Server {
             .max_header_list_size(self.header_list)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.patience.head);
-        let peer = stream.peer();
+        let peer = Peer::of(&stream);
         let heads = Heads::default();
-        let service =
-            Accounted::new(&activity, keep_alive(self.patience.idle), &self.crowd).layer(self.service.clone());
-        let asked = activity.clone();
-        let service = heads.layer().layer(service).map_request(move |mut request: Request<Incoming>| {
+        let service = Account::new(self.service.clone(), &activity, keep_alive(self.patience.idle), &self.crowd);
+        let (asked, judges) = (activity.clone(), heads.clone());
+        let service = service.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            judges.judge(&mut request);
             request.map(|body| asked.question(body))
         });
         let service = TowerToHyperService::new(service);

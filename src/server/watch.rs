@@ -168,10 +168,10 @@ mod tests {
         body::Body,
         http::{Request, Response},
     };
-    use tower::{Layer as _, Service as _};
+    use tower::Service as _;
 
     use super::{
-        super::{account::Accounted, crowd::Crowd},
+        super::{account::Account, crowd::Crowd},
         *,
     };
 
@@ -348,7 +348,7 @@ mod tests {
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(true);
         let service = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-        let _request = Accounted::new(&activity, None, &Crowd::new(1, 1 << 20)).layer(service).call(Request::new(()));
+        let _request = Account::new(service, &activity, None, &Crowd::new(1, 1 << 20)).call(Request::new(()));
         let ask = async {
             activity.wake();
             tokio::time::sleep(Duration::from_secs(60)).await;

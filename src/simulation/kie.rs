@@ -11,10 +11,15 @@ use jiff::Timestamp;
 use super::oracle::Oracle;
 use crate::{
     clock::{Clock, Instant, KieClock, testing::VirtualTime},
+    kie_sim::Answer,
     link::{self, Link, Policy},
     source::SourceUrl,
     telemetry::trace::Span,
-    upstream::{Answer, BadAnswer, Doubt, Error, Life, MintFuture, Minted, Transport, life},
+    upstream::{
+        Doubt, Error, Life, MintFuture, Minted, Transport,
+        envelope::{self, Raw},
+        life,
+    },
 };
 
 /// How kie.ai feels for a while.
@@ -240,7 +245,6 @@ impl Model {
         if unseen_when_sent == self.time.unseen() && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             self.oracle.sign_of_the_pause();
         }
-        let answer = |http_status, code| Answer { http_status, code, message: None };
         match mood {
             Mood::Well | Mood::Silent | Mood::Stingy => {
                 let text = self.link(&mut state, source, mood, signed_at - kept);
@@ -248,26 +252,21 @@ impl Model {
                 let Life { left, says_its_end } = life(&link, Some(date), age, self.clock.wall());
                 Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end })
             }
-            Mood::Refusing => Err(Error::SourceRefused(answer(200, Some(422)))),
+            Mood::Refusing => Err(error(&Answer::code(422), None)),
             Mood::Limiting => {
                 let retry_after = (state.rng.bool()).then(|| Duration::from_secs(state.rng.u64(0..9)));
                 let pause = retry_after.unwrap_or(Duration::from_secs(2)).max(Duration::from_secs(1));
                 self.oracle.limited(self.clock.now(), pause);
-                Err(Error::RateLimited { answer: answer(200, Some(429)), retry_after })
+                Err(error(&Answer::too_frequent(), retry_after))
             }
-            Mood::Down if state.rng.bool() => Err(Error::Failed(answer(500, None))),
-            Mood::Down => Err(Error::Unusable { reason: BadAnswer::Empty, answer: answer(200, None) }),
-            Mood::Account(code) => Err(match code {
-                402 => Error::CreditsExhausted(answer(200, Some(code))),
-                455 => Error::Maintenance { answer: answer(200, Some(code)), retry_after: None },
-                505 => Error::Failed(answer(200, Some(code))),
-                _ => Error::KeyRefused(answer(200, Some(code))),
-            }),
+            Mood::Down if state.rng.bool() => Err(error(&Answer::html(500), None)),
+            Mood::Down => Err(error(&Answer::empty(), None)),
+            Mood::Account(code) => Err(error(&Answer::code(code), None)),
             Mood::Unavailable => {
                 let retry_after = Duration::from_secs(state.rng.u64(0..121));
-                Err(Error::Unavailable { answer: answer(503, None), retry_after })
+                Err(error(&Answer::html(503), Some(retry_after)))
             }
-            Mood::Forbidden => Err(Error::KeyRefused(answer(403, None))),
+            Mood::Forbidden => Err(error(&Answer::banned(), None)),
         }
     }
 
@@ -305,6 +304,13 @@ impl Model {
         self.oracle.made(&text, ends);
         text
     }
+}
+
+/// What kielink reads out of an answer that has no link.
+fn error(answer: &Answer, retry_after: Option<Duration>) -> Error {
+    let (http_status, body) = answer.status_and_body().expect("it is the same for every request");
+    let read = envelope::read(&Raw { http_status, retry_after, body: &body }, str::to_owned);
+    read.expect_err("it has no link")
 }
 
 fn kies_clock(at: Instant, state: &State) -> i64 {

@@ -6,6 +6,7 @@ pub(crate) mod guard;
 pub(crate) mod headers;
 pub mod metrics;
 pub mod outcome;
+pub(crate) mod policy;
 pub(crate) mod probes;
 pub(crate) mod problem;
 pub(crate) mod query;

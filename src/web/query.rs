@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::problem::{Kind, Problem};
@@ -31,6 +31,12 @@ pub(crate) fn source_parameter(query: Option<&str>) -> Result<String, Problem> {
         }
     }
     source.ok_or_else(|| malformed(format!("The query lacks the parameter `url`. {HINT}")))
+}
+
+/// A source URL as `source_parameter` wants it: everything but unreserved characters is encoded.
+pub(crate) fn encoded(source: &str) -> String {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(source, RESERVED).to_string()
 }
 
 /// The field `url` of kie.ai's own request body. Other fields are ignored, as kie.ai does.

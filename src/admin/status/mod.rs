@@ -12,8 +12,8 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{HeaderName, HeaderValue, header},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, header},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use serde::Serialize;
@@ -260,10 +260,6 @@ async fn json(State(status): State<Status>) -> Response {
 }
 
 async fn show(State(status): State<Status>) -> Response {
-    let html = page::render(&status.snapshot());
-    let mut response = html.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(HeaderName::from_static("content-security-policy"), page::POLICY.clone());
-    response
+    let policy = (header::CONTENT_SECURITY_POLICY, page::POLICY.clone());
+    ([policy], Html(page::render(&status.snapshot()))).into_response()
 }

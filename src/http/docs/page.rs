@@ -1,275 +1,167 @@
 //! The page: HTML that needs no script. Pure.
+//!
+//! Everything goes through maud, which escapes every text; only the style, which is ours, does not.
 
-use std::fmt::Write as _;
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
+use serde_json::Value;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
-use super::json::Json;
+use crate::web::query;
 
 /// Stands for the host in the commands; no text of the document can hold it.
 pub(super) const HOST: &str = "\u{1}host\u{1}";
 
-/// Everything but unreserved characters, as a query parameter wants it.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 
 /// The whole page. A document of another shape makes a page with gaps, not a panic.
 pub(super) fn render(document: &str) -> String {
-    let document: Json = serde_json::from_str(document).expect("the embedded document is JSON; tests read it");
-    let info = document.get("info");
-    let (title, version) = (escape(info.get("title").text()), escape(info.get("version").text()));
-    let mut page = Page { document: &document, html: String::new() };
-    page.add(&format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title} {version}: the interface for callers</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <header>\n<h1>{title} <small>{version}</small></h1>\n<p class=\"lead\">{}</p>\n{}</header>\n",
-        inline(info.get("summary").text()),
-        prose(info.get("description").text()),
-    ));
-    page.contents();
-    page.add("<main>\n");
-    for (path, operations) in document.get("paths").fields() {
-        page.path(path, operations);
-    }
-    page.errors();
-    page.shapes();
-    page.add("</main>\n<footer><p>The same for programs: <a href=\"/openapi.json\">/openapi.json</a></p></footer>\n");
-    page.add("</body>\n</html>\n");
-    page.html
+    let document: Value = serde_json::from_str(document).expect("the embedded document is JSON; tests read it");
+    let info = &document["info"];
+    let (title, version) = (text(&info["title"]), text(&info["version"]));
+    let paths = || fields(&document["paths"]).filter_map(|(path, operations)| Path::new(path, operations));
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " " (version) ": the interface for callers" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { (title) " " small { (version) } }
+                    p.lead { (inline(text(&info["summary"]))) }
+                    (prose(text(&info["description"])))
+                }
+                nav aria-label="Contents" {
+                    ul {
+                        @for path in paths() {
+                            li { a href={ "#" (anchor(path.path)) } { (path.methods()) code { (path.path) } } " " span { (path.summary()) } }
+                        }
+                        li { a href="#errors" { "Errors" } }
+                        li { a href="#shapes" { "Shapes" } }
+                    }
+                }
+                main {
+                    @for path in paths() { (path.section(&document)) }
+                    (errors(&document))
+                    (shapes(&document))
+                }
+                footer { p { "The same for programs: " a href="/openapi.json" { "/openapi.json" } } }
+            }
+        }
+    };
+    page.into_string()
 }
 
-struct Page<'a> {
-    document: &'a Json,
-    html: String,
+/// One path. `HEAD` says what `GET` says, so the first operation speaks for both.
+struct Path<'a> {
+    path: &'a str,
+    operations: &'a Value,
+    method: &'a str,
+    operation: &'a Value,
 }
 
-impl<'a> Page<'a> {
-    fn add(&mut self, html: &str) {
-        self.html.push_str(html);
+impl<'a> Path<'a> {
+    fn new(path: &'a str, operations: &'a Value) -> Option<Path<'a>> {
+        let (method, operation) = fields(operations).next()?;
+        Some(Path { path, operations, method, operation })
     }
 
-    fn contents(&mut self) {
-        self.add("<nav aria-label=\"Contents\">\n<ul>\n");
-        for (path, operations) in self.document.get("paths").fields() {
-            let Some((_, operation)) = operations.fields().next() else { continue };
-            let line = format!(
-                "<li><a href=\"#{}\">{} <code>{}</code></a> <span>{}</span></li>\n",
-                anchor(path),
-                methods(operations),
-                escape(path),
-                inline(operation.get("summary").text()),
-            );
-            self.add(&line);
+    fn section(&self, document: &Value) -> Markup {
+        html! {
+            section id=(anchor(self.path)) {
+                h2 { (self.methods()) a href={ "#" (anchor(self.path)) } { code { (self.path) } } }
+                p.lead { (self.summary()) }
+                (prose(text(&self.operation["description"])))
+                pre.command { code { (self.command(document)) } }
+                (self.request(document))
+                (self.answers(document))
+            }
         }
-        self.add("<li><a href=\"#errors\">Errors</a></li>\n<li><a href=\"#shapes\">Shapes</a></li>\n</ul>\n</nav>\n");
     }
 
-    /// One path. `HEAD` says what `GET` says, so the first operation speaks for both.
-    fn path(&mut self, path: &str, operations: &Json) {
-        let Some((method, operation)) = operations.fields().next() else { return };
-        let head = format!(
-            "<section id=\"{0}\">\n<h2>{1} <a href=\"#{0}\"><code>{2}</code></a></h2>\n<p class=\"lead\">{3}</p>\n{4}",
-            anchor(path),
-            methods(operations),
-            escape(path),
-            inline(operation.get("summary").text()),
-            prose(operation.get("description").text()),
-        );
-        self.add(&head);
-        self.command(method, path, operation);
-        self.parameters(operation);
-        self.answers(operation);
-        self.add("</section>\n");
+    /// Each with a space behind it.
+    fn methods(&self) -> Markup {
+        html! {
+            @for (method, _) in fields(self.operations) { b.method { (method.to_uppercase()) } " " }
+        }
     }
 
-    fn parameters(&mut self, operation: &Json) {
-        let document = self.document;
-        let parameters = operation.get("parameters").items();
-        let schema = operation.get("requestBody").get("content").get("application/json").get("schema");
-        if parameters.is_empty() && schema.is_null() {
-            return;
-        }
-        self.add("<h3>Request</h3>\n<dl>\n");
-        let fields = schema.resolved(document);
-        for (name, field) in fields.get("properties").fields() {
-            let note = format!("body, {}", necessity(fields, name));
-            self.term(name, &note, field.resolved(document).get("description").text());
-        }
-        for parameter in parameters.iter().map(|parameter| parameter.resolved(document)) {
-            let is_required = *parameter.get("required") == Json::Bool(true);
-            let note = format!("{}, {}", parameter.get("in").text(), if is_required { "required" } else { "optional" });
-            self.term(parameter.get("name").text(), &note, parameter.get("description").text());
-        }
-        self.add("</dl>\n");
+    fn summary(&self) -> Markup {
+        inline(text(&self.operation["summary"]))
     }
 
     /// What to type, for the host that the page was asked at.
-    fn command(&mut self, method: &str, path: &str, operation: &Json) {
-        let document = self.document;
-        let parameters = operation.get("parameters").items().iter().map(|parameter| parameter.resolved(document));
-        let query = parameters
-            .filter(|it| it.get("in").text() == "query" && *it.get("required") == Json::Bool(true))
-            .map(|it| (it.get("name").text(), utf8_percent_encode(it.get("example").text(), IN_QUERY)))
+    fn command(&self, document: &Value) -> String {
+        let Path { path, method, operation, .. } = self;
+        let query: String = items(&operation["parameters"])
+            .iter()
+            .map(|parameter| resolved(parameter, document))
+            .filter(|it| text(&it["in"]) == "query" && is_required(it))
+            .map(|it| (text(&it["name"]), query::encoded(text(&it["example"]))))
             .map(|(name, value)| format!("?{name}={value}"))
-            .collect::<String>();
-        let body = operation.get("requestBody").get("content").get("application/json").get("example");
-        let command = if method == "post" {
-            format!("curl -i http://{HOST}{path} -d '{}'", compact(body))
-        } else {
-            format!("curl -i 'http://{HOST}{path}{query}'")
-        };
-        self.add(&format!("<pre class=\"command\"><code>{}</code></pre>\n", escape(&command)));
+            .collect();
+        match *method {
+            "post" => format!("curl -i http://{HOST}{path} -d '{}'", self.body()["example"]),
+            _ => format!("curl -i 'http://{HOST}{path}{query}'"),
+        }
     }
 
-    fn answers(&mut self, operation: &Json) {
-        let document = self.document;
-        self.add("<h3>Answers</h3>\n");
-        let answers = operation.get("responses").fields().map(|(status, answer)| (status, answer.resolved(document)));
+    fn body(&self) -> &'a Value {
+        &self.operation["requestBody"]["content"]["application/json"]
+    }
+
+    fn request(&self, document: &Value) -> Markup {
+        let parameters = items(&self.operation["parameters"]);
+        let schema = &self.body()["schema"];
+        let body = resolved(schema, document);
+        html! {
+            @if !(parameters.is_empty() && schema.is_null()) {
+                h3 { "Request" }
+                dl {
+                    @for (name, field) in fields(&body["properties"]) {
+                        @let note = format!("body, {}", necessity(requires(body, name)));
+                        (term(name, &note, resolved(field, document)))
+                    }
+                    @for parameter in parameters.iter().map(|parameter| resolved(parameter, document)) {
+                        @let note = format!("{}, {}", text(&parameter["in"]), necessity(is_required(parameter)));
+                        (term(text(&parameter["name"]), &note, parameter))
+                    }
+                }
+            }
+        }
+    }
+
+    fn answers(&self, document: &Value) -> Markup {
+        let answers = fields(&self.operation["responses"]);
+        let answers = answers.map(|(status, answer)| (status, resolved(answer, document)));
         let (good, bad): (Vec<_>, Vec<_>) = answers.partition(|(status, _)| status.starts_with(['2', '3']));
-        for (status, answer) in good {
-            let line = format!("<p><b>{status}</b> {}</p>\n", inline(answer.get("description").text()));
-            self.add(&line);
-            for (media_type, content) in answer.get("content").fields() {
-                self.examples(media_type, content);
-            }
-            self.headers(answer);
-        }
-        // They are much alike everywhere, and hide what is not.
         let statuses: Vec<&str> = bad.iter().map(|(status, _)| *status).collect();
-        self.add(&format!("<details><summary>Errors: {}</summary>\n", statuses.join(" ")));
-        self.add("<table>\n<thead><tr><th>Status</th><th>When</th></tr></thead>\n<tbody>\n");
-        for (status, answer) in bad {
-            let examples = answer.get("content").fields().flat_map(|(_, content)| content.get("examples").fields());
-            let mut kinds: Vec<&str> = examples.map(|(slug, _)| slug).collect();
-            kinds.dedup();
-            let kinds: Vec<String> =
-                kinds.iter().map(|slug| format!("<a href=\"#{0}\"><code>{0}</code></a>", escape(slug))).collect();
-            let line = format!(
-                "<tr><td>{status}</td><td>{} {}</td></tr>\n",
-                inline(answer.get("description").text()),
-                kinds.join(", "),
-            );
-            self.add(&line);
-        }
-        self.add("</tbody>\n</table>\n</details>\n");
-    }
-
-    fn examples(&mut self, media_type: &str, content: &Json) {
-        let document = self.document;
-        let one = [("", content.get("example"))];
-        let many = content.get("examples").fields().map(|(_, it)| it.resolved(document));
-        let many = many.map(|it| (it.get("summary").text(), it.get("value")));
-        for (summary, value) in one.into_iter().filter(|(_, it)| !it.is_null()).chain(many) {
-            let caption = format!("<code>{}</code> {}", escape(media_type), inline(summary));
-            self.add(&format!(
-                "<p class=\"caption\">{caption}</p>\n<pre><code>{}</code></pre>\n",
-                escape(&shown(value))
-            ));
-        }
-    }
-
-    fn headers(&mut self, answer: &Json) {
-        let document = self.document;
-        self.add("<details><summary>Headers</summary>\n<dl>\n");
-        for (name, header) in answer.get("headers").fields() {
-            let header = header.resolved(document);
-            let constant = header.get("schema").get("const");
-            let example = if constant.is_null() { header.get("example") } else { constant };
-            let note = if example.is_null() { String::new() } else { shown(example) };
-            self.term(name, &note, header.get("description").text());
-        }
-        self.add("</dl>\n</details>\n");
-    }
-
-    /// The problems, each with when it comes and what to do.
-    fn errors(&mut self) {
-        let examples = self.document.get("components").get("examples");
-        self.add("<section id=\"errors\">\n<h2>Errors</h2>\n");
-        self.add(
-            "<p>Under <code>/v1/</code> a problem document, whose <code>type</code> is \
-             <code>urn:kielink:problem:</code> and a word of this table; under <code>/api/</code> kie.ai's envelope \
-             with the same status.</p>\n",
-        );
-        for name in ["source-refused", "kie-source-refused"] {
-            let example = shown(examples.get(name).get("value"));
-            self.add(&format!("<pre><code>{}</code></pre>\n", escape(&example)));
-        }
-        self.add("<table class=\"errors\">\n<thead><tr><th>Type</th><th>Status</th><th>When, and what to do</th></tr></thead>\n");
-        self.add("<tbody>\n");
-        for (slug, example) in examples.fields() {
-            let Json::Integer(status) = example.get("value").get("status") else { continue };
-            let line = format!(
-                "<tr id=\"{0}\"><td><code>{0}</code></td><td>{status}</td><td>{1}</td></tr>\n",
-                escape(slug),
-                inline(example.get("summary").text()),
-            );
-            self.add(&line);
-        }
-        self.add("</tbody>\n</table>\n</section>\n");
-    }
-
-    fn shapes(&mut self) {
-        self.add("<section id=\"shapes\">\n<h2>Shapes</h2>\n");
-        for (name, schema) in self.document.get("components").get("schemas").fields() {
-            let head =
-                format!("<h3 id=\"shape-{0}\">{0}</h3>\n{1}", escape(name), prose(schema.get("description").text()));
-            self.add(&head);
-            let either: Vec<String> = schema.get("oneOf").items().iter().map(kind).collect();
-            if !either.is_empty() {
-                self.add(&format!("<p>{}</p>\n", either.join(" or ")));
+        html! {
+            h3 { "Answers" }
+            @for (status, answer) in good {
+                p { b { (status) } " " (description(answer)) }
+                @for (media_type, content) in fields(&answer["content"]) {
+                    (examples(document, media_type, content))
+                }
+                (headers(document, answer))
             }
-            if schema.get("properties").is_null() {
-                continue;
+            // They are much alike everywhere, and hide what is not.
+            details {
+                summary { "Errors: " (statuses.join(" ")) }
+                table {
+                    thead { tr { th { "Status" } th { "When" } } }
+                    tbody {
+                        @for (status, answer) in bad {
+                            tr { td { (status) } td { (description(answer)) " " (kinds(answer)) } }
+                        }
+                    }
+                }
             }
-            self.add("<dl>\n");
-            for (field, its) in schema.get("properties").fields() {
-                let note = format!("{}, {}", kind(its), necessity(schema, field));
-                let described = if its.get("description").is_null() { its.resolved(self.document) } else { its };
-                self.described(field, &note, described.get("description").text());
-            }
-            self.add("</dl>\n");
         }
-        self.add("</section>\n");
     }
-
-    fn term(&mut self, name: &str, note: &str, description: &str) {
-        self.described(name, &escape(note), description);
-    }
-
-    /// `note` is HTML.
-    fn described(&mut self, name: &str, note: &str, description: &str) {
-        let term = format!("<dt><code>{}</code> <small>{note}</small></dt>", escape(name));
-        self.add(&format!("{term}<dd>{}</dd>\n", inline(description)));
-    }
-}
-
-/// As a reader says it; HTML.
-fn kind(schema: &Json) -> String {
-    if let Some(name) = schema.get("$ref").text().rsplit('/').next().filter(|name| !name.is_empty()) {
-        return format!("<a href=\"#shape-{0}\">{0}</a>", escape(name));
-    }
-    let constant = schema.get("const");
-    if !constant.is_null() {
-        return format!("<code>{}</code>", escape(&compact(constant)));
-    }
-    match schema.get("type").text() {
-        "array" => format!("list of {}", kind(schema.get("items"))),
-        name => escape(name),
-    }
-}
-
-fn necessity(schema: &Json, field: &str) -> &'static str {
-    let is_required = schema.get("required").items().iter().any(|name| name.text() == field);
-    if is_required { "required" } else { "optional" }
-}
-
-fn methods(operations: &Json) -> String {
-    let badges =
-        operations.fields().map(|(method, _)| format!("<b class=\"method\">{}</b>", escape(&method.to_uppercase())));
-    badges.collect::<Vec<_>>().join(" ")
 }
 
 fn anchor(path: &str) -> String {
@@ -277,47 +169,186 @@ fn anchor(path: &str) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// An example as it comes over the wire, but for the line breaks.
-fn shown(value: &Json) -> String {
-    match value {
-        Json::Text(text) => text.clone(),
-        _ => serde_json::to_string_pretty(value).expect("it was read as JSON"),
+/// The types of problem that an answer may have.
+fn kinds(answer: &Value) -> Markup {
+    let examples = fields(&answer["content"]).flat_map(|(_, content)| fields(&content["examples"]));
+    let mut kinds: Vec<&str> = examples.map(|(slug, _)| slug).collect();
+    kinds.dedup();
+    html! {
+        @for (n, slug) in kinds.iter().enumerate() {
+            @if n > 0 { ", " }
+            a href={ "#" (slug) } { code { (slug) } }
+        }
     }
 }
 
-fn compact(value: &Json) -> String {
-    serde_json::to_string(value).expect("it was read as JSON")
+fn examples(document: &Value, media_type: &str, content: &Value) -> Markup {
+    let one = [("", &content["example"])];
+    let many = fields(&content["examples"]).map(|(_, it)| resolved(it, document));
+    let many = many.map(|it| (text(&it["summary"]), &it["value"]));
+    html! {
+        @for (summary, value) in one.into_iter().filter(|(_, it)| !it.is_null()).chain(many) {
+            p.caption { code { (media_type) } " " (inline(summary)) }
+            pre { code { (shown(value)) } }
+        }
+    }
+}
+
+fn headers(document: &Value, answer: &Value) -> Markup {
+    html! {
+        details {
+            summary { "Headers" }
+            dl {
+                @for (name, header) in fields(&answer["headers"]) {
+                    @let header = resolved(header, document);
+                    @let constant = &header["schema"]["const"];
+                    @let example = if constant.is_null() { &header["example"] } else { constant };
+                    @let note = if example.is_null() { String::new() } else { shown(example) };
+                    (term(name, &note, header))
+                }
+            }
+        }
+    }
+}
+
+/// The problems, each with when it comes and what to do.
+fn errors(document: &Value) -> Markup {
+    let examples = &document["components"]["examples"];
+    html! {
+        section #errors {
+            h2 { "Errors" }
+            p {
+                "Under " code { "/v1/" } " a problem document, whose " code { "type" } " is " code { "urn:kielink:problem:" }
+                " and a word of this table; under " code { "/api/" } " kie.ai's envelope with the same status."
+            }
+            @for name in ["source-refused", "kie-source-refused"] {
+                pre { code { (shown(&examples[name]["value"])) } }
+            }
+            table.errors {
+                thead { tr { th { "Type" } th { "Status" } th { "When, and what to do" } } }
+                tbody {
+                    @for (slug, example) in fields(examples) {
+                        @if let Some(status) = example["value"]["status"].as_i64() {
+                            tr id=(slug) { td { code { (slug) } } td { (status) } td { (inline(text(&example["summary"]))) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn shapes(document: &Value) -> Markup {
+    html! {
+        section #shapes {
+            h2 { "Shapes" }
+            @for (name, schema) in fields(&document["components"]["schemas"]) {
+                h3 id={ "shape-" (name) } { (name) }
+                (prose(text(&schema["description"])))
+                @let either = items(&schema["oneOf"]);
+                @if !either.is_empty() {
+                    p {
+                        @for (n, schema) in either.iter().enumerate() {
+                            @if n > 0 { " or " }
+                            (kind(schema))
+                        }
+                    }
+                }
+                @if !schema["properties"].is_null() {
+                    dl {
+                        @for (field, its) in fields(&schema["properties"]) {
+                            @let note = html! { (kind(its)) ", " (necessity(requires(schema, field))) };
+                            (term(field, note, if its["description"].is_null() { resolved(its, document) } else { its }))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn term(name: &str, note: impl Render, described: &Value) -> Markup {
+    html! {
+        dt { code { (name) } " " small { (note) } }
+        dd { (description(described)) }
+    }
+}
+
+fn description(described: &Value) -> Markup {
+    inline(text(&described["description"]))
+}
+
+/// As a reader says it.
+fn kind(schema: &Value) -> Markup {
+    let name = text(&schema["$ref"]).rsplit('/').next().unwrap_or_default();
+    let constant = &schema["const"];
+    html! {
+        @if !name.is_empty() {
+            a href={ "#shape-" (name) } { (name) }
+        } @else if !constant.is_null() {
+            code { (constant.to_string()) }
+        } @else if text(&schema["type"]) == "array" {
+            "list of " (kind(&schema["items"]))
+        } @else {
+            (text(&schema["type"]))
+        }
+    }
+}
+
+fn is_required(parameter: &Value) -> bool {
+    parameter["required"] == true
+}
+
+fn requires(schema: &Value, field: &str) -> bool {
+    items(&schema["required"]).iter().any(|name| name == field)
+}
+
+fn necessity(is_required: bool) -> &'static str {
+    if is_required { "required" } else { "optional" }
+}
+
+/// An example as it comes over the wire, but for the line breaks.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| format!("{value:#}"), str::to_owned)
 }
 
 /// Paragraphs, with an empty line between them.
-fn prose(text: &str) -> String {
-    let mut html = String::new();
-    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
-        writeln!(html, "<p>{}</p>", inline(paragraph)).expect("a String takes everything");
+fn prose(text: &str) -> Markup {
+    html! {
+        @for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) { p { (inline(paragraph)) } }
     }
-    html
 }
 
 /// A text in which backticks mark code: all of CommonMark that the document uses.
-fn inline(text: &str) -> String {
-    let parts = text.split('`').enumerate();
-    let parts = parts.map(|(n, part)| if n % 2 == 1 { format!("<code>{}</code>", escape(part)) } else { escape(part) });
-    parts.collect()
-}
-
-pub(super) fn escape(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            other => html.push(other),
+fn inline(text: &str) -> Markup {
+    html! {
+        @for (n, part) in text.split('`').enumerate() {
+            @if n % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
-    html
+}
+
+/// Empty where it is no text.
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Nothing where it is no list.
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// In the document's order; nothing where it is no object.
+fn fields(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+}
+
+/// What a `$ref` in it leads to (`#/components/…`), or itself.
+fn resolved<'a>(value: &'a Value, document: &'a Value) -> &'a Value {
+    match text(&value["$ref"]).strip_prefix("#/") {
+        Some(path) => path.split('/').fold(document, |value, name| &value[name]),
+        None => value,
+    }
 }
 
 #[cfg(test)]
@@ -345,23 +376,40 @@ mod tests {
     }
 
     #[test]
+    fn an_example_has_the_order_in_which_it_was_written() {
+        let text = r#"{"z":[1,-2,null,true,"é\n"],"a":{"z":{},"a":[]}}"#;
+        let json: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(json.to_string(), text);
+        assert_eq!(fields(&json).map(|(name, _)| name).collect::<String>(), "za");
+    }
+
+    #[test]
+    fn references_are_followed() {
+        let json: Value =
+            serde_json::from_str(r##"{"a":{"b":"here"},"c":{"$ref":"#/a/b"},"d":{"$ref":"#/e"}}"##).unwrap();
+        assert_eq!(resolved(&json["c"], &json), "here");
+        assert!(resolved(&json["d"], &json).is_null());
+        assert_eq!(resolved(&json["a"], &json), &json["a"]);
+    }
+
+    #[test]
     fn it_shows_every_operation_parameter_problem_and_shape() {
         let page = render(DOCUMENT);
-        let document: Json = serde_json::from_str(DOCUMENT).unwrap();
-        let components = document.get("components");
-        for (path, _) in document.get("paths").fields() {
+        let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        let components = &document["components"];
+        for (path, _) in fields(&document["paths"]) {
             assert!(page.contains(&format!("<section id=\"{}\">", anchor(path))), "{path}");
             assert!(page.contains(&format!("http://{HOST}{path}")), "{path} has no command");
         }
-        for (_, parameter) in components.get("parameters").fields() {
-            let name = parameter.get("name").text();
+        for (_, parameter) in fields(&components["parameters"]) {
+            let name = text(&parameter["name"]);
             assert!(page.contains(&format!("<dt><code>{name}</code>")), "{name}");
         }
-        let problems = components.get("examples").fields().filter(|(name, _)| !name.starts_with("kie-"));
+        let problems = fields(&components["examples"]).filter(|(name, _)| !name.starts_with("kie-"));
         for (slug, _) in problems {
             assert!(page.contains(&format!("<tr id=\"{slug}\">")), "{slug}");
         }
-        for (name, _) in components.get("schemas").fields() {
+        for (name, _) in fields(&components["schemas"]) {
             assert!(page.contains(&format!("<h3 id=\"shape-{name}\">")), "{name}");
         }
         for gap in ["<dd></dd>", "<li></li>", "<p></p>", "<code></code>", "<td></td>", ", ,", "<code>null</code>"] {
@@ -391,7 +439,7 @@ mod tests {
         for command in commands.map(|rest| rest.split("</code>").next().unwrap()) {
             assert!(command.starts_with("curl -i "), "{command}");
             // All that could mean something to a shell stands between one pair of quotes.
-            let parts: Vec<&str> = command.split("&#39;").collect();
+            let parts: Vec<&str> = command.split('\'').collect();
             assert!(parts.len() == 3 && parts[2].is_empty(), "{command}");
             assert!(!parts[0].contains(['$', '`', '*', '?', ';']), "{command}");
         }

@@ -196,6 +196,13 @@ enum Admission {
     Shut(Refusal),
 }
 
+impl Wanted {
+    fn concern(&self, account_probe: bool, now: Instant) -> Concern {
+        let Wanted { file, key, seen_to_fail, .. } = *self;
+        Concern { file, key, sent_at: now, seen_to_fail, account_probe }
+    }
+}
+
 impl Gate {
     pub(super) fn new(config: &Config, clock: Clock) -> Gate {
         let state = State {
@@ -412,13 +419,7 @@ impl State {
         }
         self.window.enter(now);
         self.queue.served(&wanted.party, now);
-        let concern = Concern {
-            file: wanted.file,
-            key: wanted.key,
-            sent_at: now,
-            seen_to_fail: wanted.seen_to_fail,
-            account_probe,
-        };
+        let concern = wanted.concern(account_probe, now);
         Admission::Go(Pass { concern, pause_probe, breaker_probe, urgent_probe: false })
     }
 
@@ -435,13 +436,7 @@ impl State {
         }
         self.urgent = Urgent { under_way: true, last: Some(now) };
         self.window.enter(now);
-        let concern = Concern {
-            file: wanted.file,
-            key: wanted.key,
-            sent_at: now,
-            seen_to_fail: wanted.seen_to_fail,
-            account_probe: false,
-        };
+        let concern = wanted.concern(false, now);
         Some(Pass { concern, pause_probe: false, breaker_probe: false, urgent_probe: true })
     }
 

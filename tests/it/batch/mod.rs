@@ -32,8 +32,8 @@ fn items(reply: &Reply) -> Vec<Value> {
 fn slug(item: &Value) -> Option<&str> {
     let names: Vec<_> = item.as_object().unwrap().keys().map(String::as_str).collect();
     match item.get("error") {
-        None => assert_eq!(names, ["expires_at", "source_url", "url"]),
-        Some(_) => assert_eq!(names, ["error", "source_url"]),
+        None => assert_eq!(names, ["source_url", "url", "expires_at"]),
+        Some(_) => assert_eq!(names, ["source_url", "error"]),
     }
     item["error"]["type"].as_str().map(|kind| kind.strip_prefix("urn:kielink:problem:").unwrap())
 }

@@ -69,7 +69,7 @@ impl Problem {
         let document = reply.json();
         let mut names: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
         names.retain(|name| *name != "upstream_code");
-        assert_eq!(names, ["detail", "request_id", "status", "title", "type"], "{what}");
+        assert_eq!(names, ["type", "title", "status", "detail", "request_id"], "{what}");
         assert_eq!(document["type"], format!("urn:kielink:problem:{}", self.slug), "{what}");
         assert_eq!(document["status"], reply.status, "{what}");
         assert_eq!(document["request_id"], reply.header("x-request-id"), "{what}");
