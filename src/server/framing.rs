@@ -526,17 +526,14 @@ mod tests {
         }
     }
 
-    /// What the service finds in a request's extensions where `text` was read before: whether it is the last on its connection,
-    /// whether its head is too large, and why it is refused.
-    fn found(text: &str, request: Request<()>) -> (bool, bool, Option<Ambiguous>) {
+    /// What is found in a request's extensions where `text` was read before: whether it is the last on its connection, whether its head
+    /// is too large, and why it is refused.
+    fn found(text: &str, mut request: Request<()>) -> (bool, bool, Option<Ambiguous>) {
         let heads = Heads::default();
         HeadReader::new(heads.clone(), Activity::default()).saw(text.as_bytes());
-        let mut service = heads.layer().layer(tower::service_fn(async |request: Request<()>| {
-            let found = request.extensions();
-            let (is_last, is_too_large) = (found.get::<LastRequest>().is_some(), found.get::<HeadTooLarge>().is_some());
-            Ok::<_, std::convert::Infallible>((is_last, is_too_large, found.get().copied()))
-        }));
-        service.call(request).now_or_never().unwrap().unwrap()
+        heads.judge(&mut request);
+        let found = request.extensions();
+        (found.get::<LastRequest>().is_some(), found.get::<HeadTooLarge>().is_some(), found.get().copied())
     }
 
     #[test]
