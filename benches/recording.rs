@@ -8,7 +8,7 @@ use criterion::Criterion;
 use kielink::{
     links::Found,
     web::{
-        metrics::{Answered, Endpoint, Requests, Verdict},
+        metrics::{Answered, Endpoint, Label, Requests},
         outcome::Outcome,
     },
 };
@@ -17,7 +17,7 @@ fn main() {
     let requests = Requests::default();
     let hit = Answered {
         endpoint: Endpoint::of(Some("/v1/link")),
-        verdict: Verdict::Of(Outcome::Found(Found::Hit)),
+        outcome: Label::Of(Outcome::Found(Found::Hit)),
         status: 200,
         took: Duration::from_micros(37),
         life_left: Some(Duration::from_secs(814)),

@@ -10,7 +10,7 @@
 //! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one, or one
 //!    that sent half a request, gives way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
 //! 2. `web::edge` gives it an id and checks who may ask (`web::guard`).
-//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL ([`source`]: normalised, allowed?) and the
+//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL (`web::query`, [`source`]: normalised, allowed?) and the
 //!    caller's wish (`http::directives`).
 //! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and renewed
 //!    behind; *too old* for this caller's wish, and *dead*, need a mint, and the request a place among those that wait
@@ -48,10 +48,10 @@
 //! | [`cli`], [`config`], [`kie_sim`] | the command line. Layers of settings -> one valid [`app::Config`], all problems at once; defaults that fit into the memory (`memory`). The simulated kie.ai and its file host, behind the sandbox and the integration tests |
 //! | [`app`] | the composition root: the sum of the parts' settings; builds the parts and runs them |
 //! | [`drain`] | the end, in order |
-//! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: routes, handlers, places for those that wait; its description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
-//! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), ids and headers, problems, probes, what is told of each request (`record`, `metrics`) |
+//! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: `handlers` and `batch`, places for those that wait (`places`), the interface's description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
+//! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), the one table of routes (`route`), source URLs out of queries and bodies (`query`), ids and `headers`, what became of a request (`outcome`, `cache_status`, `problem`), probes, what is told of it (`record`, `metrics`), answers where there is no request (`unserved`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
-//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers) |
+//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
 //! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; lines that repeat (`limiter`); what failed of late, noted where it happens (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |

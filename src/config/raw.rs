@@ -290,8 +290,8 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
             // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
-            batch_room: bytes((bodies / 4 * 3).max(raw.batch_body.saturating_add(items))),
-            body_room: bytes((bodies / 4).max(raw.body)),
+            batch_budget: bytes((bodies / 4 * 3).max(raw.batch_body.saturating_add(items))),
+            body_budget: bytes((bodies / 4).max(raw.body)),
             batch: raw.batch as usize,
             // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
             // after a pause must not keep the others from going.

@@ -223,7 +223,7 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     assert_eq!((config.fitted.len(), config.links.waiting), (3, 307));
     assert_eq!((config.http.places, config.http.arrivals, config.http.batch_at_once), (384, 77, 16));
     assert_eq!((config.admin.connections, config.data.unread, config.admin.unread), (32, 4 << 20, 1 << 20));
-    assert_eq!((config.http.batch_room, config.http.body_room), (6 << 20, 2 << 20));
+    assert_eq!((config.http.batch_budget, config.http.body_budget), (6 << 20, 2 << 20));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert!(render(&config).contains("max_bytes = \"16MiB\"\n"), "the effective value is shown");
 
@@ -241,6 +241,6 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     sources.memory_limit = None;
     let config = super::load(&sources).unwrap();
     assert_eq!((config.data.connections, config.data.streams, config.http.places), (8192, 256, 5120));
-    assert_eq!((config.http.batch_room, config.http.body_room, config.http.batch_at_once), (12 << 20, 4 << 20, 32));
+    assert_eq!((config.http.batch_budget, config.http.body_budget, config.http.batch_at_once), (12 << 20, 4 << 20, 32));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }

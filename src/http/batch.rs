@@ -34,7 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     answer::LinkView,
     directives,
-    handlers::{Endpoints, Room, USUAL_BODY, read_body},
+    handlers::{Endpoints, Taken, USUAL_BODY, read_body},
     places::Place,
 };
 use crate::{
@@ -138,11 +138,11 @@ pub(crate) async fn links(
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let as_lines = wants_lines(request.headers());
-    let mut room = Room::of(&endpoints.batch_room, USUAL_BODY, &call.party);
-    let body = read_body(request, endpoints.config.batch_body, endpoints.config.body_timeout, &mut room).await?;
+    let mut taken = Taken::of(&endpoints.batch_budget, USUAL_BODY, &call.party);
+    let body = read_body(request, endpoints.config.batch_body, endpoints.config.body_timeout, &mut taken).await?;
     let asked = parse(&body, endpoints.config.batch)?;
     drop(body);
-    room.take(asked.len() * ITEM_BYTES).await?;
+    taken.take(asked.len() * ITEM_BYTES).await?;
     // Whatever is surely large needs a place before anything else is done for it.
     let place = if asked.len() * ITEM_BYTES > SMALL { Some(endpoints.places.take(&call.party)?) } else { None };
     let own_links = AtomicUsize::new(OWN_LINKS);
@@ -155,13 +155,13 @@ pub(crate) async fn links(
         return Ok(answer(content_type, Body::from(whole)));
     }
     let place = place.map_or_else(|| batch.endpoints.places.take(&batch.call.party), Ok)?;
-    // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its place and its room
+    // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its place and its bytes
     // until the last one.
     let body = if as_lines {
         // What is known at once goes out in one piece.
         Body::from_stream(as_minted(&batch, known, waiting, place.clone()).ready_chunks(LINES_AT_ONCE).map(
             move |items| {
-                let _ = &room;
+                let _ = &taken;
                 Ok::<_, Infallible>(batch.lines(items))
             },
         ))
@@ -169,7 +169,7 @@ pub(crate) async fn links(
         let all = place.hold(all_items(&batch, known, waiting)).await?;
         place.keep()?;
         Body::from_stream(stream::iter(json_parts(all)).chunks(LINES_AT_ONCE).map(move |parts| {
-            let _ = &room;
+            let _ = &taken;
             Ok::<_, Infallible>(batch.json(parts))
         }))
     };
@@ -312,7 +312,7 @@ impl Batch {
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.endpoints.batch_room.take(u32::try_from(bytes).ok()?)
+        self.endpoints.batch_budget.take(u32::try_from(bytes).ok()?)
     }
 
     fn source(&self, index: usize) -> Result<SourceUrl, Problem> {

@@ -17,7 +17,7 @@ use super::{
     Config,
     answer::{self, LinkView},
     directives,
-    places::{Held, Places, Shared},
+    places::{Budget, Held, Places},
 };
 use crate::{
     clock::Clock,
@@ -40,8 +40,8 @@ pub(crate) struct Endpoints {
     pub(crate) config: Config,
     pub(crate) places: Places,
     /// For batches in memory, and for others' bodies that are larger than usual.
-    pub(crate) batch_room: Shared,
-    pub(crate) body_room: Shared,
+    pub(crate) batch_budget: Budget,
+    pub(crate) body_budget: Budget,
     pub(crate) requests: Requests,
     pub(crate) tasks: TaskTracker,
 }
@@ -53,11 +53,11 @@ pub(crate) async fn download_url(
     request: Request,
 ) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
-    let mut room = Room::of(&endpoints.body_room, USUAL_BODY, &call.party);
-    let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut room).await?;
+    let mut taken = Taken::of(&endpoints.body_budget, USUAL_BODY, &call.party);
+    let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut taken).await?;
     let text = query::source_field(&body)?;
     // Nobody needs them while it waits.
-    drop((body, room));
+    drop((body, taken));
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
     let body = serde_json::to_string(&envelope).expect("texts serialise");
@@ -123,13 +123,13 @@ fn json_type(response: Response) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
 }
 
-/// The whole body, bounded in bytes and in time. `room` bounds all bodies that are read together, by the bytes that have
+/// The whole body, bounded in bytes and in time. `taken` bounds all bodies that are read together, by the bytes that have
 /// come: who announces much and sends little keeps nobody out.
 pub(crate) async fn read_body(
     request: Request,
     limit: usize,
     patience: Duration,
-    room: &mut Room,
+    taken: &mut Taken,
 ) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         let detail = format!("The body is longer than {limit} bytes.");
@@ -139,7 +139,7 @@ pub(crate) async fn read_body(
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    let (arrivals, held) = (room.shared.arrivals.clone(), room.held.clone());
+    let (arrivals, held) = (taken.budget.arrivals.clone(), taken.held.clone());
     let mut body = Limited::new(request.into_body(), limit);
     let whole = async {
         let mut bytes = Vec::new();
@@ -152,7 +152,7 @@ pub(crate) async fn read_body(
                 }
             })?;
             if let Ok(data) = frame.into_data() {
-                room.take(data.len()).await?;
+                taken.take(data.len()).await?;
                 bytes.extend_from_slice(&data);
             }
         }
@@ -186,24 +186,24 @@ pub(crate) const USUAL_BODY: usize = 2 * 1024;
 
 /// What one request takes of the memory that all of its kind share; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    shared: Shared,
+pub(crate) struct Taken {
+    budget: Budget,
     held: Held,
     taken: Option<OwnedSemaphorePermit>,
     /// Bytes that are still its own: a small request finds room however large the others are.
     own: usize,
 }
 
-impl Room {
-    pub(crate) fn of(shared: &Shared, own: usize, party: &Party) -> Room {
-        Room { shared: shared.clone(), held: Held::new(shared, party), taken: None, own }
+impl Taken {
+    pub(crate) fn of(budget: &Budget, own: usize, party: &Party) -> Taken {
+        Taken { budget: budget.clone(), held: Held::new(budget, party), taken: None, own }
     }
 
     pub(crate) async fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let beyond = bytes.saturating_sub(self.own);
         self.own = self.own.saturating_sub(bytes);
         let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
-        let Some(more) = self.shared.find(permits, &self.held).await else {
+        let Some(more) = self.budget.find(permits, &self.held).await else {
             return Err(Problem::refused(
                 Kind::Overloaded,
                 "Too many large requests are under way. Try again after Retry-After seconds, or with less.",

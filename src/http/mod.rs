@@ -1,4 +1,4 @@
-//! The data interface: every route and every layer, each with its reason.
+//! The data interface: what answers at each route (`web::route`), and what it works with.
 
 mod answer;
 pub(crate) mod batch;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::batch::ITEM_BYTES;
 use self::{
     handlers::Endpoints,
-    places::{Arrivals, Places, Shared},
+    places::{Arrivals, Budget, Places},
 };
 use crate::{
     clock::Clock,
@@ -53,8 +53,8 @@ pub struct Config {
     pub body: usize,
     pub batch_body: usize,
     /// Of all batches that are under way at once, and of all other bodies that are larger than usual.
-    pub batch_room: usize,
-    pub body_room: usize,
+    pub batch_budget: usize,
+    pub body_budget: usize,
     /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
     pub batch: usize,
     pub batch_at_once: usize,
@@ -94,8 +94,8 @@ pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> R
         links,
         clock,
         places: places.clone(),
-        batch_room: Shared::new(config.batch_room, &places, &arrivals),
-        body_room: Shared::new(config.body_room, &places, &arrivals),
+        batch_budget: Budget::new(config.batch_budget, &places, &arrivals),
+        body_budget: Budget::new(config.body_budget, &places, &arrivals),
         requests,
         tasks,
         config,

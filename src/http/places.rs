@@ -308,17 +308,17 @@ impl Drop for Kept {
 
 /// Bytes that the bodies of one kind of request share. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared {
+pub(crate) struct Budget {
     /// A permit a byte.
     bytes: Arc<Semaphore>,
     places: Places,
     pub(crate) arrivals: Arrivals,
 }
 
-impl Shared {
-    pub(crate) fn new(bytes: usize, places: &Places, arrivals: &Arrivals) -> Shared {
+impl Budget {
+    pub(crate) fn new(bytes: usize, places: &Places, arrivals: &Arrivals) -> Budget {
         let bytes = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
-        Shared { bytes, places: places.clone(), arrivals: arrivals.clone() }
+        Budget { bytes, places: places.clone(), arrivals: arrivals.clone() }
     }
 
     /// So many of them, if need be those of answers that nobody reads.
@@ -380,7 +380,7 @@ pub(crate) struct Arrival {
 }
 
 impl Held {
-    pub(crate) fn new(shared: &Shared, party: &Party) -> Held {
+    pub(crate) fn new(shared: &Budget, party: &Party) -> Held {
         Held { bytes: Arc::default(), of: Arc::clone(&shared.bytes), address: party.address }
     }
 

@@ -12,8 +12,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(12);
 /// A file that has not failed for so long after its back-off starts over.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// For so long it counts as one that was seen to fail. Longer, since it is not asked for while others are the ones to find out
-/// whether kie.ai is well, and would else be taken for one of them.
+/// How long a failed file counts as seen to fail. Longer than `FORGET`: in an outage other files are the probes, so that a bad file may
+/// not be asked for in minutes, and must not pass for a good one then.
 const SEEN: Duration = Duration::from_secs(10 * 60);
 
 /// What went wrong with files, bounded by bytes.

@@ -19,7 +19,7 @@ pub struct Times {
 pub struct Wish {
     /// No older than this; `no-cache` is zero.
     pub max_age: Option<Duration>,
-    /// At least this much time to the deadline.
+    /// At least this much time to the deadline: a wish, which a link that was minted a moment ago need not fulfil.
     pub min_fresh: Option<Duration>,
     /// Never ask kie.ai.
     pub only_if_cached: bool,

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
 
-/// Connections that find no place may wait for one, or be told that there is none, by this many at once; beyond them they are
-/// dropped without a word.
+/// So many connections without a place may, at a time, wait for one or be told that there is none. Further ones are dropped without a
+/// word.
 const AT_THE_DOOR: usize = 64;
 const FEW_AT_THE_DOOR: usize = 8;
 

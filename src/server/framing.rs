@@ -421,7 +421,7 @@ impl<S> Framing<S> {
     /// `bytes` begin with hyper's answer to what it could not parse.
     fn replace(&mut self, bytes: &[u8]) {
         let (has_long_target, id) = self.reader.unparsed();
-        self.instead.of(bytes, has_long_target, id.as_deref());
+        self.instead.take_over(bytes, has_long_target, id.as_deref());
     }
 }
 
@@ -434,7 +434,6 @@ fn list_size<B>(request: &Request<B>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

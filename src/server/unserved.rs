@@ -28,8 +28,8 @@ pub(crate) enum Unserved {
 /// has one that could be read.
 pub(crate) type Refuse = Arc<dyn Fn(Unserved, Option<&[u8]>) -> Vec<u8> + Send + Sync>;
 
-/// Takes the place of hyper's answers of its own: of whatever is written while no request has begun since everything before
-/// was taken. Only where HTTP/1 is spoken.
+/// Replaces the bare answers that hyper writes by itself. What is written is hyper's own where no request has begun since the last
+/// flush, and none was open then. Only where HTTP/1 is spoken.
 pub(super) struct Instead {
     refuse: Refuse,
     activity: Activity,
@@ -50,7 +50,7 @@ impl Instead {
     }
 
     /// `bytes` begin with hyper's answer.
-    pub(super) fn of(&mut self, bytes: &[u8], has_long_target: bool, id: Option<&[u8]>) {
+    pub(super) fn take_over(&mut self, bytes: &[u8], has_long_target: bool, id: Option<&[u8]>) {
         if self.answer.is_none() {
             let why = match bytes.get(b"HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)) {
                 Some(b"414") => Unserved::TargetTooLong,

@@ -64,8 +64,8 @@ fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
     message
 }
 
-/// The whole and what servers tell of a URL, down to the file's name, as it stands, encoded and decoded; the longest first. A
-/// query is told by its signs alone: decoded it may be words, and those of kie.ai's own. So may a name that is one word.
+/// The forms in which a message may repeat the source URL: the whole, without its scheme, its path, the file's name; each as it stands,
+/// encoded and decoded; the longest first. A query is not decoded, and a name of one word is left out: both could be kie.ai's own words.
 fn spellings(source: &SourceUrl) -> Vec<String> {
     /// What is shorter may be a word of kie.ai's.
     const LEAST: usize = 6;

@@ -1,6 +1,6 @@
 //! The outermost layer: what every request and every answer goes through, in order.
 //!
-//! In: request id, guard. Out: problems rendered, headers that every answer has, one log line.
+//! In: request id, guard. Out: problems rendered, headers that every answer has; it is counted, traced and logged.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -60,7 +60,7 @@ pub(crate) struct Call {
     pub(crate) request_id: Arc<str>,
     /// No caller waits beyond this.
     pub(crate) deadline: Instant,
-    /// Its place in a trace.
+    /// Its position in a trace.
     pub(crate) span: Span,
     /// With whom it takes turns where it must wait.
     pub(crate) party: Party,
@@ -93,9 +93,9 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     let path = request.uri().path().to_owned();
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let place = header("traceparent");
+        let position = header("traceparent");
         // Nothing without the other.
-        watched.tracer.request(place, place.and_then(|_| header("tracestate")))
+        watched.tracer.request(position, position.and_then(|_| header("tracestate")))
     });
     let deadline = began + edge.request_timeout;
     let party = party(request.extensions().get());

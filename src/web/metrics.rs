@@ -60,7 +60,7 @@ impl Endpoint {
 
 /// What became of a request, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum Label {
     /// Of a request that is about one link, or of an item of a batch.
     Of(Outcome),
     /// A batch as a whole: its items have outcomes of their own.
@@ -69,12 +69,12 @@ pub enum Verdict {
     None,
 }
 
-impl Verdict {
+impl Label {
     fn as_str(self) -> &'static str {
         match self {
-            Verdict::Of(outcome) => outcome.as_str(),
-            Verdict::Batch => "batch",
-            Verdict::None => "none",
+            Label::Of(outcome) => outcome.as_str(),
+            Label::Batch => "batch",
+            Label::None => "none",
         }
     }
 }
@@ -85,7 +85,7 @@ impl EncodeLabelValue for Endpoint {
     }
 }
 
-impl EncodeLabelValue for Verdict {
+impl EncodeLabelValue for Label {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)
     }
@@ -94,14 +94,14 @@ impl EncodeLabelValue for Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     endpoint: Endpoint,
-    outcome: Verdict,
+    outcome: Label,
     status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     endpoint: Endpoint,
-    outcome: Verdict,
+    outcome: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,14 +111,14 @@ struct EndpointLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ItemLabels {
-    outcome: Verdict,
+    outcome: Label,
 }
 
 /// One request, answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
     pub endpoint: Endpoint,
-    pub verdict: Verdict,
+    pub outcome: Label,
     /// The HTTP status.
     pub status: u16,
     pub took: Duration,
@@ -190,14 +190,14 @@ impl Requests {
     /// Notes a request that has been answered.
     pub fn answered(&self, answered: &Answered) {
         let inner = &*self.0;
-        let &Answered { endpoint, verdict: outcome, status, took, life_left, trace_id } = answered;
+        let &Answered { endpoint, outcome, status, took, life_left, trace_id } = answered;
         inner.total.get_or_create(&Labels { endpoint, outcome, status }).inc();
         let labels = DurationLabels { endpoint, outcome };
         observe(&inner.durations.get_or_create(&labels), took.as_secs_f64(), trace_id);
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
         }
-        if let Verdict::Of(outcome) = outcome
+        if let Label::Of(outcome) = outcome
             && endpoint.gives_links()
         {
             inner.count(outcome, status);
@@ -211,7 +211,7 @@ impl Requests {
     /// Notes an item of a batch and the status that it would have had alone. It has no latency of its own: items wait for each other.
     pub fn item(&self, outcome: Outcome, status: u16, life_left: Option<Duration>) {
         let inner = &*self.0;
-        inner.items.get_or_create(&ItemLabels { outcome: Verdict::Of(outcome) }).inc();
+        inner.items.get_or_create(&ItemLabels { outcome: Label::Of(outcome) }).inc();
         inner.count(outcome, status);
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
@@ -327,7 +327,7 @@ mod tests {
         let requests = Requests::default();
         let hit = Answered {
             endpoint: Endpoint::of(Some("/v1/link")),
-            verdict: Verdict::Of(Outcome::Found(Found::Hit)),
+            outcome: Label::Of(Outcome::Found(Found::Hit)),
             status: 200,
             took: Duration::from_micros(40),
             life_left: Some(Duration::from_secs(700)),
@@ -335,7 +335,7 @@ mod tests {
         };
         requests.answered(&hit);
         requests.answered(&Answered { life_left: Some(Duration::from_secs(90)), ..hit });
-        requests.answered(&Answered { verdict: Verdict::None, ..hit });
+        requests.answered(&Answered { outcome: Label::None, ..hit });
         requests.item(Outcome::Found(Found::Miss), 200, None);
         let recent = requests.take_recent();
         assert_eq!((recent.latencies.len(), recent.least_life), (2, Some(Duration::from_secs(90))));

@@ -129,14 +129,14 @@ impl Problem {
         Some((pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1))
     }
 
-    fn answer(&self) -> Option<&Answer> {
+    fn upstream_answer(&self) -> Option<&Answer> {
         self.cause.as_ref()?.answer()
     }
 
     pub(crate) fn cache_status(&self) -> CacheStatus {
         // What is told from memory was no answer to this request.
         let is_recalled = self.cause.as_deref().is_some_and(|cause| matches!(cause, upstream::Error::Recalled { .. }));
-        let fwd_status = self.answer().filter(|_| !is_recalled).map(|answer| answer.http_status);
+        let fwd_status = self.upstream_answer().filter(|_| !is_recalled).map(|answer| answer.http_status);
         CacheStatus::NoLink { why: self.why, kind: self.kind, fwd_status }
     }
 
@@ -148,7 +148,7 @@ impl Problem {
             status: self.kind.status(),
             detail: &self.detail,
             request_id,
-            upstream_code: self.answer().and_then(|answer| answer.code),
+            upstream_code: self.upstream_answer().and_then(|answer| answer.code),
             retry_after: None,
         }
     }
@@ -156,8 +156,8 @@ impl Problem {
     /// kie.ai's envelope, for `/api/`. `code` and `msg` are kie.ai's own where it gave them, and never say success.
     pub(crate) fn envelope(&self) -> String {
         let own = format!("{}: {}", self.kind.title(), self.detail);
-        let code = self.answer().and_then(|answer| answer.code).filter(|code| *code != 200);
-        let message = self.answer().and_then(|answer| answer.message.as_deref()).filter(|_| code.is_some());
+        let code = self.upstream_answer().and_then(|answer| answer.code).filter(|code| *code != 200);
+        let message = self.upstream_answer().and_then(|answer| answer.message.as_deref()).filter(|_| code.is_some());
         let envelope = Envelope {
             code: code.unwrap_or_else(|| i64::from(self.kind.compat_status())),
             // Many clients show `msg` and nothing else: it says what to mend.

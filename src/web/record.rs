@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{
-    metrics::{Answered, Endpoint, Verdict},
+    metrics::{Answered, Endpoint, Label},
     outcome::{NoLink, Outcome},
     problem::Problem,
 };
@@ -97,14 +97,14 @@ impl<'a> Record<'a> {
     }
 
     pub(super) fn answered(&self, trace_id: Option<TraceId>) -> Answered {
-        let verdict = match self.outcome {
-            Some(outcome) => Verdict::Of(outcome),
-            None if self.is_batch => Verdict::Batch,
-            None => Verdict::None,
+        let outcome = match self.outcome {
+            Some(outcome) => Label::Of(outcome),
+            None if self.is_batch => Label::Batch,
+            None => Label::None,
         };
         Answered {
             endpoint: Endpoint::of(self.route),
-            verdict,
+            outcome,
             status: self.status.as_u16(),
             took: self.took,
             life_left: self.served.map(|served| served.life_left),

@@ -89,8 +89,8 @@ impl<W> Queue<W> {
         self.waiting.len()
     }
 
-    /// Takes out the newest of the address that has most, where `party`'s has fewer also with one more. Those that another address
-    /// waits for, too (`all`), stay.
+    /// Takes out the newest of the address that has most, provided that `party`'s would still have fewer with one more. Those that
+    /// another address waits for, too (`all`), stay.
     pub(super) fn displace<P: Iterator<Item = Party>>(&mut self, party: &Party, all: impl Fn(&W) -> P) -> Option<W> {
         let is_alone = |(own, waiter): &(Party, W)| all(waiter).all(|other| other.address == own.address);
         let counts = counted(self.waiting.iter().filter(|one| is_alone(one)).map(|(own, _)| own.address));
