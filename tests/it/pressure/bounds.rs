@@ -267,7 +267,7 @@ async fn an_answer_that_is_not_read_keeps_its_place_and_memory_answers_all_the_s
 #[tokio::test]
 async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_and_only_there() {
     let kie = FakeKie::start();
-    let settings = [("limits.in_flight", "2"), ("limits.header_timeout", "2s"), ("server.shutdown_grace", "1s")];
+    let settings = [("limits.in_flight", "2"), ("limits.header_timeout", "1s"), ("server.shutdown_grace", "1s")];
     let sidecar = Sidecar::with(&kie, &settings);
     let source = long_source();
     assert_eq!(sidecar.link(&source).await.status, 200);
@@ -292,7 +292,8 @@ async fn an_answer_that_is_not_read_in_time_makes_room_where_another_needs_it_an
 #[tokio::test]
 async fn answers_of_one_address_that_stand_still_make_room_for_another_long_before_that() {
     let kie = FakeKie::start();
-    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "2"), ("limits.header_timeout", "15s")]);
+    let settings = [("limits.in_flight", "2"), ("limits.header_timeout", "15s"), ("server.shutdown_grace", "1s")];
+    let sidecar = Sidecar::with(&kie, &settings);
     let source = long_source();
     assert_eq!(sidecar.link(&source).await.status, 200);
     let unread = Unread::ask(&sidecar, &source, 3).await;
