@@ -2,7 +2,7 @@
 //!
 //! Standard error may be a pipe that nobody reads, a terminal that is held, a disk that is full. No thread that serves
 //! callers waits for it: lines for which there is no room are dropped and counted, and the log says so when it flows
-//! again. (tracing-appender bounds lines, not bytes, and does not tell which it dropped.)
+//! again. (tracing-appender bounds lines, not bytes, and says nothing of lines that it dropped.)
 
 use std::{
     io::{self, ErrorKind, Write},
