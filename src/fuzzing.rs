@@ -1,8 +1,9 @@
-//! Hostile input, checked against what its parsers promise: one function a parser, for `cargo fuzz` and for the test
-//! below, which runs the kept inputs of `fuzz/corpus/`.
+//! Hostile input, checked against what its parsers promise. There is one function for each parser, for `cargo fuzz` and
+//! for the test below, which runs the kept inputs of `fuzz/corpus/`.
 //!
-//! No function here asks only that nothing panics. Each states what must hold of whatever is taken, and of what is said
-//! about whatever is refused, in words of its own where it can: a rule that is repeated from the parser finds nothing.
+//! No function here asks only that nothing panics. Each states what must hold of input that is taken, and of what is
+//! said about input that is refused, where possible in words of its own: a rule that is copied from the parser finds
+//! nothing.
 
 use std::{slice, str, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ use crate::{
     },
 };
 
-/// A target's name, which is also its corpus's, and the target.
+/// A target's name, which is also the name of its corpus, and the target.
 pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: &[Target] = &[
@@ -46,13 +47,13 @@ pub const TARGETS: &[Target] = &[
 const ALLOWED_SOURCES: [&str; 3] = ["*.aiquickdraw.com", "file.kie.ai", "[2001:db8::1]"];
 const ALLOWED_HOST: &str = "links.example.com";
 
-/// The setting's default.
+/// The default of the setting.
 const BATCH: usize = 500;
 
 /// The key that is in use. No input has it by chance.
 const KEY: &str = "Fixed-Key-0123456789";
 
-/// Stands in inputs where somebody has put a secret in the wrong place. Its form is that of no setting's name.
+/// Stands in inputs where somebody has put a secret in the wrong place. No setting's name has such a form.
 const MISPLACED: &str = "Misplaced-7f3a";
 
 /// The query string of `GET /v1/link` and `GET /v1/redirect`.
@@ -62,7 +63,7 @@ pub fn query(data: &[u8]) {
         Ok(text) => text,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
-    // Whoever reads queries as forms do reads the same.
+    // A reader that takes queries for forms reads the same.
     let form: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
     assert_eq!(form, [("url".into(), text.as_str().into())], "a form has it otherwise");
     check_source(&text);
@@ -99,7 +100,7 @@ pub fn batch_body(data: &[u8]) {
     if let Some(fewer) = texts.len().checked_sub(1) {
         assert!(batch::parse(data, fewer).is_err(), "the limit is one off");
     }
-    // All are read alike; a few leave time for other batches.
+    // All texts are read alike; to check only a few leaves time for other batches.
     texts.iter().take(8).for_each(|text| check_source(text));
 }
 
@@ -136,7 +137,7 @@ pub fn request_head(data: &[u8]) {
     for host in named {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
         assert!(host.bytes().all(plain), "{host:?}");
-        // As a browser reads it: a page's own name must not pass. What it cannot read is no page's name.
+        // Read as a browser reads it: a page's own name must not pass. What a browser cannot read is no page's name.
         let read = Url::parse(&format!("http://{host}/"));
         assert!(!matches!(read, Err(url::ParseError::InvalidPort)), "{host:?}");
         let Ok(read) = read else { continue };
@@ -197,7 +198,7 @@ pub fn envelope(data: &[u8]) {
     assert!(!key.is_in(shown) && !shown.contains(char::is_control), "{shown:?}");
 }
 
-/// What an answer has for a link, after the date on which it is read, on a line of its own (RFC 3339).
+/// What an answer has for a link, behind a line with the date on which it is read (RFC 3339).
 pub fn link_expiry(data: &[u8]) {
     let (date, text) = first_line(data, |line| line.parse().ok());
     let date: Timestamp = date.unwrap_or(Timestamp::UNIX_EPOCH);
@@ -212,8 +213,9 @@ pub fn link_expiry(data: &[u8]) {
     check_link_host(handed_out);
 
     let left = link.life_left(date);
-    // Two readings of one clock: a second takes a second at most, and what is over stays over. (A point under no telling
-    // name comes and goes: within a minute it is when the link was signed, beyond 20 minutes it is something else.)
+    // Two readings of one clock: in a second a link loses at most a second of life, and a life that is over stays over.
+    // (A point in time whose name tells nothing comes and goes: within a minute it is when the link was signed, beyond
+    // 20 minutes it is something else.)
     let second = Duration::from_secs(1);
     if let Ok(later) = date.checked_add(second).map(|later| link.life_left(later)) {
         let capped = |left: Option<Duration>| left.map_or(link::LIFE, |left| left.min(link::LIFE));
@@ -234,7 +236,7 @@ pub fn link_expiry(data: &[u8]) {
     }
 }
 
-/// A settings file; after a line `%%`, `NAME=value` of the environment; after another, `section.key=value` of flags.
+/// A settings file. After a line `%%`, the environment as `NAME=value`; after another, flags as `section.key=value`.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut parts = text.splitn(3, "%%\n");
@@ -245,11 +247,11 @@ pub fn config(data: &[u8]) {
     };
     let mut sources = Sources { file: Some("kielink.toml".into()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
-    // A key file would be a file; everything else that is not ours is not looked at.
+    // A key file would be a real file. Other variables that are not ours are not looked at.
     let environment = lines(parts.next()).into_iter().filter(|(name, _)| name != "KIE_API_KEY_FILE");
     sources.environment.extend(environment);
     sources.flags = lines(parts.next());
-    // Which names flags set, stands in the code.
+    // The code itself fixes which names flags can set.
     let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
     sources.flags.retain(|(name, _)| !name.is_empty() && is_plain(name));
 
@@ -280,7 +282,7 @@ pub fn config(data: &[u8]) {
     assert_eq!(again.warnings, config.warnings);
 }
 
-/// What every source URL that is taken obeys; or what is said of one that is not.
+/// What must hold of every source URL that is taken, and of what is said of one that is not.
 fn check_source(text: &str) {
     let allow = AllowList::new(&ALLOWED_SOURCES).expect("patterns");
     let source = match (SourceUrl::parse(text), asked::allowed_source(text, &allow)) {
@@ -312,7 +314,7 @@ fn check_source(text: &str) {
     assert_eq!(url.host_str(), Some(source.host()));
     assert_eq!(format!("{source:?}"), format!("SourceUrl({})", source.host()), "what logs show");
 
-    // Whoever takes the answer's `source_url` and asks again asks for the same.
+    // A caller that takes the answer's `source_url` and asks again asks for the same file.
     const LEAST: &AsciiSet = &CONTROLS.add(b'%').add(b'&').add(b'+');
     let again = |query: String| asked::source_parameter(Some(&query)).and_then(|text| asked::source(&text)).ok();
     assert_eq!(SourceUrl::parse(normal).as_ref(), Ok(&source), "not normal: {normal:?}");
@@ -416,7 +418,7 @@ fn check_config(config: &app::Config) {
     assert!(url.query().is_none() && url.fragment().is_none(), "{url}");
 }
 
-/// The first line, if it is what is expected there, and what follows it; or everything.
+/// The first line, if `parse` takes it, and what follows the line; otherwise everything.
 fn first_line<T>(data: &[u8], parse: impl Fn(&str) -> Option<T>) -> (Option<T>, &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     match str::from_utf8(&data[..end]).ok().and_then(parse) {

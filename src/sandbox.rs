@@ -1,4 +1,4 @@
-//! `kielink sandbox`: puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
+//! `kielink sandbox` puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
 
 use std::{
     fmt::Write as _,
@@ -33,7 +33,7 @@ pub struct Sandbox {
     files: Bound,
 }
 
-/// A taken address, and as what it is reached.
+/// An address that is taken, and the URL under which callers reach it.
 struct Bound {
     listener: TcpListener,
     url: Url,
@@ -65,7 +65,8 @@ impl Sandbox {
     pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
         let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
         let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
-        // Unless told otherwise nobody else's: a key of this run's, so that the simulation can tell it from all others.
+        // Unless the user gives a key, this run has a key of its own, so that the simulation can tell it from all
+        // others.
         let secret = match &flags.kie_key {
             Some(secret) => secret.clone(),
             None => SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..))),
@@ -84,7 +85,7 @@ impl Sandbox {
             files: files_url.origin().ascii_serialization(),
             defaults: short_lives(flags.link_life),
         };
-        // Over the file and the environment, which may be those of a kielink in earnest.
+        // These win over the file and the environment, which may be meant for a kielink that uses the real kie.ai.
         let mut flags_first = vec![
             ("upstream.base_url".to_owned(), kie.url.to_string()),
             ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
@@ -171,7 +172,7 @@ fn bind(address: SocketAddr) -> io::Result<Bound> {
     Ok(Bound { listener, url })
 }
 
-/// How curl gets there: an option, if it needs one, and the base URL.
+/// How curl reaches kielink: an option, if it needs one, and the base URL.
 fn way(addresses: &[Address]) -> (String, String) {
     let tcp = addresses.iter().find(|address| matches!(address, Address::Tcp { .. }));
     match tcp.or(addresses.first()) {

@@ -14,7 +14,7 @@ use crate::{
     web::{problem::Problem, query},
 };
 
-/// Seconds are rounded down; those that have passed are zero.
+/// Seconds are rounded down; a time that has passed is zero.
 #[derive(Debug, Serialize)]
 struct Explanation<'a> {
     source_url: &'a str,
@@ -23,7 +23,7 @@ struct Explanation<'a> {
     mint_under_way: bool,
     entry: Option<Entry>,
     refusal: Option<Failure>,
-    /// Why kie.ai is not asked for it for a moment.
+    /// Why kie.ai is not asked for this file for a moment.
     failure: Option<Failure>,
 }
 
@@ -40,7 +40,7 @@ struct Entry {
 #[derive(Debug, Serialize)]
 struct Failure {
     age_seconds: u64,
-    /// Until kie.ai is asked again.
+    /// Seconds until kie.ai is asked again.
     seconds_left: u64,
     error: String,
 }
@@ -84,7 +84,7 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
     Ok((StatusCode::OK, [json], body).into_response())
 }
 
-/// `DELETE /v1/link?url=`: 204, whether or not there was one.
+/// `DELETE /v1/link?url=`: 204, whether or not there was a link.
 pub(crate) async fn forget(State(links): State<Links>, uri: Uri) -> Result<StatusCode, Problem> {
     let source: SourceUrl = query::source(&query::source_parameter(uri.query())?)?;
     links.forget(&source);

@@ -1,4 +1,4 @@
-//! How much is logged: read and changed while kielink runs, until it is changed again or restarted.
+//! How much is logged: read and changed while kielink runs. A change holds until the next one, or until a restart.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 /// Bytes of the longest word, and some blanks.
 const LONGEST: usize = 32;
 
-/// For a body that does not come.
+/// How long to wait for a body that does not come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `GET /log-level`: the word alone.
@@ -36,7 +36,7 @@ pub(crate) async fn change(State(level): State<LogLevel>, body: Body) -> Result<
         Problem::refused(Kind::MalformedRequest, format!("The body is the level alone: {expected}."))
     })?;
     let old = level.get();
-    // Logged where either shows it.
+    // The change is logged if either level shows it.
     level.set(old.max(wanted));
     tracing::info!(from = %old, to = %wanted, "the log level was changed");
     level.set(wanted);

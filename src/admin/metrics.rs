@@ -1,4 +1,4 @@
-//! `GET /metrics`: the Prometheus text format, or OpenMetrics for those who ask for it.
+//! `GET /metrics`: the Prometheus text format, or OpenMetrics where the request asks for it.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// What it works with.
+/// What the admin interface works with.
 pub(crate) struct Parts {
     pub(crate) links: Links,
     pub(crate) probes: Probes,

@@ -1,4 +1,5 @@
-//! `process_*`: what every Prometheus client says of its process, by their usual names and thus without our prefix.
+//! `process_*`: what every Prometheus client says of its process. The names are the usual ones, and so without our
+//! prefix.
 
 use std::{fmt, sync::OnceLock};
 
@@ -11,12 +12,13 @@ use prometheus_client::{
 /// Read from `/proc` whenever somebody looks.
 #[derive(Debug, Default)]
 pub(super) struct Process {
-    /// As it was found first: it is worked out from the boot's time, which moves with every correction of the clock, and a
-    /// start that moves looks like a restart.
+    /// The start as it was found first. It is worked out from the boot's time, which moves with every correction of the
+    /// clock, and a start that moves looks like a restart.
     start_seconds: OnceLock<f64>,
 }
 
-/// Each for itself: without a free file descriptor some cannot be read, and the others matter most just then.
+/// Each figure is read for itself: without a free file descriptor some cannot be read, and the others matter most just
+/// then.
 #[derive(Debug, Default)]
 struct Figures {
     cpu_seconds: Option<f64>,
@@ -24,13 +26,13 @@ struct Figures {
     virtual_bytes: Option<f64>,
     start_seconds: Option<f64>,
     open_fds: Option<f64>,
-    /// `None` where there is no limit, too.
+    /// `None` also where there is no limit.
     max_fds: Option<f64>,
 }
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // Where there is no `/proc`, or another one, nothing is said.
+        // Without `/proc`, or with one of another kind, nothing is said.
         let figures = figures();
         if let Some(start) = figures.start_seconds {
             let _ = self.start_seconds.set(start);

@@ -111,7 +111,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-// Parsers of our own: those of the libraries quote what they reject.
+// Parsers of our own: the libraries' parsers quote what they reject.
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "expected a duration like \"30s\"")
@@ -133,7 +133,8 @@ fn url(text: &str) -> Result<url::Url, &'static str> {
     text.parse().map_err(|_| "expected a URL, e.g. http://sidecar:8081")
 }
 
-/// Takes everything: whether it is a key is checked where nothing repeats it, as clap would a refused value.
+/// Takes everything: clap would repeat a value that is refused here. Whether it is a key is checked where nothing
+/// repeats it.
 #[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
 fn secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))

@@ -25,7 +25,7 @@ pub enum NotReady {
     TimedOut(Address, Duration),
 }
 
-/// More than any probe's answer.
+/// More than the answer of any probe takes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
 /// Asks `/readyz` at `address` once.
@@ -82,7 +82,7 @@ where
     }
 }
 
-/// Asks every `pause` until it is ready or `max` has passed; the last failure tells why not.
+/// Asks every `pause` until kielink is ready or `max` has passed; the last failure tells why not.
 ///
 /// # Errors
 /// The last failure, once `max` has passed.

@@ -1,7 +1,7 @@
 //! What is wrong with a command line, said without repeating it: what was typed may be a key in the wrong place. Pure.
 //!
-//! clap's own messages quote what they reject. Of its errors only the kind, the name of a flag and the known words that are
-//! near are taken.
+//! clap's own messages quote what they reject. Of its errors only three things are taken: the kind, the name of a flag,
+//! and the known words that are near.
 
 use std::{error::Error as _, ffi::OsString};
 
@@ -56,7 +56,7 @@ fn typed(error: &clap::Error) -> &str {
     text(error, kind).unwrap_or_default()
 }
 
-/// Where it stands. Of `--flag=value` only the flag is unknown.
+/// Where the word stands. Of `--flag=value` only the flag is unknown.
 fn place(typed: &str, arguments: &[OsString]) -> String {
     let is_it = |argument: &OsString| {
         let argument = argument.to_string_lossy();
@@ -71,7 +71,7 @@ fn flag(error: &clap::Error) -> &str {
     text(error, ContextKind::InvalidArg).unwrap_or("an argument")
 }
 
-/// What the flag's own parser wants, each of which says so without the value.
+/// What the flag's own parser wants. Each parser says so without the value.
 fn expected(error: &clap::Error) -> String {
     let is_missing = text(error, ContextKind::InvalidValue).is_none_or(str::is_empty);
     match error.source() {
@@ -168,7 +168,7 @@ mod tests {
             &["sandbox", "--files-url", KEY],
         ] {
             let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
-            // `--set` takes this key for a setting and its value, which is refused later.
+            // `--set` takes this key for a setting and its value: it is refused later.
             let Err(error) = Cli::try_parse_from(&arguments) else { continue };
             let said = complaint(&error, &arguments);
             assert!(!said.contains("0123456789") && !said.contains("123456789012"), "{said}");

@@ -6,11 +6,11 @@ pub(super) const ADMIN_CONNECTIONS: usize = 128;
 /// What every process has open, and connections to kie.ai.
 const OTHERS: u64 = 272;
 
-/// Files that callers' connections leave to the others, where there are plenty.
+/// Files that callers' connections leave to everything else, where there are plenty.
 pub(super) const OTHER_THAN_CALLERS: u64 = OTHERS + ADMIN_CONNECTIONS as u64;
 
-/// How many connections fit into `files`, of callers and to the admin interface. Where there are few, five of eight are for
-/// everything else: with less, kie.ai could not be asked.
+/// How many connections of callers, and how many to the admin interface, fit into `files`. Where there are few files,
+/// five of eight are for everything else: with less, kie.ai could not be asked.
 pub(super) fn connections(files: u64) -> (usize, usize) {
     let others = OTHERS.min(files / 8 * 5);
     let admin = (files / 8).clamp(4, ADMIN_CONNECTIONS as u64);

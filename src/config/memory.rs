@@ -1,56 +1,62 @@
 //! What fits into the memory that the machine grants: some defaults follow from it where it is little. Pure.
 //!
 //! A container's limit is a bound whether or not somebody wrote settings that obey it: beyond it the kernel ends the
-//! process, and every caller with it. Settings that a user wrote are never changed; those that do not fit are warned of.
+//! process, and every caller with it. Settings that a user wrote are never changed; those that do not fit are warned
+//! of.
 
-/// From here on the defaults of `cache.max_bytes`, `limits.connections` (a quarter each) and `limits.in_flight` fit.
+/// From this much memory on the defaults of `cache.max_bytes`, `limits.connections` (a quarter each) and
+/// `limits.in_flight` fit.
 const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 
-/// A connection takes some 20 KiB when it is idle, 45 with a head that is all but complete over HTTP/1, and up to this over HTTP/2
-/// (measured in floods of them with the largest heads, headers of a byte each among them). A head that never ends and has as many
-/// different names as fit takes 100: 250 of those, beside a full cache, were 47 MiB of 64.
+/// A connection takes some 20 KiB when it is idle, 45 KiB with a head that is all but complete over HTTP/1, and up to
+/// this much over HTTP/2 (measured in floods of connections with the largest heads, headers of a byte each among them).
+/// A head that never ends and has as many different names as fit takes 100 KiB: 250 such connections, beside a full
+/// cache, were 47 MiB of 64.
 const CONNECTION_BYTES: u64 = 64 << 10;
 
 /// HTTP/2 streams on a connection: enough for a client that asks for many files at once.
 pub(super) const FEW_STREAMS: u32 = 32;
 
-/// HTTP/2 streams on a connection to the admin interface. A page of some 20 KiB may wait on each of them to be read, and nobody
-/// who watches needs more.
+/// HTTP/2 streams on a connection to the admin interface. On each stream a page of some 20 KiB may wait to be read, and
+/// no watcher needs more streams.
 pub(super) const ADMIN_STREAMS: u32 = 8;
 
-/// A request under way, its head read and its task, beside its body: 4 KiB were measured; 13 of the first few hundred in a
-/// process that has just started, each with a call to kie.ai, whatever their heads: those are gone before they wait.
+/// A request under way, its head read and its task, beside its body. 4 KiB were measured; 13 KiB for the first few
+/// hundred requests of a process that has just started, each with a call to kie.ai. The size of the heads does not
+/// matter: they are gone before the requests wait.
 const REQUEST_BYTES: u64 = 8 << 10;
 
-/// Answers that may wait to be read over HTTP/2 where memory is ample, and those of the admin interface.
+/// Bytes of answers that may wait to be read over HTTP/2 where memory is ample: on the data interface, and on the admin
+/// interface.
 const UNREAD: u64 = 64 << 20;
 const ADMIN_UNREAD: u64 = 16 << 20;
 
-/// Below this, nothing is divided any more: a fraction of what the process itself takes would be left for each.
+/// With less memory than this, nothing is divided any more: each share would be a fraction of what the process itself
+/// takes.
 const LEAST: u64 = 16 << 20;
 
-/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, a sixteenth for requests
-/// and another for answers that are not read (HTTP/2 has many on a connection), an eighth for large bodies. The rest is the process
-/// itself, the admin interface's connections, remembered refusals (an eighth of the links' share), and the allocator, which was seen to
-/// need half as much again as the links.
+/// How much of `limit` (bytes) each large consumer may take: a quarter for links, a quarter for connections, a
+/// sixteenth for requests and another for answers that are not read (HTTP/2 has many on a connection), an eighth for
+/// large bodies. The rest is for the process itself, the admin interface's connections, remembered refusals (an eighth
+/// of the links' share), and the allocator, which was seen to need half as much again as the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) limit: u64,
     /// Bytes of links.
     pub(super) cache: u64,
     pub(super) connections: u64,
-    /// To the admin interface.
+    /// Connections to the admin interface.
     pub(super) admin_connections: u64,
     /// Requests under way: HTTP/2 has many on a connection.
     pub(super) requests: u64,
-    /// Bytes of answers that wait to be read, and of those of the admin interface.
+    /// Bytes of answers that wait to be read: callers', and the admin interface's.
     pub(super) unread: u64,
     pub(super) admin_unread: u64,
     /// Bytes of large bodies, batches' above all.
     pub(super) bodies: u64,
 }
 
-/// Bytes of answers that may wait to be read over HTTP/2: of callers, and of the admin interface.
+/// Bytes of answers that may wait to be read over HTTP/2: callers', and the admin interface's.
 pub(super) fn unread(share: Option<&Share>) -> (u64, u64) {
     share.map_or((UNREAD, ADMIN_UNREAD), |share| (share.unread.min(UNREAD), share.admin_unread.min(ADMIN_UNREAD)))
 }
@@ -73,8 +79,8 @@ impl Share {
         })
     }
 
-    /// Callers that may wait for a link: a fifth of the places for both is for batches that are being read, a quarter of
-    /// all requests for bodies that are coming.
+    /// Callers that may wait for a link. A fifth of the places for callers and batches together is for batches that are
+    /// being read; a quarter of all requests is for bodies that are coming.
     fn in_flight(&self) -> u64 {
         self.requests * 3 / 5
     }
@@ -95,7 +101,7 @@ impl Share {
         .collect()
     }
 
-    /// What will not fit, should all of it be used: the least there must be, or what a user wrote.
+    /// What will not fit, should all of it be used: the least that kielink must have, or what a user wrote.
     pub(super) fn warnings(&self, cache: u64, connections: u64, in_flight: u64) -> Vec<String> {
         if self.limit < LEAST {
             return vec![format!(
@@ -157,7 +163,7 @@ mod tests {
         let share = Share::of(Some(64 * MIB)).unwrap();
         let expected = [("cache.max_bytes", "16MiB"), ("limits.connections", "256"), ("limits.in_flight", "307")];
         assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        // Enough for the default of one, not of the other.
+        // Enough for one default, not for the other.
         let share = Share::of(Some(512 * MIB)).unwrap();
         let expected = [("limits.connections", "2048"), ("limits.in_flight", "2457")];
         assert_eq!(share.defaults(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));

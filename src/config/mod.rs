@@ -16,21 +16,21 @@ use crate::{app, key::ApiKey, server::Address};
 pub struct Sources {
     /// `--config` or `KIELINK_CONFIG`.
     pub file: Option<PathBuf>,
-    /// The environment, handed in so that tests need not change their own.
+    /// The environment, handed in so that tests need not change the process's own.
     pub environment: HashMap<String, String>,
     /// `section.key` = value, from flags.
     pub flags: Vec<(String, String)>,
     /// A key and links policy that replace the configured ones; for the sandbox.
     pub sandbox: Option<Sandbox>,
-    /// Bytes of memory that the process may take, where it is limited: little of it makes some defaults smaller.
+    /// Bytes of memory that the process may take, where that is limited: with little memory some defaults are smaller.
     pub memory_limit: Option<u64>,
 }
 
-/// What the sandbox puts in the place of kie.ai's.
+/// What the sandbox puts in the place of kie.ai's key and file host.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     pub key: ApiKey,
-    /// `http://host:port` of its file host.
+    /// `http://host:port` of the sandbox's file host.
     pub files: String,
     /// `section.key` = value, in the place of some defaults: whatever the user sets wins.
     pub defaults: Vec<(String, String)>,
@@ -70,7 +70,7 @@ pub fn load(sources: &Sources) -> Result<app::Config, Problems> {
     load_text(sources, raw::file(sources)?.as_deref())
 }
 
-/// The same with the text of `sources.file` at hand, so that nothing need lie on a disk.
+/// Does the same with the text of `sources.file` at hand, so that nothing need lie on a disk.
 ///
 /// # Errors
 /// All problems at once.
@@ -78,8 +78,8 @@ pub(crate) fn load_text(sources: &Sources, file: Option<&str>) -> Result<app::Co
     raw::load(sources, file)
 }
 
-/// Has connections fit into the files that the process may have open. `Err` with how many files there should be, where there
-/// are fewer than the settings want.
+/// Makes connections fit into the files that the process may have open. `Err` says how many files there should be,
+/// where there are fewer than the settings want.
 ///
 /// # Errors
 /// Where `limits.connections` does not take full effect.
@@ -88,7 +88,7 @@ pub fn fit_into_files(config: &mut app::Config, files: u64) -> Result<(), u64> {
     let wanted = config.data.connections;
     config.admin.connections = config.admin.connections.min(admin);
     config.data.connections = wanted.min(callers);
-    // Where one fits, so do those of the admin interface.
+    // Where the callers' connections fit, so do those of the admin interface.
     if callers >= wanted { Ok(()) } else { Err(wanted as u64 + files::OTHER_THAN_CALLERS) }
 }
 

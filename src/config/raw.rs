@@ -33,17 +33,18 @@ const PREFIX: &str = "KIELINK";
 /// Requests a second beyond which the time between two of them is no longer measured.
 const MOST_A_SECOND: u32 = 1_000_000;
 
-/// Bodies that may be on their way at once however few requests may wait: a large one takes some time.
+/// So many bodies may be on their way at once, however few requests may wait: a large body takes some time.
 const FEWEST_ARRIVALS: u64 = 16;
 
-/// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of them must
-/// not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
+/// Large bodies that are under way at once may take as much memory as so many of the largest batches: a flood of bodies
+/// must not end the process for want of memory. A usual batch of 500 source URLs takes a fiftieth of the largest.
 const LARGEST_BATCHES: u64 = 8;
 
-/// Of a batch, at least so many wait for kie.ai at a time: the default of `upstream.in_flight`.
+/// At least so many items of a batch wait for kie.ai at a time: the default of `upstream.in_flight`.
 const LEAST_AT_ONCE: usize = 32;
 
-/// The settings as written, each parsed for itself and within its own bounds; rules that span several come in `load`.
+/// The settings as written, each parsed for itself and within its own bounds; rules that span several settings come in
+/// `load`.
 pub(super) struct Raw {
     listen: Vec<Address>,
     pub(super) admin_listen: Vec<Address>,
@@ -130,7 +131,7 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
     Ok((raw, r))
 }
 
-/// At least one, or a problem.
+/// At least one address, or a problem.
 fn addresses(r: &mut Reader, key: &'static str) -> Vec<Address> {
     let problems = r.problems.len();
     let addresses = r.list(key, str::parse::<Address>);
@@ -165,9 +166,9 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         let lines = defaults.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
         builder = builder.add_source(File::from_str(&lines.collect::<String>(), FileFormat::Toml));
     }
-    // As a text: of a path, the crate would go looking for other endings.
+    // Given as a text: with a path, the crate would go looking for other endings.
     if let (Some(path), Some(text)) = (&sources.file, file) {
-        // Tried alone first: the crate's messages quote the line, which may hold a secret.
+        // The file is tried alone first: the crate's messages quote the line, which may hold a secret.
         let file = File::from_str(text, FileFormat::Toml);
         let names = file.collect().map_err(|why| {
             let place = toml_place(&why.to_string()).unwrap_or_default();
@@ -185,21 +186,21 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
     refuse_indices(names.keys(), "the environment")?;
     builder = builder.add_source(environment);
     for (key, value) in &sources.flags {
-        // Not repeated: it may be anything, a secret in the wrong place among them.
+        // The name is not repeated: it may be anything, also a secret in the wrong place.
         if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)) {
             return Err("--set: a name of a setting has letters, digits, dots and underscores only".to_owned());
         }
         builder =
             builder.set_override(key, value.as_str()).map_err(|_| format!("{}: not a setting", shown_name(key)))?;
     }
-    // Without what the crate says, which quotes what it cannot use.
+    // Without the crate's own message, which quotes what it cannot use.
     let merged = builder.build().map_err(|_| "cannot merge the layers of the configuration".to_owned())?;
     let root = merged.cache.into_table().map_err(|_| "the configuration is not a table".to_owned())?;
     Ok(root.into_iter().collect())
 }
 
-/// To the config crate a name with `[9]` at its end is a list's tenth item, for which it makes room: with another number,
-/// more than there is.
+/// The config crate takes a name with `[9]` at its end for a list's tenth item, and makes room for the whole list: with
+/// a large number, more room than there is.
 fn refuse_indices<'a>(mut names: impl Iterator<Item = &'a String>, origin: &str) -> Result<(), String> {
     match names.any(|name| name.contains('[')) {
         true => Err(format!("a name of a setting has no brackets (from {origin})")),
@@ -228,7 +229,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
     let share = Share::of(sources.memory_limit);
     let effective = &reader.effective;
     let fitted = share.iter().flat_map(Share::defaults).filter(|(key, value)| {
-        // Those that nobody has replaced.
+        // The defaults that nobody has replaced.
         effective.iter().any(|(name, shown)| name == key && shown.trim_matches('"') == value)
     });
     let fitted: Vec<_> = fitted.collect();
@@ -239,13 +240,13 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
     let bodies = raw.batch_body.saturating_mul(LARGEST_BATCHES).min(bodies);
     let items = u64::from(raw.batch) * http::ITEM_BYTES as u64;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    // Those who wait for a link are bounded by `limits.in_flight` inside `links`; the places above it are for batches that are
-    // being read, so that a kie.ai that hangs does not shut them out.
+    // `links` itself bounds the requests that wait for a link (`limits.in_flight`). The places beyond that are for
+    // batches that are being read, so that a kie.ai that hangs does not shut them out.
     let requests = share.map_or(u64::MAX, |share| share.requests);
     let aside = u64::from(raw.in_flight.div_ceil(4));
     let places = (u64::from(raw.in_flight) + aside).min(requests / 4 * 3);
     let arrivals = aside.max(FEWEST_ARRIVALS).min(requests.div_ceil(4));
-    // So that it takes many batches to fill what little memory has for requests.
+    // So that it takes many batches to fill the little memory that there is for requests.
     let batch_at_once = share.map_or(usize::MAX, |share| bytes(share.requests / 32).max(8));
     let (unread, admin_unread) = memory::unread(share.as_ref());
     let allow = AllowList::new(&raw.allow).ok();
@@ -284,17 +285,19 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             allowed_hosts: raw.allowed_hosts,
             sources: sources_allowed,
             places: bytes(places),
-            // The others are for what memory knows: over HTTP/1.1 each request that waits keeps a connection.
+            // The other connections are for what memory knows: over HTTP/1.1 each request that waits keeps a
+            // connection.
             waiting_connections: (raw.connections as usize * 3 / 4).max(1),
             arrivals: bytes(arrivals),
             body: usize::try_from(raw.body).unwrap_or(usize::MAX),
             batch_body: usize::try_from(raw.batch_body).unwrap_or(usize::MAX),
-            // Of what both kinds of bodies may take, batches have the larger part, and one of any size always fits.
+            // Batches have the larger part of what both kinds of bodies may take, and one batch of any size always
+            // fits.
             batch_budget: bytes((bodies / 4 * 3).max(raw.batch_body.saturating_add(items))),
             body_budget: bytes((bodies / 4).max(raw.body)),
             batch: raw.batch as usize,
-            // More of one batch than may be on their way to kie.ai would only wait; where that is little, those that are tried again
-            // after a pause must not keep the others from going.
+            // Items of one batch beyond what may be on its way to kie.ai would only wait. Where that is little, items
+            // that are tried again after a pause must not keep other items from going.
             batch_at_once: (raw.upstream_in_flight.get() as usize).max(LEAST_AT_ONCE).min(batch_at_once),
             body_timeout: raw.header_timeout,
         },
@@ -334,7 +337,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
     })
 }
 
-/// The rules that span several settings, and those that only one has.
+/// The rules that span several settings, and those that hold for one setting only.
 fn check(raw: &Raw, r: &mut Reader) {
     if raw.rate.get() > MOST_A_SECOND {
         r.problem("upstream.rate", format!("it must be at most {MOST_A_SECOND}"));
@@ -368,7 +371,7 @@ fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     let key = "upstream.base_url";
     if !url.username().is_empty() || url.password().is_some() {
         r.problem(key, "it must not carry a user name or password");
-        // Nor may the effective settings show it.
+        // Nor may the effective settings show the password.
         r.effective.retain(|(name, _)| name != key);
     }
     if url.query().is_some() || url.fragment().is_some() {
@@ -437,7 +440,7 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
     }
 }
 
-/// Pairs that work but bite later.
+/// Pairs of settings that work but bite later.
 fn warnings(raw: &Raw) -> Vec<String> {
     let mut warnings = Vec::new();
     if raw.connect_timeout > raw.attempt_timeout {

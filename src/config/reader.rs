@@ -11,14 +11,14 @@ use config::{Value, ValueKind};
 use super::Sources;
 use crate::key::misplaced;
 
-/// Nothing here is meant to take longer than a day; beyond years, sums would overflow.
+/// No setting is meant to be longer than a day; with years, sums would overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes. No setting that is a size makes sense with less.
 const SMALLEST: ByteSize = ByteSize::kib(1);
 
 pub(super) struct Reader {
-    /// `section.key` to value; what is left at the end was never asked for.
+    /// `section.key` to value. What is left at the end is no setting that anybody reads.
     left: BTreeMap<String, Value>,
     pub(super) problems: Vec<String>,
     pub(super) effective: Vec<(String, String)>,
@@ -49,12 +49,12 @@ impl Reader {
         }
     }
 
-    /// Zero included.
+    /// A duration; zero is allowed.
     pub(super) fn duration(&mut self, key: &'static str) -> Duration {
         self.any_duration(key).unwrap_or_default()
     }
 
-    /// More than zero.
+    /// A duration of more than zero.
     pub(super) fn some_time(&mut self, key: &'static str) -> Duration {
         let duration = self.any_duration(key);
         if duration == Some(Duration::ZERO) {
@@ -72,7 +72,7 @@ impl Reader {
         self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value)))
     }
 
-    /// In bytes, at least `SMALLEST`.
+    /// A size in bytes, at least `SMALLEST`.
     pub(super) fn size(&mut self, key: &'static str) -> u64 {
         let parse = |text: &str| text.parse::<ByteSize>().map_err(|_| "expected a size like \"64MiB\"");
         let size = self.scalar(key, parse, |value| format!("\"{}\"", exact_size(value.as_u64())));
@@ -82,7 +82,7 @@ impl Reader {
         size.unwrap_or_default().as_u64()
     }
 
-    /// At least one.
+    /// A whole number, at least one.
     pub(super) fn number(&mut self, key: &'static str) -> NonZeroU32 {
         let parse = |text: &str| text.parse::<u32>().map_err(|_| "expected a whole number");
         let number = self.scalar(key, parse, u32::to_string);
@@ -151,7 +151,7 @@ impl Reader {
         self.problems.push(format!("{key}: {what}"));
     }
 
-    /// What nobody asked for is a slip of the pen, and a slip is a refusal to start.
+    /// A setting that nothing reads is a slip of the pen, and with a slip kielink refuses to start.
     pub(super) fn refuse_unknown(&mut self) {
         for (key, value) in std::mem::take(&mut self.left) {
             let near = self
@@ -167,7 +167,7 @@ impl Reader {
         }
     }
 
-    /// Where the value that won was written. The config crate tells only of the environment.
+    /// Where the value that won was written. The config crate itself tells only of the environment.
     fn origin(&self, key: &str, value: &Value) -> String {
         let flag =
             |name: &String| key == name || key.starts_with(&format!("{name}.")) || name.starts_with(&format!("{key}."));
@@ -207,20 +207,21 @@ impl Reader {
     }
 }
 
-/// The name of a setting, for a message about it. SECURITY: one that looks like none may be a secret in the wrong place.
+/// The name of a setting, for a message about it. SECURITY: a name that does not look like one may be a secret in the
+/// wrong place.
 pub(super) fn shown_name(key: &str) -> &str {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.';
     let is_shown = key.len() <= 60 && key.bytes().all(plain) && !misplaced::may_be_a_key(key);
     if is_shown { key } else { "(no name of a setting)" }
 }
 
-/// A text as TOML has it; Rust's own `{:?}` is another language: `"\u{1}"`.
+/// A text as TOML writes it; Rust's own `{:?}` is another language: `"\u{1}"`.
 fn toml_text(text: &str) -> String {
-    // JSON's escapes are all TOML's, but TOML wants DEL to have one, too.
+    // TOML knows all of JSON's escapes, but wants one for DEL, too.
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// In the largest unit that holds it exactly: a rounded one would load again as another size.
+/// In the largest unit that holds the size exactly: a rounded size would load again as another one.
 fn exact_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let exact = units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));

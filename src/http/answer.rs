@@ -27,7 +27,7 @@ pub(crate) struct LinkView<'a> {
 }
 
 impl<'a> LinkView<'a> {
-    /// Its life is `times`.
+    /// `times` tells how long the link lives.
     pub(crate) fn new(source: &'a SourceUrl, lookup: &'a Lookup, times: &Times, clock: &Clock) -> LinkView<'a> {
         // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
         let end = clock.wall_at(times.ends_at, clock.now());
@@ -37,7 +37,7 @@ impl<'a> LinkView<'a> {
 
 /// `body` with the headers that tell where the link came from and how long it may be used.
 ///
-/// No `Age`: a cache would take it off `max-age`, which counts from now, a second time (RFC 9111 section 4.2.3). No
+/// No `Age`: `max-age` counts from now, and a cache would take `Age` off it a second time (RFC 9111 section 4.2.3). No
 /// `stale-*` directive: a link is alive or dead.
 pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
     let times = &lookup.times;

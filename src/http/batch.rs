@@ -1,7 +1,8 @@
 //! `POST /v1/links`: many links in one request; one bad item harms no other.
 //!
-//! An item is some twenty bytes to its caller, and there are hundreds in a request and hundreds of requests: what is kept of each is
-//! small, and charged. Memory is asked for all of them first; of those that must wait, a few are under way at a time.
+//! An item is some twenty bytes to its caller, and there are hundreds of items in a request and hundreds of requests:
+//! what is kept of an item is small, and charged. Memory is asked for all items first; of the items that must wait, a
+//! few are under way at a time.
 
 use std::{
     collections::BTreeSet,
@@ -57,16 +58,16 @@ const NDJSON: &str = "application/x-ndjson";
 /// Bounds one write, and with it what a slow reader keeps in memory.
 const LINES_AT_ONCE: usize = 64;
 
-/// What an item takes beside its text: what has become of it, and the error, where that is its own.
+/// Bytes that an item takes beside its text: what has become of it, and its error, where no other item has the same.
 pub(crate) const ITEM_BYTES: usize = 128;
 
-/// A link that a batch keeps takes so much beside its own bytes.
+/// Bytes that a link which a batch keeps takes beside its own.
 const ENTRY_BYTES: usize = 256;
 
-/// An answer of links out of memory alone is given at once up to this size.
+/// Up to this size, an answer whose links all come out of memory is given at once.
 const SMALL: usize = 16 * 1024;
 
-/// A batch keeps so many of the links that were minted for it whatever room there is.
+/// How many of the links that were minted for it a batch keeps in any case, however little of the budget is left.
 const OWN_LINKS: usize = 4;
 
 #[derive(Deserialize)]
@@ -74,12 +75,12 @@ struct Ask {
     urls: Asked,
 }
 
-/// The source URLs of a batch as they were asked, in one piece of memory: a text of its own for each would take ten times a short
-/// one.
+/// The source URLs of a batch as they were asked, in one piece of memory: a text of its own for each would take ten
+/// times the bytes of a short URL.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     texts: String,
-    /// Where each ends.
+    /// Where each text ends.
     ends: Vec<u32>,
 }
 
@@ -91,7 +92,7 @@ struct Batch {
     asked: Asked,
     /// What is left of `OWN_LINKS`.
     own_links: AtomicUsize,
-    /// Why none of it is minted any more: a rule that holds for whatever is asked of kie.ai.
+    /// Why no more of the batch is minted: a rule that holds for every file.
     refused: OnceLock<links::Error>,
 }
 
@@ -113,7 +114,8 @@ enum Part {
 /// What became of one item.
 struct Item {
     index: usize,
-    /// `None` where no link can be asked for with its text. Why, that is found out again when the answer is written.
+    /// `None` where the item's text is nothing that a link can be asked for with. Why, is found out again when the
+    /// answer is written.
     result: Option<Result<Link, links::Error>>,
 }
 
@@ -122,12 +124,12 @@ struct Link {
     found: Found,
 }
 
-/// Who keeps it until it is written.
+/// Who keeps the link until it is written.
 enum Kept {
     /// The cache alone: a batch that nobody reads must not hold on to what the cache gives up.
     ByCache(Weak<Entry>),
-    /// The batch, since a small cache may have given it up before the batch's last link is minted. Its bytes are charged to what
-    /// batches share, unless it is one of `OWN_LINKS`.
+    /// The batch: a small cache may have given the link up before the batch's last link is minted. The link's bytes are
+    /// charged to the budget that batches share, unless it is one of `OWN_LINKS`.
     ByBatch(Arc<Entry>, Option<OwnedSemaphorePermit>),
 }
 
@@ -143,7 +145,7 @@ pub(crate) async fn links(
     let asked = parse(&body, endpoints.config.batch)?;
     drop(body);
     taken.take(asked.len() * ITEM_BYTES).await?;
-    // Whatever is surely large needs a place before anything else is done for it.
+    // A batch that is surely large needs a place before anything else is done for it.
     let place = if asked.len() * ITEM_BYTES > SMALL { Some(endpoints.places.take(&call.party)?) } else { None };
     let own_links = AtomicUsize::new(OWN_LINKS);
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
@@ -155,8 +157,8 @@ pub(crate) async fn links(
         return Ok(answer(content_type, Body::from(whole)));
     }
     let place = place.map_or_else(|| batch.endpoints.places.take(&batch.call.party), Ok)?;
-    // Written as it is read: a peer that does not read has a few items in memory, not four megabytes, and keeps its place and its bytes
-    // until the last one.
+    // The answer is written as it is read: for a peer that does not read, a few items are in memory, not four
+    // megabytes, and the peer keeps its place and its bytes until the last item.
     let body = if as_lines {
         // What is known at once goes out in one piece.
         Body::from_stream(as_minted(&batch, known, waiting, place.clone()).ready_chunks(LINES_AT_ONCE).map(
@@ -192,8 +194,8 @@ fn json_parts(all: Vec<Item>) -> impl Iterator<Item = Part> {
     std::iter::once(Part::Head).chain(all.into_iter().map(Part::Item)).chain([Part::Tail])
 }
 
-/// All items' answers, in order. Those that were known first have waited for the last: a link that has reached its
-/// deadline meanwhile is looked up again. Ends, since nobody waits beyond the call's deadline.
+/// All items' answers, in order. The first links have waited for the last one: a link that has reached its deadline
+/// meanwhile is looked up again. The loop ends, since no item waits beyond the call's deadline.
 async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usize>) -> Vec<Item> {
     loop {
         let mut minted = std::pin::pin!(batch.wait_for(waiting));
@@ -212,8 +214,8 @@ async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usiz
     all
 }
 
-/// Every item's answer, as soon as it is known. Dropping the stream leaves flights to the cache. Where another takes the place, the
-/// items that still wait are told so, each in its line.
+/// Every item's answer, as soon as it is known. When the stream is dropped, its flights go on for the cache. Where
+/// another request takes the place, the items that still wait are told so, each in its line.
 fn as_minted(
     batch: &Arc<Batch>,
     known: Vec<Item>,
@@ -229,7 +231,7 @@ fn as_minted(
         let all = async {
             while let Some(item) = minted.next().await {
                 left.remove(&item.index);
-                // There is room for all of them.
+                // The channel has room for all items.
                 let _ = sender.try_send(item);
             }
         };
@@ -247,7 +249,7 @@ fn as_minted(
 }
 
 impl Batch {
-    /// Adds to `known` what is known at once; returns those of `wanted` that must wait.
+    /// Adds to `known` what is known at once; returns the items of `wanted` that must wait.
     fn look(&self, wanted: Vec<usize>, known: &mut Vec<Item>) -> Vec<usize> {
         let must_wait = |index: &usize| match self.known(*index) {
             Some(item) => {
@@ -266,8 +268,8 @@ impl Batch {
         Some(Item { index, result: Some(result.map(|lookup| self.keep(lookup))) })
     }
 
-    /// The items' answers as their mints land. A few are under way at a time: all at once they would take a kilobyte or two each, and
-    /// most would only stand in the queue, before other callers.
+    /// The items' answers as their mints land. A few are under way at a time: all at once would take a kilobyte or two
+    /// each, and most would only stand in the queue, before other callers.
     fn wait_for(self: &Arc<Self>, waiting: Vec<usize>) -> impl Stream<Item = Item> + Send + use<> {
         let at_once = self.endpoints.config.batch_at_once;
         let batch = Arc::clone(self);
@@ -288,7 +290,7 @@ impl Batch {
         if let Err(error) = &result
             && holds_for_all(error)
         {
-            // Another one may have heard the same.
+            // Another item may have set it already.
             let _ = self.refused.set(error.clone());
         }
         Item { index, result: Some(result) }
@@ -319,12 +321,12 @@ impl Batch {
         query::allowed_source(self.asked.get(index), &self.endpoints.config.sources)
     }
 
-    /// Whether the whole answer takes no more than anybody's may, as far as it is links. Such a one needs no place.
+    /// Whether the whole answer is at most `SMALL`, with links out of memory alone. Such an answer needs no place.
     fn is_small(&self, all: &[Item]) -> bool {
         let bytes = all.iter().map(|item| match &item.result {
             Some(Ok(Link { kept: Kept::ByCache(entry), .. })) => {
                 let link = entry.upgrade()?.link.as_str().len();
-                // A letter that is no ASCII takes three times its bytes in a URL.
+                // A letter that is not ASCII takes three times its bytes in a URL.
                 Some(ITEM_BYTES + self.asked.get(item.index).len() * 3 + link)
             }
             Some(Ok(_) | Err(_)) | None => None,
@@ -387,7 +389,7 @@ impl Batch {
     }
 }
 
-/// What it was allocated beyond its length would be charged to nobody.
+/// Bytes allocated beyond the length would be charged to nobody.
 fn exactly(mut bytes: Vec<u8>) -> Bytes {
     bytes.shrink_to_fit();
     Bytes::from(bytes)
@@ -400,7 +402,7 @@ impl Item {
 }
 
 impl Link {
-    /// SECURITY: a slow reader, or one that was suspended, may have let it die.
+    /// SECURITY: the link may have died while a slow reader, or one that was suspended, let it wait.
     fn alive(&self, links: &Links, now: Instant) -> Option<(Arc<Entry>, Times)> {
         let entry = match &self.kept {
             Kept::ByCache(entry) => entry.upgrade()?,
@@ -411,7 +413,8 @@ impl Link {
     }
 }
 
-/// Whether the next file would hear the same: the rule that said so knows no files. Without asking again it takes no flight.
+/// Whether the next file would get the same error: the rule behind it knows no files. Then the next file takes no
+/// flight.
 fn holds_for_all(error: &links::Error) -> bool {
     use upstream::Error::{NoBudget, Paused, ShuttingDown};
     let links::Error::Upstream(cause) = error else { return false };

@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, header};
 
 use crate::links::Wish;
 
-/// Reads every directive that means something here; the others, and what cannot be read, are ignored, as the RFC has it.
-/// Where one stands there twice, the stricter counts.
+/// Reads every directive that means something here. Other directives, and what cannot be read, are ignored, as the RFC
+/// has it. Where a directive stands there twice, the stricter one counts.
 pub(crate) fn wish(headers: &HeaderMap) -> Wish {
     let mut wish = Wish::default();
     for value in headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()) {

@@ -39,7 +39,7 @@ pub(crate) struct Endpoints {
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) places: Places,
-    /// For batches in memory, and for others' bodies that are larger than usual.
+    /// Bytes for batches in memory, and for other bodies that are larger than usual.
     pub(crate) batch_budget: Budget,
     pub(crate) body_budget: Budget,
     pub(crate) requests: Requests,
@@ -56,7 +56,7 @@ pub(crate) async fn download_url(
     let mut taken = Taken::of(&endpoints.body_budget, USUAL_BODY, &call.party);
     let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut taken).await?;
     let text = query::source_field(&body)?;
-    // Nobody needs them while it waits.
+    // Nobody needs the body while the request waits.
     drop((body, taken));
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
     let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
@@ -94,13 +94,14 @@ pub(crate) async fn redirect(
     Ok(response)
 }
 
-/// What a `GET` asks for. It takes headers and URI, which are as large as callers like: nobody needs them while it waits.
+/// What a `GET` asks for. Headers and URI are as large as callers like: they are taken, and dropped, since nobody needs
+/// them while the request waits.
 fn asked(headers: HeaderMap, uri: Uri) -> Result<(String, Wish), Problem> {
     Ok((query::source_parameter(uri.query())?, directives::wish(&headers)))
 }
 
 impl Endpoints {
-    /// For a request of its own: it takes a place where memory does not know.
+    /// For a request about one link, which takes a place where memory does not know the link.
     async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
         let source = query::allowed_source(text, &self.config.sources)?;
         let caller = call.caller();
@@ -123,8 +124,8 @@ fn json_type(response: Response) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
 }
 
-/// The whole body, bounded in bytes and in time. `taken` bounds all bodies that are read together, by the bytes that have
-/// come: who announces much and sends little keeps nobody out.
+/// The whole body, bounded in bytes and in time. `taken` bounds all bodies that are read together, by the bytes that
+/// have come: a peer that announces much and sends little keeps nobody out.
 pub(crate) async fn read_body(
     request: Request,
     limit: usize,
@@ -180,17 +181,18 @@ pub(crate) async fn read_body(
     })
 }
 
-/// Bodies up to this take no room from others: a source URL has a tenth of it. Larger ones are odd, and over HTTP/2 a few
-/// connections can have thousands of them half-sent.
+/// Bodies up to this size take nothing of the shared budget: a source URL has a tenth of it. Larger bodies are odd, and
+/// over HTTP/2 a few connections can have thousands of them half-sent.
 pub(crate) const USUAL_BODY: usize = 2 * 1024;
 
-/// What one request takes of the memory that all of its kind share; given back when it is dropped.
+/// What one request takes of the budget that all of its kind share; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken {
     budget: Budget,
     held: Held,
     taken: Option<OwnedSemaphorePermit>,
-    /// Bytes that are still its own: a small request finds room however large the others are.
+    /// Bytes that the request may still take outside the budget: a small request finds room however large other
+    /// requests are.
     own: usize,
 }
 

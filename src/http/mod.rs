@@ -43,16 +43,16 @@ pub struct Config {
     /// What `Host` may carry besides the internal names; made by `guard::pattern`.
     pub allowed_hosts: Vec<String>,
     pub sources: AllowList,
-    /// Requests at once that wait for a link, or whose answer is being read.
+    /// How many requests may at once wait for a link, or have their answer read.
     pub places: usize,
-    /// Connections on which they are.
+    /// On how many connections these requests may be.
     pub waiting_connections: usize,
-    /// Requests at once whose body is still coming.
+    /// How many requests may at once have a body that is still coming.
     pub arrivals: usize,
     /// Bytes.
     pub body: usize,
     pub batch_body: usize,
-    /// Of all batches that are under way at once, and of all other bodies that are larger than usual.
+    /// Bytes of all batches that are under way at once, and of all other bodies that are larger than usual.
     pub batch_budget: usize,
     pub body_budget: usize,
     /// Source URLs in one batch, and how many of them may wait for kie.ai at a time.
@@ -61,7 +61,7 @@ pub struct Config {
     pub body_timeout: Duration,
 }
 
-/// What it works with.
+/// What the data interface works with.
 pub(crate) struct Parts {
     pub(crate) links: Links,
     pub(crate) probes: Probes,

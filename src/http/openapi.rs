@@ -36,7 +36,7 @@ mod tests {
         assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
-    /// Their methods are asked of a running kielink, by the integration tests.
+    /// The routes' methods are asked of a running kielink, by the integration tests.
     #[test]
     fn every_route_is_described_and_nothing_else_is() {
         let document = document();
@@ -84,7 +84,7 @@ mod tests {
     fn every_response_has_problems_of_its_status_and_every_problem_a_response() {
         let document = document();
         let mut seen = BTreeSet::new();
-        // What a path that is not described is told; no operation can say so.
+        // What is said at a path that is not described; no operation can say so.
         seen.extend(problems(&document, &document["components"]["responses"]["NotFound"]));
         assert_eq!(seen, BTreeSet::from(["not-found", "kie-not-found"]));
         for (path, operations) in document["paths"].as_object().unwrap() {

@@ -1,5 +1,5 @@
-//! Room for requests that cannot be answered at once: for those that wait for a link, for batches until they are read to the
-//! end, and for those whose body is still coming. What memory knows needs none.
+//! Places for requests that cannot be answered at once: requests that wait for a link, batches until they are read to
+//! the end, and requests whose body is still coming. What memory knows needs no place.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -36,22 +36,23 @@ pub(crate) struct Places(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shares: Shares,
-    /// Of connections on which at least one request has a place: the others find room beside them.
+    /// The connections on which at least one request has a place: bounded, so that other connections find room beside
+    /// them.
     connections: Shares,
     waiting: Mutex<HashMap<u64, Weak<Waiting>>>,
     clock: Clock,
-    /// A peer that has taken nothing of its answer for so long gives its place up where another needs it; where its address has
-    /// most of these places, after a tenth of that.
+    /// A peer that has taken nothing of its answer for so long gives its place up where another request needs it. Where
+    /// its address has most of these places, it does so after a tenth of that time.
     patience: Duration,
     unread: Mutex<Unread>,
 }
 
-/// Answers whose last part the peer has not taken yet, the one that waits for longest first.
+/// Answers whose last part the peer has not taken yet, the longest wait first.
 #[derive(Debug, Default)]
 struct Unread {
     next: u64,
     answers: BTreeMap<u64, (Instant, Arc<Slot>)>,
-    /// Their numbers by address. No address is here without one.
+    /// The answers' numbers by address. An address without an answer is not here.
     by_address: HashMap<u64, BTreeSet<u64>>,
 }
 
@@ -67,11 +68,12 @@ pub(crate) struct Place {
 struct Waiting {
     share: Share,
     is_kept: OnceLock<bool>,
-    /// Tells all of its requests where another has taken its share, of which one hears.
+    /// Only one of its requests hears that another connection has taken the share: this tells them all.
     displaced: CancellationToken,
 }
 
-/// Where an answer's body lies, so that it can be taken away from a peer that does not read: its connection would never ask.
+/// Where an answer's body lies, so that it can be taken away from a peer that does not read: the connection of such a
+/// peer would never ask for it.
 #[derive(Debug)]
 struct Slot {
     address: u64,
@@ -82,12 +84,12 @@ struct Slot {
 struct Contents {
     body: Body,
     _place: Place,
-    /// Its number among those that are unread.
+    /// The answer's number in `Unread`.
     unread: Option<u64>,
 }
 
 impl Places {
-    /// So many, on so many connections.
+    /// So many places (`limit`), on so many connections.
     pub(crate) fn new(limit: usize, connections: usize, patience: Duration, clock: Clock) -> Places {
         Places(Arc::new(Inner {
             shares: Shares::new(limit),
@@ -103,13 +105,13 @@ impl Places {
         self.0.shares.taken()
     }
 
-    /// A place: if need be that of an answer which nobody reads, one of the address that has most, or that of an answer which an address
-    /// with more reads slowly.
+    /// A place. Where there is none left, it is that of an answer which nobody reads, one of the address that has most
+    /// places, or that of an answer which is read slowly by an address that has more places.
     pub(crate) fn take(&self, party: &Party) -> Result<Place, Problem> {
         let connection = self.connection(party).ok_or_else(overloaded)?;
         let shares = &self.0.shares;
         let share = self.share(shares, party).or_else(|| {
-            // Once: where the place is another's already, this one waits for its turn like everybody.
+            // Tried once: where another request has the place already, this request waits for its turn like everybody.
             self.give_up_one_for(party.address).then(|| shares.free(party.address)).flatten()
         });
         Ok(Place { share: Arc::new(share.ok_or_else(overloaded)?), connection })
@@ -134,7 +136,7 @@ impl Places {
         let share = self.share(&self.0.connections, party)?;
         let waiting = Arc::new(Waiting { share, is_kept: OnceLock::new(), displaced: CancellationToken::new() });
         let mut all = self.waiting();
-        // As many as there are shares, and as many again that are over.
+        // At most as many as there are shares, and as many again that are over.
         if all.len() >= self.0.connections.taken() * 2 {
             all.retain(|_, waiting| waiting.strong_count() > 0);
         }
@@ -146,8 +148,8 @@ impl Places {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the answer that its peer has taken nothing of for longest, if that is long enough, and with it all that it holds.
-    /// Whether there was one.
+    /// Drops the answer of which its peer has taken nothing for longest, if that is long enough, and with it all that
+    /// the answer holds. False where there is no such answer.
     pub(crate) fn give_up_one(&self) -> bool {
         self.give_up(|unread, now| {
             let (number, (since, _)) = unread.answers.first_key_value()?;
@@ -155,8 +157,8 @@ impl Places {
         })
     }
 
-    /// The same with the answers of an address that has more places than `address`: each of them may be read fast enough to keep its
-    /// place, and all together shut out the others.
+    /// The same with the answers of an address that has more places than `address`: each of these answers may be read
+    /// fast enough to keep its place, and yet all together shut other addresses out.
     fn give_up_one_for(&self, address: u64) -> bool {
         self.give_up(|unread, now| {
             let has_stood = |number: &u64| now.since(unread.answers[number].0) >= self.0.patience / 10;
@@ -213,7 +215,7 @@ impl Unread {
 }
 
 impl Place {
-    /// What `work` comes to, unless another takes the place meanwhile, or its connection's.
+    /// What `work` comes to, unless another request takes the place meanwhile, or the connection's share.
     pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
         let Waiting { share: connection, displaced, .. } = &*self.connection;
         tokio::select! {
@@ -226,7 +228,7 @@ impl Place {
         Err(overloaded())
     }
 
-    /// From now on, as its answer is written, it is its own for good.
+    /// From now on, as the answer is written, the place is its own for good.
     pub(crate) fn keep(&self) -> Result<(), Problem> {
         let Waiting { share, is_kept, .. } = &*self.connection;
         let is_own = self.share.keep() && *is_kept.get_or_init(|| share.keep());
@@ -238,7 +240,7 @@ fn overloaded() -> Problem {
     Problem::refused(Kind::Overloaded, "Too many requests are under way. Try again after Retry-After seconds.")
 }
 
-/// Has the place that a handler attached to its answer kept until the last part of the answer is taken.
+/// Keeps the place that a handler attached to its answer until the last part of the answer is taken.
 pub(crate) async fn keep(State(places): State<Places>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let Some(place) = response.extensions_mut().remove::<Place>() else { return response };
@@ -290,7 +292,7 @@ impl HttpBody for Kept {
                 let now = this.places.0.clock.now();
                 contents.unread = Some(this.places.unread().add(this.slot.address, now, Arc::clone(&this.slot)));
             }
-            // Its place is given back with it, at the latest.
+            // The place is given back with the answer, at the latest.
             Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         frame
@@ -309,7 +311,7 @@ impl Drop for Kept {
 /// Bytes that the bodies of one kind of request share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
-    /// A permit a byte.
+    /// A permit for each byte.
     bytes: Arc<Semaphore>,
     places: Places,
     pub(crate) arrivals: Arrivals,
@@ -321,7 +323,7 @@ impl Budget {
         Budget { bytes, places: places.clone(), arrivals: arrivals.clone() }
     }
 
-    /// So many of them, if need be those of answers that nobody reads.
+    /// So many bytes; if need be, those of answers that nobody reads.
     pub(crate) fn take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
         loop {
             if let Ok(taken) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) {
@@ -333,7 +335,7 @@ impl Budget {
         }
     }
 
-    /// The same; if need be those of bodies that are still coming.
+    /// So many bytes; if need be, those of bodies that are still coming, too.
     pub(crate) async fn find(&self, bytes: u32, own: &Held) -> Option<OwnedSemaphorePermit> {
         loop {
             if let Some(taken) = self.take(bytes) {
@@ -350,11 +352,11 @@ impl Budget {
     }
 }
 
-/// How long it is waited for the room of bodies that were told to go, which is at once.
+/// How long to wait for the bytes of bodies that were told to go, which they do at once.
 const SOON: Duration = Duration::from_millis(200);
 
-/// Requests whose body is still coming. A new one always finds room: the one that has been coming for longest makes it. A body
-/// that takes its time so holds up nobody. Cheap to clone.
+/// Requests whose body is still coming. A new request always finds room: the body that has been coming for longest
+/// makes room for it. So a body that takes its time holds up nobody. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrivals(Arc<(usize, Mutex<Coming>)>);
 
@@ -364,7 +366,7 @@ struct Coming {
     bodies: BTreeMap<u64, (Held, oneshot::Sender<()>)>,
 }
 
-/// What a body that is coming holds, of which kind of room, and whose it is. Cheap to clone.
+/// What a body that is coming holds, of which budget, and whose body it is. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     bytes: Arc<AtomicUsize>,
@@ -414,8 +416,8 @@ impl Arrivals {
         Arrival { arrivals: self.clone(), number, displaced }
     }
 
-    /// Has bodies go that hold so many bytes together. Of the address whose bodies hold most, with these bytes for `own`'s, the one that
-    /// has been coming for longest is the first. Whether any goes.
+    /// Tells bodies to go that hold so many bytes together. First comes the address whose bodies hold most, with these
+    /// bytes counted as `own`'s; of its bodies, the one that has been coming for longest. False where none goes.
     fn displace(&self, bytes: usize, own: &Held) -> bool {
         let mut coming = self.lock();
         let mut freed = 0;
@@ -443,10 +445,10 @@ impl Arrivals {
 }
 
 impl Arrival {
-    /// Resolves when another has taken its room.
+    /// Resolves when another body has taken this one's room.
     pub(crate) async fn displaced(&mut self) {
         if (&mut self.displaced).await.is_err() {
-            // The sender goes with `self` alone.
+            // The sender is dropped only with `self`.
             std::future::pending::<()>().await;
         }
     }
@@ -559,7 +561,7 @@ mod tests {
         let forever = std::future::pending::<()>;
         let mut holding: Vec<_> =
             first.iter().chain(&second).map(|place| Box::pin(place.hold(forever()).fuse())).collect();
-        // Whichever hears of it first tells the others.
+        // The first request that hears of it tells the others.
         for _ in 0..2 {
             holding.iter_mut().for_each(|place| drop(place.as_mut().now_or_never()));
         }

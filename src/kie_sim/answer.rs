@@ -1,5 +1,6 @@
 //! What is to be answered: a value to build, to clone and to script. It knows neither sockets nor requests. `canned`
-//! has the constructors, `words` reads one from a line of text; `render` turns it into bytes, `connection` sends them.
+//! has the constructors, `words` reads an answer from a line of text, `render` turns it into bytes, `connection` sends
+//! them.
 
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub(super) enum Content {
     GzipBomb,
 }
 
-/// kie.ai's own, with its fields in kie.ai's order. `data` is null in most errors, and absent from a 401.
+/// kie.ai's own envelope, with its fields in kie.ai's order. `data` is null in most errors, and absent from a 401.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Envelope {
     pub(super) code: i64,
@@ -72,7 +73,7 @@ pub(super) enum Manner {
     CutOff,
     /// The content alone, without head or framing; then close.
     Raw,
-    /// The same, and the connection is kept.
+    /// As `Raw`, but the connection is kept.
     RawThenKeep,
     Drip,
     Endless,
@@ -81,7 +82,7 @@ pub(super) enum Manner {
     Close,
 }
 
-/// The headers that nobody has to ask for.
+/// The headers that an answer has by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// kie.ai's: JSON, chunked, a cookie and Cloudflare's.
@@ -94,9 +95,9 @@ pub(super) enum Head {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Wish {
     pub(super) form: Form,
-    /// The usual life where it is `None`.
+    /// `None`: the usual life.
     pub(super) life_left: Option<Duration>,
-    /// The one that was given for this file before.
+    /// Whether to give the link that was given for this file before.
     pub(super) again: bool,
 }
 
@@ -127,13 +128,14 @@ impl Answer {
         }
     }
 
-    /// One that is not kie.ai's, such as a file's.
+    /// An answer that is not kie.ai's, such as a file's.
     pub(super) fn plain(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
         let answer = Self { head: Head::Plain, ..Self::new(Content::Bytes(body.into()), Manner::Whole) };
         answer.http_status(status).with_header("Content-Type", content_type)
     }
 
-    /// Its HTTP status and body, where the body is the same for every request: for a simulation without sockets.
+    /// The answer's HTTP status and body, where the body is the same for every request: for a simulation without
+    /// sockets.
     #[cfg(test)]
     pub(crate) fn status_and_body(&self) -> Option<(u16, Bytes)> {
         let body = match &self.content {
@@ -148,7 +150,7 @@ impl Answer {
         Some((self.status, body))
     }
 
-    /// What it counts as: kie.ai's code where the body has one, else the HTTP status, `empty` without a body.
+    /// What the answer counts as: kie.ai's code where the body has one, else the HTTP status; `empty` without a body.
     pub(super) fn counts_as(&self) -> String {
         if matches!(self.manner, Manner::Hang | Manner::Reset | Manner::Close) {
             return "none".to_owned();
@@ -170,8 +172,8 @@ impl Answer {
         self
     }
 
-    /// Takes the place of a usual header of that name; given twice, it is sent twice. With `content-length` the body
-    /// is not chunked, and the length may lie.
+    /// Takes the place of a usual header of that name. A header that is given twice is sent twice. With
+    /// `content-length` the body is not chunked, and the length may lie.
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -211,13 +213,14 @@ impl Answer {
         self
     }
 
-    /// Only the `Date` header is ahead or behind: a gateway's clock. The link ends by kie's.
+    /// Only the `Date` header is ahead or behind, as from a gateway with a clock of its own. The link ends by kie's
+    /// clock.
     pub fn date_off(mut self, seconds: i64) -> Self {
         self.date_off_seconds = seconds;
         self
     }
 
-    /// Made this long ago and kept by a gateway that says so in `Age`.
+    /// The answer was made this long ago and kept by a gateway that says so in `Age`.
     pub fn kept_for(mut self, age: Duration) -> Self {
         let age = age.as_secs();
         self.clock_off_seconds = self.clock_off_seconds.saturating_sub_unsigned(age);
@@ -238,7 +241,7 @@ impl Answer {
         answer
     }
 
-    /// The link is the one that was given for this file before, to the letter; a new one where none was.
+    /// The link is the one that was given for this file before, to the letter; a new link where none was given.
     pub fn again(mut self) -> Self {
         self.link.again = true;
         self

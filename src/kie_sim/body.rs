@@ -16,7 +16,7 @@ pub(super) fn success(data: &str) -> String {
     Envelope::success(data.into()).to_json()
 }
 
-/// The same, as long as asked for, if it is not longer by itself.
+/// A success envelope that is padded to `bytes`, if it is not longer by itself.
 pub(super) fn padded(link: &str, bytes: usize) -> String {
     let plain = success(link);
     // `,"padding":""` is 13 bytes.
@@ -54,7 +54,7 @@ pub(super) fn bomb(end: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Raw deflate that refers to nothing before it, so that it can be put behind anything that ends in a sync flush.
+/// Raw deflate that refers to nothing before it, so that it can follow anything that ends in a sync flush.
 fn deflate(bytes: &[u8], flush: FlushCompress) -> Vec<u8> {
     // Room even for what does not compress.
     let mut out = Vec::with_capacity(bytes.len() + 1024);

@@ -21,7 +21,7 @@ impl Answer {
         Self::new(Content::Envelope(Envelope::success(data)), Manner::Whole)
     }
 
-    /// The documentation says an integer; real values have decimals.
+    /// The documentation says that it is an integer; real values have decimals.
     pub fn credits() -> Self {
         Self::data(json!(5916.25))
     }
@@ -32,7 +32,7 @@ impl Answer {
         Self::new(Content::Envelope(envelope), Manner::Whole)
     }
 
-    /// The same, in kie's words for that code.
+    /// As `envelope`, in kie's words for that code.
     pub fn code(code: i64) -> Self {
         match code {
             200 => Self::link(),
@@ -49,7 +49,7 @@ impl Answer {
         }
     }
 
-    /// How the 402 once came.
+    /// A 402 as it once came.
     pub fn credits_insufficient() -> Self {
         Self::envelope(500, "Credits insufficient: your current balance isn't enough to run this request.")
     }
@@ -69,7 +69,7 @@ impl Answer {
         Self::new(Content::Spring, Manner::Whole).http_status(404)
     }
 
-    /// What Spring says of a path that it knows, asked in another way.
+    /// What Spring says of a path that it knows but that was asked with another method.
     pub(super) fn spring_405(allow: &str) -> Self {
         Self::new(Content::Spring, Manner::Whole).http_status(405).with_header("Allow", allow)
     }

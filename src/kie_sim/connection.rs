@@ -21,7 +21,8 @@ use super::{
 
 const DRIP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For a whole request to come, the wait between two included, and for a peer to take what is written to it.
+/// How long a whole request may take to come, with the wait since the last one, and a peer to take what is written to
+/// it.
 const PATIENCE: Duration = Duration::from_secs(75);
 
 /// Serves any stream until the peer or an answer ends the connection. Dropped, it ends without a word.
@@ -43,7 +44,7 @@ where
         ending = severed => ending,
     };
     if ending == Ending::Closed {
-        // TLS has a word for it; a peer that does not take it does not get it.
+        // TLS says a word at the end; a peer that does not take it does not get it.
         let _ = timeout(DRIP_INTERVAL, stream.shutdown()).await;
     }
     ending
@@ -209,7 +210,7 @@ where
                 Ok(Some(Ending::Closed))
             }
             Manner::Raw | Manner::RawThenKeep => {
-                // Whoever reads garbage may stop at any byte of it.
+                // A peer that reads garbage may stop at any byte of it.
                 drop(flight);
                 self.write(&body).await?;
                 Ok((answer.manner == Manner::Raw).then_some(Ending::Closed))
@@ -254,7 +255,7 @@ pub(super) mod tests {
     }
 
     impl Reply {
-        /// Empty where there is none.
+        /// Empty where there is no such header.
         pub(crate) fn header(&self, name: &str) -> &str {
             let mut headers = self.headers.lines().filter_map(|line| line.split_once(": "));
             headers.find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)

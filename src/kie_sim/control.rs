@@ -1,6 +1,6 @@
 //! `/sandbox` on the simulated kie.ai's port: what to change while it runs, and what has happened so far.
 //!
-//! It does not know how the changes work, only how they are called. The real kie.ai has no such path.
+//! Knows only what the changes are called, not how they work. The real kie.ai has no such path.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ struct Change {
     quota: Option<u32>,
     link_life: Option<Duration>,
     answer: Option<Said>,
-    /// Whose answer that is; everybody's without it.
+    /// The file whose answer that is; without it, the answer holds for all files.
     file: Option<String>,
     account: Option<Said>,
     credit: Option<Said>,
@@ -74,7 +74,7 @@ struct Change {
     connections: Option<fn(&World)>,
 }
 
-/// An answer and how it was written; none where things are to be as usual.
+/// An answer and how it was written; `None` where things are to be as usual.
 struct Said(Option<(Answer, String)>);
 
 pub(super) fn answer(world: &World, request: &Request) -> Answer {
@@ -91,7 +91,7 @@ pub(super) fn answer(world: &World, request: &Request) -> Answer {
     }
 }
 
-/// All of it or nothing: what can fail comes first.
+/// Applies all of the change or nothing: what can fail comes first.
 fn apply(world: &World, change: Change) -> Result<(), Refusal> {
     let lengths = [change.outage, change.silent, change.refuse, change.hang_up];
     if lengths.into_iter().flatten().any(|length| length > LONGEST_OUTAGE) {
@@ -222,7 +222,7 @@ fn report(world: &World) -> Value {
         "quota": config.quota,
         "link_life": duration(config.link_life),
     });
-    // What is as usual is not worth a line.
+    // A setting that is as usual is not worth a line.
     for (name, text) in switched {
         settings[name] = text.as_str().into();
     }
@@ -235,7 +235,7 @@ fn report(world: &World) -> Value {
         }
     }
     let mut report = json!({ "settings": settings, "counts": record.counts });
-    // What was changed stands among the rest, by its name.
+    // The changed settings stand among the others, in the order of names.
     report.sort_all_objects();
     report
 }
@@ -305,7 +305,7 @@ mod tests {
     async fn answers_can_be_ordered_for_all_files_for_one_for_the_account_and_are_shown() {
         let bench = Bench::new();
         let notes = "file=https://file.kie.ai/s/notes.txt";
-        // What is asked for the notes, for the sunrise, and for the credits left.
+        // The answers to the notes, to the sunrise, and to the credits left.
         let table = [
             ("answer=429;retry-after:7".to_owned(), 429, 429, 200, json!({ "answer": "429;retry-after:7" })),
             (format!("answer=http-403&{notes}"), 403, 429, 200, json!({ "answer": "429;retry-after:7" })),

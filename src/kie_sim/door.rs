@@ -22,16 +22,16 @@ use super::{
 };
 use crate::clock::Instant;
 
-/// More than any trial opens; over it, connections wait to be accepted.
+/// More than any trial opens; beyond that, connections wait to be accepted.
 const CONNECTIONS: usize = 1024;
 
-/// Between two attempts at what the system refused.
+/// How long to wait before trying again what the system refused.
 const RETRY: Duration = Duration::from_millis(100);
 
 enum Door {
     Open(TcpListener),
-    /// Bound but not listening, where that was possible: connections are refused, and no other process is given the
-    /// port meanwhile.
+    /// Bound but not listening, where that was possible: connections are refused, and no other process gets the port
+    /// meanwhile.
     Shut(io::Result<TcpSocket>),
 }
 
@@ -50,13 +50,13 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
     let mut door = Door::Open(listener);
     let mut connections = JoinSet::new();
     let mut wire = world.wire.subscribe();
-    // The file host never does what kie.ai is told to.
+    // The file host never does what only kie.ai is told to do.
     let is_on = |until: Option<Instant>| host == Host::Kie && until.is_some_and(|until| until > world.clock.now());
     loop {
         let refuses_until = wire.borrow_and_update().refuses_until;
         door = match door {
             Door::Open(listener) if is_on(refuses_until) => {
-                // First the listener, whose backlog is reset with it: nobody is to slip in behind the resets.
+                // First the listener, whose backlog is reset with it: no connection is to slip in behind the resets.
                 drop(listener);
                 let door = Door::Shut(reserve(address));
                 world.reset_connections();
@@ -98,7 +98,7 @@ pub async fn serve(listener: TcpListener, world: Arc<World>, host: Host, stop: C
             _ = wire.changed() => {}
             () = sleep(pause) => {}
             () = stop.cancelled() => {
-                // One that panicked before it could be aborted still says so.
+                // A connection that panicked before it could be aborted still says so.
                 connections.abort_all();
                 while let Some(ended) = connections.join_next().await {
                     check(ended);
@@ -113,7 +113,7 @@ async fn connection(mut stream: TcpStream, world: Arc<World>, host: Host, line: 
     // Some answers leave in two writes; Nagle's algorithm would hold the second back for the peer's delayed ACK.
     let _ = stream.set_nodelay(true);
     match on_line(&world, host, line, &mut stream).await {
-        // An error means that the peer was faster.
+        // An error means that the peer closed first.
         Ending::Reset => drop(stream.set_zero_linger()),
         Ending::Closed => {}
     }

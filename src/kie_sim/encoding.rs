@@ -10,7 +10,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// In a path the slash separates and is kept.
 const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
-/// The query's pairs, names decoded and values encoded the one way the signature counts on. Not
+/// The query's pairs, with names decoded and values encoded in the one way that the signature counts on. Not
 /// `form_urlencoded`: to SigV4 a plus sign is a plus sign.
 pub(super) fn split(query: &str) -> Vec<(String, String)> {
     query
@@ -29,7 +29,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     percent_encode(bytes, RESERVED).to_string()
 }
 
-/// Decoded first: `%7E` and `~` are one path, and must have one signature.
+/// The path is decoded first: `%7E` and `~` are one path, and must have one signature.
 pub(super) fn encode_path(path: &str) -> String {
     let bytes: Vec<u8> = percent_decode_str(path).collect();
     percent_encode(&bytes, RESERVED_IN_PATH).to_string()

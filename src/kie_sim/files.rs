@@ -1,6 +1,6 @@
 //! The simulated file host: an object store in the manner of S3 and R2, which answers to signed links only.
 //!
-//! It does not know kie.ai's key or its quota: an outage over there leaves the links alone.
+//! It does not know kie.ai's key or its quota: an outage of kie.ai leaves the links alone.
 
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
@@ -25,7 +25,7 @@ pub(super) fn answer(world: &World, request: &Request) -> Answer {
     if let Err(refusal) = world.links().check(&request.method, host, path, query, now) {
         return refuse(refusal, now);
     }
-    // Only now: whoever has no valid link is not told which files exist.
+    // Checked only now: a caller without a valid link is not told which files exist.
     let path = percent_decode_str(path).decode_utf8_lossy();
     let Some(content) = world.content(&path) else {
         return error(
@@ -38,7 +38,7 @@ pub(super) fn answer(world: &World, request: &Request) -> Answer {
     let length = content.body.len();
     let digest = ring::digest::digest(&ring::digest::SHA256, &content.body);
     let etag = format!("\"{}\"", hex(&digest.as_ref()[..16]));
-    // A part is only for who means this very file (RFC 9110, section 13.1.5).
+    // A part is only for a caller that means this very file (RFC 9110, section 13.1.5).
     let means_this = request.header("if-range").is_none_or(|tag| tag == etag);
     let (status, body, range) = match part(request.header("range").filter(|_| means_this), length) {
         Part::Whole => (200, content.body.clone(), None),

@@ -1,5 +1,5 @@
-//! Which answer is due from the simulated kie.ai: `POST /api/v1/common/download-url`, its sibling of the 4o image API,
-//! and `GET /api/v1/chat/credit`, as awkward as the real ones.
+//! Which answer is due from the simulated kie.ai: `POST /api/v1/common/download-url`, the same call of the 4o image
+//! API, and `GET /api/v1/chat/credit`, as awkward as the real ones.
 //!
 //! A gateway in front (HTML when it fails) and an application behind it (HTTP 200 whatever happens, the truth in the
 //! body). It does not know which files exist: a made-up URL on a result host gets a link, as with kie.ai.
@@ -85,7 +85,7 @@ fn mint(state: &mut State, request: &Request) -> Answer {
     if !request.is_json {
         return Answer::envelope(400, "request body is not readable");
     }
-    // No `url`, as from callers that send `imageUrl` or `musicId`, is a wrong one.
+    // A missing `url`, as from callers that send `imageUrl` or `musicId`, counts as a wrong one.
     let is_wanted = |source: &&String| state.config.takes_any_source || is_result(source);
     let names_a_task = request.path() != DOWNLOAD_URL_4O || request.names_a_task;
     let Some(source) = request.source.as_ref().filter(|source| names_a_task && is_wanted(source)) else {

@@ -1,5 +1,5 @@
 //! The links that are given: signed as R2's are, or written in any other way, and what the file host must remember of
-//! those to honour them.
+//! these to honour them.
 //!
 //! It knows neither sockets nor clocks: `now` is an argument.
 
@@ -16,7 +16,7 @@ use super::{
     signature::{self, Credential, Refusal},
 };
 
-/// Of links in another form, and of links to be given again, this many are remembered. Then all are forgotten.
+/// How many links in another form, and how many links to be given again, are remembered. Beyond that all are forgotten.
 const REMEMBERED: usize = 10_000;
 
 pub(super) struct Links {
@@ -24,7 +24,7 @@ pub(super) struct Links {
     files: Url,
     root: hmac::Key,
     random: fastrand::Rng,
-    /// Every link that was given, as far as `remembers` goes.
+    /// Every link that was given, at most `remembers` of them.
     pub(super) given: Vec<String>,
     remembers: usize,
     /// The last link for each source URL.
@@ -41,8 +41,8 @@ impl Links {
         Self { files, root, random, given: Vec::new(), remembers, last: HashMap::new(), ends: HashMap::new() }
     }
 
-    /// A link for a source URL, whether there is such a file or not. Its host becomes a part of the path: the samples
-    /// of all result hosts are on one file host here. `now` is kie.ai's clock, `life` the usual one.
+    /// A link for a source URL, whether there is such a file or not. The URL's host becomes a part of the path: the
+    /// samples of all result hosts are on one file host here. `now` is kie.ai's clock, `life` the usual life.
     pub(super) fn make(&mut self, source: &str, wish: &Wish, now: Timestamp, life: Duration) -> String {
         if let Some(last) = self.last.get(source).filter(|_| wish.again) {
             return last.clone();
@@ -51,7 +51,7 @@ impl Links {
         let life = life.max(left);
         let signed_at = now.checked_sub(life - left).unwrap_or(now);
         let end = now.checked_add(left).unwrap_or(Timestamp::MAX);
-        // A key of its own for each link, so that two links of one second differ.
+        // Each link has a key of its own, so that two links of one second differ.
         let id = format!("{:032x}", self.random.u128(..));
         let signed = self.credential(&id).sign("GET", &self.files, &path_of(source), signed_at, life);
         let link = match &wish.form {
@@ -76,7 +76,7 @@ impl Links {
         self.random.u128(..)
     }
 
-    /// It is on its way.
+    /// The link is on its way.
     pub(super) fn gave(&mut self, link: String) {
         if self.given.len() < self.remembers {
             self.given.push(link);
@@ -100,7 +100,7 @@ impl Links {
         self.credential(&id).verify(method, host, path, query, now)
     }
 
-    /// The key that belongs to an id follows from it: none has to be remembered.
+    /// The key that belongs to an id follows from the id: no key has to be remembered.
     fn credential(&self, id: &str) -> Credential {
         let secret = hex(hmac::sign(&self.root, id.as_bytes()).as_ref());
         Credential { id: id.to_owned(), secret, region: "auto", service: "s3" }
@@ -114,7 +114,7 @@ fn remember<T>(table: &mut HashMap<String, T>, key: String, value: T) {
     table.insert(key, value);
 }
 
-/// Tests ask for what is no URL, too.
+/// The path of a source URL. Tests also ask for what is no URL.
 fn path_of(source: &str) -> String {
     match Url::parse(source) {
         Ok(url) if url.has_host() => encode_path(&format!("/{}{}", url.host_str().unwrap_or_default(), url.path())),
@@ -129,10 +129,10 @@ fn without_expiry(link: &str) -> String {
     format!("{file}?{}", pairs.join("&"))
 }
 
-/// Writes a link. `{file}` is the address without a query, `{id}` a new one each time, `{end}` and `{now}` are kie.ai's
-/// clock: `{end}` in seconds, `{end:ms}`, `{end:hex}`, `{end:iso}` (RFC 3339), `{end:basic}` (as in `X-Amz-Date`),
-/// `{end:http}`; `{now+120}` and `{end-1:ms}` are so many seconds later or earlier. What stands in `b64(…)` becomes
-/// base64url then. Braces around anything else stay.
+/// Writes a link. `{file}` is the address without a query, `{id}` is a new id each time, and `{end}` and `{now}` are by
+/// kie.ai's clock: `{end}` in seconds, `{end:ms}`, `{end:hex}`, `{end:iso}` (RFC 3339), `{end:basic}` (as in
+/// `X-Amz-Date`), `{end:http}`; `{now+120}` and `{end-1:ms}` are so many seconds later or earlier. After that, what
+/// stands in `b64(…)` becomes base64url. Braces around anything else stay.
 pub(super) fn fill(template: &str, words: &[(&str, &str)], now: Timestamp, end: Timestamp) -> String {
     let mut filled = String::new();
     let mut rest = template;

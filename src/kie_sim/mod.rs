@@ -1,5 +1,5 @@
-//! A simulated kie.ai and its file host, with all their manners and bad manners: behind `kielink sandbox`, to try kielink
-//! with no key and no network, and behind the integration tests.
+//! A simulated kie.ai and its file host, with all their manners and bad manners. It stands behind `kielink sandbox`, to
+//! try kielink with no key and no network, and behind the integration tests.
 //!
 //! | module | |
 //! |---|---|
@@ -49,7 +49,7 @@ pub use self::{
     world::{Script, World},
 };
 
-/// Which of the two a connection leads to.
+/// Which of the two hosts a connection leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Host {
     Kie,
@@ -62,11 +62,11 @@ const LONGEST_LATENCY: Duration = Duration::from_secs(60 * 60);
 /// How the simulated kie.ai behaves on the whole. The numbers can be changed at `/sandbox` while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// From a call's arrival to its answer.
+    /// Time from a call's arrival to its answer.
     pub latency: Duration,
     /// The share of calls, 0 to 1, that fail for no reason.
     pub failure_rate: f64,
-    /// From a mint to the end of its link; whole seconds count.
+    /// Time from a mint to the end of its link; whole seconds count.
     pub link_life: Duration,
     /// Calls a second; 0 refuses them all.
     pub quota: u32,
@@ -79,7 +79,7 @@ pub struct Config {
 impl Config {
     /// kie.ai on a good day: the latency that was measured, the life that is documented.
     ///
-    /// No quota is published for this call. 30 a second is over what kielink sends with its own defaults even in its
+    /// No quota is published for this call. 30 a second is more than kielink sends with its own defaults even in its
     /// first second (a burst of 20, then 10 a second), so that a 429 here is always one that somebody asked for.
     pub const GOOD_DAY: Self = Self {
         latency: Duration::from_millis(325),
@@ -114,7 +114,7 @@ impl Config {
     }
 }
 
-/// Why a simulation cannot be like that.
+/// Why a simulation cannot have these settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     #[error("latency is at most 1h")]

@@ -1,6 +1,6 @@
 //! How often kie.ai may be called: tokens that come back as time passes.
 //!
-//! Pure: the time is an argument. It does not know what a call over the quota is answered.
+//! Pure: the time is an argument. It does not know how a call over the quota is answered.
 
 use crate::clock::Instant;
 

@@ -12,15 +12,15 @@ pub(super) enum Part {
     None,
 }
 
-/// The part of `length` bytes that a `Range` header means. What is not understood is passed over, as the RFC has it
-/// (section 14.2), and so are several ranges at once: nobody must answer them.
+/// The part of `length` bytes that a `Range` header means. A header that is not understood is ignored, as the RFC has
+/// it (section 14.2). So is a header with several ranges: no server must answer them.
 pub(super) fn part(header: Option<&str>, length: usize) -> Part {
     let Some((first, last)) = header.and_then(one_range) else {
         return Part::Whole;
     };
     match (first, last) {
         (None, Some(0)) => Part::None,
-        // Where it is shorter, "the entire representation is used" (section 14.1.2).
+        // Where the file is shorter, "the entire representation is used" (section 14.1.2).
         (None, Some(suffix)) if length > 0 => Part::Bytes(length.saturating_sub(suffix)..length),
         (Some(first), Some(last)) if last < first => Part::Whole,
         (Some(first), last) if first < length => {
@@ -37,7 +37,7 @@ fn one_range(header: &str) -> Option<(Option<usize>, Option<usize>)> {
     Some((position(first)?, position(last)?))
 }
 
-/// None where there is none. One too large to be written here is behind the end of every file.
+/// `None` where there is no number. A number too large for `usize` lies behind the end of every file.
 fn position(text: &str) -> Option<Option<usize>> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,4 +1,4 @@
-//! What was asked, and the gate at which requests wait where they are held.
+//! What was asked, and the gate at which requests wait while they are held.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -15,7 +15,7 @@ use super::{World, request::Request};
 pub(super) struct Record {
     pub(super) counts: Counts,
     pub(super) requests: Vec<Request>,
-    /// What was no request.
+    /// How often something came that was no request.
     pub(super) unreadable: u64,
     pub(super) max_in_flight_per_source: usize,
     in_flight: HashMap<Option<String>, usize>,
@@ -32,7 +32,7 @@ pub(super) struct Counts {
     pub(super) mints: u64,
     /// Answered with anything else.
     pub(super) refused: u64,
-    /// By `Answer::counts_as`.
+    /// How often each code was answered, as `Answer::counts_as` has it.
     pub(super) by_code: BTreeMap<String, u64>,
 }
 
@@ -57,7 +57,7 @@ impl Record {
     pub(super) fn release(&mut self) {
         self.holding = false;
         for held in self.held.drain(..) {
-            // One whose peer hung up is no longer there to be told.
+            // A request whose peer hung up is no longer there to be told.
             let _ = held.send(());
         }
     }
@@ -108,9 +108,9 @@ impl Record {
 pub(super) struct Arrival {
     /// Only a mint has one.
     pub(super) flight: Option<Flight>,
-    /// Completes when the gate opens; nothing where it is open.
+    /// Completes when the gate opens; `None` where it is open.
     pub(super) gate: Option<oneshot::Receiver<()>>,
-    /// kie.ai's, after that.
+    /// How long kie.ai takes after that.
     pub(super) latency: Duration,
 }
 

@@ -2,36 +2,36 @@
 
 use std::time::Duration;
 
-/// kielink's are some hundred bytes, browsers' some thousand.
+/// kielink's heads are some hundred bytes, browsers' some thousand.
 const LONGEST_HEAD: usize = 32 * 1024;
 
 /// Room for any URL, and no more.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// Where reading ends: the body again, for what chunks add to it.
+/// Reading ends here: the body counts twice, for what chunks add to it.
 pub(super) const LONGEST_REQUEST: usize = LONGEST_HEAD + 2 * LONGEST_BODY;
 
 /// One request, as it arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: String,
-    /// With the query.
+    /// The path with its query.
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     /// The body's `url`.
     pub source: Option<String>,
-    /// Since the simulation was started.
+    /// When it came, since the simulation was started.
     pub at: Duration,
     pub(super) is_json: bool,
-    /// As the 4o image API wants it.
+    /// Whether the body names a task, as the 4o image API wants it.
     pub(super) names_a_task: bool,
     /// Whether the connection is to be kept.
     pub(super) keeps: bool,
     pub(super) is_http_1_0: bool,
 }
 
-/// The status of the answer to what cannot be read.
+/// What cannot be read, with the status of the answer to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Unreadable(pub(super) u16);
 
@@ -98,7 +98,7 @@ impl Request {
     }
 }
 
-/// RFC 9112, section 7.1; trailers are passed over.
+/// Joins a body of chunks (RFC 9112, section 7.1); trailers are ignored.
 pub(super) fn join_chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Unreadable> {
     let mut body = Vec::new();
     let mut rest = bytes;
@@ -108,7 +108,7 @@ pub(super) fn join_chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Unre
         let size = size.split(';').next().unwrap_or_default().trim();
         let size = usize::from_str_radix(size, 16).map_err(|_| BAD_REQUEST)?;
         if size == 0 {
-            // The line end before the empty line is the last chunk's, or the last trailer's.
+            // The line end before the empty line belongs to the last chunk or to the last trailer.
             let end = find(&rest[end..], b"\r\n\r\n").map(|at| end + at + 4);
             return Ok(end.map(|end| (body, bytes.len() - rest.len() + end)));
         }

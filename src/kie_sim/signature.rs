@@ -35,7 +35,7 @@ pub(super) enum Refusal {
     NotYetValid { start: Timestamp },
 }
 
-/// What signs and what checks: SigV4 is symmetric.
+/// The key that signs and checks: SigV4 is symmetric.
 pub(super) struct Credential {
     pub(super) id: String,
     pub(super) secret: String,
@@ -44,9 +44,9 @@ pub(super) struct Credential {
 }
 
 impl Credential {
-    /// A link to `path` (percent-encoded as in a URL) below the root of `files`, good from `now`, in whole seconds,
-    /// for `life`, in whole seconds too. `life` should lie between [`SHORTEST_LIFE`] and [`LONGEST_LIFE`]: a link
-    /// with any other is [`Refusal::Malformed`].
+    /// A link to `path` (percent-encoded as in a URL) below the root of `files`, good from `now` for `life`, both in
+    /// whole seconds. `life` should lie between [`SHORTEST_LIFE`] and [`LONGEST_LIFE`]: a link with any other life is
+    /// [`Refusal::Malformed`].
     pub(super) fn sign(&self, method: &str, files: &Url, path: &str, now: Timestamp, life: Duration) -> String {
         let date = now.strftime(DATE_FORMAT).to_string();
         let mut pairs: Vec<(String, String)> = [
@@ -71,7 +71,8 @@ impl Credential {
 
     /// Checks a request as it came: `host` is its Host header, `path` and `query` are still percent-encoded.
     ///
-    /// The signature comes before the dates: an end that the caller rewrote is a wrong signature, not a longer life.
+    /// The signature is checked before the dates: an end that the caller rewrote is a wrong signature, not a longer
+    /// life.
     pub(super) fn verify(
         &self,
         method: &str,
@@ -136,7 +137,7 @@ impl Credential {
     }
 }
 
-/// Whose signature the query carries.
+/// The id of the credential that the query names.
 pub(super) fn access_id(query: &str) -> Option<String> {
     let credential = value_of(&split(query), "X-Amz-Credential").ok()?;
     credential.split_once('/').map(|(id, _)| id.to_owned())
@@ -147,8 +148,8 @@ fn day_of(date: &str) -> &str {
     date.split_once('T').map_or(date, |(day, _)| day)
 }
 
-/// kie.ai's parameters come in no particular order, so a reader that counts on one must fail here too. The order
-/// follows from the signature: as good as random, and yet the function stays pure.
+/// kie.ai's parameters come in no particular order, so a reader that counts on an order must fail here, too. The order
+/// follows from the signature: it is as good as random, and yet the function stays pure.
 fn vary_order(pairs: &mut [(String, String)], tag: &[u8]) {
     for (index, byte) in (1..pairs.len()).rev().zip(tag) {
         pairs.swap(index, usize::from(*byte) % (index + 1));

@@ -1,6 +1,7 @@
-//! What befalls connections to the simulated kie.ai, whatever is asked on them.
+//! What happens to connections to the simulated kie.ai, whatever is asked on them.
 //!
-//! Connections are numbered as they are accepted, so that what befalls "all that are open" does not befall the next one.
+//! Connections are numbered as they are accepted, so that what happens to "all that are open" does not happen to the
+//! next one.
 
 use tokio::sync::watch;
 
@@ -8,11 +9,11 @@ use crate::clock::{Clock, Instant};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wire {
-    /// Up to this number, connections are reset,
+    /// Connections up to this number are reset.
     pub(super) reset: u64,
-    /// closed,
+    /// Connections up to this number are closed.
     pub(super) closed: u64,
-    /// or stay open and say nothing ever again.
+    /// Connections up to this number stay open and say nothing ever again.
     pub(super) mute: u64,
     /// Nothing is said on any connection.
     pub(super) silent_until: Option<Instant>,
@@ -20,14 +21,14 @@ pub(super) struct Wire {
     pub(super) hangs_up_until: Option<Instant>,
     /// Connections are refused.
     pub(super) refuses_until: Option<Instant>,
-    /// Whether the door has heard of that.
+    /// Whether the door has seen that connections are refused.
     pub(super) is_shut: bool,
 }
 
 /// What a connection is told about itself.
 pub(super) struct Line {
     number: u64,
-    /// Whether it may speak in spite of everything.
+    /// Whether the connection may speak in spite of everything.
     pub(super) is_exempt: bool,
     wire: watch::Receiver<Wire>,
     clock: Clock,
@@ -42,7 +43,7 @@ pub enum Ending {
 }
 
 impl Line {
-    /// `number` is that of a connection to kie.ai; the file host's have none, and nothing befalls them.
+    /// `number` is that of a connection to kie.ai. The file host's connections have none, and nothing happens to them.
     pub(super) fn new(number: Option<u64>, wire: &watch::Sender<Wire>, clock: Clock) -> Line {
         let is_exempt = number.is_none();
         Line { number: number.unwrap_or(u64::MAX), is_exempt, wire: wire.subscribe(), clock }

@@ -1,6 +1,7 @@
 //! An answer as a line of text, for `/sandbox`: `402`, `http-503; retry-after: 120`, `link; age: 900`.
 //!
-//! The first part says what, the others how. What has no words of its own has `header:` and `body:`.
+//! The first part says what to answer, the other parts say how. For an answer without words of its own there are
+//! `header:` and `body:`.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ impl std::str::FromStr for Answer {
         if text.chars().any(char::is_control) {
             return Err(unknown(text));
         }
-        // These may hold semicolons themselves, and nothing follows them.
+        // Templates and links may hold semicolons themselves, and nothing follows them.
         for (name, make) in [("like", Answer::link_like as fn(&str) -> Answer), ("is", |link| Answer::link_is(link))] {
             if let Some(rest) = value(text, name) {
                 return Ok(make(rest));

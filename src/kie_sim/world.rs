@@ -1,4 +1,4 @@
-//! The state of the simulation: its settings, its clock, its chance, its files, what it is told, and what has happened.
+//! The state of the simulation: settings, clock, randomness, files, what it is told to do, and what has happened.
 //!
 //! It does not know HTTP.
 
@@ -37,14 +37,14 @@ pub struct World {
     /// Mints that arrived, answered or not.
     pub mints: watch::Sender<usize>,
     pub(super) wire: watch::Sender<Wire>,
-    /// Those to kie.ai that were accepted so far.
+    /// How many connections to kie.ai were accepted so far.
     connections: AtomicU64,
-    /// Apart from the rest, because signing takes its time.
+    /// Under a lock of its own, because signing takes its time.
     links: Mutex<Links>,
     state: Mutex<State>,
 }
 
-/// Under one lock, so that who sees a request counted also finds it held.
+/// Under one lock, so that a test which sees a request counted also finds it held.
 pub(super) struct State {
     pub(super) config: Config,
     pub(super) script: Script,
@@ -56,7 +56,7 @@ pub(super) struct State {
     pub(super) switched: BTreeMap<String, String>,
 }
 
-/// What is to be answered. It is consulted when a request leaves the gate, so it may be written while requests are
+/// What is to be answered. The script is read when a request leaves the gate, so it may be written while requests are
 /// held.
 pub struct Script {
     /// The answer to a mint, if nothing else is said here.
@@ -67,13 +67,13 @@ pub struct Script {
     pub by_source: HashMap<String, Answer>,
     /// The answer to `GET /api/v1/chat/credit`.
     pub credit: Answer,
-    /// The keys that are accepted; `None`: any.
+    /// The keys that are accepted; `None` accepts any key.
     pub keys: Option<Vec<SecretString>>,
-    /// What the others hear.
+    /// The answer to calls with any other key.
     pub refusal: Answer,
-    /// What all calls hear in the place of their answers: the whole account is refused.
+    /// The answer to all calls, in the place of their own: the whole account is refused.
     pub account: Option<Answer>,
-    /// What a request hears that is not the first on its connection.
+    /// The answer to a request that is not the first on its connection.
     pub kept: Option<Answer>,
     /// kie.ai's own clock, the file host's included, is ahead of the machine's, or behind where negative.
     pub clock_off_seconds: i64,
@@ -87,8 +87,8 @@ pub(super) struct Content {
 }
 
 impl World {
-    /// `key` is the only API key it accepts, any where it is `None`; `files` the address under which callers reach the
-    /// file host, and `seed` the beginning of all randomness: failures, session ids, the keys that sign links.
+    /// `key` is the only API key that is accepted; `None` accepts any key. `files` is the address under which callers
+    /// reach the file host. `seed` begins all randomness: failures, session ids, the keys that sign links.
     ///
     /// # Errors
     /// When the settings make no sense, or no link can lead to the file host.
@@ -158,12 +158,12 @@ impl World {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By kie.ai's clock.
+    /// The time by kie.ai's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.now_and_life().0
     }
 
-    /// And the usual life of a link, at once.
+    /// The time by kie.ai's clock and the usual life of a link, read together.
     pub(super) fn now_and_life(&self) -> (Timestamp, Duration) {
         let (off, life) = {
             let state = self.state();
@@ -180,7 +180,7 @@ impl World {
 }
 
 impl State {
-    /// Takes effect at once, also for links: those minted from now on. A new quota begins full.
+    /// Takes effect at once, also for the life of links that are minted from now on. A new quota begins full.
     pub(super) fn reconfigure(&mut self, config: Config, now: Instant) -> Result<(), Error> {
         config.check()?;
         if self.config.quota != config.quota {
@@ -190,7 +190,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether this call is one of those that fail for no reason, and how.
+    /// How this call fails, if it is one of the calls that fail for no reason.
     pub(super) fn failure(&mut self) -> Option<Answer> {
         // `f64()` is below 1, so a rate of 1 fails every call and a rate of 0 none.
         if self.random.f64() >= self.config.failure_rate {
@@ -206,19 +206,19 @@ impl World {
         self.state().record.hold();
     }
 
-    /// All that wait go on, and later ones do not wait.
+    /// All requests that wait go on, and later requests do not wait.
     pub fn release(&self) {
         self.state().record.release();
     }
 
-    /// The one that waits longest goes on; where none waits, the next to arrive will not.
+    /// The request that waits longest goes on; where none waits, the next request to arrive will not wait.
     pub fn release_one(&self) {
         self.state().record.release_one();
     }
 
     pub(super) fn arrive(self: &Arc<Self>, request: &mut Request) -> Arrival {
         request.at = self.clock.now().since(self.started);
-        // Before the lock, which is held as shortly as may be: a test's next order waits for it.
+        // Before the lock, which is held as shortly as may be: a test's next call waits for it.
         let copy = request.clone();
         let mut state = self.state();
         let State { config, record, .. } = &mut *state;
@@ -234,24 +234,24 @@ impl World {
     }
 }
 
-/// What befalls connections to kie.ai; the file host's are left alone.
+/// What happens to connections to kie.ai; the file host's connections are left alone.
 impl World {
-    /// All that are open are reset.
+    /// All open connections are reset.
     pub fn reset_connections(&self) {
         self.wire.send_modify(|wire| wire.reset = self.connections());
     }
 
-    /// All that are open are closed.
+    /// All open connections are closed.
     pub fn close_connections(&self) {
         self.wire.send_modify(|wire| wire.closed = self.connections());
     }
 
-    /// All that are open stay open and say nothing ever again; new ones are fine.
+    /// All open connections stay open and say nothing ever again; new connections work.
     pub fn mute_connections(&self) {
         self.wire.send_modify(|wire| wire.mute = self.connections());
     }
 
-    /// Nothing is answered on any connection for this long; what was asked meanwhile is answered then.
+    /// Nothing is answered on any connection for this long; what was asked meanwhile is answered after that.
     pub fn be_silent(&self, length: Duration) {
         let until = Some(self.clock.now() + length);
         self.wire.send_modify(|wire| wire.silent_until = until);
@@ -263,8 +263,8 @@ impl World {
         self.wire.send_modify(|wire| wire.hangs_up_until = until);
     }
 
-    /// Connections are reset and new ones refused, for this long; 0 ends it. It has happened when [`World::door_is`]
-    /// says so.
+    /// Connections are reset and new ones refused, for this long; 0 ends it. [`World::door_is`] tells when it has taken
+    /// effect.
     pub fn refuse_connections(&self, length: Duration) {
         let until = Some(self.clock.now() + length);
         self.wire.send_modify(|wire| wire.refuses_until = until);
@@ -289,7 +289,7 @@ impl World {
         self.state().record.requests.clone()
     }
 
-    /// Every `data` that was given as a link, in that order.
+    /// Every `data` that was given as a link, in the order in which it was given.
     pub fn links_given(&self) -> Vec<String> {
         self.links().given.clone()
     }
@@ -315,9 +315,9 @@ impl World {
     }
 }
 
-/// Whether it is one of these.
 pub(super) fn accepts(keys: &[SecretString], key: &str) -> bool {
-    // The one place that exposes them. `==` may tell by its timing how much of a guess is right: they open nothing.
+    // The one place that exposes these keys. `==` may tell by its timing how much of a guess is right: the keys open
+    // nothing.
     keys.iter().any(|known| known.expose_secret() == key)
 }
 
@@ -372,7 +372,7 @@ pub(super) mod tests {
             *self.passed.lock().unwrap() += time;
         }
 
-        /// As kielink sends it.
+        /// Asks with the headers that kielink sends.
         pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> super::super::connection::tests::Reply {
             let head = format!("User-Agent: test\r\nAuthorization: Bearer {KEY}\r\n");
             super::super::connection::tests::ask(&self.world, Host::Kie, method, path, &head, body).await

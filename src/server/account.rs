@@ -1,4 +1,5 @@
-//! The account of a connection's requests and answers: whose turn it is, and what answers of HTTP/2 take until they are read.
+//! Keeps account of one connection's requests and answers: whose turn it is, and how much memory answers over HTTP/2
+//! take until the peer has read them.
 
 use std::{
     convert::Infallible,
@@ -28,16 +29,16 @@ pub(super) struct Account<S> {
 }
 
 impl<S> Account<S> {
-    /// `keep_alive` is what answers say of a connection that stays open; those of HTTP/2 are charged to `crowd`.
+    /// `keep_alive` is what an answer says of a connection that stays open. Answers over HTTP/2 are charged to `crowd`.
     pub(super) fn new(service: S, activity: &Activity, keep_alive: Option<HeaderValue>, crowd: &Crowd) -> Account<S> {
         Account { activity: activity.clone(), keep_alive, crowd: crowd.clone(), service }
     }
 }
 
-/// What an answer of HTTP/2 takes beside its body until it is read (measured).
+/// Bytes that an answer over HTTP/2 takes beside its body until the peer has read it (measured).
 const ANSWER_BYTES: usize = 2 * 1024;
 
-/// Why an answer of HTTP/2 is not given: those that wait to be read take all the room there is.
+/// Why an answer over HTTP/2 is not given: the answers that wait to be read have used up the budget.
 #[derive(Debug, thiserror::Error)]
 #[error("too many answers wait to be read")]
 pub(super) struct NoRoom;
@@ -93,9 +94,9 @@ fn closes(headers: &HeaderMap) -> bool {
 pub(super) struct Answer {
     body: Body,
     under_way: UnderWay,
-    /// Over HTTP/2.
+    /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
-    /// For its head, and for its body, where that is one piece. Gone with the last piece.
+    /// For the answer's head, and for a body that is one piece. Goes with the last piece.
     charge: Option<Charge>,
     is_over: bool,
 }
@@ -127,7 +128,7 @@ impl AsRef<[u8]> for Piece {
 }
 
 impl Answer {
-    /// Over HTTP/2 a piece is charged until it is sent. Of a body in pieces each is charged when it is made.
+    /// Over HTTP/2 a piece is charged until it is sent. Where a body comes in pieces, each is charged when it is made.
     fn charged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, NoRoom> {
         let Some(crowd) = &self.crowd else { return Ok(frame) };
         let bytes = match frame.into_data() {
@@ -155,8 +156,8 @@ impl hyper::body::Body for Answer {
         this.under_way.is_ours(frame.is_pending());
         match frame {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
-            // The head of an answer without a body waits for the peer as well, and a Location in it is a link: an empty piece goes
-            // behind it.
+            // An answer without a body waits for its peer, too, and a `Location` in its head is a link: an empty piece
+            // goes behind the head, so that the wait is seen.
             Poll::Ready(None) => {
                 this.is_over = true;
                 Poll::Ready(this.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
@@ -171,7 +172,7 @@ impl hyper::body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         if self.charge.is_some() && self.body.is_end_stream() {
-            // Of the answer to a HEAD, it would become the Content-Length.
+            // hyper would make it the Content-Length of an answer to HEAD.
             return SizeHint::default();
         }
         self.body.size_hint()

@@ -1,4 +1,4 @@
-//! What a connection is at: who has to act next. Noted by those who see it: its stream, and its service.
+//! What a connection is at: who has to act next. The connection's stream and its service note here what they see.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,12 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 
-/// HTTP/2 reads no more at a time: then the requests that came with it have their turn, and drop their heads. A byte of a head can stand
-/// for a header that takes 72 in memory, and whatever has arrived is read before the first request is looked at.
+/// HTTP/2 reads at most so many bytes at a time. Then the requests among them have their turn, and drop their heads:
+/// HTTP/2 reads all that has arrived before the first request is looked at, and one byte of a head can stand for a
+/// header that takes 72 bytes in memory.
 pub(super) const BYTES_A_TURN: usize = 512;
 
-/// Of one connection. Cheap to clone.
+/// What one connection is at. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Activity(Arc<Inner>);
 
@@ -26,9 +27,9 @@ pub(super) struct Activity(Arc<Inner>);
 struct Inner {
     /// Requests that wait for us: for their answer, or for the next part of it.
     ours: AtomicUsize,
-    /// They, and those whose answer is not yet handed over to the last byte.
+    /// Requests whose answer is not yet handed over to the last byte; `ours` are among them.
     open: AtomicUsize,
-    /// Those of `ours` that wait for the peer's body.
+    /// Requests among `ours` that wait for the peer to send more of their body.
     awaited: AtomicUsize,
     begun: AtomicU64,
     /// Goes up whenever a request begins or ends, a part of its body comes, or a part of an answer is taken.
@@ -42,9 +43,9 @@ struct Inner {
     is_http_2: AtomicBool,
     /// Bytes of answers that wait to be read, over HTTP/2.
     held: AtomicUsize,
-    /// Since when each piece of them does, the oldest first.
+    /// Since when each piece of these answers waits, the oldest first.
     untaken: Mutex<Untaken>,
-    /// Whether it has to go at once.
+    /// Whether the connection has to go at once.
     is_cut: AtomicBool,
     /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
     looks_again: AtomicBool,
@@ -79,7 +80,7 @@ pub(super) enum Phase {
 }
 
 impl Activity {
-    /// And a number that changes with everything that happens.
+    /// The phase, and a number that changes with everything that happens.
     pub(super) fn now(&self) -> (Phase, u64) {
         let inner = &*self.0;
         let (ours, awaited) = (inner.ours.load(Relaxed), inner.awaited.load(Relaxed));
@@ -123,7 +124,7 @@ impl Activity {
         }
     }
 
-    /// It holds so many bytes more.
+    /// The connection's answers hold so many bytes more.
     pub(super) fn holds(&self, bytes: usize) {
         self.0.held.fetch_add(bytes, Relaxed);
     }
@@ -141,7 +142,7 @@ impl Activity {
         self.untaken().since.first_key_value().map(|(_, since)| *since)
     }
 
-    /// A piece of an answer is the peer's to take from now on. By this number it is known.
+    /// From now on it is the peer's turn to take a piece of an answer. Returns the piece's number.
     pub(super) fn hands_over(&self) -> u64 {
         let mut untaken = self.untaken();
         let number = untaken.next;
@@ -152,7 +153,7 @@ impl Activity {
         number
     }
 
-    /// It has been taken, or will never be.
+    /// The piece has been taken, or never will be.
     pub(super) fn takes_off(&self, number: u64) {
         self.untaken().since.remove(&number);
         self.0.moves.fetch_add(1, Relaxed);
@@ -176,7 +177,8 @@ impl Activity {
         (self.0.begun.load(Relaxed), self.0.open.load(Relaxed))
     }
 
-    /// `poll` must poll the connection, which then reads. Whether something has arrived that it does not know of yet.
+    /// Whether bytes have arrived that the connection does not know of yet. `poll` must poll the connection, which then
+    /// reads.
     pub(super) fn has_unread(&self, poll: impl FnOnce()) -> bool {
         self.0.has_unread.store(false, Relaxed);
         self.0.looks_again.store(true, Relaxed);
@@ -193,7 +195,7 @@ impl Activity {
         self.0.has_unread.store(true, Relaxed);
     }
 
-    /// To be called before the connection is polled: until the next time, HTTP/2 reads so many bytes.
+    /// To be called before the connection is polled: until the next call, HTTP/2 reads at most `BYTES_A_TURN`.
     pub(super) fn takes_its_turn(&self) {
         self.0.may_read.store(BYTES_A_TURN, Relaxed);
     }
@@ -206,7 +208,7 @@ impl Activity {
         self.0.may_read.fetch_sub(bytes, Relaxed);
     }
 
-    /// To be called by the connection's task, before it looks.
+    /// To be called by the connection's task before it looks at what the connection is at.
     pub(super) fn wakes(&self, task: &Waker) {
         self.0.task.register(task);
     }
@@ -220,7 +222,7 @@ impl Activity {
         Question { body, activity: self.clone(), is_awaited: false }
     }
 
-    /// HTTP/2's requests are tasks of their own, and the connection's may have looked a moment ago.
+    /// Over HTTP/2 each request is a task of its own: the connection's task may have looked before this change.
     fn wake_for_stream(&self) {
         if self.is_http_2() {
             self.wake();
@@ -238,7 +240,7 @@ impl Activity {
     }
 }
 
-/// One request, until its answer is handed over; also when it is cancelled, it is over.
+/// One request, until its answer is handed over or the request is cancelled.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     activity: Activity,
@@ -250,7 +252,7 @@ impl UnderWay {
         &self.activity
     }
 
-    /// The peer has to take what it was given, or we have to give it more.
+    /// Says whose turn it is: ours to give the peer more, or the peer's to take what it was given.
     pub(super) fn is_ours(&mut self, is_ours: bool) {
         let inner = &*self.activity.0;
         match (self.is_ours, is_ours) {

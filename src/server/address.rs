@@ -33,7 +33,7 @@ impl Address {
 }
 
 impl Address {
-    /// For a message of what is wrong with it. SECURITY: a host that is no word may be a key in the wrong place.
+    /// The address as error messages show it. SECURITY: a host that is no word may be a key in the wrong place.
     pub fn shown(&self) -> String {
         match self {
             Address::Tcp { host, .. } if host.parse::<IpAddr>().is_err() && misplaced::may_be_a_key(host) => {
@@ -44,7 +44,7 @@ impl Address {
         }
     }
 
-    /// As a bound socket names itself: by number. A name that cannot be resolved has none. Blocks.
+    /// The addresses by number, as bound sockets name themselves: none for a name that cannot be resolved. Blocks.
     pub fn resolved(&self) -> Vec<Address> {
         match self {
             Address::Tcp { host, port } => {

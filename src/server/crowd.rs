@@ -13,16 +13,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
 
-/// So many connections without a place may, at a time, wait for one or be told that there is none. Further ones are dropped without a
-/// word.
+/// How many connections without a place may at one time wait for a place, or be told that there is none. Connections
+/// beyond that are dropped without a word.
 const AT_THE_DOOR: usize = 64;
 const FEW_AT_THE_DOOR: usize = 8;
 
-/// How long one waits for the place of another that was asked to go, which happens at once if it happens at all.
+/// How long a new connection waits for the place of a connection that was asked to go: that one goes at once or not at
+/// all.
 const SOON: Duration = Duration::from_millis(200);
 
-/// A connection may have so many bytes of answers waiting that are charged to nobody else: an answer or a few find room however many
-/// wait on others.
+/// So many bytes of answers may wait on a connection before they count against the budget of all connections: an answer
+/// or a few find room, however many bytes wait on other connections.
 const OWN_UNREAD: usize = 16 * 1024;
 
 /// All connections of one interface. Cheap to clone.
@@ -36,12 +37,12 @@ struct Shared {
     offers: Mutex<Offers>,
     turned_away: AtomicU64,
     door: Arc<Semaphore>,
-    /// A permit for each byte of answers that may wait to be read, over HTTP/2: of all connections together.
+    /// A permit for each byte of answers that may wait to be read over HTTP/2, on all connections together.
     unread: Arc<Semaphore>,
     unread_limit: usize,
 }
 
-/// Connections that would give way: the willing first, and of each kind the one that has offered it for longest.
+/// Connections that would give way: the willing first, and within each kind the oldest offer first.
 #[derive(Debug, Default)]
 struct Offers {
     next: u64,
@@ -54,7 +55,7 @@ struct Offers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Offer {
     Willing,
-    /// Where nobody is willing.
+    /// Gives way only where no connection is willing.
     Reluctant,
 }
 
@@ -63,7 +64,7 @@ pub(super) enum Offer {
 pub(super) struct Member {
     crowd: Crowd,
     activity: Activity,
-    /// Its offer to give way. Where that is not open any more, it was taken up.
+    /// The connection's offer to give way. An offer that is not among the open offers any more was taken up.
     offer: Option<(Offer, u64)>,
     number: u64,
     _place: OwnedSemaphorePermit,
@@ -79,7 +80,7 @@ impl Crowd {
             places: Arc::new(Semaphore::new(limit)),
             offers: Mutex::default(),
             turned_away: AtomicU64::default(),
-            // Each is an open file, too.
+            // Each connection at the door is an open file, too.
             door: Arc::new(Semaphore::new((limit / 4).clamp(FEW_AT_THE_DOOR, AT_THE_DOOR))),
             unread: Arc::new(Semaphore::new(unread)),
             unread_limit: unread,
@@ -96,13 +97,13 @@ impl Crowd {
         self.0.turned_away.load(Relaxed)
     }
 
-    /// A place, if there is one. It offers to give way until something is known of it.
+    /// A place, if there is one. The connection offers to give way until something is known of it.
     pub(super) fn enter(&self, activity: &Activity) -> Option<Member> {
         let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
         Some(self.member(activity, place))
     }
 
-    /// The place of one that was asked to go.
+    /// The place of a connection that was asked to go.
     pub(super) async fn enter_soon(&self, activity: &Activity) -> Option<Member> {
         let place = Arc::clone(&self.0.places).acquire_owned();
         let place = tokio::time::timeout(SOON, place).await.ok()?.ok()?;
@@ -112,14 +113,14 @@ impl Crowd {
     fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
         let mut offers = self.offers();
         let offer = offers.add(Offer::Reluctant, activity);
-        // Of its first offer: no other connection has it.
+        // The number of its first offer names the connection: no other connection has it.
         let (_, number) = offer;
         offers.all.insert(number, activity.clone());
         drop(offers);
         Member { crowd: self.clone(), activity: activity.clone(), offer: Some(offer), number, _place: place }
     }
 
-    /// Asks one of those that have offered it to go. Whether there is one.
+    /// Asks a connection that has offered to give way to go; false where there is none.
     pub(super) fn make_room(&self) -> bool {
         self.offers().ask_one_to_go()
     }
@@ -129,13 +130,14 @@ impl Crowd {
         Arc::clone(&self.0.door).try_acquire_owned().ok()
     }
 
-    /// Room for so many bytes of an answer, until it is read. Where there is none, the connection that holds most is ended, and whoever
-    /// asks now has to ask again: to wait with an answer in hand would take as much room.
+    /// Charges the connection for so many bytes of an answer, until the peer has read it. Where the budget is used up,
+    /// the connection that holds most is ended, and this peer has to ask again: an answer that waited here would take
+    /// just as much memory.
     pub(super) fn charge(&self, activity: &Activity, bytes: usize) -> Option<Charge> {
         let permits = if activity.held() + bytes <= OWN_UNREAD {
             None
         } else {
-            // Whatever is larger than all there is takes all there is.
+            // An answer larger than the whole budget takes the whole budget.
             let permits = u32::try_from(bytes.min(self.0.unread_limit)).unwrap_or(u32::MAX);
             let Ok(permits) = Arc::clone(&self.0.unread).try_acquire_many_owned(permits) else {
                 self.cut_the_largest();
@@ -180,7 +182,7 @@ impl Offers {
 }
 
 impl Member {
-    /// From now on it would give way, as the last of its kind.
+    /// From now on the connection would give way, after all that have made the same offer before.
     pub(super) fn offer(&mut self, offer: Offer) {
         let crowd = self.crowd.clone();
         let mut offers = crowd.offers();
@@ -203,7 +205,7 @@ impl Member {
         self.offer.is_some_and(|offer| !self.crowd.offers().open.contains_key(&offer))
     }
 
-    /// Takes its offer back. Where it was asked to go meanwhile, another is asked in its place.
+    /// Takes the offer back. If the connection was asked to go meanwhile, another connection is asked in its place.
     fn stay(&mut self, offers: &mut Offers) {
         if let Some(offer) = self.offer.take()
             && offers.open.remove(&offer).is_none()
@@ -364,7 +366,7 @@ mod tests {
         drop(third);
         assert!(!first.is_asked_to_go());
         assert_eq!(crowd.present(), 2);
-        // And nobody who has gone.
+        // Nor is a connection asked that has gone.
         drop(first);
         assert!(!crowd.make_room());
     }

@@ -1,10 +1,10 @@
 //! Requests that two readers could cut at different places (request smuggling, RFC 9112 section 11.2).
 //!
-//! hyper is as lenient as the RFC lets it be: it takes a bare LF for a line's end, and of `Content-Length` beside
-//! `Transfer-Encoding` no service ever sees a trace. A proxy in front may have read the same bytes otherwise. So the heads
-//! of HTTP/1 are watched on their way in, byte for byte as the peer sent them; nothing is changed or held back. What is
-//! found travels to the service in the request's extensions. What goes out is left alone, too, but for hyper's own answers
-//! to what it cannot parse (`unserved`).
+//! hyper is as lenient as the RFC lets it be: it takes a bare LF for a line's end, and does not let a service see that
+//! `Content-Length` stood beside `Transfer-Encoding`. A proxy in front may have read the same bytes differently. So the
+//! heads of HTTP/1 are watched on their way in, byte for byte as the peer sent them; nothing is changed or held back.
+//! What is found travels to the service in the request's extensions. What goes out is left alone, too, but for hyper's
+//! own answers to what it cannot parse (`unserved`).
 
 use std::{
     collections::VecDeque,
@@ -28,10 +28,11 @@ use super::{
 /// What HTTP/2 begins with; its first line looks like a head's (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Of a line that comes in pieces no more is kept: longer than the names and values that matter here. hyper has the whole.
+/// At most so many bytes are kept of a line that comes in pieces: more than the names and values that matter here need.
+/// hyper has the whole line.
 const KEPT_BYTES: usize = 256;
 
-/// Why it is unclear where a request ends; in its extensions. The service answers it with 400.
+/// Why it is unclear where a request ends. Travels in the request's extensions; the service answers with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ambiguous {
     BareLineFeed,
@@ -40,15 +41,15 @@ pub(crate) enum Ambiguous {
     LengthAndEncoding,
     BadLength,
     UnknownEncoding,
-    /// It follows another that should have been the last.
+    /// The request follows another that should have been the last.
     Unseen,
 }
 
-/// In a request's extensions: its answer must say `Connection: close`.
+/// In a request's extensions: the answer must say `Connection: close`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LastRequest;
 
-/// In a request's extensions: its head is larger than any may be, though it could be read. The service answers it with 431.
+/// In a request's extensions: the head could be read, but is larger than a head may be. The service answers with 431.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadTooLarge;
 
@@ -70,9 +71,9 @@ impl Ambiguous {
 /// What is known of one head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Its end, and its body's, is where everybody sees it.
+    /// Every reader sees the end of the head, and of its body, at the same place.
     Clear,
-    /// Clear, but the body's end is hyper's to find: nothing that follows on this connection is watched, or served.
+    /// Clear, but only hyper finds where the body ends: what follows on this connection is neither watched nor served.
     ClearAndLast,
     Refused(Ambiguous),
     TooLarge,
@@ -82,7 +83,7 @@ enum Verdict {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heads(Arc<Mutex<VecDeque<Read>>>);
 
-/// One that was read to its end, or to where it is refused.
+/// A head that was read to its end, or to where it is refused.
 #[derive(Debug)]
 struct Read {
     verdict: Verdict,
@@ -100,7 +101,8 @@ impl Heads {
         if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
             request.extensions_mut().insert(HeadTooLarge);
         } else if request.version() < Version::HTTP_2 {
-            // SECURITY: where hyper sees a request and the reader none, they disagree, and nothing of it is served.
+            // SECURITY: where hyper sees a request and our reader sees none, the two disagree, and the request is not
+            // served.
             let read = self.lock().pop_front();
             let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
             let extensions = request.extensions_mut();
@@ -136,23 +138,23 @@ enum At {
     Body(u64),
     /// So many bytes of HTTP/2's preface are still to come, if it is one.
     Preface(usize),
-    /// HTTP/2, or a body of chunks, whatever comes after which is not served.
+    /// HTTP/2, or a body of chunks; what comes after such a body is not served.
     Unwatched,
-    /// A head that is refused, or larger than any may be; where it ends does not matter any more.
+    /// A head that is refused, or larger than a head may be. Where it ends does not matter any more.
     Refused(Head),
 }
 
 #[derive(Debug, Default)]
 struct Head {
-    /// The beginning of the part of the present line that earlier reads brought, at most `KEPT_BYTES`.
+    /// Earlier reads brought a part of the present line. This is the beginning of that part, at most `KEPT_BYTES`.
     kept: Vec<u8>,
-    /// That part's last byte; where it is longer than what is kept, that it is.
+    /// The last byte of that part, and whether the part is longer than what is kept.
     last: Option<u8>,
     is_cut: bool,
     /// Bytes of this head so far.
     length: usize,
     has_request_line: bool,
-    /// Its first line alone takes more than half of what a head may have.
+    /// Whether the first line alone takes more than half of what a head may have.
     has_long_target: bool,
     is_connect: bool,
     content_length: Option<Result<u64, Ambiguous>>,
@@ -176,7 +178,7 @@ impl<S> Framing<S> {
 }
 
 impl<S: AsyncRead + Unpin> Framing<S> {
-    /// SECURITY: a little of it in each turn of the connection (`BYTES_A_TURN`).
+    /// SECURITY: reads a little in each turn of the connection (`BYTES_A_TURN`), not all that has come.
     fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let activity = &self.reader.activity;
         let mut bytes = [MaybeUninit::uninit(); BYTES_A_TURN];
@@ -258,7 +260,7 @@ impl HeadReader {
         }
     }
 
-    /// What is known of the head that hyper could not parse: whether it is its first line that is too long, and its
+    /// What is known of the head that hyper could not parse: whether its first line is too long, and its
     /// `X-Request-Id`.
     fn unparsed(&self) -> (bool, Option<Box<[u8]>>) {
         if let Some(read) = self.heads.lock().pop_front() {
@@ -299,7 +301,7 @@ impl Head {
         if before_end != Some(b'\r') {
             return refused(Ambiguous::BareLineFeed);
         }
-        // Cut or not, its beginning tells what it is.
+        // Cut or not, a line's beginning tells what the line is.
         let line = kept.strip_suffix(b"\r\n").unwrap_or(&kept);
         if !self.has_request_line {
             // An empty line before the request line is passed over (RFC 9112 section 2.2).
@@ -338,11 +340,12 @@ impl Head {
         None
     }
 
-    /// The head is over: what is to be thought of it, and what follows.
+    /// The head is over: the verdict on it, and what follows.
     fn end(&self) -> (Option<Verdict>, At) {
         let refused = |why| (Verdict::Refused(why), At::Refused(Head::default()));
         let (verdict, next) = match (self.content_length, self.transfer_encoding) {
-            // hyper has as much room as an earlier body needed, and may have read more than it would otherwise.
+            // hyper keeps the buffer that an earlier body needed, and may have read a larger head into it than it would
+            // otherwise.
             _ if self.length > MAX_HEAD_BYTES => (Verdict::TooLarge, At::Refused(Head::default())),
             (Some(_), Some(_)) => refused(Ambiguous::LengthAndEncoding),
             (Some(Err(why)), None) | (None, Some(Err(why))) => refused(why),
@@ -356,7 +359,7 @@ impl Head {
     }
 }
 
-/// Digits and nothing else: `+5` and `5, 5` are numbers to some.
+/// Digits and nothing else: `+5` and `5, 5` are numbers to some readers.
 fn number(value: &[u8]) -> Result<u64, Ambiguous> {
     let digits = value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| digits);
@@ -425,7 +428,7 @@ impl<S> Framing<S> {
     }
 }
 
-/// RFC 9113 section 10.5.1, but for the few bytes of pseudo-headers' names.
+/// The size of a header list (RFC 9113 section 10.5.1), without the few bytes of the pseudo-headers' names.
 fn list_size<B>(request: &Request<B>) -> usize {
     const OF_EACH: usize = 32;
     let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
@@ -525,8 +528,8 @@ mod tests {
         }
     }
 
-    /// What is found in a request's extensions where `text` was read before: whether it is the last on its connection, whether its head
-    /// is too large, and why it is refused.
+    /// What a request's extensions say after `text` was read: whether the request is the last on its connection,
+    /// whether its head is too large, and why it is refused.
     fn found(text: &str, mut request: Request<()>) -> (bool, bool, Option<Ambiguous>) {
         let heads = Heads::default();
         HeadReader::new(heads.clone(), Activity::default()).saw(text.as_bytes());
@@ -546,12 +549,12 @@ mod tests {
             ("", (true, false, Some(Ambiguous::Unseen))),
         ] {
             for version in [Version::HTTP_10, Version::HTTP_11] {
-                // By the bytes that came, and not by what a list of them would take.
+                // The bytes that came are counted, not what a list of headers would take.
                 let request = Request::builder().version(version).header("x", &long).body(()).unwrap();
                 assert_eq!(found(text, request), expected, "{text:.40} {version:?}");
             }
         }
-        // HTTP/2 has no text, and a limit on what a list takes.
+        // HTTP/2 has no text: there what a list of headers takes is limited.
         for (bytes, is_too_large) in [(MAX_HEAD_BYTES - 34, false), (MAX_HEAD_BYTES - 33, true)] {
             let request = Request::builder().version(Version::HTTP_2).uri("/").header("x", &long[..bytes]);
             assert_eq!(found("", request.body(()).unwrap()), (false, is_too_large, None), "{bytes}");

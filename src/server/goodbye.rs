@@ -1,4 +1,5 @@
-//! The stream itself: tells whether the peer takes what is written, and has a moment's patience at the end, which hyper has not.
+//! The stream itself: tells whether the peer takes what is written, and waits a moment for the peer at the end, which
+//! hyper does not.
 
 use std::{
     io::{self, IoSlice},
@@ -15,12 +16,13 @@ use tokio::{
 
 use super::activity::Activity;
 
-/// Closing over what the peer still sends is a reset, which would take the last answer along. So after that answer what comes
-/// is read away for so long, and for so many bytes: a little more than the largest body that may be refused.
+/// To close while the peer still sends is a reset, and a reset would take the last answer along. So after that answer
+/// we read and discard what comes, for so long and for so many bytes: a little more than the largest body that may be
+/// refused.
 const GOODBYE: Duration = Duration::from_millis(500);
 const GOODBYE_BYTES: usize = 8 * 1024 * 1024;
 
-/// A stream that can be asked for more than its last announcement told.
+/// A stream that can be asked for bytes that have not been announced yet.
 pub(super) trait HasUnread {
     /// Whether bytes have arrived that were not read.
     fn has_unread(&self) -> bool;
@@ -29,7 +31,7 @@ pub(super) trait HasUnread {
 pub(super) struct Goodbye<S> {
     stream: S,
     activity: Activity,
-    /// Once our side is shut.
+    /// Runs once our side is shut.
     goodbye: Option<Pin<Box<Sleep>>>,
     discarded: usize,
 }
@@ -72,7 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes once it has handed over everything: a peer that takes a byte now and then has not taken that.
+    /// hyper flushes once it has handed over everything: only then has the peer taken it all, and not when it takes a
+    /// byte now and then.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
@@ -129,7 +132,7 @@ mod tests {
             stream.flush().await
         };
         let reading = async {
-            // What the pipe holds is taken as far as we know.
+            // As far as we know, the peer has taken what the pipe holds.
             for _ in 0..4096 - 64 {
                 assert_eq!(activity.now(), (Phase::Unread, before.1));
                 theirs.read_u8().await.unwrap();
@@ -155,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_peer_still_sends_is_read_away_for_a_moment_and_no_longer() {
-        // One that goes on for a while and closes, and one that never does.
+        // A peer that goes on for a while and closes, and a peer that never closes.
         for closes in [true, false] {
             let (mine, mut theirs) = tokio::io::duplex(64);
             let mut stream = Goodbye::new(mine, Activity::default());

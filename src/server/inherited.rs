@@ -1,5 +1,5 @@
-//! Listening sockets that came with the process: socket activation as systemd does it (`sd_listen_fds(3)`). They outlive
-//! it, so that a restart loses no connection: whoever comes meanwhile waits in the socket's own queue.
+//! Listening sockets that came with the process: socket activation as systemd does it (`sd_listen_fds(3)`). The sockets
+//! outlive the process, so that a restart loses no connection: new connections wait in the socket's own queue.
 
 use std::io::{self, ErrorKind};
 
@@ -10,15 +10,16 @@ use super::Bound;
 /// A socket that was handed over.
 #[derive(Debug)]
 pub struct Inherited {
-    /// What the one who handed it over calls it; of a systemd socket unit's, the unit's name by default. May be empty.
+    /// The name that the socket was handed over with: a systemd socket unit gives its own name by default. May be
+    /// empty.
     pub name: String,
-    /// It accepts already.
+    /// The socket accepts already.
     pub bound: Bound,
 }
 
 impl Inherited {
-    /// Takes every socket that `LISTEN_FDS` announces to this process; `names` is `LISTEN_FDNAMES`. To be called once, while
-    /// the process has one thread: it reads the environment and takes `LISTEN_FDS` out of it.
+    /// Takes every socket that `LISTEN_FDS` announces to this process; `names` is `LISTEN_FDNAMES`. To be called once,
+    /// while the process has one thread: it reads the environment and takes `LISTEN_FDS` out of it.
     ///
     /// # Errors
     /// When one of them is neither a TCP nor a Unix stream socket.

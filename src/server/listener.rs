@@ -30,8 +30,8 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub enum Bound {
     Tcp(StdTcpListener),
-    /// Without a file where somebody else made it, and will remove it. The file is dropped first: as long as the socket is
-    /// there, no successor's file has its inode.
+    /// `None` where somebody else made the socket's file, and will remove it. The file is dropped before the socket: as
+    /// long as the socket is there, no successor's file has its inode.
     Unix(Option<SocketFile>, StdUnixListener),
 }
 
@@ -90,7 +90,7 @@ impl Bound {
             }
             Bound::Unix(_, listener) => {
                 let address = listener.local_addr().expect("a bound listener has an address");
-                // Others are not taken.
+                // A Unix socket without a path is not taken.
                 Address::Unix(address.as_pathname().expect("a Unix socket has a path").to_owned())
             }
         }
@@ -140,8 +140,8 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
         }
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // SECURITY: the file's permissions are all that guards it. On Linux it takes over the socket's when it is made, so
-    // that it is never open to others; what the umask took away comes after.
+    // SECURITY: the file's permissions are all that guards the socket. On Linux the file gets the socket's permissions
+    // when it is made, so that it is never open to others; what the umask took away is put back afterwards.
     fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::of(path)?;
@@ -195,7 +195,7 @@ impl HasUnread for Stream {
             Either::Left(stream) => SockRef::from(stream),
             Either::Right(stream) => SockRef::from(stream),
         };
-        // It does not wait: the sockets are non-blocking.
+        // `peek` does not wait: the sockets are non-blocking.
         matches!(socket.peek(&mut [MaybeUninit::uninit()]), Ok(1..))
     }
 }

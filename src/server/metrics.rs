@@ -1,4 +1,4 @@
-//! What it counts of an interface's connections.
+//! What the server counts of an interface's connections.
 
 use prometheus_client::registry::Registry;
 

@@ -62,42 +62,44 @@ pub(crate) use self::{
 /// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What h2 reads of a head: beyond it, it has a bare answer of its own. Where memory is ample, we say what is wrong with heads up to
-/// the larger one; where it is little, the longest URI fits, or 512 headers without values, which take 36 KiB.
+/// How much of a head h2 reads; a longer head gets a bare answer of h2's own. Where memory is ample, the larger number
+/// leaves room to say what is wrong with a head. Where memory is little, the longest URI fits, or 512 headers without
+/// values, which take 36 KiB.
 pub(crate) const HEADER_LIST: u32 = 64 * 1024;
 pub(crate) const SMALL_HEADER_LIST: u32 = 16 * 1024 + 640;
 
 /// HTTP/2: streams a connection may have open, what may wait in its buffers, and what a peer may send unasked.
 pub(crate) const MAX_STREAMS: u32 = 256;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// A stream's body may be ahead of its reader by so much; hyper's own is sixteen times that, for downloads.
+/// How far a stream's body may be ahead of its reader. hyper's own window is sixteen times that, for downloads.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// As hyper has it, pinned: the streams of a connection share it.
+/// As hyper has it, pinned: the streams of a connection share this window.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RFC 9113 section 4.2: the least that every peer must be allowed.
 const FRAME_BYTES: u32 = 16 * 1024;
-/// Streams that a peer opened and reset before we looked (CVE-2023-44487; hyper allows 20, but a turn's bytes hold a dozen of them at
-/// most), and those that we had to reset for its errors (half of what may be open; hyper allows 1,024: CVE-2025-8671). Beyond them the
-/// connection ends.
+/// How many streams a peer may have opened and reset before we looked (CVE-2023-44487; hyper allows 20, but the bytes
+/// of a turn hold a dozen such streams at most), and how many we may have had to reset for the peer's errors (half of
+/// what may be open; hyper allows 1,024: CVE-2025-8671). Beyond either number the connection ends.
 const PENDING_RESETS: usize = 4;
 const LOCAL_RESETS: usize = 128;
 
 /// How long a connection that is turned away may take to hear it.
 const GOODBYE: Duration = Duration::from_millis(200);
 
-/// How often it is tried to accept where open files are used up: at once again, where a connection has been asked to go.
+/// How long to wait before accepting again where open files are used up: the shorter time where a connection has been
+/// asked to go.
 const NO_FILES: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
 
-/// Of one interface.
+/// The settings of one interface.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: Vec<Address>,
     pub connections: usize,
     pub gives_way: GivesWay,
-    /// For a head to arrive, and for an answer to be read where another needs the place.
+    /// How long a head may take to arrive, and an answer to be read where another connection needs the place.
     pub header_timeout: Duration,
-    /// Between requests.
+    /// How long a connection may stay open between requests.
     pub idle_timeout: Duration,
     /// HTTP/2 streams that a connection may have open.
     pub streams: u32,
@@ -188,7 +190,8 @@ impl Server {
         }
     }
 
-    /// Where there is no place, another may make room; else the new one hears why it has none.
+    /// Gives a new connection a place. Where there is none, another connection may make room; otherwise the new
+    /// connection is told why it has no place.
     async fn admit(&self, stream: Stream) {
         let (server, activity) = (self.clone(), Activity::default());
         if let Some(member) = self.crowd.enter(&activity) {
@@ -209,12 +212,12 @@ impl Server {
                 server.turn_away(stream).await;
             }
         });
-        // In a flood, too, the one that was asked has time to go.
+        // In a flood, too, the connection that was asked to go has time to go.
         tokio::task::yield_now().await;
     }
 
-    /// Says why and closes. What the peer has sent meanwhile is read away for a moment: closing over unread bytes is a
-    /// reset, which would take the answer along.
+    /// Says why and closes. For a moment we read and discard what the peer has sent meanwhile: to close over unread
+    /// bytes is a reset, and a reset would take the answer along.
     async fn turn_away(&self, mut stream: Stream) {
         let answer = (self.refuse)(Unserved::TooManyConnections, None);
         let goodbye = async {
@@ -227,7 +230,7 @@ impl Server {
 
     async fn connection(&self, stream: Stream, activity: Activity, member: Member) {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
-        // Its own timeout for heads runs between requests, too: ours is in `watch`.
+        // hyper's own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
         builder
             .http2()
@@ -260,7 +263,7 @@ impl Server {
         let mut is_ending = false;
         let ended = loop {
             tokio::select! {
-                // In this order: what has just come is read before it is asked how long nothing has.
+                // In this order: what has just come must be read before we ask how long nothing has come.
                 biased;
                 ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
                 () = self.ending.drain.cancelled(), if !is_ending => {
@@ -311,12 +314,14 @@ fn poll_turn<C: Future>(activity: &Activity, connection: Pin<&mut C>, cx: &mut C
     connection.poll(cx)
 }
 
-/// A file that is open for nothing: where all others are used up by somebody else, a connection takes its place.
+/// A file that is open for nothing: when something else has used up all other files, it is closed to make room for a
+/// connection.
 fn spare_file() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// What HTTP/1.1 callers hear of the time between requests: a second less than it is, as one may be on its way when it ends.
+/// What HTTP/1.1 callers are told of the time between requests: a second less than it is, as a request may be on its
+/// way when the time ends.
 fn keep_alive(idle: Duration) -> Option<HeaderValue> {
     let seconds = match idle.as_secs() {
         0 => return None,

@@ -1,5 +1,5 @@
-//! What is said where there is no request to serve. hyper has bare answers of its own to heads that it cannot parse; in their
-//! place goes what whoever made the server wants to be said.
+//! What is said where there is no request to serve. To heads that it cannot parse, hyper has bare answers of its own;
+//! the answers that the server was given (`Refuse`) go in their place.
 
 use std::{
     io,
@@ -18,22 +18,22 @@ use super::activity::Activity;
 pub(crate) enum Unserved {
     /// What came is no HTTP, or not quite.
     Malformed,
-    /// The head is larger than any may be, and of that its first line alone.
+    /// The head is larger than a head may be, and its first line alone takes most of that.
     TargetTooLong,
     HeadTooLarge,
     TooManyConnections,
 }
 
-/// Makes the whole answer (HTTP/1.1), after which the connection ends. The bytes are the `X-Request-Id` of what came, where it
-/// has one that could be read.
+/// Makes the whole answer (HTTP/1.1), after which the connection ends. The bytes are the head's `X-Request-Id`, where
+/// it could be read.
 pub(crate) type Refuse = Arc<dyn Fn(Unserved, Option<&[u8]>) -> Vec<u8> + Send + Sync>;
 
-/// Replaces the bare answers that hyper writes by itself. What is written is hyper's own where no request has begun since the last
-/// flush, and none was open then. Only where HTTP/1 is spoken.
+/// Replaces the bare answers that hyper writes by itself, over HTTP/1 only. What is written is hyper's own where no
+/// request has begun since the last flush, and none was open at that flush.
 pub(super) struct Instead {
     refuse: Refuse,
     activity: Activity,
-    /// Requests that had begun, and were answered to the end, when the last flush was through.
+    /// How many requests had begun, and were all answered to the end, when the last flush was through.
     answered: u64,
     /// What is left of our answer; `None` as long as it is not needed.
     answer: Option<Bytes>,
@@ -44,7 +44,7 @@ impl Instead {
         Instead { refuse, activity, answered: 0, answer: None }
     }
 
-    /// Whether hyper writes for itself.
+    /// Whether what is written is hyper's own answer.
     pub(super) fn is_needed(&self) -> bool {
         !self.activity.is_http_2() && self.activity.requests().0 == self.answered
     }

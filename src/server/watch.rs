@@ -13,31 +13,31 @@ use super::{
     crowd::{Member, Offer},
 };
 
-/// Where another connection has no place.
+/// Which connection gives way where another has no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GivesWay {
-    /// A connection gives way on which nothing is under way, or whose peer has not read for some time; or which waits for
-    /// more of a request, however little of it has come. One that waits for us does not.
+    /// A connection gives way where nothing is under way, where its peer has not read for some time, or where it waits
+    /// for more of a request, however little of that has come. A connection that waits for us does not give way.
     Quiet,
-    /// The one on which nothing has happened for longest gives way, whatever it is at. For an interface whose answers come at
-    /// once and have to come: whoever sends half a request to each place would keep probes out.
+    /// The connection on which nothing has happened for longest gives way, whatever it is at. For an interface whose
+    /// answers come at once and have to come: a peer that sent half a request on each place would keep probes out.
     Any,
 }
 
 /// How long a connection may stay as it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// For a head to arrive, from its first byte on, and for the first byte of a connection. A peer that has read nothing for
-    /// so long gives way.
+    /// Time for a head to arrive, from its first byte on, and for the first byte of a connection. A peer that has read
+    /// nothing for so long gives way.
     pub(super) head: Duration,
     /// Between requests.
     pub(super) idle: Duration,
     pub(super) gives_way: GivesWay,
 }
 
-/// A peer has so long to send a request once it is connected or has begun, until its connection counts as idle where another
-/// needs its place. Where all are that new, the longest gives way all the same: whoever comes back as soon as it is sent away
-/// would have every place for itself.
+/// How long a peer may take to send a request, once it is connected or has begun, before its connection counts as idle
+/// where another needs the place. Where all connections are that new, the oldest gives way all the same: otherwise a
+/// peer that comes back as soon as it is sent away would have every place for itself.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// Why a connection ends.
@@ -51,10 +51,10 @@ pub(super) enum Over {
     TooSlow,
 }
 
-/// Of one phase.
+/// The limits of one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limits {
-    /// How it gives way until it is willing.
+    /// How the connection offers to give way before it is willing.
     at_first: Option<Offer>,
     /// After how much time it is willing to give way.
     willing: Option<Duration>,
@@ -72,10 +72,10 @@ impl Patience {
     fn limits(self, phase: Phase) -> Limits {
         let (at_first, willing, over) = match phase {
             Phase::Silent | Phase::Head => (Some(Offer::Reluctant), Some(MOMENT), Some(self.head)),
-            // Whoever reads it knows how long.
+            // The service that reads the body knows how long to wait.
             Phase::Body => (Some(Offer::Reluctant), Some(MOMENT), None),
             Phase::Busy => (None, None, None),
-            // A slow reader may stand still as long as nobody minds, but not for ever.
+            // A slow reader may stand still as long as nobody needs its place, but not for ever.
             Phase::Unread => (None, Some(self.head), Some(self.head.max(self.idle))),
             Phase::Idle => (None, Some(Duration::ZERO), Some(self.idle)),
         };
@@ -92,7 +92,7 @@ pub(super) struct Watch {
     member: Member,
     patience: Patience,
     seen: (Phase, u64),
-    /// When it was first seen so.
+    /// When the connection was first seen so.
     since: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -116,23 +116,24 @@ impl Watch {
         }
         let mut limits = self.patience.limits(seen.0);
         if seen.0 == Phase::Unread && self.activity.is_http_2() {
-            // What is written may have links in it that are old, where it is taken later.
+            // What is written may have links in it, which would be old if they were taken later.
             limits.over = Some(self.patience.head);
         }
         let quiet = now - self.since;
         if limits.over.is_some_and(|over| quiet >= over) {
             return Poll::Ready(if seen.0 == Phase::Idle { Over::Idle } else { Over::TooSlow });
         }
-        // SECURITY: a link of which nobody knows that it is old. Its peer may have taken others meanwhile, and has not taken this one.
+        // SECURITY: a link may grow old here unnoticed. The peer may have taken other answers meanwhile, but not this
+        // one.
         let untaken = self.activity.untaken_since().and_then(|since| since.checked_add(self.patience.head));
         if untaken.is_some_and(|until| now >= until) {
             return Poll::Ready(Over::TooSlow);
         }
-        // A head that goes on is no reason to be spared: only a request, or an answer that was taken.
+        // A head that goes on does not spare a connection: only a request does, or an answer that was taken.
         let has_moved = seen.1 != before.1;
         match (limits.offer(quiet), self.member.offered()) {
             (None, _) => self.member.withdraw(),
-            // A request that begins makes an idle one reluctant again.
+            // A request that begins makes an idle connection reluctant again.
             (Some(offer), offered) if has_moved || offered.is_none_or(|offered| offered < offer) => {
                 self.member.offer(offer);
             }
@@ -153,7 +154,8 @@ impl Watch {
         Poll::Pending
     }
 
-    /// Whether something has come after all since it was over; `has_unread` tells of bytes that were not read yet.
+    /// Whether something has come after all since the connection was over; `has_unread` tells of bytes that were not
+    /// read yet.
     pub(super) fn is_revived(&self, has_unread: bool) -> bool {
         let reads = matches!(self.seen.0, Phase::Silent | Phase::Head | Phase::Body | Phase::Idle);
         self.activity.now() != self.seen || (has_unread && reads)
@@ -306,7 +308,7 @@ mod tests {
         assert!(!watch.is_revived(false) && watch.is_revived(true));
         activity.heard(true);
         assert!(watch.is_revived(false), "it has been read already");
-        // Where it waits for an answer to be read, the next request is not.
+        // Where the connection waits for an answer to be read, the next request is not read.
         activity.wrote();
         assert_eq!(over(&mut watch).await, (Over::TooSlow, 75));
         assert!(!watch.is_revived(true));

@@ -1,4 +1,5 @@
-//! A model of kie.ai behind a model of the wire: moods that change, latencies, links with real ends, a clock of its own.
+//! A model of kie.ai behind a model of the wire: moods that change, latencies, links with real ends, a clock of its
+//! own.
 
 use std::{
     collections::HashMap,
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Well,
-    /// Resets, answers with HTML or nothing, times out: one of them each time.
+    /// Resets, answers with HTML or with nothing, or times out; which of these is drawn for each request.
     Down,
     /// 429, with or without `Retry-After`.
     Limiting,
@@ -57,7 +58,7 @@ pub(super) enum Repeats {
 pub(super) struct Model {
     clock: Clock,
     kie_clock: KieClock,
-    /// kie.ai's own doings are seen from outside: it does not sleep when our machine does.
+    /// For what kie.ai does by itself, as seen from outside: it does not sleep when our machine does.
     time: Arc<VirtualTime>,
     oracle: Arc<Oracle>,
     state: Mutex<State>,
@@ -71,18 +72,18 @@ struct State {
     repeats: Repeats,
     /// The links that are given again, by file, and when they end.
     repeated: HashMap<SourceUrl, (String, Instant)>,
-    /// Its clock minus the true time.
+    /// kie.ai's clock minus the true time.
     skew: i64,
-    /// Whether one of its gateways has a wrong clock.
+    /// Whether one of kie.ai's gateways has a wrong clock.
     wrong_gateway: bool,
     right_answers: u32,
     last_wrong: Instant,
-    /// Whether one of its gateways keeps answers for a while.
+    /// Whether one of kie.ai's gateways keeps answers for a while.
     keeping_gateway: bool,
-    /// Longest latency when it is well.
+    /// The longest latency when kie.ai is well.
     latency: Duration,
     made: u64,
-    /// Connections are numbered by when they were made anew; those up to this number have fallen silent.
+    /// Connections are numbered in the order in which they were made. Those up to this number have fallen silent.
     silent_up_to: u64,
     connections: u64,
     have_answered: bool,
@@ -130,7 +131,7 @@ impl Model {
         self.state.lock().unwrap().mood = mood;
     }
 
-    /// From now on this file meets `mood`, and others the usual one.
+    /// From now on this file meets `mood`, and other files the usual mood.
     pub(super) fn spoil(&self, source: SourceUrl, mood: Mood) {
         self.state.lock().unwrap().bad.insert(source, mood);
     }
@@ -200,7 +201,8 @@ impl Model {
             (before, whole - before, mood)
         };
         tokio::time::sleep(before).await;
-        // Signed somewhere on the way, dated at the end of it; kie.ai itself is never paused.
+        // The link is signed somewhere on the way, and the answer dated at the end of it; kie.ai itself is never
+        // paused.
         let signed_at = self.time.peek();
         tokio::time::sleep(after).await;
         self.decide(mood, source, sent_at, signed_at, signed_at + after, unseen)
@@ -222,7 +224,7 @@ impl Model {
         // An answer that a gateway kept for a while was made that much earlier.
         let age = (state.keeping_gateway && state.rng.u8(..4) == 0).then(|| state.rng.u64(1..1200));
         let kept = Duration::from_secs(age.unwrap_or_default());
-        // Now and then: where most answers are wrong nobody can know which.
+        // Wrong only now and then: where most answers are wrong, nobody can know which.
         let is_wrong = state.wrong_gateway && state.right_answers >= 3 && state.rng.bool();
         if is_wrong {
             state.right_answers = 0;
@@ -241,7 +243,7 @@ impl Model {
         let date = Timestamp::from_second(shown).unwrap();
         let age = age.map(Duration::from_secs);
         let heard = self.kie_clock.heard(Some(date), age, sent_at, self.clock.now());
-        // One that slept on its way shows no pause that was shorter than its sleep.
+        // A request that slept on its way shows no pause that was shorter than its sleep.
         if unseen_when_sent == self.time.unseen() && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             self.oracle.sign_of_the_pause();
         }
@@ -288,7 +290,7 @@ impl Model {
         state.made += 1;
         let text = format!("https://files.example/{}", state.made);
         let (text, ends) = if mood != Mood::Stingy && (state.repeats != Repeats::Never || state.rng.u8(..4) == 0) {
-            // No expiry of its own: it lives as documented, from the moment it was signed.
+            // A link without an expiry of its own lives as documented, from the moment it was signed.
             (text, signed_at + link::LIFE)
         } else {
             let life = if mood == Mood::Stingy { state.rng.u64(0..90) } else { link::LIFE.as_secs() };

@@ -25,7 +25,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Schedules in all, unless `SIM_SCHEDULES` says otherwise; spread over `PARTS` tests that run side by side.
+/// How many schedules run in all, unless `SIM_SCHEDULES` says otherwise; spread over `PARTS` tests that run side by
+/// side.
 const SCHEDULES: u64 = 10_000;
 const PARTS: u64 = 4;
 

@@ -27,11 +27,12 @@ struct State {
     in_flight: HashMap<SourceUrl, u32>,
     /// An ideal token bucket, without the product's guard.
     tokens: Option<(f64, Instant)>,
-    /// When kie.ai said 429, and until when no request may leave. One whose turn had come may do so at that moment.
+    /// When kie.ai said 429, and until when no request may leave. A request whose turn had come may still leave at that
+    /// moment.
     paused: Option<(Instant, Instant)>,
     /// When each link ends, by kie.ai's reckoning.
     ends: HashMap<String, Instant>,
-    /// The machine was paused by its hypervisor, and nothing has shown it yet: what is handed out meanwhile may be dead.
+    /// The hypervisor paused the machine, and nothing has shown it yet: what is handed out meanwhile may be dead.
     unseen_pause: bool,
     /// The first broken promise: a panic inside a flight's task is caught there, and must not be missed.
     broken: Option<String>,
@@ -81,12 +82,12 @@ impl Oracle {
         state.hold(!paused || just_woken, "P3: a request leaves during the pause after a 429");
     }
 
-    /// It is over: answered, failed or abandoned.
+    /// The request is over: answered, failed or abandoned.
     pub(super) fn request_over(&self, source: &SourceUrl) {
         *self.lock().in_flight.get_mut(source).expect("it had begun") -= 1;
     }
 
-    /// kie.ai has said 429, and everybody must pause at least this long.
+    /// kie.ai has said 429, and every request must wait at least this long.
     pub(super) fn limited(&self, now: Instant, pause: Duration) {
         let mut state = self.lock();
         state.totals.limited += 1;
@@ -94,29 +95,29 @@ impl Oracle {
         state.paused = Some((now, until));
     }
 
-    /// kie.ai has made a link that ends then.
+    /// kie.ai has made a link that ends at `ends`.
     pub(super) fn made(&self, link: &str, ends: Instant) {
         let mut state = self.lock();
-        // A link that is given twice ends when it ends.
+        // A link that is given twice keeps the earlier of its two ends.
         let known = state.ends.entry(link.to_owned()).or_insert(ends);
         *known = (*known).min(ends);
     }
 
-    /// kie.ai gives it again, and it ends later now.
+    /// kie.ai gives the link again, and it ends later now.
     pub(super) fn renewed(&self, link: &str, ends: Instant) {
         let mut state = self.lock();
         state.totals.repeated += 1;
         state.ends.insert(link.to_owned(), ends);
     }
 
-    /// From now on nobody can know how late it is, until a sign comes.
+    /// From now on kielink cannot know how late it is, until a sign comes.
     pub(super) fn paused_unseen(&self) {
         let mut state = self.lock();
         state.totals.unseen_pauses += 1;
         state.unseen_pause = true;
     }
 
-    /// The pause has shown itself: in an answer that was asked for after it, or by a step of the wall clock.
+    /// The pause has shown itself: in an answer that was asked for after the pause, or by a step of the wall clock.
     pub(super) fn sign_of_the_pause(&self) {
         self.lock().unseen_pause = false;
     }
@@ -138,7 +139,7 @@ impl Oracle {
         self.lock().totals.problems += 1;
     }
 
-    /// A caller has its answer, link or problem, after so long; it had so long to wait.
+    /// A caller has its answer, link or problem, after `waited`; it had `patience` to wait.
     pub(super) fn answered(&self, waited: Duration, patience: Duration) {
         let most = patience + Duration::from_millis(2);
         assert!(waited <= most, "a caller with {patience:?} to wait was answered after {waited:?}");
@@ -189,11 +190,11 @@ impl Totals {
     }
 
     pub(super) fn assert_eventful(&self, schedules: u64) {
-        // Few schedules may by chance lack any one kind of event.
+        // Few schedules may lack some kind of event by chance.
         if schedules < 100 {
             return;
         }
-        // Each weighed by how seldom a schedule has it, so that one bound does for all.
+        // Each kind is weighed by how seldom a schedule has it, so that one bound does for all kinds.
         let each = [
             self.links / 5,
             self.problems,

@@ -92,7 +92,7 @@ impl World {
                 links_config(SECOND * 19 * 60, SECOND * 60, SECOND * 12 * 60, request_timeout, is_calm, &mut rng)
             }
         };
-        // Where nobody may notice, there is room for the refreshes.
+        // Where users may not notice anything, there is room for the refreshes.
         let least = if is_calm { 10 } else { 1 };
         let (rate, burst) = (rng.u32(least..30), rng.u32(least..30));
         let gate = GateConfig {
@@ -111,7 +111,7 @@ impl World {
         }
         let model = Arc::new(model);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        // Where nobody may notice, longer than kie.ai ever takes when it is well.
+        // Where users may not notice anything, it is longer than kie.ai ever takes when it is well.
         let shortest = if is_calm { 2.0 } else { 0.5 };
         let attempt_timeout = SECOND.mul_f64(shortest + if is_calm { 6.0 } else { 8.0 } * rng.f64());
         let attempts = if kind == Kind::SilentConnection { 3 } else { rng.u32(1..4) };
@@ -150,9 +150,11 @@ impl World {
     /// Callers of all kinds while moods, clocks and the machine change.
     async fn anything(&mut self) {
         let files = self.rng.usize(1..12);
-        // Either it is paused unseen, or kie.ai's clock is wrong now and then: together nobody can know how late it is.
+        // Either the machine is paused unseen, or kie.ai's clock is wrong now and then: with both, nobody can know how
+        // late it is.
         let is_paused_unseen = self.rng.bool();
-        // kie.ai either renews a link that it gives again or it does not: seen to do so once, it is believed from then on.
+        // kie.ai either renews a link that it gives again or does not: once it was seen to renew one, it is believed to
+        // renew all.
         let repeats = *pick(&mut self.rng, &[Repeats::UntilItEnds, Repeats::Renewed]);
         let mut callers = JoinSet::new();
         let pause = *pick(&mut self.rng, &[SECOND / 50, SECOND / 2, SECOND * 40]);
@@ -196,7 +198,7 @@ impl World {
                 let for_how_long = SECOND * self.rng.u32(1..7200);
                 match self.rng.bool() {
                     true => self.time.suspend(for_how_long),
-                    // Between two steps of whatever happens next.
+                    // The machine sleeps between two steps of whatever happens next.
                     false => self.time.suspend_before_reading(self.rng.u32(..40), for_how_long),
                 }
             }
@@ -210,12 +212,13 @@ impl World {
         }
     }
 
-    /// As kielink does every second; here only after something has happened to it.
+    /// kielink does this every second; here it happens only after something has changed the clocks.
     fn look_at_the_wall_clock(&self) {
         self.kie_clock.look(self.clock.wall(), self.clock.now());
     }
 
-    /// The hypervisor pauses the machine. Perhaps its wall clock is set right after a while, which is seen within a second.
+    /// The hypervisor pauses the machine. Perhaps the wall clock is set right after a while, which is seen within a
+    /// second.
     async fn pause_unseen(&mut self) {
         let for_how_long = SECOND * self.rng.u32(2..2400);
         self.time.pause_unseen(for_how_long);
@@ -239,7 +242,7 @@ impl World {
         assert!(began.elapsed() <= most, "{promise}: a user of {source:?} waited {:?}", began.elapsed());
     }
 
-    /// Links in constant use while kie.ai is away for less than the refresh window, and nobody else.
+    /// Links in constant use, with no other callers, while kie.ai is away for less than the refresh window.
     async fn outage_within_the_window(&mut self) {
         let moods = [
             Mood::Down,
@@ -254,10 +257,11 @@ impl World {
         let mood = *pick(&mut self.rng, &moods);
         let files: Vec<SourceUrl> = (0..self.rng.usize(1..4)).map(file).collect();
         let window = self.config.ttl - self.config.refresh_after;
-        // What is promised: five seconds for the last try, and one that meets silence besides.
+        // Promised is the window without five seconds for the last try, and without one try that meets silence.
         let last_try = SECOND * 5 + if mood == Mood::Silent { self.attempt_timeout } else { Duration::ZERO };
         let longest = window.saturating_sub(last_try);
-        // Aimed at the corner: it begins in the seconds before the refresh point and ends as late as it may; or anywhere.
+        // Either aimed at the corner, so that the outage begins in the seconds before the refresh point and ends as
+        // late as it may; or anywhere.
         let is_aimed = self.rng.bool();
         let (before, outage) = if is_aimed {
             self.oracle.count(|totals| totals.corners += 1);
@@ -294,7 +298,7 @@ impl World {
     async fn one_spoilt_file(&mut self) {
         self.oracle.count(|totals| totals.spoilt_files += 1);
         let mood = *pick(&mut self.rng, &[Mood::Down, Mood::Forbidden, Mood::Silent, Mood::Unavailable, Mood::Stingy]);
-        // Several that never answer are kie.ai's own silence.
+        // Several files that never answer would be kie.ai's own silence.
         let most = if matches!(mood, Mood::Forbidden | Mood::Unavailable | Mood::Stingy) { 4 } else { 2 };
         let bad: Vec<SourceUrl> = (90..90 + self.rng.usize(1..most)).map(file).collect();
         let callers = TaskTracker::new();
@@ -316,7 +320,7 @@ impl World {
         let beat = SECOND.mul_f64(0.5 + 8.0 * self.rng.f64());
         for round in 0..20 {
             tokio::time::sleep(beat).await;
-            // Several at once, and in turn.
+            // Several files at once, two groups in turn.
             let together = (0..files).map(|n| file(round % 2 * 10 + n));
             let together: Vec<_> = together.collect();
             let users = together.iter().map(|source| self.use_unnoticed(source, SECOND * 4, "P6"));
@@ -352,7 +356,7 @@ impl World {
         let wish = wish(&mut self.rng);
         let patience = (self.rng.u8(..5) == 0).then(|| SECOND.mul_f64(3.0 * self.rng.f64()));
         let (links, time, oracle) = (self.links.clone(), Arc::clone(&self.time), Arc::clone(&self.oracle));
-        // Some have spent much of it before they ask, for example on a slow body.
+        // Some callers have spent much of their time before they ask, for example on a slow body.
         let left = self.config.flight_timeout.mul_f64(if self.rng.bool() { 1.0 } else { self.rng.f64() });
         let deadline = self.clock.now() + left;
         callers.spawn(async move {
@@ -392,7 +396,7 @@ impl World {
             }
         };
         tokio::time::timeout(SECOND * 60, flights).await.expect("every flight lands");
-        // The longest pause that kie.ai can ask for, and one probe.
+        // Long enough for the longest pause that kie.ai can ask for, and for one probe.
         tokio::time::sleep(SECOND * 121).await;
         for number in [0, 1] {
             let mut lookup = self.links.get(&file(number), &Wish::default(), self.clock.now() + SECOND * 20).await;
@@ -424,7 +428,7 @@ fn links_config(
         refresh_after,
         negative_ttl: SECOND * rng.u32(0..40),
         force_interval: SECOND * rng.u32(0..20),
-        // Room for everything, or for two or three.
+        // Room for all links, or for two or three.
         max_bytes: if !is_calm && rng.u8(..4) == 0 { 2048 } else { 1 << 20 },
         flight_timeout: request_timeout,
         waiting: rng.usize(if is_calm { 64 } else { 1 }..200),

@@ -38,7 +38,7 @@ impl LogLevel {
     /// Takes effect at once, everywhere.
     pub fn set(&self, level: Level) {
         self.0.store(number(level.0), Ordering::Relaxed);
-        // What each place in the code was told of the old level is remembered there.
+        // Each place in the code that logs remembers what it was told of the old level.
         tracing::callsite::rebuild_interest_cache();
     }
 
@@ -46,7 +46,7 @@ impl LogLevel {
         LEVELS[self.0.load(Ordering::Relaxed)]
     }
 
-    /// What stands in front of all layers.
+    /// The filter in front of all layers.
     pub(super) fn filter(&self) -> Threshold {
         Threshold(self.clone())
     }
@@ -56,14 +56,14 @@ fn number(level: LevelFilter) -> usize {
     LEVELS.iter().position(|known| *known == level).expect("it has all levels")
 }
 
-/// Lets kielink's own lines through from the level on, and libraries' from `warn` on: failures are counted also where they are
-/// not written.
+/// Lets kielink's own lines through from the level on, and libraries' lines from `warn` on: failures are counted even
+/// where their lines are not written.
 #[derive(Debug)]
 pub(super) struct Threshold(LogLevel);
 
 impl Threshold {
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
-        // SECURITY: what OpenTelemetry says of its variables repeats their values. `trace` says which they are.
+        // SECURITY: what OpenTelemetry says of its variables repeats their values. `trace` names the variables instead.
         if metadata.target().starts_with("opentelemetry") && metadata.name().contains(".Config.") {
             return false;
         }

@@ -7,7 +7,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-/// What is remembered of a text: enough for a cause and everything behind it.
+/// How many letters of a text are remembered: enough for a cause and everything behind it.
 const LONGEST: usize = 300;
 
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Line {
     pub(super) source_host: Option<String>,
 }
 
-/// The beginning of a text, as long as one is remembered.
+/// The beginning of a text, as much as is remembered.
 pub(super) fn shortened(text: &str) -> String {
     text.chars().take(LONGEST).collect()
 }
@@ -48,8 +48,8 @@ impl Line {
             }
             "problem" => &mut self.problem,
             "reason" => &mut self.reason,
-            // A request's line says `cause` of what a mint's calls `error`; `warning` is what check-config would print.
-            // `at` is where a panic was.
+            // A request's line calls `cause` what a mint's line calls `error`; `warning` is what check-config would
+            // print. `at` is where a panic was.
             "error" | "cause" | "warning" | "at" => &mut self.error,
             "source_host" => &mut self.source_host,
             _ => return,

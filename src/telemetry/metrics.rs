@@ -24,7 +24,7 @@ pub(crate) struct Exemplar {
 /// A latency histogram whose observations may name their trace.
 pub(crate) type Latencies = HistogramWithExemplars<Exemplar>;
 
-/// Notes an observation. Only sampled traces are worth naming: others are nowhere to be found.
+/// Notes an observation. Only sampled traces are worth naming: all others are kept nowhere.
 pub(crate) fn observe(latencies: &Latencies, seconds: f64, trace_id: Option<TraceId>) {
     let exemplar = trace_id.map(|trace_id| Exemplar { trace_id: trace_id.to_string() });
     latencies.observe(seconds, exemplar, None);

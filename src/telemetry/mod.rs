@@ -1,8 +1,9 @@
-//! What the process says about itself: logs, here; `metrics` and `trace`, what parts need to count and to trace themselves.
+//! What the process says about itself. Logs are here; `metrics` and `trace` have what the parts need to count and to
+//! trace themselves.
 //!
-//! One line an event, on standard error, which nobody waits for (`queue`); lines that repeat are summed up (`limiter`). What fails is
-//! noted besides, for `/status` (`failures`). The libraries underneath never log below `warn`: at `debug` and `trace` some print
-//! addresses, and an address may be a link.
+//! An event is one line on standard error, for which nobody waits (`queue`); lines that repeat are summed up
+//! (`limiter`). What fails is also noted for `/status` (`failures`). The libraries underneath never log below `warn`:
+//! at `debug` and `trace` some print addresses, and an address may be a link.
 
 mod failures;
 mod level;
@@ -26,7 +27,8 @@ pub use self::{
     queue::{DroppedLines, Log},
 };
 
-/// The target of lines that tell of a failure which is noted besides, or sum up others: none is a failure of its own.
+/// The target of lines that tell of a failure which is noted elsewhere, or that sum up other lines: such a line is no
+/// failure of its own.
 pub(crate) const NOTED: &str = concat!(env!("CARGO_PKG_NAME"), "::noted");
 
 /// How and how much is logged.
@@ -63,15 +65,16 @@ pub enum Format {
 pub struct Level(LevelFilter);
 
 impl Config {
-    /// The subscriber that writes to `writer` what `telemetry.level` lets through, from `self.level` on, and notes what fails; the
-    /// caller decides for which threads.
+    /// The subscriber that writes to `writer` what `telemetry.level` lets through, from `self.level` on, and notes what
+    /// fails. The caller decides for which threads it holds.
     pub fn dispatch<W>(&self, writer: W, telemetry: &Telemetry) -> Dispatch
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
         let Telemetry { failures, limiter, level, .. } = telemetry;
         level.set(self.level);
-        // In front of what writes, so that failures are noted whether their lines are written or not.
+        // These layers stand in front of the one that writes, so that failures are noted whether or not their lines are
+        // written.
         let all = tracing_subscriber::registry().with(level.filter()).with(failures.lines());
         let limited = limiter.filter(level);
         let text = match self.format {

@@ -1,8 +1,8 @@
-//! Between whoever logs and whoever reads the log: a bounded queue, and a thread that writes.
+//! Stands between the code that logs and the reader of the log: a bounded queue, and a thread that writes.
 //!
-//! Standard error may be a pipe that nobody reads, a terminal that is held, a disk that is full. No thread that serves callers
-//! waits for it: lines for which there is no room are dropped and counted, and the log says so when it flows again. (tracing-appender
-//! bounds lines, not bytes, and says nothing of those it dropped.)
+//! Standard error may be a pipe that nobody reads, a terminal that is held, a disk that is full. No thread that serves
+//! callers waits for it: lines for which there is no room are dropped and counted, and the log says so when it flows
+//! again. (tracing-appender bounds lines, not bytes, and says nothing of lines that it dropped.)
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -18,17 +18,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Config, Telemetry};
 
-/// Bytes that may wait to be written: some two hundred lines, as many as a pipe itself holds and half as many again.
+/// Bytes that may wait to be written: some two hundred lines, one and a half times what a pipe holds.
 const ROOM: usize = 96 * 1024;
 
-/// Whole lines are written together up to this, POSIX's `PIPE_BUF` on Linux: as much of a write to a pipe is never torn apart by
-/// others who write to the same.
+/// Whole lines are written together up to this size, POSIX's `PIPE_BUF` on Linux: other writers to the same pipe never
+/// tear apart a write of at most so many bytes.
 const AT_ONCE: usize = 4096;
 
-/// How long the process's end waits for the last lines; where somebody reads, they are written in less than a millisecond.
+/// How long the process's end waits for the last lines; where somebody reads, they are written in less than a
+/// millisecond.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// A sink that does not block says that it is full: it is tried again after this.
+/// A sink that does not block says when it is full. Then we try again after this time.
 const FULL: Duration = Duration::from_millis(10);
 
 /// How many log lines were dropped since the start. Cheap to clone.
@@ -41,7 +42,8 @@ impl DroppedLines {
     }
 }
 
-/// A log that is being written. When it is dropped, at the process's end, the last lines are waited for, though not for long.
+/// A log that is being written. When it is dropped, at the process's end, the last lines are waited for, though not for
+/// long.
 #[derive(Debug)]
 #[must_use = "dropped, it waits for the lines so far"]
 pub struct Log(Arc<Shared>);
@@ -62,12 +64,12 @@ struct Queue {
     waiting: Vec<u8>,
     /// Bytes that have left the queue and are not written yet.
     in_hand: usize,
-    /// Lines that were dropped and of which the log has not told.
+    /// Lines that were dropped and that the log has not told of.
     untold: u64,
 }
 
 impl Config {
-    /// As `dispatch`, but nobody who logs waits for `sink`.
+    /// As `dispatch`, but the code that logs never waits for `sink`.
     ///
     /// # Errors
     /// Where the system grants no thread.
@@ -76,7 +78,7 @@ impl Config {
         S: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
     {
         let shared = Arc::<Shared>::default();
-        // What the thread itself has to tell goes past the queue, which may be full.
+        // What the thread itself has to tell bypasses the queue, which may be full.
         let own = self.dispatch(sink.clone(), telemetry);
         let served = Arc::clone(&shared);
         let run = move || dispatcher::with_default(&own, || served.carry(&sink));
@@ -122,7 +124,7 @@ impl Shared {
         let mut is_torn = false;
         loop {
             let lines = self.next();
-            // After a line that broke off, the next one is a line of its own all the same.
+            // After a line that broke off, the next line begins on a line of its own all the same.
             let mended = if is_torn { write(&mut sink.make_writer(), b"\n") } else { Ok(()) };
             let done = mended.map_err(|_| 0).and_then(|()| write(&mut sink.make_writer(), &lines));
             let mut queue = self.lock();
@@ -195,7 +197,7 @@ fn write(sink: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
             Ok(0) => return Err(written),
             Ok(some) => written += some,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who shares it has made it so.
+            // Another process that shares the sink has made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL),
             Err(_) => return Err(written),
         }

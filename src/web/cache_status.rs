@@ -11,13 +11,14 @@ pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-stat
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CacheStatus {
-    /// `ttl` is whole seconds to the deadline; `forced`, whether the caller had it minted although a live one was there.
+    /// `ttl` is whole seconds to the deadline. `forced` is whether the caller had the link minted although a live one
+    /// was there.
     Link { found: Found, forced: bool, ttl: u64 },
     /// `fwd_status` is kie.ai's HTTP status, where it answered this request.
     NoLink { why: NoLink, kind: Kind, fwd_status: Option<u16> },
     /// A batch's links come from the cache or not, each for itself; the batch as a whole never does.
     Batch,
-    /// It is about no link.
+    /// The answer is about no link.
     Bypass,
 }
 

@@ -1,6 +1,7 @@
 //! The outermost layer: what every request and every answer goes through, in order.
 //!
-//! In: request id, guard. Out: problems rendered, headers that every answer has; it is counted, traced and logged.
+//! In: request id, guard. Out: problems are rendered, the headers that every answer has are set, and the request is
+//! counted, traced and logged.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -43,7 +44,7 @@ pub(crate) struct Edge {
     pub(crate) request_timeout: Duration,
     pub(crate) readiness: Readiness,
     pub(crate) failures: Failures,
-    /// What is watched; `None` on the admin interface, whose requests are its watchers' own.
+    /// `None` on the admin interface: its requests come from those who watch.
     pub(crate) watched: Option<Watched>,
 }
 
@@ -60,14 +61,14 @@ pub(crate) struct Call {
     pub(crate) request_id: Arc<str>,
     /// No caller waits beyond this.
     pub(crate) deadline: Instant,
-    /// Its position in a trace.
+    /// The request's position in a trace.
     pub(crate) span: Span,
-    /// With whom it takes turns where it must wait.
+    /// With whom the request takes turns where it must wait.
     pub(crate) party: Party,
 }
 
 impl Call {
-    /// As `links` knows it.
+    /// The caller as `links` knows it.
     pub(crate) fn caller(&self) -> Caller {
         Caller { deadline: self.deadline, span: self.span.clone(), party: self.party }
     }
@@ -94,7 +95,7 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         let position = header("traceparent");
-        // Nothing without the other.
+        // A `tracestate` means nothing without its `traceparent`.
         watched.tracer.request(position, position.and_then(|_| header("tracestate")))
     });
     let deadline = began + edge.request_timeout;
@@ -119,8 +120,8 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     caller.is_there = false;
     finish(&mut response, &path, &request_id);
     if (is_last || edge.readiness.is_draining()) && version <= Version::HTTP_11 {
-        // What follows on this connection could not be told apart; or it drains, and keep-alive peers go elsewhere while
-        // there is time. HTTP/2 has its own way, and forbids this one.
+        // Either what follows on this connection could not be told apart, or kielink drains, and keep-alive peers
+        // should go elsewhere while there is time. HTTP/2 has its own way to say so, and forbids this header.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let record = Record::of(&response, edge.clock.now().since(began));
@@ -133,9 +134,9 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     response
 }
 
-/// With whom a request of `peer`'s takes turns.
+/// With whom a request from `peer` takes turns.
 fn party(peer: Option<&Peer>) -> Party {
-    // A machine of IPv6 has as many addresses as it likes in its network of 64 bits.
+    // A machine has as many IPv6 addresses as it likes in its network of 64 bits.
     let address = match peer.and_then(|peer| peer.address) {
         Some(IpAddr::V4(address)) => u64::from(u32::from(address)),
         Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
@@ -156,13 +157,13 @@ async fn note_endpoint(path: Option<MatchedPath>, request: Request, next: Next) 
     response
 }
 
-/// The one body for a panic: the payload may hold anything.
+/// Every panic has the same body: the payload may hold anything.
 fn panicked(_payload: Box<dyn std::any::Any + Send + 'static>) -> Response {
     Problem::internal("kielink failed on this request. Its log tells more.").into_response()
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    // Whoever sends all of kie.ai's calls here finds out by this one.
+    // A caller that sends all of kie.ai's calls here finds out by this detail.
     let detail = if problem::is_compat(uri.path()) {
         "Of kie.ai's calls, kielink serves POST /api/v1/common/download-url. Send all others to kie.ai, with a key of your own."
     } else {
@@ -175,8 +176,8 @@ async fn method_not_allowed() -> Problem {
     Problem::refused(Kind::MethodNotAllowed, "This path does not take this method; Allow names those that it takes.")
 }
 
-/// A caller that waits for its answer. Dropped while it is there, its connection has gone, and with it whoever would have
-/// counted, traced and logged the answer.
+/// A caller that waits for its answer. Where this is dropped while the caller `is_there`, the connection has gone, and
+/// with it the code that would have counted, traced and logged the answer.
 struct Waiting<'a> {
     edge: &'a Edge,
     began: Instant,

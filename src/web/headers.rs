@@ -1,4 +1,4 @@
-//! What every answer has: its id, where it came from, and that nobody guesses what it does not say.
+//! What every answer has: its id, where it came from, and that nobody may guess what the answer does not say.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The caller's, if it may be repeated, else a new one.
+/// The caller's request id, if it may be repeated, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
     let own = || format!("{:032x}", fastrand::u128(..));
     guard::sane_request_id(headers).map_or_else(own, str::to_owned)
@@ -34,6 +34,6 @@ pub(super) fn finish(response: &mut Response, path: &str, request_id: &str) {
     let id = HeaderValue::try_from(request_id).expect("a sane request id fits into a header");
     headers.insert(X_REQUEST_ID.clone(), id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // A browser would otherwise guess a freshness.
+    // A browser would otherwise guess for how long the answer is fresh.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }

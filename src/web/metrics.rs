@@ -30,14 +30,14 @@ use crate::telemetry::{
 const DURATIONS: [f64; 17] =
     [10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
 
-/// Seconds. Nothing may ever be counted in the first one by default: that is `cache.margin`.
+/// Seconds. The first is the default of `cache.margin`: by default nothing may ever be counted there.
 const LIVES: [f64; 13] = [60.0, 90.0, 120.0, 180.0, 240.0, 300.0, 420.0, 480.0, 600.0, 780.0, 960.0, 1140.0, 1200.0];
 
 /// Latencies for people: from a microsecond to a minute, to two digits.
 const LONGEST_MICROS: u64 = 60_000_000;
 const DIGITS: u8 = 2;
 
-/// The route of a request, or none that is known: a label's value, bounded however many paths callers try.
+/// The route of a request, or none that is known. As a label it has few values, however many paths callers try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Endpoint(Option<Route>);
 
@@ -50,7 +50,8 @@ impl Endpoint {
         self.0.is_some_and(|route| route.gives() == Gives::Links)
     }
 
-    /// Of the route that matched, or of a path. Two routes with one label are one, else it would be there twice.
+    /// From the route that matched, or from a path. Two routes with one label count as one, or the label would be there
+    /// twice.
     pub fn of(path: Option<&str>) -> Endpoint {
         Endpoint(
             path.and_then(Route::of).map(|route| if route == Route::NamedRedirect { Route::Redirect } else { route }),
@@ -122,7 +123,7 @@ pub struct Answered {
     /// The HTTP status.
     pub status: u16,
     pub took: Duration,
-    /// Of the link that was handed out.
+    /// What the link that was handed out had left of its life.
     pub life_left: Option<Duration>,
     /// Where the request's trace is kept.
     pub trace_id: Option<TraceId>,
@@ -140,7 +141,7 @@ struct Inner {
     abandoned: Family<EndpointLabels, Counter>,
     /// Links asked for, by outcome in the order of `Outcome::ALL`, items of batches included.
     outcomes: [AtomicU64; Outcome::ALL.len()],
-    /// Of them, those that had no link though their callers asked for nothing wrong.
+    /// How many of these links were not given though their callers asked for nothing wrong.
     failed: AtomicU64,
     turned_away: AtomicU64,
     /// Since somebody last took them.
@@ -208,7 +209,8 @@ impl Requests {
         }
     }
 
-    /// Notes an item of a batch and the status that it would have had alone. It has no latency of its own: items wait for each other.
+    /// Notes an item of a batch and the status that it would have had alone. It has no latency of its own: items wait
+    /// for each other.
     pub fn item(&self, outcome: Outcome, status: u16, life_left: Option<Duration>) {
         let inner = &*self.0;
         inner.items.get_or_create(&ItemLabels { outcome: Label::Of(outcome) }).inc();
@@ -230,13 +232,14 @@ impl Requests {
         Outcome::ALL.into_iter().zip(counts).collect()
     }
 
-    /// Of them, those for which kie.ai was asked and gave no link; what it says of a file (404, 422) is no failure.
+    /// Links asked for since the start for which kie.ai was asked and gave none. What it says of a file (404, 422) is
+    /// no failure.
     pub fn failed(&self) -> u64 {
         self.0.failed.load(Ordering::Relaxed)
     }
 
-    /// Of them, those turned away without asking kie.ai though they asked for nothing wrong: overload, no budget, a pause, an
-    /// open breaker (429, 503).
+    /// Links asked for since the start that were turned away without asking kie.ai, though their callers asked for
+    /// nothing wrong: overload, no budget, a pause, an open breaker (429, 503).
     pub fn turned_away(&self) -> u64 {
         self.0.turned_away.load(Ordering::Relaxed)
     }

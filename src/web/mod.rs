@@ -1,5 +1,5 @@
-//! What both interfaces share and neither owns: the layers around them, who may ask, ids, problems, probes, the table of routes, and
-//! what is told of each request.
+//! What both interfaces share and neither owns: the layers around them, who may ask, ids, problems, probes, the table
+//! of routes, and what is told of each request.
 
 pub(crate) mod cache_status;
 pub(crate) mod edge;

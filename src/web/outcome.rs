@@ -1,4 +1,5 @@
-//! What became of a request for a link: how it was found, or why there is none. One word each, the same in log, metric and page.
+//! What became of a request for a link: how it was found, or why there is none. One word each, the same in log, metric
+//! and page.
 
 use crate::links::Found;
 
@@ -41,7 +42,7 @@ impl Outcome {
         Outcome::NoLink(NoLink::Error),
     ];
 
-    /// Where it stands among all.
+    /// Its position in `ALL`.
     pub(super) fn index(self) -> usize {
         match self {
             Outcome::Found(found) => found as usize,

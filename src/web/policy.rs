@@ -4,8 +4,8 @@ use axum::http::HeaderValue;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::digest;
 
-/// SECURITY: nothing is loaded from anywhere, and no style or script but these takes effect, whatever a text on the page may
-/// contain. A page with a script may ask its own address, and has an icon inside it.
+/// SECURITY: nothing is loaded from anywhere, and only this style and this script take effect, whatever a text on the
+/// page may contain. A page with a script may ask its own address, and has an icon inside it.
 pub(crate) fn for_page(style: &str, script: Option<&str>) -> HeaderValue {
     let script = script.map_or(String::new(), |script| {
         format!("script-src 'sha256-{}'; img-src data:; connect-src 'self'; ", hash(script))

@@ -13,15 +13,15 @@ use crate::{
     upstream::{Condition, Kie, RecentCalls},
 };
 
-/// What they tell of. Cheap to clone.
+/// What the probes tell of. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Probes {
     pub(crate) readiness: Readiness,
-    /// For people; it is shown and does not count.
+    /// Shown to people; the verdict does not depend on it.
     pub(crate) kie: Kie,
 }
 
-/// As long as the process serves, also while it drains.
+/// Alive as long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
     answer(&uri, "livez", true, &[Check { name: "process", ok: true }], "")
 }
@@ -32,7 +32,8 @@ pub(crate) async fn readyz(State(Probes { readiness, kie }): State<Probes>, uri:
     answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream)
 }
 
-/// What was seen of kie.ai last. It counts for nothing, and is no promise: "ok" is only what was tried and did not fail.
+/// What was last seen of kie.ai. It changes no verdict and promises nothing: "ok" only says that what was tried did not
+/// fail.
 fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
     let calls = if recent.calls == 1 { "call".to_owned() } else { format!("{} calls", recent.calls) };
     let failed = recent.last_failure.as_ref().map(|why| format!("{} of the last {calls} failed: {why}", recent.failed));
@@ -50,7 +51,7 @@ fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
     format!("[{sign}]upstream {said}{}{counts}\n", why.unwrap_or_default())
 }
 
-/// Once ready for the first time, for ever.
+/// True for ever, once kielink has been ready for the first time.
 pub(crate) async fn startupz(State(Probes { readiness, .. }): State<Probes>, uri: Uri) -> Response {
     let started = readiness.has_started();
     let checks = readiness.checks();

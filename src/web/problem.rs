@@ -38,7 +38,7 @@ pub(crate) struct Document<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_code: Option<i64>,
-    /// Seconds, in an item of a batch only: it has no header of its own.
+    /// Seconds. Only in an item of a batch, which has no header of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
 }
@@ -52,11 +52,11 @@ pub(crate) struct Problem {
     pub(crate) why: NoLink,
     pub(crate) source: Option<SourceUrl>,
     retry_after: Option<Duration>,
-    /// For the log; its answer, if kie.ai gave one, also for the caller.
+    /// For the log. kie.ai's answer in it, if there is one, is also for the caller.
     pub(crate) cause: Option<Arc<upstream::Error>>,
 }
 
-/// Whether kie.ai's own contract holds there.
+/// Whether kie.ai's own contract holds at `path`.
 pub(crate) fn is_compat(path: &str) -> bool {
     path == "/api" || path.starts_with("/api/")
 }
@@ -108,7 +108,7 @@ impl Problem {
             Error::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         });
-        // kie.ai has been asked, if not for this caller.
+        // A recalled answer is kie.ai's, though it was not asked for this caller.
         let is_recalled = matches!(&*cause, Error::Recalled { .. });
         let why = if cause.is_our_own() && !is_recalled { NoLink::Refused } else { why };
         Problem { kind, detail: Cow::Borrowed(detail), why, source: None, retry_after, cause: Some(cause) }

@@ -10,8 +10,8 @@ use crate::source::{AllowList, SourceUrl};
 
 const HINT: &str = "Percent-encode the source URL: ?url=https%3A%2F%2Fhost%2Fpath%3Fa%3D1%26b%3D2";
 
-/// The one parameter `url` of a query. A bare `+` is refused: a form encoder means a space by it, everybody else a plus, and
-/// taken for the wrong one it asks for another file without a word.
+/// The one parameter `url` of a query. A bare `+` is refused: form encoders mean a space by it, all others a plus, and
+/// the wrong reading would ask for another file without a word.
 pub(crate) fn source_parameter(query: Option<&str>) -> Result<String, Problem> {
     let mut source = None;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {

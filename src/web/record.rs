@@ -24,12 +24,12 @@ use crate::{
     upstream::Chain,
 };
 
-/// Attached to an answer that is about one source URL, for whoever watches.
+/// Attached to an answer that is about one source URL, for metrics, traces and the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     pub(crate) source: SourceUrl,
     pub(crate) found: Found,
-    /// Of its link, to the real end.
+    /// What the link has left of its life, to its real end.
     pub(crate) life_left: Duration,
 }
 
@@ -37,8 +37,8 @@ pub(crate) struct Served {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServedBatch;
 
-/// The method's name. Those that HTTP does not know are of any length and of callers' choice: they are `_OTHER` to whoever watches,
-/// as OpenTelemetry's conventions have it.
+/// The method's name. A method that HTTP does not know is of any length and of the caller's choice: it is shown as
+/// `_OTHER`, as OpenTelemetry's conventions have it.
 pub(super) fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -54,7 +54,7 @@ pub(super) fn known(method: &Method) -> &'static str {
     }
 }
 
-/// By OpenTelemetry's conventions for HTTP.
+/// Names the span by OpenTelemetry's conventions for HTTP.
 pub(super) fn name(span: &Span, method: &'static str, endpoint: Endpoint) {
     let route = endpoint.as_str();
     span.name(format!("{} {route}", if method == "_OTHER" { "HTTP" } else { method }));
@@ -145,7 +145,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// With what lies behind it, in the same words as its mint says them.
+    /// The problem's cause with what lies behind it, in the same words as the mint has for it.
     fn cause(&self) -> Option<String> {
         self.problem.and_then(|problem| problem.cause.as_ref()).map(|cause| Chain(&**cause).to_string())
     }

@@ -1,5 +1,5 @@
-//! The one table of routes of the data interface: the router is made of it, labels are taken from it, and the description of the
-//! interface is held against it.
+//! The one table of routes of the data interface: the router is made of it, labels are taken from it, and the
+//! description of the interface is held against it.
 
 use crate::upstream::DOWNLOAD_URL;
 
@@ -8,7 +8,7 @@ pub enum Route {
     DownloadUrl,
     Link,
     Redirect,
-    /// The same under a name, for whoever saves the file.
+    /// The same redirect under a name, for tools that save the file.
     NamedRedirect,
     Links,
     /// For load balancers that cannot reach the admin interface.
@@ -22,7 +22,7 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gives {
     Links,
-    /// Something for people to open, whoever leads them there: the same for everybody, and nothing is done.
+    /// Something for people to open, from whatever page they come: it is the same for everybody, and does nothing.
     Pages,
     Probe,
 }
@@ -63,7 +63,7 @@ impl Route {
         self.row().1
     }
 
-    /// That of a path, or of the router's pattern.
+    /// The route of a path, or of the router's pattern.
     pub fn of(path: &str) -> Option<Route> {
         let is_named = |route: Route| route == Route::NamedRedirect && path.starts_with("/v1/redirect/");
         Route::ALL.into_iter().find(|route| route.path() == path || is_named(*route))

@@ -1,4 +1,5 @@
-//! What is said where there is no request: problems, as the whole answers that `server` sends in the place of a service.
+//! What is said where there is no request: problems, as the whole answers that `server` sends in the place of a
+//! service.
 
 use axum::{
     http::{HeaderMap, HeaderValue, header},
@@ -16,7 +17,7 @@ use crate::{
     server::{Refuse, Unserved},
 };
 
-/// Writes them in kielink's name.
+/// What `server` writes these answers with.
 pub(crate) fn refuse(clock: Clock) -> Refuse {
     std::sync::Arc::new(move |why, id| {
         let id = request_id(id);
@@ -46,7 +47,7 @@ pub(super) fn problem(why: Unserved) -> Problem {
     }
 }
 
-/// That of the request, if it may be repeated.
+/// The id that came with the head, if it may be repeated, else a new one.
 fn request_id(found: Option<&[u8]>) -> String {
     let mut headers = HeaderMap::new();
     if let Some(value) = found.and_then(|found| HeaderValue::from_bytes(found).ok()) {

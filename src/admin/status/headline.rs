@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::history::Minute;
 use crate::upstream::Condition;
 
-/// Links with less than this beyond `cache.margin` are about to die unrefreshed, where refreshes fail. Otherwise they are only
-/// seldom asked for.
+/// A link with less life than this beyond `cache.margin` is about to die unrefreshed, where refreshes fail. Where they
+/// do not fail, it is only seldom asked for.
 const LITTLE_LIFE_SECONDS: u64 = 60;
 
 /// A share of requests that nobody would call a hiccup.
@@ -20,7 +20,7 @@ pub(super) struct Headline {
     pub(super) advice: Option<&'static str>,
 }
 
-/// How well it goes; the page shows the same of its parts.
+/// How well things go; the page shows the levels of its parts in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Level {
@@ -54,7 +54,7 @@ pub(super) struct Facts<'a> {
 }
 
 impl Headline {
-    /// The worst that is the case.
+    /// Says the worst that is the case.
     pub(super) fn of(facts: &Facts<'_>) -> Headline {
         let minute = facts.last_minute;
         let say = |level, text: &str, advice| Headline { level, text: text.to_owned(), advice };

@@ -20,19 +20,20 @@ const MINUTE: usize = 12;
 pub(super) struct Totals {
     /// Links asked for.
     pub(super) asked: u64,
-    /// Of them, answered out of memory.
+    /// Of these links, how many were answered out of memory.
     pub(super) hits: u64,
-    /// Of them, kie.ai was asked and gave no link; what it says of a file is no error.
+    /// Of these links, how many kie.ai was asked for and did not give; what it says of a file is no error.
     pub(super) errors: u64,
-    /// Of them, turned away without asking kie.ai: it is unwell, or there was no room.
+    /// Of these links, how many were turned away without asking kie.ai: it is unwell, or there was no room.
     pub(super) turned_away: u64,
     pub(super) minted: u64,
-    /// Likewise without what kie.ai says of files.
+    /// Without what kie.ai says of files, as `errors`.
     pub(super) mints_failed: u64,
-    /// Mints that were wanted and not asked for, by rule: the budget, or the others, which pass.
+    /// Mints that were wanted and not asked of kie.ai: kept back by the budget, or by one of the rules that pass after
+    /// a while.
     pub(super) withheld_by_budget: u64,
     pub(super) withheld_for_a_while: u64,
-    /// Of them, because kie.ai refuses the key.
+    /// Of the mints that failed, how many did because kie.ai refuses the key.
     pub(super) key_refused: u64,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct Totals {
 struct Sample {
     /// How long the step was: under load, or over a suspend, longer than it should be.
     took: Duration,
-    /// Within the step.
+    /// What was counted within the step.
     counts: Totals,
     p99_micros: Option<u64>,
     least_life: Option<Duration>,
@@ -66,13 +67,13 @@ pub(super) struct Minute {
     pub(super) error_ratio: Option<f64>,
     pub(super) turned_away_ratio: Option<f64>,
     pub(super) latency_ms: Option<Latency>,
-    /// Of a link that was handed out.
+    /// Of all links that were handed out.
     pub(super) least_life_left_seconds: Option<u64>,
     pub(super) minted: u64,
     pub(super) mints_failed: u64,
     /// Wanted, and not asked of kie.ai: no budget, a pause, an open breaker.
     pub(super) mints_withheld: u64,
-    /// Of them, by a pause or an open breaker.
+    /// Of these mints, how many were withheld by a pause or an open breaker.
     #[serde(skip)]
     pub(super) withheld_for_a_while: u64,
     #[serde(skip)]
@@ -95,7 +96,7 @@ pub(super) struct Lines {
     pub(super) asked_per_second: Vec<f64>,
     pub(super) hit_ratio: Vec<Option<f64>>,
     pub(super) errors_per_second: Vec<f64>,
-    /// Failed ones included.
+    /// Mints that failed are included.
     pub(super) mints_per_second: Vec<f64>,
     pub(super) mints_failed_per_second: Vec<f64>,
     pub(super) latency_p99_ms: Vec<Option<f64>>,

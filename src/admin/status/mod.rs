@@ -35,7 +35,7 @@ use crate::{
     web::{metrics::Requests, outcome::Outcome},
 };
 
-/// Failures that are shown.
+/// How many failures are shown.
 const MOST_FAILURES: usize = 12;
 
 /// What the status is read from.
@@ -113,15 +113,16 @@ struct Mints {
 
 #[derive(Debug, Serialize)]
 struct Upstream {
-    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing` (the
-    /// account).
+    /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing`
+    /// (the account).
     condition: Condition,
-    /// It was seen to give links again after their end, so that a link that it gives again counts as a new one.
+    /// kie.ai was seen to give links again after their end, so that a link that it gives again counts as a new one.
     renews_links: bool,
     breaker: BreakerState,
     /// Requests that may go at once.
     budget_tokens: f64,
-    /// After a quiet time, and how many are added a second: a little less than `upstream.burst` and `.rate`.
+    /// Requests that may go at once after a quiet time, and how many are added a second: a little less than
+    /// `upstream.burst` and `.rate`.
     budget_most_tokens: f64,
     budget_tokens_per_second: f64,
 }
@@ -229,7 +230,7 @@ impl Inner {
         for links::Count { result, count, .. } in links.mints() {
             match result {
                 MintResult::Ok => totals.minted += count,
-                // kie.ai's word on the file, which is the caller's.
+                // kie.ai's word on the file, which is the caller's affair.
                 MintResult::Failed(Kind::SourceRefused | Kind::SourceNotFound) => {}
                 MintResult::Failed(kind) => {
                     totals.mints_failed += count;
@@ -249,7 +250,7 @@ impl Inner {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // A panic in the middle leaves a step less.
+        // A panic in the middle leaves one step out.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

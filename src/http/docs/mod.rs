@@ -21,14 +21,15 @@ use maud::html;
 use super::openapi;
 use crate::web::{guard::Host, policy};
 
-/// The page in the pieces between which the host stands, once somebody has asked for it: the start does not wait for it.
+/// The page, cut where the host stands. It is made once somebody has asked for it: the start does not wait for it.
 ///
-/// All answers share the pieces: a peer that asks for many pages and reads none must not have memory filled with copies.
+/// All answers share the pieces: a peer that asks for many pages and reads none must not have memory filled with
+/// copies.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Page(Arc<OnceLock<Vec<Bytes>>>);
 
-/// SECURITY: the page shows nothing of a caller's but the host, escaped; should that ever fail, no script of anybody's runs
-/// and nothing is fetched.
+/// SECURITY: the page shows nothing of a caller's but the host, escaped; should that ever fail, no script of anybody's
+/// runs and nothing is fetched.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy::for_page(page::STYLE, None));
 
 /// Where the sandbox and the defaults listen, for callers that name no host.
@@ -41,7 +42,8 @@ pub(crate) async fn docs(State(page): State<Page>, headers: HeaderMap, uri: Uri)
         let text = std::str::from_utf8(&page).expect("it was a String");
         text.split(page::HOST).map(|piece| page.slice_ref(piece.as_bytes())).collect()
     });
-    // The commands on it are for the address that it was asked at, which over a Unix socket may be any text.
+    // The commands on the page name the address at which the page was asked for, which over a Unix socket may be any
+    // text.
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let named = named.or(uri.authority().map(|authority| authority.as_str()));
     let host = named.filter(|host| Host::parse(host).is_some()).unwrap_or(USUAL_HOST);

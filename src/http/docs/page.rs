@@ -82,7 +82,7 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Each with a space behind it.
+    /// Each method with a space behind it.
     fn methods(&self) -> Markup {
         html! {
             @for (method, _) in fields(self.operations) { b.method { (method.to_uppercase()) } " " }
@@ -148,7 +148,7 @@ impl<'a> Path<'a> {
                 }
                 (headers(document, answer))
             }
-            // They are much alike everywhere, and hide what is not.
+            // Errors are much alike everywhere, and would hide what is not.
             details {
                 summary { "Errors: " (statuses.join(" ")) }
                 table {
@@ -278,7 +278,7 @@ fn description(described: &Value) -> Markup {
     inline(text(&described["description"]))
 }
 
-/// As a reader says it.
+/// A type as a reader says it.
 fn kind(schema: &Value) -> Markup {
     let name = text(&schema["$ref"]).rsplit('/').next().unwrap_or_default();
     let constant = &schema["const"];
@@ -343,7 +343,7 @@ fn fields(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
 }
 
-/// What a `$ref` in it leads to (`#/components/…`), or itself.
+/// What a `$ref` in `value` leads to (`#/components/…`), or `value` itself.
 fn resolved<'a>(value: &'a Value, document: &'a Value) -> &'a Value {
     match text(&value["$ref"]).strip_prefix("#/") {
         Some(path) => path.split('/').fold(document, |value, name| &value[name]),

@@ -1,6 +1,6 @@
 //! The files that there are: a picture, a drawing, a sound and a text.
 //!
-//! Pure. It does not know how they are reached.
+//! Pure. It does not know how the files are reached.
 
 /// A file that can be asked for.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub struct Sample {
     pub(super) body: &'static [u8],
 }
 
-/// One on each kind of result host: pictures, drafts, music, anything else.
+/// One file on each kind of result host: pictures, drafts, music, anything else.
 pub(super) const SAMPLES: [Sample; 4] = [
     Sample {
         source_url: "https://tempfile.aiquickdraw.com/s/sunrise.png",

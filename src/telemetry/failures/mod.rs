@@ -1,8 +1,8 @@
 //! What has failed of late, for `/status`: how often, when first and last, and why.
 //!
-//! Where it happens it is noted as what it is: a mint, or a request. What else the log tells at `warn` or above, perhaps in a library's
-//! words, is noted from its line (`Lines`). Two failures are the same where everything but host and time is: those differ a
-//! thousandfold in one outage.
+//! A mint or a request that fails is noted where that happens, as what it is. Whatever else the log tells at `warn` or
+//! above, perhaps in a library's words, is noted from its line (`Lines`). Two failures are the same where all but host
+//! and time is the same: hosts and times differ a thousandfold in one outage.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,10 @@ use crate::{
     kind::Kind,
 };
 
-/// Failures that are told apart at once; in an outage there are a handful.
+/// How many failures are told apart at once; in an outage there are a handful.
 const MOST: usize = 128;
 
-/// Shared between those who note and those who look. Cheap to clone.
+/// Shared by the code that notes failures and the code that shows them. Cheap to clone.
 #[derive(Clone)]
 pub struct Failures(Arc<Shared>);
 
@@ -47,7 +47,7 @@ pub struct Failed {
     pub source_host: Option<String>,
 }
 
-/// The level of the line that the log has of it, the worst last.
+/// The level of the log's line about the failure, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -58,11 +58,12 @@ pub enum Severity {
 /// What it is that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum What {
-    /// A mint, by why it was made. One `is_awaited` by requests, which have failed with it, for the same error.
+    /// A mint, by why it was made. Where it `is_awaited`, requests wait for it, and have failed with it for the same
+    /// error.
     Mint { reason: &'static str, is_awaited: bool },
     /// A request that got no link, by the problem that its caller was told.
     Request { problem: Kind },
-    /// Anything else of which the log has a line.
+    /// Anything else that the log has a line about.
     Line { message: String, reason: Option<String> },
 }
 
@@ -76,13 +77,13 @@ struct Key {
 
 #[derive(Debug)]
 struct State {
-    /// Whole, of the last one; the key has it without what kie.ai said.
+    /// The last failure's whole error; the key has it without what kie.ai said.
     error: Option<String>,
     count: u64,
     first_at: Timestamp,
     last_at: Timestamp,
     last_seen: Instant,
-    /// Of the last one.
+    /// Of the last failure.
     source_host: Option<String>,
 }
 
@@ -99,11 +100,11 @@ pub struct Failure {
     pub count: u64,
     pub first_at: String,
     pub last_at: String,
-    /// Of the last one.
+    /// Of the last failure.
     pub source_host: Option<String>,
 }
 
-/// As `message`, `problem` and `reason`.
+/// Written as `message`, `problem` and `reason`.
 impl Serialize for What {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -159,7 +160,7 @@ impl Failures {
         state.source_host = source_host.or(state.source_host.take());
     }
 
-    /// The most recent ones, newest first, at most `most`.
+    /// The most recent failures, newest first, at most `most`.
     pub fn recent(&self, most: usize) -> Vec<Failure> {
         let table = self.lock();
         let mut all: Vec<_> = table.iter().collect();
@@ -176,7 +177,7 @@ impl Failures {
         shown.collect()
     }
 
-    /// What notes lines.
+    /// The layer that notes lines.
     pub(super) fn lines(&self) -> Lines {
         Lines(self.clone())
     }
@@ -187,7 +188,7 @@ impl Failures {
     }
 }
 
-/// The least severe goes first, and of those the one that is longest ago.
+/// Makes room: the least severe failure goes first, and among equals the oldest.
 fn make_room_for(key: &Key, table: &mut HashMap<Key, State>) {
     if table.contains_key(key) || table.len() < MOST {
         return;
@@ -198,7 +199,7 @@ fn make_room_for(key: &Key, table: &mut HashMap<Key, State>) {
     }
 }
 
-/// Notes lines at `warn` and above, written or not, but for those of what is noted already.
+/// Notes lines at `warn` and above, written or not, except lines about what is noted already.
 #[derive(Debug)]
 pub(super) struct Lines(Failures);
 

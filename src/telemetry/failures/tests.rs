@@ -84,7 +84,7 @@ fn a_line_of_what_is_noted_already_is_not_noted_once_more() {
         for _ in 0..50 {
             tracing::warn!(target: NOTED, error = "HTTP 502", "mint failed");
         }
-        // A sum is none either.
+        // A line that sums up others is no failure either.
         let stop = tokio_util::sync::CancellationToken::new();
         stop.cancel();
         tokio::runtime::Builder::new_current_thread()

@@ -1,7 +1,7 @@
 //! Lines that repeat are summed up in the log instead of written a thousand times a second.
 //!
-//! Limited are lines at `warn` or above, and those that name a problem. Two of them are the same where level, message, problem,
-//! reason and error are: hosts and request ids differ a thousandfold in one outage.
+//! Lines at `warn` or above are limited, and so are lines that name a problem. Two lines are the same where level,
+//! message, problem, reason and error are the same: hosts and request ids differ a thousandfold in one outage.
 
 use std::{
     cmp::Reverse,
@@ -21,17 +21,18 @@ use super::{
 };
 use crate::clock::{Clock, Instant};
 
-/// The first so many lines of one kind in a window are written; of the others only their number, when it has ended.
+/// The first so many lines of one kind in a window are written. Further lines are only counted; the number is written
+/// when the window has ended.
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Kinds of lines that are told apart at once; in an outage there are a handful.
+/// How many kinds of lines are told apart at once; in an outage there are a handful.
 const MOST: usize = 128;
 
 /// What a sum's line says.
 const SUM: &str = "more of the same";
 
-/// Counts the lines of the log that it lets through, and those that it leaves out. Cheap to clone; all clones are one.
+/// Counts the log's lines, both those that are written and those that are left out. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Limiter(Arc<Shared>);
 
@@ -45,10 +46,10 @@ struct Shared {
 struct Table {
     /// At `warn` and above; at most `MOST`.
     severe: HashMap<Key, State>,
-    /// Refused requests, by their problem: as many as there are problem types, so that none pushes out a severe one, nor one of
-    /// those these.
+    /// Refused requests, by their problem. There are as many as there are problem types, so that a refused request
+    /// never pushes out a severe line, nor a severe line a refused request.
     refused: HashMap<Key, State>,
-    /// Sums of severe ones that were pushed out, still to be written; at most `MOST`.
+    /// Sums of severe lines that were pushed out, still to be written; at most `MOST`.
     owed: Vec<(Key, u64)>,
 }
 
@@ -87,12 +88,12 @@ impl Limiter {
         Limiter(Arc::new(Shared { clock, state: Mutex::default() }))
     }
 
-    /// What stands in front of a layer that writes lines of `level` and above.
+    /// The filter in front of a layer that writes lines of `level` and above.
     pub(super) fn filter(&self, level: &LogLevel) -> Limited {
         Limited { limiter: self.clone(), level: level.clone() }
     }
 
-    /// Writes a line for each kind of which lines were left out, once its window has ended; until `stop`.
+    /// Writes a line for each kind whose lines were left out, once its window has ended; until `stop`.
     pub async fn sum_up(self, stop: CancellationToken) {
         loop {
             let is_last = tokio::select! {
@@ -162,12 +163,12 @@ impl Limiter {
 }
 
 impl Table {
-    /// The least severe goes first, and of those the one that is longest ago; what it owes is written all the same.
+    /// The least severe kind goes first, and among equals the oldest; its sum is written all the same.
     fn make_room_for(&mut self, key: &Key) {
         if self.severe.contains_key(key) || self.severe.len() < MOST {
             return;
         }
-        // To tracing, `error` is the least.
+        // In tracing's order of levels, `error` is the least.
         let least = self.severe.iter().min_by_key(|(key, state)| (Reverse(key.level), state.last_seen));
         if let Some(key) = least.map(|(key, _)| key.clone())
             && let Some(state) = self.severe.remove(&key)
@@ -183,7 +184,7 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Limited {
     limiter: Limiter,
-    /// Lines below are not written at all.
+    /// Less severe lines are not written at all.
     level: LogLevel,
 }
 
@@ -204,7 +205,7 @@ impl<S: Subscriber> Filter<S> for Limited {
         if message == SUM || (level == Level::INFO && problem.is_none()) {
             return true;
         }
-        // What a caller did wrong is the same whatever is said of it; and of a cause, kie.ai's own words do not count.
+        // What a caller did wrong is the same whatever the error says; and of a cause, kie.ai's own words do not count.
         let error = error.filter(|_| level != Level::INFO).map(|error| without_quotes(&error).to_owned());
         self.limiter.admit(Key { level, message, problem, reason, error })
     }

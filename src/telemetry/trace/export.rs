@@ -1,7 +1,7 @@
 //! Where spans go: an OTLP collector, over http/protobuf or gRPC, as the environment's `OTEL_*` variables say.
 //!
-//! Endpoint, headers, timeout, compression, sampler, batching and resource are read from there by OpenTelemetry's own
-//! libraries; here it is decided whether there are traces at all, and over which protocol.
+//! OpenTelemetry's own libraries read endpoint, headers, timeout, compression, sampler, batching and resource from
+//! there. Here it is decided whether there are traces at all, and over which protocol.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -26,7 +26,7 @@ pub enum Error {
     Protocol,
     #[error("cannot set up the client for the collector of traces")]
     Client(#[source] reqwest::Error),
-    /// SECURITY: without what the library says: it repeats the endpoint, which may have a password in it.
+    /// SECURITY: without the library's own words: they repeat the endpoint, which may have a password in it.
     #[error("OTEL_EXPORTER_OTLP_*: the endpoint, the headers or the compression cannot be used")]
     Exporter,
 }
@@ -37,21 +37,21 @@ impl From<ExporterBuildError> for Error {
     }
 }
 
-/// Spans that wait for the collector at most, and those that go in one request; OpenTelemetry's defaults. More may be set, within
-/// reason: the queue is allocated at once.
+/// How many spans may wait for the collector, and how many go in one request; OpenTelemetry's defaults. More may be
+/// set, within reason: the queue is allocated at once.
 const QUEUE: usize = 2048;
 const LONGEST_QUEUE: usize = 16 * 1024;
 const BATCH: usize = 512;
 
-/// What a collector says is of no interest beyond its status; a longer answer is a wrong address.
+/// Beyond its status, a collector's answer is of no interest; a longer answer means a wrong address.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// The exporter gives up before; this only keeps a request from hanging for ever.
+/// The exporter gives up earlier; this only keeps a request from hanging for ever.
 const LONGEST_REQUEST: Duration = Duration::from_secs(60);
 
 impl Tracer {
-    /// By the environment: off without an endpoint, with `OTEL_SDK_DISABLED=true` or with `OTEL_TRACES_EXPORTER=none`.
-    /// Must be called inside the runtime that the exporter shall use.
+    /// A tracer as the environment says: off without an endpoint, with `OTEL_SDK_DISABLED=true` or with
+    /// `OTEL_TRACES_EXPORTER=none`. Must be called inside the runtime that the exporter shall use.
     ///
     /// # Errors
     /// When the variables ask for something that cannot be had.
@@ -87,7 +87,7 @@ impl Tracer {
             |name: &str| variable(name).and_then(|value| value.parse::<usize>().ok()).filter(|number| *number > 0);
         let queue = number("OTEL_BSP_MAX_QUEUE_SIZE").unwrap_or(QUEUE).min(LONGEST_QUEUE);
         let batch = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").unwrap_or(BATCH).min(queue);
-        // The others are read from the environment.
+        // The library reads the other batch settings from the environment.
         let config = BatchConfigBuilder::default().with_max_queue_size(queue).with_max_export_batch_size(batch).build();
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let provider = SdkTracerProvider::builder().with_span_processor(processor).with_resource(resource(environment));
@@ -95,8 +95,8 @@ impl Tracer {
     }
 }
 
-/// The variables whose values OpenTelemetry ignores, by name: its own warnings repeat the values, which may be secrets in the
-/// wrong place.
+/// The names of variables whose values OpenTelemetry ignores. Its own warnings repeat the values, which may be secrets
+/// in the wrong place.
 fn unusable<'a>(variable: &impl Fn(&str) -> Option<&'a str>) -> Vec<&'static str> {
     let (sampler, ratio) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
     let mut unusable = Vec::new();
@@ -146,7 +146,7 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))
-            // Its headers may hold a secret of the collector's.
+            // The exporter's headers may hold a secret of the collector's.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(LONGEST_REQUEST);

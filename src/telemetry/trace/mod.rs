@@ -1,7 +1,8 @@
-//! Traces: one span a request, one a mint. Off unless the environment names a collector (OpenTelemetry's own variables);
-//! then a request has at most the position in a trace that its caller gave it (W3C Trace Context), for the log and for kie.ai.
+//! Traces: one span a request, one a mint. Off unless the environment names a collector (OpenTelemetry's own
+//! variables). When off, a request has at most the position in a trace that its caller gave it (W3C Trace Context), for
+//! the log and for kie.ai.
 //!
-//! The one place that knows OpenTelemetry. Spans carry no URL but a source's host, and no text of kie.ai's.
+//! Only this module knows OpenTelemetry. Spans carry no URL but a source's host, and no text of kie.ai's.
 
 mod export;
 
@@ -24,7 +25,8 @@ use opentelemetry_sdk::{
 
 pub use self::export::Error;
 
-/// W3C Trace Context, section 3.3.1.5: at least this much of a `tracestate` should be passed on. It stays in the spans' memory.
+/// W3C Trace Context, section 3.3.1.5: at least this much of a `tracestate` should be passed on. It stays in the spans'
+/// memory.
 const LONGEST_STATE: usize = 512;
 
 /// Makes spans. Cheap to clone; `Default` is off.
@@ -36,11 +38,12 @@ struct On {
     provider: SdkTracerProvider,
 }
 
-/// A span under way, or only a caller's position in a trace, or nothing. Cheap to clone; the last one to go ends it.
+/// A span under way, or only a caller's position in a trace, or nothing. Cheap to clone; the span ends with its last
+/// clone.
 #[derive(Clone, Default)]
 pub struct Span {
     recording: Option<Arc<Mutex<SdkSpan>>>,
-    /// Where what follows belongs.
+    /// The position under which what follows belongs.
     position: Option<Position>,
 }
 
@@ -71,7 +74,7 @@ impl Tracer {
         self.0.is_some()
     }
 
-    /// A request begins, with the caller's headers of these names.
+    /// A request begins; the arguments are the caller's headers of these names.
     pub(crate) fn request(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Span {
         let tracestate = tracestate.filter(|state| state.len() <= LONGEST_STATE);
         let parent = traceparent.and_then(|traceparent| position_of(&Headers { traceparent, tracestate }));
@@ -79,7 +82,8 @@ impl Tracer {
         on.start(on.tracer.span_builder("request").with_kind(SpanKind::Server), parent.as_ref())
     }
 
-    /// A mint begins: part of what asked for it where somebody waits, else a trace of its own that is linked to it.
+    /// A mint begins. Where a request waits for it, it is part of that request's trace; otherwise it has a trace of its
+    /// own, which is linked to what caused it.
     pub(crate) fn mint(&self, cause: &Span, is_awaited: bool, reason: &'static str, source_host: &str) -> Span {
         let parent = cause.position.as_ref().filter(|_| is_awaited);
         let Some(on) = &self.0 else { return Span { recording: None, position: parent.cloned() } };
@@ -118,7 +122,7 @@ impl On {
 }
 
 impl Span {
-    /// What follows from it may say so with this.
+    /// Where the span stands in its trace, for spans that follow from it.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
@@ -127,23 +131,23 @@ impl Span {
         self.position.as_ref().map(|Position(context)| context.trace_id())
     }
 
-    /// Its trace, where somebody will find it: a trace that is not sampled is kept nowhere.
+    /// The span's trace, where somebody will find it: a trace that is not sampled is kept nowhere.
     pub fn sampled_trace_id(&self) -> Option<TraceId> {
         let Position(context) = self.position.as_ref()?;
         context.is_sampled().then(|| context.trace_id())
     }
 
-    /// `traceparent` for whoever is asked next (W3C Trace Context, section 3.2), written anew from the ids.
+    /// `traceparent` for the next server that is asked (W3C Trace Context, section 3.2), written anew from the ids.
     ///
-    /// SECURITY: never `tracestate`: it is text of callers' choice, up to 16 KiB of it, which is nothing to send to a third party,
-    /// and which could decide what that one's gateway thinks of the request and of the key.
+    /// SECURITY: never `tracestate`. It is text of the callers' choice, up to 16 KiB of it: nothing to send to a third
+    /// party, whose gateway might judge the request and the key by it.
     pub(crate) fn traceparent(&self) -> Option<String> {
         let Position(context) = self.position.as_ref()?;
         let flags = context.trace_flags().to_u8() & 0x01;
         Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
     }
 
-    /// Whether anybody will see what is noted in it.
+    /// Whether anybody will see what is noted in the span.
     pub(crate) fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
@@ -156,7 +160,7 @@ impl Span {
         self.with(|span| span.set_attribute(KeyValue::new(key, value)));
     }
 
-    /// Something happened in it.
+    /// Something happened during the span.
     pub(crate) fn event(&self, name: &'static str, key: &'static str, value: impl Into<opentelemetry::Value>) {
         self.with(|span| span.add_event(name, vec![KeyValue::new(key, value)]));
     }
@@ -168,25 +172,25 @@ impl Span {
         });
     }
 
-    /// It has waited for what is at `position`.
+    /// The span has waited for what is at `position`.
     pub(crate) fn link(&self, Position(position): &Position) {
         self.with(|span| span.add_link(position.clone(), Vec::new()));
     }
 
-    /// Now, rather than when the last one is dropped.
+    /// Ends the span now, rather than when the last clone is dropped.
     pub(crate) fn end(&self) {
         self.with(|span| span.end());
     }
 
     fn with(&self, act: impl FnOnce(&mut SdkSpan)) {
         if let Some(span) = &self.recording {
-            // A panic in the middle leaves a span with an attribute less.
+            // A panic in the middle leaves a span without one attribute.
             act(&mut span.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
 
-/// What the caller's headers say; nothing where they are not as W3C wants them.
+/// The position in the caller's headers; `None` where they are not as W3C wants them.
 fn position_of(headers: &Headers<'_>) -> Option<Position> {
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), headers);
     let position = context.span().span_context().clone();

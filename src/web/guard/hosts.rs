@@ -1,4 +1,4 @@
-//! Which host a request is for, and whose names are ours: those that no page of the public internet has. Pure.
+//! Which host a request is for, and which names are ours: names that no page of the public internet has. Pure.
 
 use std::{fmt, net::IpAddr};
 
@@ -10,8 +10,9 @@ use crate::{
     web::problem::{Kind, Problem},
 };
 
-/// Nobody can have these on the public internet: what clusters and links use, what is reserved for it (RFC 6761, RFC 6762, RFC 8375),
-/// and `.internal`, which ICANN has set aside. `.cluster.local` is below `.local`.
+/// Nobody can have a name that ends so on the public internet: clusters and local networks use these endings, or they
+/// are reserved for such use (RFC 6761, RFC 6762, RFC 8375), or ICANN has set them aside (`.internal`).
+/// `.cluster.local` is below `.local`.
 const OURS: [&str; 6] = [".local", ".internal", ".svc", ".localhost", ".test", ".home.arpa"];
 
 /// A host as headers name it, without its port, in lower case and without the root's dot.
@@ -22,7 +23,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Of `host` or `host:port`; `None` where some reader would not find one host in it.
+    /// Reads `host` or `host:port`; `None` where some reader would not find one host in it.
     pub(crate) fn parse(text: &str) -> Option<Host> {
         let name = without_port(text)?;
         if let Some(literal) = name.strip_prefix('[') {
@@ -44,7 +45,7 @@ impl Host {
         is_ours || allowed.iter().any(|pattern| self.matches(pattern))
     }
 
-    /// Whether a machine of one's own, or of one's own network, has it.
+    /// Whether it is an address of this machine itself, or of a private network.
     pub(super) fn is_private_address(&self) -> bool {
         match self {
             Host::Name(_) => false,
@@ -57,7 +58,7 @@ impl Host {
         }
     }
 
-    /// `pattern` as `pattern` below has made it.
+    /// `pattern` is what the function `pattern` below makes.
     fn matches(&self, pattern: &str) -> bool {
         match (self, pattern.strip_prefix('*')) {
             (Host::Name(name), Some(below)) => name.len() > below.len() && name.ends_with(below),
@@ -77,8 +78,8 @@ impl fmt::Display for Host {
     }
 }
 
-/// What `server.allowed_hosts` may hold, as it is compared: a name, an address, or `*.` and a name, which stands for all names
-/// below that. `None` for everything else.
+/// What `server.allowed_hosts` may hold, as it is compared: a name, an address, or `*.` and a name, which stands for
+/// all names below that. `None` for everything else.
 pub(crate) fn pattern(text: &str) -> Option<String> {
     let below = text.strip_prefix("*.");
     let name = below.unwrap_or(text);
@@ -92,7 +93,8 @@ pub(crate) fn pattern(text: &str) -> Option<String> {
     }
 }
 
-/// SECURITY: a page that rebinds its own name to our address still sends its own name here. Over a Unix socket no page comes.
+/// SECURITY: a page that rebinds its own name to our address still sends its own name here. No page asks over a Unix
+/// socket.
 pub(super) fn check(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
     let malformed = |detail| Err(Problem::refused(Kind::MalformedRequest, detail));
     let mut hosts = parts.headers.get_all(header::HOST).iter();
@@ -130,7 +132,7 @@ fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
-    // What ends in a number would be read as an address by some.
+    // Some readers would take a name whose last part is a number for an address.
     let last = name.rsplit('.').next().unwrap_or_default();
     let (digits, is_digit): (_, fn(u8) -> bool) = match last.strip_prefix("0x").or_else(|| last.strip_prefix("0X")) {
         Some(digits) => (digits, |byte| byte.is_ascii_hexdigit()),

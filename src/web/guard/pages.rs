@@ -10,7 +10,7 @@ use crate::web::{
     route::{Gives, Route},
 };
 
-/// The admin interface's page, which is for people to open as the data interface's are.
+/// The admin interface's page: people open it, as they open the data interface's pages.
 const STATUS: &str = "/status";
 
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -21,8 +21,8 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 
 /// SECURITY: a page of another site must not make its visitor's browser ask for links from inside the network.
 ///
-/// Browsers tell https and loopback what a page is to them. For all other hosts there is the page's origin, and where a browser
-/// sends none (GET of an image, of a script) its address.
+/// Browsers tell https and loopback hosts what a page is to them. For all other hosts there is the page's origin, and
+/// where a browser sends none (GET of an image, of a script), the page's address.
 pub(super) fn check(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
     let path = parts.uri.path();
     let is_for_everybody = path == STATUS || Route::of(path).is_some_and(|route| route.gives() == Gives::Pages);
@@ -41,7 +41,8 @@ pub(super) fn check(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
     Err(Problem::refused(Kind::CrossSite, "Pages of other sites may not use this service."))
 }
 
-/// Whether somebody opens it as a page, by a link or a form; and it is not fetched in case somebody will.
+/// Whether somebody opens it as a page, by a link or a form. A page that is fetched before anybody opens it does not
+/// count.
 fn is_opened(parts: &Parts) -> bool {
     let says = |name, value| matches!(single(&parts.headers, name), Single::Value(said) if said == value);
     parts.method == Method::GET
@@ -73,8 +74,8 @@ fn check_page(parts: &Parts, allowed: &[String]) -> Result<(), Problem> {
     ))
 }
 
-/// The hosts at which the request was made: its own, and those that proxies in front say it had before. No page can set those:
-/// for such a header a browser asks leave first.
+/// The hosts at which the request was made: its own host, and the hosts that it had before, as proxies in front say. No
+/// page can set these headers: a browser asks leave first.
 fn asked_at(parts: &Parts) -> impl Iterator<Item = Host> {
     let text = |name: &HeaderName| parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let forwarded = text(&X_FORWARDED_HOST).flat_map(|hosts| hosts.split(',')).map(str::trim);
@@ -82,30 +83,30 @@ fn asked_at(parts: &Parts) -> impl Iterator<Item = Host> {
     own.chain(forwarded).filter_map(Host::parse)
 }
 
-/// Of `https://host:port` and nothing besides; `null` has none.
+/// The host of `https://host:port` with nothing behind it; `null` has no host.
 fn host_of_origin(origin: &str) -> Option<Host> {
     Host::parse(without_scheme(origin)?)
 }
 
-/// Of a page's address.
 fn host_of_page(address: &str) -> Option<Host> {
     let rest = without_scheme(address)?;
     Host::parse(rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
-/// Whether it names no host: RFC 9110 section 10.1.3 lets a client say a page of the same host so. Browsers write all of it.
+/// Whether the address names no host: RFC 9110 section 10.1.3 lets a client name a page of the same host so. Browsers
+/// write the whole address.
 fn is_relative(address: &str) -> bool {
     let first = address.split(['/', '?', '#']).next().unwrap_or_default();
     !first.contains(':') && !address.starts_with("//")
 }
 
-/// Without `http://` or `https://`. What has another scheme is no page of ours.
+/// The address without `http://` or `https://`. An address with another scheme is no page of ours.
 fn without_scheme(address: &str) -> Option<&str> {
     let (scheme, rest) = address.split_once("://")?;
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
 }
 
-/// What a header says that may stand there once.
+/// What is said by a header that may stand there once.
 enum Single<'a> {
     Absent,
     Value(&'a str),

@@ -34,12 +34,12 @@ pub(super) fn failures(failures: &[Failure], log_lines_dropped: u64, now: &str) 
     }
 }
 
-/// A mint that failed is noted, and so is each request that got no link for it: one fact, to people.
+/// A mint that failed is noted, and so is each request that got no link because of it: to people this is one failure.
 fn is_told_by_a_mint(failure: &Failure, failures: &[Failure]) -> bool {
     failures.iter().any(|mint| belongs(failure, mint))
 }
 
-/// A refresh fails without a request that does.
+/// When a refresh fails, no request fails with it.
 fn belongs(request: &Failure, mint: &Failure) -> bool {
     matches!((&request.what, &mint.what), (What::Request { .. }, What::Mint { is_awaited: true, .. }))
         && request.error.is_some()

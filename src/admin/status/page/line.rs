@@ -1,7 +1,7 @@
 //! Lines over the last quarter of an hour, as paths of an SVG. Pure.
 //!
-//! A step of the history is one unit wide; what is missing leaves a gap. The newest value is at the right edge, so that a
-//! kielink that has just started has its line grow from there.
+//! A step of the history is one unit wide; what is missing leaves a gap. The newest value is at the right edge, so that
+//! a kielink that has just started has its line grow from there.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::super::history::STEPS;
 pub(super) const WIDTH: usize = STEPS;
 pub(super) const HEIGHT: f64 = 40.0;
 
-/// A line at the very edge would lose half of its width.
+/// A line at the very edge would lose half of its thickness.
 const INSET: f64 = 1.0;
 
 /// Where a value lies between bottom and top.
@@ -36,7 +36,7 @@ impl Scale {
         Scale::linear(high.unwrap_or(10.0 * decade))
     }
 
-    /// The decades that have room for all; those of `usual` where there is nothing.
+    /// The decades that have room for all values; where there is no value, those of `usual`.
     pub(super) fn decades(values: &[Option<f64>], usual: (f64, f64)) -> Scale {
         let positive = || values.iter().flatten().copied().filter(|value| *value > 0.0);
         let least = positive().min_by(f64::total_cmp).unwrap_or(usual.0).log10().floor();
@@ -44,7 +44,7 @@ impl Scale {
         Scale { low: 10f64.powf(least), high: 10f64.powf(most.max(least + 1.0)), in_decades: true }
     }
 
-    /// Down from the top.
+    /// The distance from the top.
     pub(super) fn y(&self, value: f64) -> f64 {
         let share = if self.in_decades {
             (value.max(self.low).log10() - self.low.log10()) / (self.high.log10() - self.low.log10())
@@ -77,7 +77,8 @@ pub(super) fn area(values: &[Option<f64>], scale: &Scale) -> String {
     path
 }
 
-/// From the left edge of the first step over the middle of each to the right edge of the last one: a single value is a dash.
+/// From the left edge of the first step over the middle of each to the right edge of the last one: a single value is a
+/// dash.
 fn points(path: &mut String, from: usize, run: &[f64], scale: &Scale) {
     for (step, value) in run.iter().enumerate() {
         write!(path, "L{}.5 {}", from + step, scale.y(*value)).expect("a String takes everything");
@@ -85,7 +86,7 @@ fn points(path: &mut String, from: usize, run: &[f64], scale: &Scale) {
     write!(path, "H{}", from + run.len()).expect("a String takes everything");
 }
 
-/// Values without a gap between them, each with the place of its first one.
+/// Values without a gap between them, each run with the position of its first value.
 fn runs(values: &[Option<f64>]) -> Vec<(usize, Vec<f64>)> {
     let newest = &values[values.len().saturating_sub(WIDTH)..];
     let left = WIDTH - newest.len();

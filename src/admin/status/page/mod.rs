@@ -1,4 +1,5 @@
-//! Draws the status: one page without any outside resource, complete without JavaScript, refreshed by a few lines of it.
+//! Draws the status: one page without any outside resource, complete without JavaScript, refreshed by a few lines of
+//! it.
 //!
 //! Everything goes through maud, which escapes every text; only the style and the script, which are ours, do not.
 
@@ -89,7 +90,7 @@ fn title(headline: &Headline) -> String {
     }
 }
 
-/// `None` where kielink does not answer: its script says so then.
+/// `None` where kielink does not answer: then the page's script says so.
 fn announcement(level: Option<Level>, text: &str, advice: Option<&str>) -> Markup {
     html! {
         span.sign { (sign(level)) }
@@ -137,7 +138,7 @@ fn sign(level: impl Into<Option<Level>>) -> Markup {
     }
 }
 
-/// The sign again, for the browser's tab. There is no style in it, so the colour is one that suits a light and a dark one.
+/// The sign again, for the browser's tab. The icon has no style, so its colour is one that suits light and dark tabs.
 fn icon(level: Level) -> String {
     let colour = match level {
         Level::Ok => "2da44e",
@@ -376,7 +377,7 @@ mod tests {
             fail(What::Mint { reason: "miss", is_awaited: true }, "code 500");
             tracing::warn!(target: NOTED, because_of = "code 500", "somebody got none");
             fail(What::Request { problem: Kind::UpstreamError }, "code 500");
-            // The old words, of something else.
+            // The words of the failure above, now in a line of something else.
             tracing::warn!(error = "code 500", "request");
         });
         let snapshot = Snapshot { failures: telemetry.failures.recent(9), ..snapshot(1) };

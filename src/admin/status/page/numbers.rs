@@ -32,7 +32,7 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{}{SPACE}{}", count(number), if number == 1 { one } else { many })
 }
 
-/// `49.8`, of what happens in a second: three digits. What happens at all is more than `0`.
+/// `49.8`, for what happens in a second: three digits. What happens at all is shown as more than `0`.
 pub(super) fn rate(per_second: f64) -> String {
     match per_second {
         none if none <= 0.0 => "0".to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn rate(per_second: f64) -> String {
     }
 }
 
-/// `98.3 %`. Nothing but all is `100 %`, and nothing but none `0 %`: between them it is cut, not rounded.
+/// `98.3 %`. Only all is `100 %`, and only none is `0 %`: what lies between is cut, not rounded.
 pub(super) fn percent(ratio: f64) -> String {
     let hundredths = (ratio * 10_000.0 + 1e-6).floor() / 100.0;
     match ratio {
@@ -94,14 +94,14 @@ pub(super) fn tenths(number: f64) -> String {
     rounded.to_string()
 }
 
-/// `14:32:10` of `at`, with its date where that is not the one of `now`. Both as RFC 3339, in UTC.
+/// `14:32:10` of `at`, with its date where that is not the date of `now`. Both are RFC 3339, in UTC.
 pub(super) fn time_of_day(at: &str, now: &str) -> String {
     let (date, time) = at.split_once('T').unwrap_or(("", at));
     let time = time.trim_end_matches('Z');
     if now.starts_with(date) { time.to_owned() } else { format!("{date}{SPACE}{time}") }
 }
 
-/// From one moment to another, both as RFC 3339; `None` where that is no time at all.
+/// From one moment to another, both in RFC 3339; `None` where that is no time at all.
 pub(super) fn between(first: &str, last: &str) -> Option<Duration> {
     let moment = |text: &str| text.parse::<jiff::Timestamp>().ok();
     let elapsed = moment(last)?.duration_since(moment(first)?);
@@ -113,7 +113,7 @@ pub(super) fn uncapitalised(text: &str) -> String {
     first(text, |letter| letter.to_lowercase().to_string())
 }
 
-/// For the beginning of one; names that are written small stay as they are.
+/// For the beginning of a sentence; names that are written small stay as they are.
 pub(super) fn capitalised(text: &str) -> String {
     if ["kie.ai", "kielink"].iter().any(|name| text.starts_with(name)) {
         return text.to_owned();

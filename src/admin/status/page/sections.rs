@@ -142,7 +142,7 @@ pub(super) fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
 pub(super) fn mints(snapshot: &Snapshot<'_>) -> Markup {
     let mints = &snapshot.mints;
     let mut results: Vec<_> = mints.results.iter().map(|of| of.result).collect();
-    // Those of one result stand together.
+    // The entries of one result stand together.
     results.dedup();
     let number = |reason: Reason, result: MintResult| {
         let of = mints.results.iter().filter(|of| of.reason == reason && of.result == result);

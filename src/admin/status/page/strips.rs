@@ -73,7 +73,7 @@ fn filled(values: &[Option<f64>], scale: &Scale) -> Markup {
     }
 }
 
-/// Failures in front of what they are a part of; none leave no trace.
+/// Failures, drawn in front of what they are a part of; where there are none, nothing is drawn.
 fn failing(values: &[Option<f64>], scale: &Scale) -> Markup {
     let marked: Vec<_> = values.iter().map(|value| value.filter(|value| *value > 0.0)).collect();
     html! { path.failing d=(line::area(&marked, scale)) {} }
