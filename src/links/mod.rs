@@ -281,8 +281,8 @@ impl Links {
             let (waiter, found, reason, too_late) = match inner.flights.join(source, &note) {
                 Role::Join(waiter, note) => {
                     note.patience.extend(deadline, caller.party);
-                    // This flight's link was asked for before the entry was forgotten, so the caller waits for the next
-                    // flight, too. It does so once: forgetting again and again must keep nobody waiting for ever.
+                    // A forgotten flight's link was asked for before the entry was forgotten: the caller waits for the
+                    // next flight, too. It does so once: forgetting again and again must keep nobody waiting for ever.
                     (waiter, Found::Joined, wanted, note.is_forgotten() && !waited_out)
                 }
                 Role::Lead(lead) => match inner.look(source, wish, now) {

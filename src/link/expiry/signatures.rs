@@ -83,8 +83,8 @@ fn part(name: &str) -> Option<(String, Part)> {
     Some((make.to_owned(), part))
 }
 
-/// The end of a signature of Baidu's, which has all in one value: `bce-auth-v1/key id/date/seconds/signed
-/// headers/hash`.
+/// The end of a signature of Baidu's, which has all in one value:
+/// `bce-auth-v1/key id/date/seconds/signed headers/hash`.
 pub(super) fn baidu(value: &str) -> Option<Timestamp> {
     let mut parts = value.strip_prefix("bce-auth-v")?.split('/').skip(2);
     let date = point::date(parts.next()?)?;
