@@ -374,7 +374,7 @@ impl State {
         if self.refused.as_ref().is_some_and(is_refused) {
             return;
         }
-        // Many refusals in one moment have the file read in one moment.
+        // Where many requests are refused at once, the first look may have put this key on trial already.
         if self.is_on_trial(&key) {
             return;
         }

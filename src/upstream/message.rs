@@ -21,7 +21,7 @@ const ADDRESS: &str = "[url]";
 /// Stands for what may be a signature.
 const BLOT: &str = "[…]";
 
-/// The most letters in a row that one word of kie.ai's has: `insufficient`, `authentication`. Two words in a row have
+/// The most letters in a row that one word of kie.ai's has: `insufficient`, `authentication`. Two words in one have
 /// more.
 const LONGEST_WORD: usize = 16;
 
@@ -301,8 +301,8 @@ impl HexRow {
         }
     }
 
-    /// More hex digits than a word has, letters and decimal digits among them: a number has no letter, and words have no
-    /// decimal digit.
+    /// More hex digits than a word has, letters and decimal digits among them: a number has no letter, and words have
+    /// no decimal digit.
     fn is_telling(&self) -> bool {
         self.digits > LONGEST_RUN && self.has_letter && self.has_digit
     }
