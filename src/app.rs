@@ -86,8 +86,8 @@ pub enum Error {
 }
 
 impl Listeners {
-    /// Sockets that were handed over take the place of the settings' addresses: those with `admin` in their name, or bound to
-    /// an address of `admin.listen`, those of the admin interface, all others those for callers.
+    /// Sockets that were handed over take the place of the settings' addresses. A socket with `admin` in its name, or
+    /// bound to an address of `admin.listen`, is for the admin interface; all other sockets are for callers.
     ///
     /// # Errors
     /// With the first address that cannot be had.
@@ -110,7 +110,7 @@ impl Listeners {
         Ok(Listeners { data: settle(data, &config.data.listen)?, admin: settle(admin, &config.admin.listen)? })
     }
 
-    /// With the ports that the system chose.
+    /// The addresses, with the ports that the system chose.
     pub fn addresses(&self) -> Addresses {
         let of = |listeners: &[Bound]| listeners.iter().map(Bound::address).collect();
         Addresses { data: of(&self.data), admin: of(&self.admin) }
@@ -194,7 +194,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         log_hash,
         allowed_hosts: hosts,
     });
-    // Its connections end as soon as they are told to.
+    // The admin interface's connections end as soon as they are told to.
     let at_once = Ending::default();
     let at_once = Ending { kill: at_once.drain.clone(), ..at_once };
     let admin = Server::new(&config.admin, service, refuse, at_once);
@@ -203,7 +203,8 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
 }
 
 impl App {
-    /// Serves until `stop` resolves, then ends in order ([`drain`]). Reads the key again when `reload` asks. Dropped, it ends at once.
+    /// Serves until `stop` resolves, then ends in order ([`drain`]). Reads the key again when `reload` asks. An `App`
+    /// whose run is dropped ends at once.
     ///
     /// # Errors
     /// When a listener cannot be used, or the admin thread cannot be started.

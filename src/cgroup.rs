@@ -8,9 +8,10 @@ pub(crate) fn memory_limit() -> Option<u64> {
     files(&groups).iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
 }
 
-/// The files that may hold a limit, by the lines of `/proc/self/cgroup` (cgroups(7)), `hierarchy:controllers:path`: version 2 has
-/// one hierarchy without controllers, version 1 one for `memory`. A limit of a group holds for those below it. In a container
-/// whose file shows the host's path, that path leads nowhere and the root is the container's own.
+/// The files that may hold a limit, by the lines of `/proc/self/cgroup` (cgroups(7)), `hierarchy:controllers:path`:
+/// version 2 has one hierarchy without controllers, version 1 has one for `memory`. A group's limit holds for the
+/// groups below it, too. In a container whose file shows the host's path, that path leads nowhere and the root is the
+/// container's own.
 fn files(groups: &str) -> Vec<String> {
     let mut files = Vec::new();
     for line in groups.lines() {

@@ -1,5 +1,5 @@
-//! The end, in order: not ready, a delay for balancers, no new connections, what was accepted is answered, late replies, the last
-//! spans and lines; all of it within the grace.
+//! The end, in order: not ready, a delay for balancers, no new connections, what was accepted is answered, late
+//! replies, the last spans and lines; all of it within the grace.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::{
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// So long it still accepts, though it is not ready any more.
+    /// For how long it still accepts, though it is not ready any more.
     pub delay: Duration,
-    /// So long it takes at most after that.
+    /// How long it takes at most after that.
     pub grace: Duration,
 }
 
@@ -50,9 +50,9 @@ pub(crate) struct Drain {
     pub(crate) callers: Ending,
     /// Refreshes, mints and whatever watches.
     pub(crate) background: TaskTracker,
-    /// Ends it, and with it the mints that callers wait for.
+    /// Ends the background tasks, and with them the mints that callers wait for.
     pub(crate) cut: CancellationToken,
-    /// Lines that sum up what the log left out, and what tells them that nothing more will come.
+    /// The tasks that sum up what the log left out; `sum_up` tells them that nothing more will come.
     pub(crate) sums: TaskTracker,
     pub(crate) sum_up: CancellationToken,
     _guards: [DropGuard; 4],
@@ -98,7 +98,7 @@ impl Drain {
             Ended::Drained => tracing::info!("every accepted request was answered"),
             Ended::CutShort => tracing::warn!(connections = left, "the grace ran out; connections were cut"),
         }
-        // What it has not sent by then is lost: traces are worth less than an orderly end.
+        // What the tracer has not sent by then is lost: traces are worth less than an orderly end.
         let _ = tokio::task::spawn_blocking(move || tracer.shutdown(last_spans)).await;
         self.sum_up.cancel();
         self.sums.close();

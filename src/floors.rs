@@ -1,11 +1,13 @@
-//! Holds the code to what lib.rs says of who knows whom: reads the sources, and compares their `use` of each other with the floors.
+//! Holds the code to what lib.rs says about which part knows which: reads the sources, and compares their `use` of each
+//! other with the floors.
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
-/// A part knows only those in the lines above its own. `main.rs` and its files know all of them; `fuzzing` and `simulation` are tests.
+/// A part knows only the parts in the lines above its own. `main.rs` and its files know all parts; `fuzzing` and
+/// `simulation` are tests.
 const FLOORS: &[&[&str]] = &[
     // What is true of links, addresses, time and the key, whoever asks.
     &["host", "kind", "readiness"],
@@ -25,7 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["sandbox"],
 ];
 
-/// Crates that few parts may know, and those that do.
+/// Crates that few parts may know, and the parts that do.
 const CRATES: &[(&str, &[&str])] = &[
     ("config", &["config"]),
     ("moka", &["links"]),
@@ -39,8 +41,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
 ];
 
-/// Files that may tell time by tokio's clock, which stands still while the machine sleeps: how long a connection may stay as it is.
-/// (`main`'s files, which are not read here, ask it whether a signal came twice.) What counts for links is `clock`'s.
+/// Files that may tell time by tokio's clock, which stands still while the machine sleeps: they measure how long a
+/// connection may stay as it is. (`main`'s files, which are not read here, ask tokio's clock whether a signal came
+/// twice.) The time that counts for links is `clock`'s.
 const TOKIO_S_CLOCK: [&str; 2] = ["server/activity.rs", "server/watch.rs"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -70,7 +73,7 @@ fn part(root: &Path, path: &Path) -> Option<(String, String)> {
     Some((name, code.join("\n")))
 }
 
-/// The first name behind each `crate::`, or those of the items of its list.
+/// The first name behind each `crate::`, or the first name of each item of its list.
 fn known(code: &str) -> BTreeSet<String> {
     let name =
         |text: &str| -> String { text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };

@@ -1,7 +1,8 @@
-//! Hosts in links and source URLs: named so that every reader sees the same one, and whether they are the public's. Pure.
+//! Hosts in links and source URLs: named so that every reader sees the same one, and whether they are the public's.
+//! Pure.
 //!
-//! The URL standard lets many signs into a host's name. Other readers take some of them for patterns, for the end of the name, or
-//! for a name of their own: `{127.0.0.1,x.y}` is two hosts to curl.
+//! The URL standard lets many signs into a host's name. Other readers take some of them for patterns, for the end of
+//! the name, or for a name of their own: `{127.0.0.1,x.y}` is two hosts to curl.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,9 +12,9 @@ use url::Host;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Ends of names that lead into somebody's own network or nowhere, as labels from the left. RFC 6761 but for the `example`
-/// names, RFC 6762 appendix G, RFC 8375 (in `arpa`), what else IANA lists as special (`alt`, `onion`), what ICANN keeps out of
-/// the root since private networks use it, and what clusters, containers and routers call their own.
+/// Ends of names that lead into somebody's own network or nowhere, as labels from the left. RFC 6761 but for the
+/// `example` names, RFC 6762 appendix G, RFC 8375 (in `arpa`), what else IANA lists as special (`alt`, `onion`), what
+/// ICANN keeps out of the root since private networks use it, and what clusters, containers and routers call their own.
 const SPECIAL: &[&str] = &[
     "alt",
     "arpa",
@@ -46,8 +47,8 @@ const SPECIAL: &[&str] = &[
     "workgroup",
 ];
 
-/// Whether `host`, as the URL standard has parsed it, is an address, or a name of letters, digits, `-` and `_` in labels of 1 to
-/// 63, the root's dot aside.
+/// Whether `host`, as the URL standard has parsed it, is an address, or a name of letters, digits, `-` and `_` in
+/// labels of 1 to 63, the root's dot aside.
 pub(crate) fn is_plain(host: &Host<&str>) -> bool {
     match host {
         Host::Ipv4(_) | Host::Ipv6(_) => true,
@@ -80,7 +81,8 @@ fn without_root(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// What the IANA IPv4 special-purpose registry does not call globally reachable, multicast, and one address more.
+/// All but multicast, one address more, and what the IANA IPv4 special-purpose registry does not call globally
+/// reachable.
 fn is_global_v4(address: Ipv4Addr) -> bool {
     let special = match address.octets() {
         [0 | 10 | 127, ..] => true,
@@ -99,8 +101,8 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Of 2000::/3, all that is assigned, what the IANA IPv6 special-purpose registry does not take out; and NAT64's prefix, which
-/// leads where the IPv4 address in it does.
+/// What the IANA IPv6 special-purpose registry leaves of 2000::/3, which is all that is assigned; and NAT64's prefix,
+/// which leads where the IPv4 address in it does.
 fn is_global_v6(address: Ipv6Addr) -> bool {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {

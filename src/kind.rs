@@ -18,7 +18,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// HTTP's.
+            /// The HTTP status.
             pub fn status(self) -> u16 {
                 match self {
                     $(Kind::$kind => $status,)*
@@ -56,7 +56,7 @@ kinds! {
     Overloaded("overloaded", 503, "Overloaded"),
     NotFound("not-found", 404, "Not found"),
     MethodNotAllowed("method-not-allowed", 405, "Method not allowed"),
-    /// A defect of kielink's own; not in the published table because it should not be.
+    /// A defect of kielink's own; not in the published table because it should not happen.
     Internal("internal-error", 500, "Internal error"),
 }
 

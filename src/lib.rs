@@ -7,18 +7,19 @@
 //!
 //! # A request's way
 //!
-//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`); the longest idle one, or one
-//!    that sent half a request, gives way to a new one (`server::crowd`). What two readers could cut in two places is marked on its way in (`server::framing`).
+//! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`). The longest
+//!    idle connection, or one that sent half a request, gives way to a new one (`server::crowd`). A request that two
+//!    readers could cut in two places is marked on its way in (`server::framing`).
 //! 2. `web::edge` gives it an id and checks who may ask (`web::guard`).
-//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL (`web::query`, [`source`]: normalised, allowed?) and the
-//!    caller's wish (`http::directives`).
-//! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and renewed
-//!    behind; *too old* for this caller's wish, and *dead*, need a mint, and the request a place among those that wait
-//!    (`http::places`).
+//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL (`web::query`, [`source`]: normalised, allowed?)
+//!    and the caller's wish (`http::directives`).
+//! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and
+//!    renewed behind; *too old* for this caller's wish, and *dead*, need a mint, and the request needs a place among
+//!    the waiters (`http::places`).
 //! 5. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
 //! 6. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
-//!    account, pause after 429, window, budget; callers in turn, before refreshes), `Wire` sends it with the key and checks the answer,
-//!    [`link`] the link.
+//!    account, pause after 429, window, budget; callers in turn, before refreshes), `Wire` sends it with the key and
+//!    checks the answer, [`link`] the link.
 //! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
 //!    died on its way.
 //! 8. Back through `web::edge`: problems are rendered in the form of the path, the headers that every answer has are
@@ -33,13 +34,14 @@
 //! ```
 //!
 //! Life counts from the moment *before* the request to kie.ai was sent, on a clock that runs while the machine sleeps
-//! ([`clock`]), and ends with the earlier of 20 minutes and what the link itself says, read against kie.ai's own clock. Where that
-//! clock shows later that more time has passed there than here, so much of the life is gone (`clock::KieClock`).
+//! ([`clock`]). It ends after 20 minutes or when the link itself says so, whichever is earlier, read against kie.ai's
+//! own clock. Where that clock shows later that more time has passed there than here, so much of the life is gone
+//! (`clock::KieClock`).
 //!
 //! # Where things are
 //!
-//! From the top down. A part knows only parts below its own line of the table; `floors.rs`, a test, reads the sources and holds them to
-//! it.
+//! From the top down. A part knows only parts below its own line of the table; `floors.rs`, a test, reads the sources
+//! and holds them to it.
 //!
 //! | part | what |
 //! |---|---|
@@ -57,32 +59,34 @@
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
 //! | `host`, [`kind`], `readiness` | which hosts both may have; the problem types; whether this process should be sent requests |
 //!
-//! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input against what its
-//! parsers promise. They, and each part's tests, may know all.
+//! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input
+//! against what its parsers promise. They, and each part's tests, may know all.
 //!
 //! # Invariants
 //!
 //! In particular, and deliberately absent elsewhere:
 //!
-//! - `server` does not know what is served. It tells `web` by a request's extensions what it found while reading it, and is
-//!   given what to say where there is no request.
-//! - Only `config` knows the config crate, only `links` moka, only `upstream::wire` sends with reqwest (and `telemetry::trace`, spans to
-//!   their collector), only `http`, `admin`, `web`, `server` and `cli`'s probes know axum (`floors.rs` holds this, too).
-//! - Each part counts for itself and registers what it counted. Only `telemetry::trace` knows OpenTelemetry, whose libraries read
-//!   `OTEL_*` for `main`, and clocks for spans.
+//! - `server` does not know what is served. It tells `web` by a request's extensions what it found while reading it,
+//!   and is given what to say where there is no request.
+//! - Only `config` knows the config crate, only `links` moka. Only `upstream::wire` sends with reqwest (and
+//!   `telemetry::trace`, spans to their collector). Only `http`, `admin`, `web`, `server` and `cli`'s probes know axum
+//!   (`floors.rs` holds this, too).
+//! - Each part counts for itself and registers what it counted. Only `telemetry::trace` knows OpenTelemetry, whose
+//!   libraries read `OTEL_*` for `main`, and clocks for spans.
 //! - Only `main` reads the environment (clippy holds this; `server::inherited`, `systemd.rs` and, for `SSL_CERT_*`,
 //!   `upstream::connections` have it read by their crates).
 //! - `kie_sim` knows nothing of kielink but its clock.
 //! - `links` does not know HTTP. `upstream` does not know that there is a cache. The mint is something that `links` is
 //!   given, and the transport something that `Kie` is given, so that tests and the simulation put their own there.
-//! - `source`, `link`, `host`, `freshness`, `envelope`, `message`, `retry_after`, `key::spelling` and the rules of the gate do no I/O and
-//!   read no clock: `now` is an argument.
-//!   (`retry` does the same but for the retry budget, whose crate reads tokio's clock.)
+//! - `source`, `link`, `host`, `freshness`, `envelope`, `message`, `retry_after`, `key::spelling` and the rules of the
+//!   gate do no I/O and read no clock: `now` is an argument. (`retry` does the same but for the retry budget, whose
+//!   crate reads tokio's clock.)
 //! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is compared, hashed
 //!   and looked for in texts.
 //! - No statics with state: two kielinks can live in one process, and tests do that.
-//! - No lock is held across an `.await`; every task is on a tracker that shutdown waits for, but for the sending of spans, which
-//!   shutdown gives a second. What may never end (reading a key file or root certificates, writing the log) has a thread of its own.
+//! - No lock is held across an `.await`. Every task is on a tracker that shutdown waits for, but for the sending of
+//!   spans, which shutdown gives a second. What may never end (reading a key file or root certificates, writing the
+//!   log) has a thread of its own.
 
 pub mod admin;
 pub mod app;

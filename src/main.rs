@@ -35,7 +35,7 @@ const BAD_USAGE: u8 = 2;
 const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
-    // Before anything else: whoever has just started it may have second thoughts.
+    // Before anything else: a user who has just started kielink may have second thoughts.
     let signals = Signals::listen().context("cannot listen to signals");
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
@@ -62,7 +62,7 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let command = cli.command.unwrap_or(Command::Serve);
     let names = sources.environment.get("LISTEN_FDNAMES").map(String::as_str);
     let inherited = match command {
-        // As long as there is one thread.
+        // Only while the process has one thread.
         Command::Serve => Inherited::take_all(names),
         Command::Sandbox(_) | Command::Healthcheck | Command::Wait { .. } | Command::CheckConfig => Ok(Vec::new()),
     };
@@ -111,7 +111,7 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
             Err(error @ (sandbox::Error::Behaviour(_) | sandbox::Error::Key(_))) => {
                 Cli::command().error(ErrorKind::ValueValidation, error).exit()
             }
-            // As itself, so that `main` finds it and the exit code is the configuration's.
+            // Returned as itself, so that `main` finds it and the exit code is the configuration's.
             Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
             Err(error @ sandbox::Error::Listen(_)) => {
                 let hint = "other addresses can be given with --kie-listen and --files-listen";
@@ -179,8 +179,8 @@ fn say(text: &str) -> anyhow::Result<()> {
     said.context("cannot write to standard output")
 }
 
-/// Why it ends, on standard error; where nobody takes that, it ends all the same, with its exit code: `eprintln!` would panic at a
-/// closed pipe, and wait for ever at one that is full.
+/// Says on standard error why the process ends. Where nobody takes that, the process ends all the same, with its exit
+/// code: `eprintln!` would panic at a closed pipe, and wait for ever at a full one.
 fn say_last(text: String) {
     let (said, heard) = std::sync::mpsc::channel();
     let speaker = std::thread::Builder::new().spawn(move || {
@@ -192,7 +192,7 @@ fn say_last(text: String) {
     }
 }
 
-/// Long enough for whoever reads at all.
+/// Long enough for any reader that reads at all.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves until the first SIGTERM or SIGINT has been carried out; a second one ends it at once.
@@ -215,7 +215,7 @@ async fn until_ended(app: App, is_supervised: bool, mut signals: Signals) -> any
         never = systemd::report(admin, is_supervised) => match never {},
         ended = app.run(reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
-            // What it was told to do, and within the time it was given.
+            // It did what it was told to do, within the time it was given.
             Ended::CutShort => Ok(ExitCode::SUCCESS),
         },
         signal = second => {
@@ -227,8 +227,8 @@ async fn until_ended(app: App, is_supervised: bool, mut signals: Signals) -> any
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn sources(settings: &Settings) -> Sources {
-    // `vars()` panics at a variable that is not UTF-8, whoever's it is. A setting or key that is none stays one that
-    // is refused: no replacement character is valid in any.
+    // `vars()` panics at any variable that is not UTF-8, even at one that is not ours. A setting or key that is not
+    // UTF-8 is still refused: a replacement character is valid in none of them.
     let environment = std::env::vars_os()
         .map(|(name, value)| {
             let text = |text: OsString| text.to_string_lossy().into_owned();
@@ -239,7 +239,8 @@ fn sources(settings: &Settings) -> Sources {
     Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
-/// Logs of every thread of this process, until the end of what it returns; what fails is counted there.
+/// Starts the logs of every thread of this process, which end with the returned `Log`; what fails is counted in
+/// `Telemetry`.
 fn start_logs(config: &app::Config) -> anyhow::Result<(Telemetry, Log)> {
     let telemetry = Telemetry::default();
     let (dispatch, log) = config.log.queued(io::stderr, &telemetry).context("cannot start logging")?;
@@ -264,7 +265,8 @@ fn start_logs(config: &app::Config) -> anyhow::Result<(Telemetry, Log)> {
     Ok((Telemetry { dropped_lines: log.dropped_lines(), ..telemetry }, log))
 }
 
-/// Every connection is an open file: takes what the system grants, and where that is too little, has connections fit into it.
+/// Every connection is an open file: takes as many files as the system grants. Where those are too few, fewer
+/// connections are allowed.
 fn raise_file_limit(config: &mut app::Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -281,8 +283,8 @@ fn raise_file_limit(config: &mut app::Config) {
     }
 }
 
-/// Traces go where the environment says. Its variables are often set for a whole cluster: where they ask for something that
-/// cannot be had there are none, and links all the same. To be called on the runtime.
+/// Traces go where the environment says. Its variables are often set for a whole cluster: where they ask for something
+/// that cannot be had, there are no traces, and links all the same. To be called on the runtime.
 fn tracer(environment: &HashMap<String, String>) -> Tracer {
     Tracer::from_environment(environment).unwrap_or_else(|error| {
         tracing::error!(%error, "there will be no traces");

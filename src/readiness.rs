@@ -1,5 +1,5 @@
-//! Whether this process should be sent requests. Local facts only: the state of kie.ai never changes it, since a sidecar's
-//! readiness is its app's readiness.
+//! Whether this process should be sent requests. Local facts only: the state of kie.ai never changes it, since a
+//! sidecar's readiness is its app's readiness.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,8 @@ struct Inner {
     is_draining: AtomicBool,
 }
 
-/// One thing that the start waits for. One that is dropped without having been opened stays shut: that part of the start has failed.
+/// One thing that the start waits for. A latch that is dropped without having been opened stays shut: that part of the
+/// start has failed.
 #[derive(Debug)]
 pub(crate) struct Latch {
     readiness: Readiness,

@@ -1,5 +1,5 @@
-//! Signals, heard from the first line of `main` on: as process 1 of a container there is no default that would end it, and
-//! elsewhere the default leaves socket files behind.
+//! Signals, heard from the first line of `main` on: as process 1 of a container there is no default that would end it,
+//! and elsewhere the default leaves socket files behind.
 
 use std::{future::Future, io, time::Duration};
 
@@ -9,7 +9,8 @@ use tokio::{
     time::Instant,
 };
 
-/// Supervisors and `timeout` send the same one twice, to the process and to its group. A later one is meant.
+/// Supervisors and `timeout` send the same signal twice, to the process and to its group. A signal that comes later is
+/// meant.
 const SAME: Duration = Duration::from_millis(300);
 
 pub(crate) struct Signals {
@@ -21,9 +22,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on none of them is lost. Starts no thread.
+    /// From now on no signal is lost. Starts no thread.
     pub(crate) fn listen() -> io::Result<Signals> {
-        // What comes before the runtime that serves is told by that one: they all share what was heard.
+        // A signal that comes before the serving runtime is there is told by that runtime: all runtimes share what was
+        // heard.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let _inside = runtime.enter();
         Ok(Signals {
@@ -39,7 +41,7 @@ impl Signals {
         self.reload.clone()
     }
 
-    /// The next one that says stop, by its name.
+    /// The name of the next signal that says stop.
     pub(crate) async fn stop(&mut self) -> &'static str {
         loop {
             tokio::select! {
@@ -50,7 +52,7 @@ impl Signals {
         }
     }
 
-    /// A stop that is another one than that of `first`.
+    /// The name of the next signal that says stop and does not repeat the signal of `first`.
     pub(crate) async fn second_stop(&mut self, first: Instant) -> &'static str {
         loop {
             let name = self.stop().await;
@@ -60,7 +62,7 @@ impl Signals {
         }
     }
 
-    /// What becomes of `work`, or the name of the signal that came before.
+    /// The result of `work`, or the name of the stop signal that came before it.
     pub(crate) async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, &'static str> {
         tokio::select! {
             done = work => Ok(done),
@@ -69,7 +71,7 @@ impl Signals {
     }
 }
 
-/// Whether a signal that comes so long after the first is that one again.
+/// Whether a signal that comes so long after the first repeats it.
 fn is_same(after: Duration) -> bool {
     after < SAME
 }

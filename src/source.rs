@@ -97,7 +97,8 @@ impl SourceUrl {
         if text.len() > MAX_BYTES {
             return Err(Invalid::TooLong);
         }
-        // SECURITY: what another reader takes for a pattern, or for the end of the name, may be a host that `sources.allow` has not.
+        // SECURITY: what another reader takes for a pattern, or for the end of the name, may lead it to a host that
+        // `sources.allow` does not have.
         if !url.host().is_some_and(|host| host::is_plain(&host)) {
             return Err(Invalid::Host);
         }
@@ -127,7 +128,8 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// Whether a host's label has more characters than one can have. An escaped one may be a whole name, its dots escaped, too.
+/// Whether a host's label has more characters than a label can have. An escaped label may be a whole name, its dots
+/// escaped, too.
 fn is_too_long(label: &str) -> bool {
     let triplets = label.matches('%').count();
     let most = if triplets == 0 { MAX_LABEL_CHARS } else { MAX_NAME_CHARS };
@@ -144,8 +146,8 @@ fn strip_scheme(text: &str) -> Option<&str> {
 /// Decodes `%41` to `A` and the like: letters, digits, `-`, `.`, `_`, `~` (RFC 3986 section 2.3).
 /// Every other triplet stays, its hex digits in upper case: `%c3` is `%C3`.
 ///
-/// A path with a `%` that begins no triplet stays as it is: decoding next to it could make one that was not there, and
-/// whoever reads `%%` as a percent sign takes `%%c3` for `%c3`, whose case means something.
+/// A path with a `%` that begins no triplet stays as it is. Decoding next to it could make a triplet that was not
+/// there; and a reader that takes `%%` for a percent sign reads `%%c3` as `%c3`, whose case means something.
 fn normal_triplets(path: &str) -> String {
     if path.match_indices('%').any(|(at, _)| triplet(&path[at..]).is_none()) {
         return path.to_owned();

@@ -8,8 +8,8 @@ use sd_notify::NotifyState;
 /// `admin` answers a moment after it is served; where it never does, systemd's own timeout for starts ends the wait.
 const LONGEST_START: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Says `READY=1` once the admin interface does, and from then on `WATCHDOG=1` twice as often as is asked for: as long as
-/// this runtime, which serves the callers, comes round to it.
+/// Says `READY=1` once the admin interface says so, and from then on `WATCHDOG=1` twice as often as systemd asks for
+/// it, as long as this runtime, which serves the callers, comes round to it.
 pub(crate) async fn report(admin: Address, is_supervised: bool) -> Infallible {
     if is_supervised && probe::wait(&admin, LONGEST_START).await.is_ok() {
         say(NotifyState::Ready);

@@ -1,9 +1,9 @@
 //! kie.ai's clock, as its answers show it: a second judge of how much life a link has left.
 //!
-//! A hypervisor that pauses its guest stops every clock of that guest, the one that counts sleep among them. Only
-//! kie.ai's clock goes on, and each of its answers says what it shows. As long as the answers agree with ours, this
-//! judge keeps silent; when one shows that more time has passed at kie.ai than here, it says how much more at most.
-//! It only ever takes life away, and it heals: three answers later, what one wrong clock said is forgotten.
+//! A hypervisor that pauses its guest stops every clock of that guest, even the clock that counts sleep. Only kie.ai's
+//! clock goes on, and each answer of kie.ai says what that clock shows. As long as the answers agree with ours, this
+//! judge keeps silent. When an answer shows that more time has passed at kie.ai than here, the judge says how much more
+//! at most. It only ever takes life away, and it heals: three answers later, what one wrong clock said is forgotten.
 //!
 //! Pure but for its lock: times are arguments.
 
@@ -28,13 +28,15 @@ const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
 /// fiftieth of it).
 const DRIFT: u32 = 1000;
 
-/// An answer that took longer (the machine slept meanwhile) may show too little of kie.ai's clock to push out another.
+/// An answer that took longer (the machine slept meanwhile) may say too little of kie.ai's clock to push out another
+/// answer.
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
 const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
 
-/// How often the wall clock is looked at: so long at most a dead link may go out after the step that shows it.
+/// How often the wall clock is looked at. For so long at most, a dead link may still go out after the step that shows
+/// it dead.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of kie.ai's clock. Cheap to clone.
@@ -43,14 +45,14 @@ pub struct KieClock(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The answers that had a `Date` and were asked for last, the oldest first.
+    /// The latest answers that had a `Date`, by when they were asked for; the oldest first.
     answers: Vec<Heard>,
     /// Answers so far.
     count: u64,
-    /// All forward steps of the wall clock so far. A guest that was paused finds its wall clock set right some time
-    /// after, and its others never.
+    /// All forward steps of the wall clock so far, added up. After a pause the guest's wall clock is set right some
+    /// time later; its other clocks never are.
     stepped: Duration,
-    /// Those of the last 20 minutes, and when they were seen. (What was asked for earlier is dead.)
+    /// The forward steps of the last 20 minutes, and when each was seen. (A link that was asked for earlier is dead.)
     steps: Vec<(Instant, Duration)>,
     /// The wall clock less ours, at the last look.
     wall: Option<SignedDuration>,
@@ -65,7 +67,8 @@ pub struct Heard {
     at: Instant,
     /// kie.ai's clock less ours; `None` where nothing has shown it yet.
     ahead: Option<Bounds>,
-    /// Forward steps of the wall clock until it was asked for: its `Date` may be from before those that came meanwhile.
+    /// Forward steps of the wall clock until this answer was asked for. Later steps are left out, since its `Date` may
+    /// be from before them.
     stepped: Duration,
 }
 
@@ -76,7 +79,8 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// It showed `date` (and a gateway kept the answer for `age`) at some moment between `sent_at` and `received_at`.
+    /// kie.ai's clock showed `date`, plus the `age` for which a gateway had kept the answer, at some moment between
+    /// `sent_at` and `received_at`.
     fn new(date: Timestamp, age: Option<Duration>, sent_at: Instant, received_at: Instant) -> Bounds {
         let shown = since_epoch(date).saturating_add(signed(age.unwrap_or_default()));
         let rounding = if age.is_some() { ROUNDING + ROUNDING } else { ROUNDING };
@@ -99,9 +103,10 @@ impl Heard {
 }
 
 impl State {
-    /// Keeps an answer until so many that did not take long were asked for later, or so many more took long.
+    /// Keeps an answer until `ANSWERS` quick answers have been asked for after it. A slow answer is also pushed out by
+    /// as many later slow ones.
     fn remember(&mut self, heard: Heard) {
-        // What took long may be from any moment until it came, and may be the only sign of a pause.
+        // A slow answer may be from any moment until it came, and may be the only sign of a pause.
         let asked_at = |known: &Heard| if known.took_long() { known.at } else { known.sent_at };
         let place = self.answers.partition_point(|known| asked_at(known) <= asked_at(&heard));
         self.answers.insert(place, heard);
@@ -138,7 +143,7 @@ impl KieClock {
     ) -> Heard {
         let mut state = self.lock();
         let shown = date.map(|date| Bounds::new(date, age, sent_at, received_at));
-        // Without a `Date`, what the answers before it have shown: the middle one of them, as one may be wrong.
+        // Without a `Date`, what earlier answers have shown: the middle one, since one of them may be wrong.
         let ahead = shown.or_else(|| {
             let mut known: Vec<Bounds> = state.answers.iter().filter_map(|answer| answer.ahead).collect();
             known.sort_unstable_by_key(|bounds| bounds.least);
@@ -153,9 +158,10 @@ impl KieClock {
         heard
     }
 
-    /// How much more time has passed at kie.ai than here since `then`, at most; zero as long as nothing shows that any
-    /// has. One answer that came after `then` was asked for suffices. Answers from before count where two agree: then `then`
-    /// itself came from a clock that is behind. (A single earlier one may be wrong, and would spoil every link.)
+    /// How much more time, at most, has passed at kie.ai than here since `then`; zero as long as nothing shows that any
+    /// has. One answer that came after `then` was asked for is enough. Earlier answers count only where two agree: they
+    /// show that `then` itself came from a clock that is behind. (A single earlier answer may be wrong, and would spoil
+    /// every link.)
     pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
         let state = self.lock();
         let Some(known) = then.ahead else {
@@ -210,7 +216,8 @@ impl KieClock {
                  withheld until kie.ai's clock is known again",
             );
         }
-        // What it loses by noise it must not gain by the next look: small steps add up until they count.
+        // `wall` follows the wall clock back, but forward only at a step that counts: smaller steps forward add up
+        // until they count.
         if step >= SMALLEST_STEP || step.is_negative() {
             state.wall = Some(seen);
         }
@@ -226,7 +233,7 @@ fn since_epoch(at: Timestamp) -> SignedDuration {
     at.as_duration()
 }
 
-/// A year's `Duration` and a century's alike fit; beyond 292 billion years it saturates.
+/// Fits up to 292 billion years; beyond that it saturates.
 fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }
@@ -395,7 +402,7 @@ mod tests {
     fn an_answer_that_took_long_may_be_the_only_sign_of_a_pause_and_pushes_out_no_other() {
         let kie = KieClock::default();
         let earlier = [0.0, 1.0, 2.0].map(|sent_at| answer(&kie, sent_at, 0.0));
-        // Half of 400 s after it was asked for, kie.ai's clock shows 1,880 s more.
+        // In the middle of its 400 s on the way, kie.ai's clock shows 1,880 s more than ours.
         kie.heard(shown(2080), None, at(5.0), at(405.0));
         assert!(ahead(&kie, &earlier[0], 406.0) >= 1675.0);
         let after = answer(&kie, 410.0, 1880.0);

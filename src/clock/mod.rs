@@ -1,10 +1,10 @@
 //! The one place that reads clocks.
 //!
-//! Life is measured on a clock that goes on counting while the machine sleeps (`CLOCK_BOOTTIME`):
-//! a link dies on kie.ai's side whether or not this host is awake, and `std::time::Instant` stands
-//! still in between. Wall time is read for what people see (`expires_at`, logs). About life it decides
-//! twice: for a link whose answer carried no `Date`, and by a step forward, which takes life away until
-//! kie.ai's clock is known again (`kie`).
+//! Life is measured on a clock that goes on counting while the machine sleeps (`CLOCK_BOOTTIME`): a link dies on
+//! kie.ai's side whether or not this host is awake, and `std::time::Instant` stands still while it sleeps. Wall time is
+//! read for what people see (`expires_at`, logs). It decides about life in two cases only: for a link whose answer
+//! carried no `Date`; and when the wall clock steps forward, which takes life away until kie.ai's clock is known again
+//! (`kie`).
 //!
 //! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
 
@@ -36,7 +36,7 @@ impl Instant {
         later.since(self)
     }
 
-    /// The time from the clock's origin (boot), for whoever calculates in durations.
+    /// The time from the clock's origin (boot), for code that calculates in durations.
     pub fn since_origin(self) -> Duration {
         self.0
     }
@@ -191,8 +191,8 @@ pub(crate) mod testing {
             self.state.lock().unwrap().slept += for_how_long;
         }
 
-        /// The machine sleeps between two steps of some task, which timers cannot bring about: just before the clock
-        /// is read for the `readings`-th time after the next.
+        /// The machine falls asleep between two steps of some task, which timers cannot bring about: the clock is read
+        /// `readings` more times before the sleep.
         pub(crate) fn suspend_before_reading(&self, readings: u32, for_how_long: Duration) {
             self.state.lock().unwrap().nap = Some((readings, for_how_long));
         }
@@ -202,18 +202,18 @@ pub(crate) mod testing {
             self.state.lock().unwrap().unseen += for_how_long;
         }
 
-        /// The true time, for observers, whose looking must not change what they see.
+        /// The true time, for observers: unlike `now`, it does not count as a reading.
         pub(crate) fn peek(&self) -> Instant {
             let state = self.state.lock().unwrap();
             Instant(self.began.elapsed() + state.slept + state.unseen)
         }
 
-        /// How much of it no clock of the machine has seen.
+        /// How much of the true time no clock of the machine has seen.
         pub(crate) fn unseen(&self) -> Duration {
             self.state.lock().unwrap().unseen
         }
 
-        /// Whether what happens now was perhaps decided before such a sleep.
+        /// Whether the machine has woken in this very moment: what happens now may have been decided before its sleep.
         pub(crate) fn has_just_woken(&self) -> bool {
             let woke_at = self.state.lock().unwrap().woke_at;
             woke_at.is_some_and(|woke_at| woke_at + self.unseen() == self.peek())
@@ -272,8 +272,8 @@ mod tests {
         assert!((60..=62).contains(&apart), "{apart}");
     }
 
-    /// CLOCK_MONOTONIC stands still while the machine sleeps, which no test can bring about; but a namespace can have it that the
-    /// machine booted a day earlier, for CLOCK_BOOTTIME alone.
+    /// CLOCK_MONOTONIC stands still while the machine sleeps, which no test can bring about. But a time namespace can
+    /// pretend that the machine booted a day earlier, for CLOCK_BOOTTIME alone.
     #[cfg(target_os = "linux")]
     #[test]
     fn the_clock_is_the_one_that_counts_sleep() {

@@ -1,4 +1,4 @@
-//! A key in a file, read with suspicion: whoever mounts it may get it wrong.
+//! A key in a file, read with suspicion: the wrong file may be mounted.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,7 +19,7 @@ use super::{ApiKey, Invalid, misplaced};
 /// A key file larger than this is not a key file.
 const MAX_BYTES: usize = 8 * 1024;
 
-/// How long the writer of a pipe may take. Whoever waits for `read_in_time` waits longer than this.
+/// How long the writer of a pipe may take. Callers of `read_in_time` wait longer than this.
 const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two tries at a pipe that has nothing yet.
@@ -51,7 +51,7 @@ pub enum Unreadable {
 pub fn read(path: &Path) -> Result<ApiKey, Unreadable> {
     let shown = || misplaced::shown_path(path);
     let io = |error| Unreadable::Io { path: shown(), error };
-    // To open a pipe waits for a writer, and no deadline ends that: hence without waiting.
+    // Opening a pipe waits for a writer, and no deadline ends that wait: so it is opened without waiting.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2) is an int");
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io)?;
     let kind = file.metadata().map_err(io)?.file_type();
@@ -141,7 +141,7 @@ mod tests {
     fn a_pipe_whose_writer_says_nothing_is_given_up_in_time_and_not_before() {
         let folder = tempfile::tempdir().unwrap();
         let path = pipe(&folder);
-        // Both ends, as whoever opens the one for writing alone waits for a reader.
+        // Opened at both ends, since opening the writing end alone waits for a reader.
         let silent = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let clock = Clock::system();
         let began = clock.now();
@@ -157,7 +157,7 @@ mod tests {
         assert!(matches!(read(Path::new("/dev/zero")), Err(Unreadable::TooLarge(_))));
         assert!(matches!(read(Path::new("/dev/null")), Err(Unreadable::Invalid(Invalid::Empty))));
         assert!(matches!(read(&folder.path().join("none")), Err(Unreadable::Io { .. })));
-        // It can be opened, and nothing stands where it begins.
+        // This file can be opened, and nothing stands where it begins.
         assert!(matches!(read(Path::new("/proc/self/mem")), Err(Unreadable::Io { .. })));
     }
 }

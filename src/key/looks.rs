@@ -1,33 +1,34 @@
-//! When the key file is looked into: one look at a time, however many ask, and none that is waited for. Pure.
+//! When the key file is looked into: one look at a time, however many ask, and no caller waits for a slow one. Pure.
 //!
-//! A look reads a file, which may take for ever on a dead mount, on a thread of its own (`rotation` starts it). Who asks while
-//! one is under way may have come after it read: a later look answers all of them. A thread that does not come back is given up
-//! and another started in its place, so that a file that can be read again is; but only so many, since each holds a thread.
+//! A look reads a file, which may take for ever on a dead mount; it runs on a thread of its own (`rotation` starts it).
+//! A caller that asks while a look is under way may have come after the file was read: one later look answers all such
+//! callers. A thread that does not come back is given up and another is started in its place, so that a file is read
+//! again once it can be; but only so many, since each given-up thread still exists.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// A look that takes longer is none that a caller waits for.
+/// No caller waits for a look that takes longer than this.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// A look that takes longer is complained of.
+/// A look that takes longer than this is complained of.
 const SLOW_AFTER: Duration = Duration::from_millis(1500);
 
-/// A look that takes longer will most likely never end.
+/// A look that takes longer than this will most likely never end.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Threads that are given up and have not come back; with the one under way, three.
+/// The most threads that are given up and have not come back; with the one under way, three.
 const MOST_STUCK: usize = 2;
 
 /// The looks asked for, and those under way.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Looks asked for; the last one's number.
+    /// Looks asked for: the number of the last request.
     asked: u64,
-    /// Those of them that the last look to begin answers.
+    /// The last look to begin answers the requests up to this number.
     begun: u64,
-    /// One of those not begun is to be acted on even if the file says what it said before.
+    /// The next look is to be acted on even if the file says what it said before.
     again: bool,
     under_way: Option<UnderWay>,
     threads: u64,
@@ -43,7 +44,7 @@ struct UnderWay {
 /// One reading of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Look {
-    /// Everybody who asked up to this number is answered by it.
+    /// The look answers all requests up to this number.
     pub(super) number: u64,
     /// Whether to act on what it finds even if that is no news.
     pub(super) again: bool,
@@ -96,7 +97,7 @@ impl Looks {
         Some(Look { number: self.asked, again: std::mem::take(&mut self.again) })
     }
 
-    /// `thread` has read the file. False where it had been given up: what it read is old.
+    /// `thread` has read the file. False where the thread had been given up: what it read is old.
     pub(super) fn ended(&mut self, thread: u64) -> bool {
         let is_at_work = self.is_at_work(thread);
         if !is_at_work {

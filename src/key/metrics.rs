@@ -54,7 +54,7 @@ struct Labels {
 pub(super) struct Reloads(Family<Labels, Counter>);
 
 impl Default for Reloads {
-    /// Every result from the start, so that the first one is an increase to whoever watches.
+    /// Every counter exists from the start, so that the first event is an increase for a watcher.
     fn default() -> Reloads {
         let family = Family::default();
         for result in ReloadResult::ALL {

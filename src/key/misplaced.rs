@@ -1,5 +1,5 @@
-//! What people type, with a key in the wrong place: which of it may be repeated to them. Reads no file, but asks whether one
-//! is there.
+//! What people type, with a key in the wrong place: how much of it may be repeated to them. Reads no file, but asks
+//! whether one is there.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -11,8 +11,9 @@ pub(crate) fn may_be_a_key(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| run.len() >= SECRET_RUN)
 }
 
-/// `path` for a message about it. SECURITY: where nothing is there, the text may be the key itself, in the wrong variable, with
-/// slashes in it as base64 has them: it is repeated only if the first folder that it names is there, and what follows is no key.
+/// `path` as a message may show it. SECURITY: where nothing is there, the text may be the key itself, in the wrong
+/// variable, with slashes in it as base64 has them. It is repeated only if the first folder that it names is there, and
+/// what follows is no key.
 pub(crate) fn shown_path(path: &Path) -> String {
     if path.symlink_metadata().is_ok() || is_below_a_folder(path) {
         return path.display().to_string();
@@ -23,7 +24,7 @@ pub(crate) fn shown_path(path: &Path) -> String {
 fn is_below_a_folder(path: &Path) -> bool {
     let mut folder = PathBuf::new();
     let mut parts = path.components();
-    // The root and the folder one stands in are always there.
+    // The root and the current folder are always there, and prove nothing.
     for part in parts.by_ref() {
         folder.push(part);
         if matches!(part, Component::Normal(_)) {

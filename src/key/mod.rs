@@ -110,7 +110,8 @@ impl ApiKey {
         Ok(ApiKey { secret: SecretString::from(text), fingerprint: hex(&digest.as_ref()[..6]) })
     }
 
-    /// SECURITY: the only way to the key. Outside of this module it has one caller, which writes one header marked sensitive.
+    /// SECURITY: the only way to the key. Outside of this module it has one caller, which writes one header marked
+    /// sensitive.
     pub(crate) fn expose(&self) -> &str {
         self.secret.expose_secret()
     }
@@ -137,14 +138,14 @@ impl ApiKey {
     }
 }
 
-/// The same for several keys, which are looked for in one go.
+/// Whether `text` carries any of several keys, which are looked for in one go.
 pub fn any_is_in(keys: &[ApiKey], text: &str) -> bool {
     let keys: Vec<&str> = keys.iter().map(ApiKey::expose).collect();
     spelling::holds_any(text, &keys)
 }
 
-/// `text` without the keys: where one stands to the letter, `[key]` does. In any other spelling it cannot be cut out, and a text
-/// that has it so says nothing else.
+/// `text` without the keys. A key that stands there to the letter becomes `[key]`. A key in any other spelling cannot
+/// be cut out: then the whole text becomes `[key]`.
 pub fn scrub(keys: &[ApiKey], text: &str) -> String {
     let scrubbed = keys.iter().fold(text.to_owned(), |text, key| text.replace(key.expose(), SCRUBBED));
     if any_is_in(keys, &scrubbed) { SCRUBBED.to_owned() } else { scrubbed }

@@ -23,13 +23,14 @@ use super::{
 };
 use crate::clock::{Clock, Instant};
 
-/// A new key is taken within five seconds; content is compared, since a symlink swap keeps times and events to itself.
+/// A new key is taken within five seconds. The content is compared, since a symlink swap may show in no time stamp and
+/// no event.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// A key that kie.ai has refused is not tried again before this, unless the file changes.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
-/// Keys that are still blotted out of what kie.ai says once they are out of use; more rotations than a day has.
+/// Keys out of use that are still blotted out of what kie.ai says; a day has fewer rotations.
 const FORMER_KEYS: usize = 4;
 
 /// Asks for the key file to be read now (SIGHUP). Cheap to clone.
@@ -55,7 +56,7 @@ pub struct Description {
     pub source: &'static str,
     /// Since it was loaded, or has minted for the first time after a rotation.
     pub age_seconds: u64,
-    /// The fingerprint of a newer one that has not minted yet.
+    /// The fingerprint of a newer key that has not minted yet.
     pub on_trial: Option<String>,
     /// Key files read while running, by what became of them.
     pub reloads: BTreeMap<&'static str, u64>,
@@ -78,7 +79,7 @@ type Read = Box<dyn Fn(&Path) -> Result<ApiKey, Unreadable> + Send + Sync>;
 struct State {
     serving: ApiKey,
     serving_since: Instant,
-    /// A key that never has may be anything: it is not looked for in links that others brought.
+    /// A key that has never minted may be any text: it is not looked for in links that other keys brought.
     serving_has_minted: bool,
     trial: Option<ApiKey>,
     /// Grows whenever the newest key changes.
@@ -153,7 +154,7 @@ impl Keys {
         self.lock().newest().clone()
     }
 
-    /// Another number whenever `newest` has become another key: what was said of the one before may be void.
+    /// Changes whenever `newest` becomes another key: what was said of the key before may be void.
     pub fn version(&self) -> u64 {
         self.lock().version
     }
@@ -164,8 +165,8 @@ impl Keys {
         state.trial.iter().chain([&state.serving]).chain(&state.former).cloned().collect()
     }
 
-    /// Keys that have minted: those that must not show in a link, whoever asked for it. A key that never has may be any text,
-    /// a part of every link among them (`host`): what it takes for itself must cost the others nothing.
+    /// Keys that have minted: they must not show in a link, whichever key asked for it. A key that has never minted may
+    /// be any text, even a part of every link (`host`): it must not take the links of the other keys with it.
     pub fn proven(&self) -> Vec<ApiKey> {
         let state = self.lock();
         let serving = Some(&state.serving).filter(|_| state.serving_has_minted);
@@ -188,26 +189,27 @@ impl Keys {
             state.trial = None;
             state.reloads.count(ReloadResult::Minted);
         } else {
-            // It was taken back while its request was on the way.
+            // The key was taken back while its request was on the way.
             state.remember(used.clone());
         }
     }
 
-    /// The key that serves, as long as the newest is the one of this version, and on trial.
+    /// The key that serves, as long as the newest key is of this version and on trial.
     pub fn in_place_of(&self, version: u64) -> Option<ApiKey> {
         let state = self.lock();
         (state.version == version && state.trial.is_some()).then(|| state.serving.clone())
     }
 
-    /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old one, or one that lies in
-    /// the file by now. Waits for the file a moment, and not at all where it is slow.
+    /// kie.ai refuses `used`, and says `why`. True when there is another key to try at once: the old key, or a key that
+    /// lies in the file by now. Waits for the file a moment, and not at all where the file is slow.
     pub async fn refused(&self, used: &ApiKey, why: &impl fmt::Display) -> bool {
         let now = self.0.clock.now();
         let was_on_trial = self.lock().refuse_trial(used, why, now);
         was_on_trial || self.has_another_than(used).await
     }
 
-    /// The key of this version is refused where the one that serves is not. A key that is no longer on trial is not harmed.
+    /// The key of this version is refused where the key that serves is not. A key that is no longer on trial is not
+    /// harmed.
     pub fn outdone(&self, version: u64, why: &impl fmt::Display) {
         let now = self.0.clock.now();
         let mut state = self.lock();
@@ -216,8 +218,8 @@ impl Keys {
         }
     }
 
-    /// One file was refused with `used`, perhaps for its own sake: a key on trial stays there. True when there is another
-    /// key to try this file with, as for `refused`.
+    /// One file was refused with `used`, perhaps for its own sake: a key on trial stays on trial. True when there is
+    /// another key to try this file with, as for `refused`.
     pub async fn doubted(&self, used: &ApiKey) -> bool {
         let is_on_trial = self.lock().is_on_trial(used);
         is_on_trial || self.has_another_than(used).await
@@ -227,7 +229,7 @@ impl Keys {
         if self.lock().has_another_than(used) {
             return true;
         }
-        // Revoked, and perhaps replaced in the same moment.
+        // The key was revoked, and perhaps replaced in the same moment.
         self.look_and_wait(true).await;
         self.lock().has_another_than(used)
     }
@@ -250,7 +252,7 @@ impl Keys {
         }
     }
 
-    /// Has the file looked into, and waits for what it says, if it says it soon.
+    /// Has the file looked into, and waits for its answer, if that comes soon.
     async fn look_and_wait(&self, again: bool) {
         let mut looked = self.0.looked.subscribe();
         if let Some((number, patience)) = self.look(again) {
@@ -258,8 +260,8 @@ impl Keys {
         }
     }
 
-    /// Has the file looked into; the number of the look that will have begun after this, and how long it is worth waiting for.
-    /// `again`: act on it even if it says what it said before.
+    /// Has the file looked into. Returns the number of the look that will answer, and how long that is worth waiting
+    /// for. With `again`, the answer is acted on even if the file says what it said before.
     fn look(&self, again: bool) -> Option<(u64, Duration)> {
         let path = self.file()?.clone();
         let asked = self.looks().ask(again, self.0.clock.now());
@@ -324,7 +326,7 @@ impl State {
         self.trial.as_ref().is_some_and(|trial| trial.is(key))
     }
 
-    /// False where it is not on trial.
+    /// Ends the trial of `key`; false where it is not on trial.
     fn refuse_trial(&mut self, key: &ApiKey, why: &impl fmt::Display, now: Instant) -> bool {
         if !self.is_on_trial(key) {
             return false;
@@ -372,7 +374,7 @@ impl State {
         if self.refused.as_ref().is_some_and(is_refused) {
             return;
         }
-        // Many refusals at once look into the file at once.
+        // Where many requests are refused at once, the first look may have put this key on trial already.
         if self.is_on_trial(&key) {
             return;
         }
@@ -497,7 +499,7 @@ mod tests {
         bench.keys.minted_with(&key("the-new-key"));
         assert!(bench.newest_is("the-old-key"));
         assert!(bench.keys.proven().iter().any(|known| known.is(&key("the-new-key"))));
-        // However often it does, the others are remembered, too.
+        // However often a key is taken back, the other keys are remembered, too.
         for number in 0..FORMER_KEYS {
             bench.file_says(format!("another-key-{number}").as_bytes()).await;
             bench.file_says(b"the-old-key").await;

@@ -1,8 +1,9 @@
-//! The key in other people's text, in whatever spelling a program may have given it: in another case, with blanks or signs between
-//! its letters, percent-encoded, escaped, as hex or base64, and any of these upon another. Pure.
+//! The key in other people's text, in whatever spelling a program may have given it: in another case, with blanks or
+//! signs between its letters, percent-encoded, escaped, as hex or base64, and any of these upon another. Pure.
 //!
-//! The text is searched as it stands and in every way in which it can be decoded; what comes of that is decoded in turn, until
-//! nothing is left that could hold a key. Each step makes a text shorter, and most leave nothing that is text.
+//! The text is searched as it stands and in every way in which it can be decoded. What comes of that is decoded in
+//! turn, until nothing is left that could hold a key. Each step makes a text shorter, and most leave nothing that is
+//! text.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,11 +12,12 @@ use std::{
 
 use secrecy::zeroize::Zeroizing;
 
-/// So many letters and digits of a key in a row give it away; all of those of a key that has fewer.
+/// So many letters and digits of a key in a row give it away. A key with fewer is given away only by all of them.
 const TELLING: usize = 16;
 
-/// A text that can be decoded in more ways than this many bytes was made to be: it is taken for one that has the key. Eight times
-/// the longest answer of kie.ai's; an ordinary one takes once or twice its length. It bounds the time, too: some 20 ms.
+/// How many bytes are searched, all decodings of a text together. A text that needs more was made to be decoded in many
+/// ways: it is taken for a text that has the key. Eight times the longest answer of kie.ai's; an ordinary answer takes
+/// once or twice its length. This bounds the time, too: some 20 ms.
 const MOST_SEARCHED: usize = 512 << 10;
 
 /// Whether a telling part of any of `keys` is in `text`.
@@ -47,14 +49,14 @@ pub(super) fn holds_any(text: &str, keys: &[&str]) -> bool {
 /// A text to search.
 struct Text {
     bytes: Vec<u8>,
-    /// Without what does not belong to an encoding: what it is as hex or base64 has been seen.
+    /// What does not belong to an encoding was taken out. What the text is as hex or base64 has been seen.
     is_squeezed: bool,
 }
 
 /// The telling parts of keys, by length, so that a text is passed once for each length, and not once for each key.
 struct Parts<'a>(BTreeMap<usize, (HashSet<&'a [u8]>, Beginnings)>);
 
-/// Which three letters parts begin with: almost no place of a text has any, and all others need no search.
+/// Which three letters parts begin with: almost no position in a text has any, and all other positions need no search.
 struct Beginnings(Box<[bool; 1 << 12]>);
 
 impl<'a> Parts<'a> {
@@ -97,7 +99,8 @@ fn folded(text: &[u8]) -> Vec<u8> {
     text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect()
 }
 
-/// Puts to `texts` everything that `text` may be the encoding of, as far as it has `least` letters and digits in one piece.
+/// Adds to `texts` everything that `text` may be the encoding of, as far as it has `least` letters and digits in one
+/// piece.
 fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
     let bytes = &text.bytes;
     let is_long_enough = |bytes: &Vec<u8>| bytes.iter().filter(|byte| byte.is_ascii_alphanumeric()).count() >= least;
@@ -136,7 +139,8 @@ fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
     }
 }
 
-/// The pieces of `bytes` that are ASCII and long enough. What is decoded without having been encoded is noise, and has none.
+/// The pieces of `bytes` that are ASCII and long enough. Decoding what was never encoded gives noise, which has no such
+/// piece.
 fn legible(bytes: &[u8], least: usize) -> Option<Text> {
     let mut found = Vec::new();
     for piece in bytes.split(|byte| !byte.is_ascii()) {
@@ -148,8 +152,8 @@ fn legible(bytes: &[u8], least: usize) -> Option<Text> {
     (!found.is_empty()).then_some(Text { bytes: found, is_squeezed: false })
 }
 
-/// Pairs of hex digits as bytes, whatever stands between them, without the first `skipped` of each row of digits: where the
-/// first pair begins cannot be known.
+/// Pairs of hex digits as bytes, whatever stands between them, without the first `skipped` of each row of digits: where
+/// the first pair begins cannot be known.
 fn from_hex(text: &[u8], skipped: usize) -> Vec<u8> {
     let (mut bytes, mut high, mut row) = (Vec::new(), None, 0);
     let mut rest = text;
@@ -206,7 +210,7 @@ fn from_sextets(digits: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Whether encoded text may have it, beside what splits it.
+/// Whether encoded text may have `byte`, beside what splits it.
 fn is_of_an_encoding(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"%\\&#;+/-_".contains(&byte)
 }
@@ -214,7 +218,7 @@ fn is_of_an_encoding(byte: u8) -> bool {
 /// What the escape at the front of a text means, if one of its kind stands there, and its length.
 type Escape = fn(&[u8]) -> Option<(char, usize)>;
 
-/// One fold of one kind of escape taken off; `None` where there is none.
+/// `text` with one layer of one kind of escape taken off; `None` where it has none.
 fn unescaped(text: &[u8], escape: Escape) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -511,7 +515,7 @@ mod tests {
             case in prop::option::of(prop_oneof![Just(Writing::Upper), Just(Writing::Lower)]),
             writings in prop::collection::vec(writing(), 0..6),
         ) {
-            // Base64 is lost with its case: whoever changes that has no key either.
+            // Base64 is lost with its case: a text whose case was changed has no key any more.
             let text = case.iter().chain(&writings).fold(key.clone(), |text, writing| write(&text, writing));
             prop_assert!(holds_any(&text, &[&key]), "{}", text);
         }

@@ -62,7 +62,7 @@ impl Link {
         if text.chars().any(char::is_control) {
             return Err(Unusable::ControlCharacter);
         }
-        // To whoever fetches it as it stands, `&amp;X-Amz-Signature=s` has no signature.
+        // A caller that fetches `…&amp;X-Amz-Signature=s` as it stands sends no signature.
         if is_escaped_for_html(text) {
             return Err(Unusable::EscapedForHtml);
         }
@@ -87,12 +87,13 @@ impl Link {
                 return Err(Unusable::UnclearHost);
             }
         }
-        // To the letter where possible, since a signature covers it; the rest must fit into a header.
+        // The text stays to the letter where possible, since a signature covers it. Otherwise it is encoded, since it
+        // must fit into a header.
         let text = if text.bytes().all(|byte| byte.is_ascii_graphic()) { text } else { url.as_str() };
         if text.len() > MAX_BYTES {
             return Err(Unusable::TooLong);
         }
-        // SECURITY: callers read the link with other eyes; to all of them its host must be the one that was checked.
+        // SECURITY: callers read the link with other parsers; all of them must find the host that was checked here.
         if !is_sandbox && !spells_its_host(text, &url) {
             return Err(Unusable::UnclearHost);
         }
@@ -103,8 +104,8 @@ impl Link {
         &self.0
     }
 
-    /// How much life the link's own text leaves it at `date`, the clock of whoever signed it: an answer's `Date`.
-    /// `None` where nothing in it bounds that, zero where it has ended. In whole seconds, as `date` is.
+    /// How much life the link's own text leaves it at `date`, an answer's `Date`: the link is read against the clock of
+    /// its signer. `None` where the text names no end, zero where the end has passed. In whole seconds, as `date` is.
     pub fn life_left(&self, date: Timestamp) -> Option<Duration> {
         expiry::life_left(&self.0, date)
     }
@@ -116,7 +117,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Whether a character of those that HTML escapes stands there as its name or number: `&amp;`, `&#38;`, `&#x26;`.
+/// Whether a character is escaped for HTML, by its name or its number: `&amp;`, `&#38;`, `&#x26;`.
 fn is_escaped_for_html(text: &str) -> bool {
     let is_number = |digits: &str, radix| !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
     text.split('&').skip(1).filter_map(|piece| piece.split_once(';')).any(|(reference, _)| match reference {
@@ -126,7 +127,8 @@ fn is_escaped_for_html(text: &str) -> bool {
     })
 }
 
-/// Whether the host stands in `https://…` as it was understood: nothing percent-encoded, no number for an address.
+/// Whether the host stands in `https://…` as the parser understood it: nothing percent-encoded, no number for an
+/// address.
 fn spells_its_host(text: &str, url: &Url) -> bool {
     let rest = text.get(8..).unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

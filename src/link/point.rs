@@ -38,7 +38,7 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
     (is_digits(whole) && is_digits(fraction)).then(|| whole.parse().ok())?
 }
 
-/// A duration with its unit: `120s`, `2 minutes`, `PT2M`. One that is negative is none at all.
+/// A duration with its unit: `120s`, `2 minutes`, `PT2M`. A negative duration counts as zero.
 pub(crate) fn span(text: &str) -> Option<Duration> {
     if text.len() > MAX_SPAN_BYTES {
         return None;
@@ -54,7 +54,7 @@ pub(crate) fn date(text: &str) -> Option<Timestamp> {
         return None;
     }
     let at = iso_8601(text).or_else(|| http_date(text))?;
-    // Before 1970 lies only what means "never": year 1, year 0.
+    // A date before 1970 means "never": year 1, year 0.
     Timestamp::from_second(at.as_second()).ok().filter(|at| *at >= Timestamp::UNIX_EPOCH)
 }
 
@@ -63,8 +63,8 @@ fn numbered(seconds: u64) -> Option<Timestamp> {
     is_point.then(|| Timestamp::from_second(seconds.try_into().ok()?).ok())?
 }
 
-/// RFC 9110 section 5.6.7, the format that all three come from (RFC 5322), whose zone may be a number, and that of cookies,
-/// which has hyphens (`26-Nov-2025`).
+/// The three formats of RFC 9110 section 5.6.7; the format that all three come from (RFC 5322), whose zone may be a
+/// number; and the format of cookies, which has hyphens (`26-Nov-2025`).
 fn http_date(text: &str) -> Option<Timestamp> {
     match httpdate::parse_http_date(text) {
         Ok(at) => Timestamp::try_from(at).ok(),

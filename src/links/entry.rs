@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Entry {
     pub link: Link,
-    /// As long as kie.ai's clock does not contradict ours.
+    /// The points of its life, as long as kie.ai's clock does not contradict ours.
     times: Times,
     /// What kie.ai's clock showed when it was minted.
     heard: Heard,
@@ -53,8 +53,8 @@ impl Entry {
         }
     }
 
-    /// Its points as both clocks have them: where kie.ai's shows that more time has passed there than here, that much of
-    /// the life is gone.
+    /// The points of its life by both clocks: where kie.ai's clock shows that more time has passed there than here,
+    /// that much of the life is gone.
     pub(super) fn times(&self, kie_clock: &KieClock, margin: Duration, now: Instant) -> Times {
         self.times.less(kie_clock.ahead_since(&self.heard, now), margin)
     }
@@ -64,8 +64,8 @@ impl Entry {
         u32::try_from(self.link.as_str().len() + source.len() + OVERHEAD).unwrap_or(u32::MAX)
     }
 
-    /// Claims the next refresh: true for one caller, false until that one has failed and its back-off has passed.
-    /// The claim lapses after `lease`, should the flight be lost.
+    /// Claims the next refresh: true for one caller, false for all others until that caller's refresh has failed and
+    /// its back-off has passed. The claim lapses after `lease`, should the flight be lost.
     pub(super) fn claim_refresh(&self, now: Instant, lease: Duration) -> bool {
         let mut renewal = self.lock();
         if renewal.not_before.is_some_and(|not_before| now < not_before) {

@@ -6,14 +6,14 @@ use crate::{clock::Instant, source::SourceUrl, upstream};
 
 /// A file that failed is asked for again after this, doubled each time it fails again.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-/// As the breaker's: when kie.ai is well again, its files are found to be within as long.
+/// The same as the breaker's: once kie.ai is well again, a failed file is found well within this time.
 const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
 /// A file that has not failed for so long after its back-off starts over.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// How long a failed file counts as seen to fail. Longer than `FORGET`: in an outage other files are the probes, so that a bad file may
-/// not be asked for in minutes, and must not pass for a good one then.
+/// How long a failed file counts as seen to fail. Longer than `FORGET`: in an outage other files are the probes, so a
+/// bad file may go unasked for minutes, and must not pass for a good file afterwards.
 const SEEN: Duration = Duration::from_secs(10 * 60);
 
 /// What went wrong with files, bounded by bytes.
@@ -30,7 +30,7 @@ pub struct Failure {
     pub since: Instant,
     /// kie.ai is not asked before this.
     pub until: Instant,
-    /// In a row; a refusal is none.
+    /// Failures in a row; a refusal is no failure.
     failures: u32,
 }
 
@@ -41,13 +41,14 @@ impl Failures {
             .weigher(|source: &SourceUrl, _| {
                 u32::try_from(source.as_str().len() + super::entry::OVERHEAD).unwrap_or(u32::MAX)
             })
-            // Memory only; whether one still holds is decided below, on our own clock.
+            // This bounds memory only: whether a failure still holds is decided below, on our own clock.
             .time_to_live(negative_ttl.max(upstream::LONGEST_RETRY_AFTER + SEEN))
             .build();
         Failures { memory, negative_ttl }
     }
 
-    /// A mint of `source` has failed with `error`; nothing is remembered of what does not concern the file.
+    /// Notes that a mint of `source` has failed with `error`. An error that does not concern the file is not
+    /// remembered.
     pub(super) fn remember(&self, source: &SourceUrl, error: &Arc<upstream::Error>, now: Instant) {
         let (failures, delay) = if error.is_refusal() {
             (0, self.negative_ttl)
@@ -63,17 +64,17 @@ impl Failures {
         }
     }
 
-    /// What still holds of `source`.
+    /// The failure of `source`, if it still holds.
     pub(super) fn recall(&self, source: &SourceUrl, now: Instant) -> Option<Failure> {
         self.memory.get(source).filter(|failure| now < failure.until)
     }
 
-    /// Whether `source` has failed when it was last asked for; a refusal is an answer.
+    /// Whether `source` failed when it was last asked for; a refusal is an answer, not a failure.
     pub(super) fn has_failed(&self, source: &SourceUrl, now: Instant) -> bool {
         self.recent(source, SEEN, now).is_some_and(|failure| failure.failures > 0)
     }
 
-    /// A link was had after all.
+    /// Forgets what went wrong with `source`: there is a link after all.
     pub(super) fn forget(&self, source: &SourceUrl) {
         self.memory.invalidate(source);
     }

@@ -1,5 +1,5 @@
-//! When links end that kie.ai gives again and again: a link that does not say its end has the end that it had when it was
-//! given first.
+//! The ends of links that kie.ai gives again and again. A link that does not say its end keeps the end that it had when
+//! kie.ai gave it first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,13 +17,13 @@ use crate::{
     upstream::Minted,
 };
 
-/// A link that is given again so long after its end is a new one.
+/// A link that is given again so long after its end counts as new.
 const REMEMBERED: Duration = link::LIFE;
 
-/// Of the default `upstream.rate`, more than 25 minutes' worth of links that are all different: some 2 MB at most.
+/// At the default `upstream.rate`, more than 25 minutes of links that are all different; some 2 MB at most.
 const MOST: usize = 16 * 1024;
 
-/// Remembered by a keyed hash of the link, bounded in number and in time.
+/// First ends, remembered by a keyed hash of the link, bounded in number and in time.
 pub(super) struct FirstEnds {
     hash: RandomState,
     memory: Mutex<Memory>,
@@ -41,10 +41,11 @@ struct Memory {
 #[derive(Clone, Copy)]
 struct FirstEnd {
     ends_at: Instant,
-    /// Where kie.ai signed it only when the answer came: a machine that sleeps leaves a request under way for hours.
+    /// The end if kie.ai signed the link only when the answer came: a machine that sleeps leaves a request under way
+    /// for hours.
     ends_at_last: Instant,
     heard: Heard,
-    /// A gateway had kept the answer, and so perhaps the link had ended by that gateway's word alone.
+    /// A gateway had kept the answer: perhaps only by that gateway's word has the link ended.
     was_kept: bool,
 }
 
@@ -69,8 +70,9 @@ impl FirstEnds {
         FirstEnds { hash: RandomState::new(), memory: Mutex::default(), renews: AtomicBool::new(false) }
     }
 
-    /// The same link with the end that it has. Where it was given before and has not ended since, that is the end it had
-    /// then. Given again after that, kie.ai has evidently renewed it, and repeated links count anew from then on.
+    /// `minted` with the end that its link really has. A link that was given before, and has not ended since, has its
+    /// first end. When kie.ai gives a link again after its first end, it has evidently renewed the link, and from then
+    /// on repeated links count as new.
     pub(super) fn bound(&self, minted: Minted, kie_clock: &KieClock) -> Minted {
         if minted.says_its_end {
             return minted;
@@ -89,7 +91,7 @@ impl FirstEnds {
             memory.remember(key, new, now);
             return minted;
         };
-        // By our clock alone: one answer with a wrong `Date` would renew what it was first given with.
+        // Judged by our clock alone: otherwise an answer with a wrong `Date` would make a living link seem renewed.
         if given_at >= first.ends_at_last {
             memory.remember(key, new, now);
             if !first.was_kept && !self.renews.swap(true, Ordering::Relaxed) {
@@ -100,7 +102,7 @@ impl FirstEnds {
             }
             return minted;
         }
-        // A gateway that keeps answers gives a link that was given before with even less life.
+        // A new end may be the earlier one: a gateway that keeps answers gives a known link with even less life.
         if minted.ends_at + kie_clock.ahead_since(&first.heard, now) <= first.ends_at {
             return minted;
         }
@@ -213,11 +215,11 @@ mod tests {
             kie.heard(Some(date), None, at(now), at(now))
         };
         ends.bound(Minted { heard: heard(100, 100), ..minted("https://h.example/a", 100) }, &kie);
-        // 560 s later there than here, an answer comes that was kept for 861 s.
+        // 560 s later there than here, an answer comes that a gateway kept for 861 s.
         let kept = Minted { heard: heard(700, 1260), ..minted("https://h.example/a", 700) };
         let bound = ends.bound(Minted { ends_at: at(1039), ..kept }, &kie);
         assert!(bound.ends_at - kie.ahead_since(&bound.heard, at(700)) <= at(740));
-        // Kept for longer than the end is past, it was given before that.
+        // An answer that was kept for longer than the end is past was given before the end.
         let kept = Minted { heard: heard(900, 1460), ..minted("https://h.example/a", 900) };
         let bound = ends.bound(Minted { ends_at: at(1239), ..kept }, &kie);
         assert!(bound.ends_at - kie.ahead_since(&bound.heard, at(900)) <= at(740));

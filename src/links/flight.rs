@@ -1,8 +1,8 @@
 //! The flight table: one mint under way per file, any number of callers waiting for it.
 //!
-//! Knows neither links nor kie.ai: it is generic over the key, the result, and a note that all who wait for a flight share. The
-//! first who asks leads; everyone after that joins. The lead is a value with a `Drop`: landed, failed, panicked or cancelled, the
-//! table entry goes and the waiters wake.
+//! Knows neither links nor kie.ai: it is generic over the key, the result, and a note that all waiters of a flight
+//! share. The first caller leads the flight, every later caller joins it. The lead is a value with a `Drop`: whether
+//! the flight landed, failed, panicked or was cancelled, its table entry goes and its waiters wake.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
@@ -28,7 +28,7 @@ pub(super) struct Waiter<V>(watch::Receiver<Option<V>>);
 pub(super) enum Role<K: Eq + Hash, V, N> {
     /// No flight was under way: fly this one.
     Lead(Lead<K, V, N>),
-    /// One was, and this is its note.
+    /// A flight was under way, and this is its note.
     Join(Waiter<V>, N),
 }
 
@@ -78,10 +78,10 @@ impl<K: Eq + Hash, V, N> Lead<K, V, N> {
         Waiter(self.result.subscribe())
     }
 
-    /// Ends the flight with a result. What the result describes must be visible to a newcomer before this,
-    /// since the next to ask for this key leads a flight of its own.
+    /// Ends the flight with a result. What the result describes must be visible to newcomers before this, since the
+    /// next caller for this key leads a flight of its own.
     pub(super) fn land(self, result: V) {
-        // The result first, the table entry second (`drop`): who asks in between finds the result.
+        // The result first, the table entry second (`drop`): a caller that asks in between finds the result.
         self.result.send_replace(Some(result));
     }
 }

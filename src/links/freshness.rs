@@ -49,8 +49,8 @@ impl Freshness {
     }
 }
 
-/// Before its deadline a link in use is refreshed past everything that keeps others from kie.ai: long enough for a probe
-/// that meets silence (`attempt_timeout`, 8 s) and a few that do not.
+/// For so long before its deadline, a link in use is refreshed past everything that keeps other requests from kie.ai.
+/// It is enough for a probe that meets silence (`attempt_timeout`, 8 s) and a few that do not.
 pub(super) const URGENT: Duration = Duration::from_secs(15);
 
 impl Times {
@@ -59,8 +59,8 @@ impl Times {
         now.until(self.deadline) <= URGENT
     }
 
-    /// The same life, of which kie.ai's clock has seen `gone` more than ours. How long we keep a link (`ttl`) is our own
-    /// affair; how long it lives is not.
+    /// The same life, where `gone` more time has passed by kie.ai's clock than by ours. How long we keep a link (`ttl`)
+    /// is our own affair; how long it lives is not.
     pub(super) fn less(self, gone: Duration, margin: Duration) -> Times {
         if gone.is_zero() {
             return self;

@@ -20,7 +20,8 @@ use crate::{
     upstream::{self, Reason},
 };
 
-/// Seconds. kie.ai's usual answer takes some hundred milliseconds; a mint may take three tries of 8 s, within 20 s in all.
+/// Seconds. kie.ai's usual answer takes some hundred milliseconds; a mint may take three tries of 8 s, within 20 s in
+/// all.
 const DURATIONS: [f64; 15] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,7 +78,7 @@ pub enum Rule {
     /// After a 429.
     Pause,
     Breaker,
-    /// kie.ai refuses it.
+    /// kie.ai refuses the account.
     Account,
 }
 
@@ -137,7 +138,7 @@ impl EncodeLabelValue for Rule {
 }
 
 impl Default for Metrics {
-    /// All of them from the start, so that the first one is an increase to whoever watches.
+    /// Every counter exists from the start, so that the first event is an increase for a watcher.
     fn default() -> Metrics {
         let metrics = Metrics {
             mints: Family::default(),
@@ -161,7 +162,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A mint has ended. One that a rule of ours kept from kie.ai is none, and is counted apart.
+    /// Counts a mint that has ended. A mint that a rule of ours kept from kie.ai is none, and is counted apart.
     pub(super) fn minted(
         &self,
         reason: Reason,
@@ -185,7 +186,7 @@ impl Metrics {
         self.withheld.get_or_create(&WithheldLabels { reason, rule }).inc();
     }
 
-    /// An entry has left the cache; one that was replaced by a newer one has not.
+    /// Counts an entry that has left the cache. An entry that was replaced by a newer one has not left.
     pub(super) fn evicted(&self, cause: RemovalCause) {
         if cause != RemovalCause::Replaced {
             self.evictions.get_or_create(&Evicted { cause: word(cause) }).inc();

@@ -14,7 +14,7 @@ use crate::{
 const FIRST_REFRESH_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_REFRESH_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Where it is urgent.
+/// The same where the refresh is urgent.
 const URGENT_REFRESH_BACKOFF: Duration = Duration::from_secs(1);
 
 impl Inner {
@@ -41,7 +41,7 @@ impl Inner {
                 let entry = Arc::new(entry);
                 self.entries.insert(source.clone(), Arc::clone(&entry));
                 self.failures.forget(source);
-                // In this order: whoever forgets marks the flight first and empties the cache second.
+                // In this order, since `forget` marks the flight first and empties the cache second.
                 if note.is_forgotten() {
                     self.entries.invalidate(source);
                 }
@@ -98,7 +98,7 @@ impl Inner {
                         old.forced(began);
                     }
                     let left = now.until(self.times(old, now).deadline);
-                    // Where kie.ai was not asked: as soon as it may be again.
+                    // Where kie.ai was not asked, the next try comes as soon as kie.ai may be asked again.
                     let asked_for = error.retry_after().filter(|_| error.is_our_own());
                     old.refresh_failed(Arc::clone(&error), now, |failures| {
                         refresh_backoff(failures, asked_for, left, fastrand::f64())
@@ -109,7 +109,7 @@ impl Inner {
         }
     }
 
-    /// Mints a link that can be handed out. One that arrives with less than the margin is minted once more.
+    /// Mints a link that can be handed out. A link that arrives with less life than the margin is minted once more.
     async fn mint_alive(
         &self,
         source: &SourceUrl,
@@ -137,11 +137,11 @@ impl Inner {
     }
 }
 
-/// The pause after the `failures`-th failed refresh in a row, for an entry with `left` to its deadline; `asked_for` is when
-/// kie.ai may be asked again, where it was not.
+/// The pause after the `failures`-th failed refresh in a row, for an entry with `left` to its deadline. Where kie.ai
+/// was not asked, `asked_for` says when it may be asked again.
 ///
-/// The nearer the deadline, the sooner: at least three more tries fit in, and one begins with the time in which it is
-/// urgent; from then on it is tried every second.
+/// The nearer the deadline, the shorter the pause: at least three more tries fit in, and one of them begins when the
+/// refresh becomes urgent. From then on there is a try every second.
 pub(super) fn refresh_backoff(failures: u32, asked_for: Option<Duration>, left: Duration, jitter: f64) -> Duration {
     let doubled = FIRST_REFRESH_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let ladder = doubled.min(LONGEST_REFRESH_BACKOFF).min(left / 4).mul_f64(1.0 + jitter / 4.0);

@@ -1,7 +1,8 @@
 //! The heart: a link for a source URL, from memory when it can be, from kie.ai when it must be.
 //!
-//! Every call of `Links::get` ends with a link, and how it was found, or with why there is none. Misses, refreshes and forced refreshes of one file
-//! share one flight. Does not know HTTP: callers bring a `Wish` and a deadline.
+//! Every call of `Links::get` ends with a link and how it was found, or with the reason why there is none. Misses,
+//! refreshes and forced refreshes of one file share one flight. Does not know HTTP: callers bring a `Wish` and a
+//! deadline.
 
 mod entry;
 mod failures;
@@ -62,7 +63,8 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long one flight may take, retries included.
     pub flight_timeout: Duration,
-    /// Callers that may wait for flights at once, where need be shared by their addresses; those whom memory answers are not counted.
+    /// Callers that may wait for flights at once. When all places are taken, addresses share them (`shares`). Callers
+    /// that memory answers are not counted.
     pub waiting: usize,
 }
 
@@ -122,7 +124,7 @@ pub struct Caller {
     pub party: Party,
 }
 
-/// Somebody of whom nothing else is known.
+/// A caller of whom nothing but the deadline is known.
 impl From<Instant> for Caller {
     fn from(deadline: Instant) -> Caller {
         Caller { deadline, span: Span::default(), party: Party::default() }
@@ -134,27 +136,28 @@ impl From<Instant> for Caller {
 pub struct Explanation {
     pub now: Instant,
     pub entry: Option<(Arc<Entry>, Times)>,
-    /// Why kie.ai is not asked for it for a while.
+    /// Why kie.ai is not asked for this file for a while.
     pub failure: Option<Failure>,
     /// Whether a mint is under way.
     pub in_flight: bool,
 }
 
-/// What a flight brings home. A caller who joined a refresh is not served by its failure: nobody waited when it
+/// What a flight brings home. A failed refresh does not answer a caller that joined it: nobody waited when the refresh
 /// set out, so it was allowed to give up early.
 #[derive(Clone)]
 struct Landed {
     result: Result<Arc<Entry>, Arc<upstream::Error>>,
     reason: Reason,
-    /// Where it stands in a trace, for those who joined it.
+    /// Where the flight stands in a trace, for callers that joined it.
     position: Option<Position>,
 }
 
-/// What all who wait for one flight share. Cheap to clone: clones share it.
+/// What all waiters of one flight share. Cheap to clone: clones share it.
 #[derive(Debug, Clone)]
 struct Note {
     patience: Patience,
-    /// The entry was forgotten meanwhile: what the flight brings is for those who wait for it now, and for nobody else.
+    /// The entry was forgotten meanwhile: what the flight brings is for the callers that wait for it now, and for
+    /// nobody else.
     forgotten: Arc<AtomicBool>,
 }
 
@@ -187,7 +190,7 @@ enum Look {
     Mint { reason: Reason, old: Option<Arc<Entry>> },
 }
 
-/// What it works with.
+/// What `Links` works with.
 pub struct Parts {
     pub mint: Arc<dyn Mint>,
     pub clock: Clock,
@@ -196,9 +199,9 @@ pub struct Parts {
     pub tracer: Tracer,
     /// Where mints that fail are noted, for `/status`.
     pub noted: telemetry::Failures,
-    /// Flights run on it.
+    /// Flights run on this tracker.
     pub tasks: TaskTracker,
-    /// And end when this is cancelled.
+    /// Flights end when this is cancelled.
     pub stop: CancellationToken,
 }
 
@@ -263,13 +266,13 @@ impl Links {
             let wanted = match inner.look(source, wish, now) {
                 Look::Serve { entry, times, due } => {
                     let lookup = inner.serve(source, entry, times, due, wish, &caller, now);
-                    // Whoever has waited for a flight, even a lost one, has not had it from memory.
+                    // A caller that has waited for a flight, even a lost one, has not had its link from memory.
                     let found = if round == 0 && !waited_out { lookup.found } else { Found::Joined };
                     return Ok(Lookup { found, ..lookup });
                 }
                 Look::Failed(failure) => return Err(told(failure, now)),
                 Look::Mint { .. } if wish.only_if_cached => return Err(Error::NotCached),
-                // Nobody would wait for what it begins.
+                // Nobody would wait for the flight that it begins.
                 Look::Mint { .. } if now >= deadline => return Err(Error::TimedOut),
                 Look::Mint { reason, .. } => reason,
             };
@@ -278,8 +281,8 @@ impl Links {
             let (waiter, found, reason, too_late) = match inner.flights.join(source, &note) {
                 Role::Join(waiter, note) => {
                     note.patience.extend(deadline, caller.party);
-                    // What it brings was asked for before the entry was forgotten. Waited out once: whoever forgets it again
-                    // and again keeps nobody waiting for ever.
+                    // A forgotten flight's link was asked for before the entry was forgotten: the caller waits for the
+                    // next flight, too. It does so once: forgetting again and again must keep nobody waiting for ever.
                     (waiter, Found::Joined, wanted, note.is_forgotten() && !waited_out)
                 }
                 Role::Lead(lead) => match inner.look(source, wish, now) {
@@ -361,10 +364,10 @@ impl Links {
         }
     }
 
-    /// Forgets one entry, or why there is none. A flight under way goes on for those who wait for it already; whoever asks
-    /// from now on gets a link that was asked for later.
+    /// Forgets one entry, or the reason why there is none. A flight under way goes on for the callers that wait for it
+    /// already; a caller that asks from now on gets a link that was asked for later.
     pub fn forget(&self, source: &SourceUrl) {
-        // First, so that the flight takes out again what it puts in meanwhile.
+        // The mark comes first, so that the flight takes out again what it puts in meanwhile.
         if let Some(note) = self.0.flights.note(source) {
             note.forgotten.store(true, Ordering::Release);
         }
@@ -417,7 +420,8 @@ impl Inner {
                 Freshness::Due => return Look::Serve { entry, times, due: true },
                 Freshness::TooOld => {
                     let forced = entry.forced_at().is_some_and(|at| now.since(at) < self.config.force_interval);
-                    // Its wish was granted a moment ago, or is beyond any link: it gets the newest there is.
+                    // The wish was granted a moment ago, or no link can fulfil it: the caller gets the newest link
+                    // there is.
                     if forced {
                         let due = now >= times.refresh_at;
                         return Look::Serve { entry, times, due };
@@ -453,12 +457,12 @@ impl Inner {
         now: Instant,
     ) -> Lookup {
         if due && !wish.only_if_cached && entry.claim_refresh(now, self.config.flight_timeout) {
-            // Its user has what it asked for: where an urgent one must queue, it takes turns for itself.
+            // The caller has its link already: an urgent refresh that must queue takes turns for itself.
             let party = Party { request: fastrand::u64(..), ..Party::default() };
             let note = Note::until(now + self.config.flight_timeout, party);
-            // Somebody may be minting it already (a forced refresh): then that one is our refresh, too.
+            // Somebody may be minting the file already (a forced refresh): then that flight is our refresh, too.
             if let Role::Lead(lead) = self.flights.join(source, &note)
-                // Unless it has just landed.
+                // Unless a flight has just landed.
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
@@ -470,8 +474,9 @@ impl Inner {
         Lookup { entry, times, found, forced: false, now }
     }
 
-    /// Sends a flight on its way, as a task of its own. Whoever `insists` on a fresh link gets one, cold file or not,
-    /// and for the rest of `force_interval` so do the others: half a crowd may come when it has just landed.
+    /// Sends a flight on its way, as a task of its own. A caller that `insists` on a fresh link gets one, cold file or
+    /// not. For the rest of `force_interval` that link serves all other callers that insist: half a crowd may come when
+    /// it has just landed.
     fn start(
         self: &Arc<Inner>,
         lead: Lead<SourceUrl, Landed, Note>,
@@ -495,7 +500,7 @@ impl Inner {
             }
             span.end();
             let position = span.position().cloned();
-            // In the cache first, landed second: who asks next must find it.
+            // In the cache first, landed second: the next caller must find the entry.
             lead.land(Landed { result, reason, position });
         });
         waiter

@@ -33,7 +33,7 @@ impl Found {
 #[derive(Debug)]
 pub struct Lookup {
     pub entry: Arc<Entry>,
-    /// Its life as it was known then.
+    /// The points of its life as they were known at `now`.
     pub times: Times,
     pub found: Found,
     /// Whether the caller had it minted although a live link was there.

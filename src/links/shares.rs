@@ -1,5 +1,5 @@
-//! Places that callers share by their address: as long as there are some for all, anybody may have any number. Where there are none
-//! left, whoever has fewer than another takes one of that one's.
+//! Places that callers share by their address. As long as places are free, any address may have any number. When none
+//! is left, an address with fewer places takes one from the address that has most.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -22,13 +22,13 @@ struct Table {
     limit: usize,
     taken: usize,
     next: u64,
-    /// Those that can be taken away, by address, as they came. No address is here without one.
+    /// Places that can be taken away, by address, the oldest first. An address without such a place is not here.
     holders: HashMap<u64, BTreeMap<u64, Arc<Notify>>>,
-    /// How many others an address has.
+    /// How many places each address has that cannot be taken away.
     kept: HashMap<u64, usize>,
 }
 
-/// One place. Given back when it is dropped, unless another has it already.
+/// One place. Given back when it is dropped, unless another caller has it already.
 #[derive(Debug)]
 pub struct Share {
     shares: Shares,
@@ -47,7 +47,7 @@ impl Shares {
         self.table().taken
     }
 
-    /// Of these addresses, the one that has most, where `address` would still have fewer with one more.
+    /// The address among `others` that has most places, if `address` would still have fewer with one more.
     pub fn fuller(&self, address: u64, others: impl Iterator<Item = u64>) -> Option<u64> {
         let table = self.table();
         let (most, held) = others.map(|other| (other, table.held(other))).max_by_key(|(_, held)| *held)?;
@@ -64,14 +64,14 @@ impl Shares {
         Some(self.hand_out(&mut table, address))
     }
 
-    /// A free place; else the newest that can be taken away from the address with most, provided that `address` would still have fewer
-    /// than that one has now.
+    /// A free place; otherwise the newest place that can be taken away from the address that has most, provided that
+    /// `address` would still have fewer than that address has now.
     pub fn take(&self, address: u64) -> Option<Share> {
         if let Some(free) = self.free(address) {
             return Some(free);
         }
         let mut table = self.table();
-        // Every one of them holds a place, so that there are no more than places.
+        // Each of these addresses holds a place, so there are no more addresses than places.
         let most = table.holders.keys().copied().max_by_key(|other| table.held(*other))?;
         if table.held(address) + 1 >= table.held(most) {
             return None;
@@ -89,7 +89,7 @@ impl Shares {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // It is whole at any time.
+        // The table is whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,7 +99,7 @@ impl Table {
         self.holders.get(&address).map_or(0, BTreeMap::len) + self.kept.get(&address).copied().unwrap_or_default()
     }
 
-    /// The one with this number, or the newest.
+    /// Takes out the place with this number, or the newest, of the places that can be taken away.
     fn remove(&mut self, address: u64, number: Option<u64>) -> Option<(u64, Arc<Notify>)> {
         let held = self.holders.get_mut(&address)?;
         let removed = match number {
@@ -118,12 +118,12 @@ impl Share {
         self.address
     }
 
-    /// Resolves once another has taken it.
+    /// Resolves once another caller has taken this place.
     pub async fn displaced(&self) {
         self.displaced.notified().await;
     }
 
-    /// From now on nobody takes it. Whether nobody has.
+    /// Keeps this place from being taken away. True where nobody has taken it yet.
     pub fn keep(&self) -> bool {
         let mut table = self.shares.table();
         let is_own = table.remove(self.address, Some(self.number)).is_some();

@@ -262,7 +262,7 @@ async fn a_link_that_died_on_its_way_to_the_caller_is_minted_again() {
     bench.land(Ok(old)).await;
     assert_eq!(bench.mints(), 2);
     bench.land(Ok(bench.link("b"))).await;
-    // Its own deadline passed in its sleep, but the answer is there and alive.
+    // The caller's deadline passed while the machine slept, but the answer is there and alive.
     assert_eq!(name(&caller.await.unwrap().unwrap()), "b");
 }
 
@@ -481,7 +481,7 @@ async fn a_joiner_waits_by_its_own_patience_and_not_by_the_first_caller_s() {
         bench.tasks.spawn(async move { links.get(&source(), &Wish::default(), deadline).await })
     };
     let first = ask(6);
-    // Sleeping lets it begin.
+    // The first flight begins while this sleeps.
     tokio::time::sleep(5 * SECOND).await;
     let joiner = ask(6);
     tokio::time::sleep(2 * SECOND).await;

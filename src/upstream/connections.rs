@@ -13,7 +13,8 @@ use std::{
 
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 
-/// A server closes idle connections after a minute or more (nginx: 75 s); to be there first avoids most races.
+/// A server closes idle connections after a minute or more (nginx: 75 s); closing them before the server does avoids
+/// most races.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no client for kie.ai.
@@ -25,7 +26,7 @@ pub enum SetupError {
     Client(#[from] reqwest::Error),
 }
 
-/// The pool of connections in use, and the certificates that vouch for whom they lead to.
+/// The pool of connections in use, and the certificates that vouch for the server that they lead to.
 pub(super) struct Connections {
     connect_timeout: Duration,
     state: Mutex<State>,
@@ -72,8 +73,8 @@ impl Connections {
     /// # Errors
     /// Where TLS is wanted, and no root certificate can be had.
     pub(super) fn new(with_tls: bool, connect_timeout: Duration) -> Result<Connections, SetupError> {
-        // Process-wide by rustls's design, and idempotent: an error means that a provider is there already. reqwest wants
-        // one even where no TLS is spoken.
+        // Process-wide by rustls's design, and idempotent: an error means that a provider is there already. reqwest
+        // wants one even where no TLS is spoken.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let roots = if with_tls { Some(Roots::read()?) } else { None };
         let pool = pool(roots.as_ref(), connect_timeout)?;
@@ -85,9 +86,9 @@ impl Connections {
         Arc::clone(&self.lock().pool)
     }
 
-    /// A request over `failed` had no answer. Its idle connections are closed, those under way finish, and whatever is
-    /// asked next goes over fresh ones. The root certificates are read again meanwhile, since a private authority's may
-    /// have been rotated.
+    /// Gives up `failed`, over which a request had no answer: its idle connections are closed, requests under way
+    /// finish, and every later request goes over a fresh connection. The root certificates are read again meanwhile,
+    /// since a private authority's may have been rotated.
     pub(super) fn renew(self: &Arc<Self>, failed: &Arc<Pool>) {
         {
             let mut state = self.lock();
@@ -103,7 +104,7 @@ impl Connections {
             return;
         }
         let connections = Arc::clone(self);
-        // Nobody waits for it.
+        // Nobody waits for the thread.
         drop(tokio::task::spawn_blocking(move || {
             let read = Roots::read();
             connections.reading.store(false, Ordering::Release);
@@ -135,14 +136,14 @@ impl State {
     fn replace(&mut self, connect_timeout: Duration) {
         match pool(self.roots.as_ref(), connect_timeout) {
             Ok(pool) => self.pool = Arc::new(pool),
-            // It was made of the same settings before.
+            // A client was made of the same settings before.
             Err(error) => tracing::error!(error = %super::Chain(&error), "the connections to kie.ai go on as they are"),
         }
     }
 }
 
 impl Roots {
-    /// Those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Blocks.
+    /// Reads the system's certificates, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Blocks.
     pub(super) fn read() -> Result<Roots, SetupError> {
         let mut found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
@@ -170,7 +171,7 @@ fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwes
         .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(connect_timeout)
         .http1_only()
-        // SECURITY: a redirect would carry the key to another host, or a caller's trust.
+        // SECURITY: a redirect would carry the key, or a caller's trust, to another host.
         .redirect(reqwest::redirect::Policy::none())
         // SECURITY: a proxy of the environment would see the key on a plain connection.
         .no_proxy()

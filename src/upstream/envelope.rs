@@ -54,12 +54,12 @@ pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<St
 
 /// What a code other than 200 means (kie.ai's documentation; 433 is its sub-key limit).
 fn refusal(code: i64, answer: Answer, retry_after: Option<Duration>) -> Error {
-    // One recording shows "Credits insufficient" under code 500. A code that says more is believed before words are, which
-    // may be the name of a caller's file.
+    // One recording shows "Credits insufficient" under code 500. A code that says more is believed before the message
+    // is, whose words may be the name of a caller's file.
     let says_little = !matches!(code, 501 | 505) && (answer.code.is_none() || (500..600).contains(&code));
     let out_of_credits = says_little
         && answer.message.as_deref().is_some_and(|message| {
-            // Not in an address, which may be a caller's.
+            // Words in an address do not count: the address may be a caller's.
             let words = message.split(' ').filter(|word| !word.contains('/'));
             let message = words.collect::<Vec<_>>().join(" ").to_ascii_lowercase();
             message.contains("credit") && (message.contains("insufficient") || message.contains("not enough"))
@@ -103,8 +103,8 @@ fn parse(body: &[u8]) -> Result<Envelope, BadAnswer> {
         Value::String(text) => text.trim().parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
-    // `200.0` is what some writers of JSON make of 200. What is no code of kie.ai's may be anything: a key of digits
-    // among it.
+    // Some writers of JSON make `200.0` of 200. A number that is no code of kie.ai's may be anything, even a key made
+    // of digits.
     let code = code.filter(|code| code.fract() == 0.0 && code.abs() < 10_000.0).map(|code| code as i64);
     let message = object.get("msg").and_then(Value::as_str).map(str::to_owned);
     Ok(Envelope { code, message, data: object.remove("data").unwrap_or(Value::Null) })
@@ -284,7 +284,7 @@ mod tests {
             1 => (190i64..210).prop_map(|code| (code.to_string(), code == 200)),
             1 => any::<i64>().prop_map(|code| (code.to_string(), code == 200)),
         ];
-        // Whatever stands there for a link: `link` decides about that. What is no string is none.
+        // Any string may stand where the link should: `link` decides about it. What is no string is no link.
         let data = prop_oneof![
             4 => ".{0,20}".prop_map(|text| (Value::from(text), true)),
             1 => prop::sample::select(vec![Value::Null, Value::from(7), serde_json::json!({ "url": "https://h/" })])

@@ -137,7 +137,7 @@ impl std::fmt::Display for Answer {
 }
 
 impl Error {
-    /// Every kind that a mint may end with, for whoever counts; one cut short by our own end is none.
+    /// Every kind that a mint may end with, for the counters; a mint cut short by our own end has none.
     pub const KINDS: [Kind; 9] = [
         Kind::SourceRefused,
         Kind::SourceNotFound,
@@ -150,7 +150,7 @@ impl Error {
         Kind::Timeout,
     ];
 
-    /// As callers hear of it; metrics and traces say the same word.
+    /// The kind that callers are told; metrics and traces use the same word.
     pub fn kind(&self) -> Kind {
         self.told().0
     }
@@ -304,7 +304,7 @@ impl Error {
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            // The pause that follows keeps it from being soon.
+            // The pause that follows keeps the next try from coming soon.
             Error::RateLimited { .. }
             | Error::KeyReplaced(_)
             | Error::Unreachable(_)
@@ -357,8 +357,8 @@ impl Error {
         }
     }
 
-    /// Whether a file for which this was the answer has a back-off of its own. Not where kie.ai was not asked, nor
-    /// where it has spoken of the whole account or of its rate: others keep it from being asked then.
+    /// Whether a file that failed with this error has a back-off of its own. Not where kie.ai was not asked, nor where
+    /// it spoke of the whole account or of its rate: other rules keep kie.ai from being asked then.
     pub fn is_failure_of_the_file(&self) -> bool {
         let is_of_the_account = self.account_trouble().is_some_and(|(_, by_code)| by_code);
         let is_of_the_rate_or_the_key = matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_));

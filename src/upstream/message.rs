@@ -1,7 +1,7 @@
 //! kie.ai's messages, made fit for callers, logs and pages. Pure.
 //!
-//! A message may repeat what kie.ai was sent: the key, the caller's URL; and what it has made: a link and its signature. It is
-//! searched whole and cut to its length last, so that no half of a secret is left at the cut.
+//! A message may repeat what kie.ai was sent: the key, the caller's URL; and what it has made: a link and its
+//! signature. It is searched whole and cut to its length last, so that no half of a secret is left at the cut.
 
 use std::borrow::Cow;
 
@@ -21,23 +21,24 @@ const ADDRESS: &str = "[url]";
 /// Stands for what may be a signature.
 const BLOT: &str = "[…]";
 
-/// Letters in a row that may be a word of kie.ai's: `insufficient`, `authentication`. Two of them are more.
+/// The most letters in a row that one word of kie.ai's has: `insufficient`, `authentication`. Two words in one have
+/// more.
 const LONGEST_WORD: usize = 16;
 
 /// Letters and digits in a row that may be (a part of) a signature. Words are shorter.
 const LONGEST_RUN: usize = 24;
 
-/// Places in a row where words would not go on so (`jumps`); two moments in time have six.
+/// The most jumps that a row of words has (`jumps`); two points of time have six.
 const MOST_JUMPS: usize = 6;
 
 /// Escapes (`\u0041`) that a message of words has at most.
 const MOST_ESCAPES: usize = 8;
 
-/// What may be repeated of `message`, which kie.ai gave when it was asked for `source`: one printable line, bounded, without any
-/// of `keys`, without what may be a signature.
+/// What may be repeated of `message`, which kie.ai gave when it was asked for `source`: one printable line, bounded,
+/// without any of `keys`, without what may be a signature.
 pub(crate) fn presentable(message: &str, source: &SourceUrl, keys: &[ApiKey]) -> String {
-    // SECURITY: what a caller wrote is taken out before the key is looked for. Otherwise a part of the key that kie.ai tells
-    // could be completed by the caller's own words, who would see from the answer when they fit.
+    // SECURITY: what a caller wrote is taken out before the key is looked for. Otherwise a caller could complete a part
+    // of the key that kie.ai tells with words of its own, and would see from the answer when they fit.
     tidy(&key::scrub(keys, &without_source(message, source)))
 }
 
@@ -49,7 +50,7 @@ fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
             message = replaced.into();
         }
     }
-    // Changed or cut off, it still names its host.
+    // A source URL that was changed or cut off still names its host.
     let host = source.host().to_ascii_lowercase();
     let is_of_source = |word: &str| {
         let lower = word.to_ascii_lowercase();
@@ -64,8 +65,9 @@ fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
     message
 }
 
-/// The forms in which a message may repeat the source URL: the whole, without its scheme, its path, the file's name; each as it stands,
-/// encoded and decoded; the longest first. A query is not decoded, and a name of one word is left out: both could be kie.ai's own words.
+/// The forms in which a message may repeat the source URL: the whole, the whole without its scheme, its path, the
+/// file's name; each as it stands, encoded and decoded; the longest first. A query is not decoded, and a name of one
+/// word is left out: both could be kie.ai's own words.
 fn spellings(source: &SourceUrl) -> Vec<String> {
     /// What is shorter may be a word of kie.ai's.
     const LEAST: usize = 6;
@@ -81,7 +83,7 @@ fn spellings(source: &SourceUrl) -> Vec<String> {
     for part in [whole, rest, path_and_query, path].into_iter().chain(names) {
         let decoded = percent_decode_str(part).decode_utf8_lossy().into_owned();
         let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
-        // As `encodeURIComponent` and its likes leave some signs alone.
+        // Encoded as by `encodeURIComponent` and its likes, which leave some signs alone.
         let signs = [(':', "%3A"), ('/', "%2F"), ('?', "%3F"), ('=', "%3D"), ('&', "%26")];
         let half_encoded = signs.iter().fold(part.to_owned(), |text, (sign, code)| text.replace(*sign, code));
         let escaped = part.replace('/', "\\/");
@@ -96,7 +98,7 @@ fn spellings(source: &SourceUrl) -> Vec<String> {
     all
 }
 
-/// `None` where it is not there. By ASCII's case alone, which keeps every letter's place.
+/// `None` where `what` is not there. Ignores ASCII's case alone, which keeps every letter's position.
 fn replace_ignoring_case(text: &str, what: &str, by: &str) -> Option<String> {
     let (lower, what) = (text.to_ascii_lowercase(), what.to_ascii_lowercase());
     let mut replaced = String::new();
@@ -109,13 +111,14 @@ fn replace_ignoring_case(text: &str, what: &str, by: &str) -> Option<String> {
     (end > 0).then(|| replaced + &text[end..])
 }
 
-/// One line, printable, bounded; of an address, what stands before the query, since a signature stands in it; and no signature.
+/// `message` as one line, printable and bounded, without signatures. Of an address, only what stands before the query
+/// is kept, since a signature stands in the query.
 fn tidy(message: &str) -> String {
     let printable: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let is_escaped = |word: &str| word.contains("\\u") || word.contains("\\x") || word.contains("&#");
     let escapes = ["\\u", "\\x", "&#"].iter().map(|mark| printable.matches(mark).count()).sum::<usize>();
     let mut shown = Vec::new();
-    // A secret has been named: what comes next is one, where it looks like it.
+    // A secret has just been named: the next word is the secret, where it looks like one.
     let mut is_due = false;
     for word in printable.split(' ') {
         let whole = decoded(word);
@@ -126,7 +129,7 @@ fn tidy(message: &str) -> String {
         let is_secret = is_parameter(&whole) || has_secret(&plain) || is_mixed(&plain) || address(&plain).is_some();
         let is_blotted = is_secret || (escapes > MOST_ESCAPES && is_escaped(word)) || (is_due && looks_random(word));
         let kept = if is_blotted { BLOT } else { kept };
-        // A blank is what some make of a `+`.
+        // Some programs make a blank of a `+`: the next word may be the rest of the secret.
         is_due = kept != word || names_secret(&whole) || (is_due && !plain.contains(char::is_alphanumeric));
         shown.push(kept);
     }
@@ -136,8 +139,8 @@ fn tidy(message: &str) -> String {
     tidy
 }
 
-/// What stands before the query, where the word has an address with a query. Wherever it begins in its word: what stands
-/// before it may be another that has lost its scheme.
+/// What stands before the query, where the word has an address with a query. The address may begin anywhere in the
+/// word: what stands before it may be another address that has lost its scheme.
 fn address(word: &str) -> Option<&str> {
     let (before, query) = word.split_once('?')?;
     (word.contains("://") || query.contains('=')).then_some(before)
@@ -149,7 +152,7 @@ fn decoded(word: &str) -> String {
     percent_decode_str(&once).decode_utf8_lossy().into_owned()
 }
 
-/// Whether it names a parameter of a signed link, `X-Amz-Signature` above all.
+/// Whether `word` names a parameter of a signed link, `X-Amz-Signature` above all.
 fn is_parameter(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     ["x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-", "x-obs-"].iter().any(|start| word.contains(start))
@@ -184,7 +187,7 @@ fn names_secret(text: &str) -> bool {
     })
 }
 
-/// Whether it has the name of a secret and the secret itself.
+/// Whether `word` has the name of a secret and the secret itself.
 fn has_secret(word: &str) -> bool {
     let mut is_named = false;
     word.split(['=', ':']).filter(|part| part.contains(is_letter)).any(|part| {
@@ -194,7 +197,8 @@ fn has_secret(word: &str) -> bool {
     })
 }
 
-/// Whether it has a long row of what base64 is made of, in both cases and with digits, as words and paths hardly do.
+/// Whether `word` has a long row of what base64 is made of, in both cases and with digits, as words and paths hardly
+/// have.
 fn is_mixed(word: &str) -> bool {
     let is_digit = |c: char| c.is_ascii_alphanumeric() || "+/=-_~".contains(c);
     word.split(|c| !is_digit(c)).any(|row| {
@@ -213,13 +217,13 @@ fn jumps(text: &str) -> usize {
     text.as_bytes().windows(2).filter(jumps).count()
 }
 
-/// Of hex digits the whole row is looked at (`HexRow`).
+/// A word of hex digits alone does not count here: for hex the whole row is looked at (`HexRow`).
 fn looks_random(word: &str) -> bool {
     let is_hex = || word.chars().filter(|c| is_letter(*c)).all(|c| c.is_ascii_hexdigit());
     jumps(word) > 0 && !is_hex()
 }
 
-/// Words in a row that are no words, together as long as a signature: one in pieces.
+/// Blots words in a row that look random and are together as long as a signature: it may be one signature in pieces.
 fn blot_jumpy_rows(words: &mut [&str]) {
     let is_piece = |word: &str| jumps(word) > 1 && looks_random(word);
     for row in words.chunk_by_mut(|a, b| is_piece(a) && is_piece(b)) {
@@ -233,8 +237,8 @@ fn blot_jumpy_rows(words: &mut [&str]) {
     }
 }
 
-/// `text` with a blot for every run of more letters and digits than words have; and for hex digits beyond that number in
-/// several runs, whatever stands between them.
+/// `text` with a blot for every run that has more letters and digits than a word, and for every row of hex digits that
+/// has more than a word in several runs, whatever stands between the runs.
 fn without_long_runs(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -297,7 +301,8 @@ impl HexRow {
         }
     }
 
-    /// More digits than a word has; a number has no letter, and words have no digit.
+    /// More hex digits than a word has, letters and decimal digits among them: a number has no letter, and words have
+    /// no decimal digit.
     fn is_telling(&self) -> bool {
         self.digits > LONGEST_RUN && self.has_letter && self.has_digit
     }

@@ -112,8 +112,8 @@ impl Reason {
     }
 }
 
-/// Who asks, so that callers that wait take turns: by their address, then by their connection, then by their request, of
-/// which a batch is one.
+/// Who asks, so that callers that wait take turns: by their address, then by their connection, then by their request,
+/// of which a batch is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Party {
     pub address: u64,
@@ -130,7 +130,7 @@ pub struct Ask {
     pub patience: Patience,
     /// A refresh that must not be put off any more: callers will wait for its file in a moment.
     pub urgent: bool,
-    /// Whether this file has failed when it was last asked for.
+    /// Whether this file failed when it was last asked for.
     pub seen_to_fail: bool,
     /// Where it stands in a trace.
     pub span: Span,
@@ -155,8 +155,8 @@ pub struct Doubt {
 
 /// Whatever carries one request to kie.ai. `Wire` in earnest; a model of kie.ai in simulations.
 pub trait Transport: Send + Sync + 'static {
-    /// One request, one answer, within `patience`. It carries the newest key; where that is the doubted one and on
-    /// trial, the key that serves. Cancel safe: dropping the future closes the connection.
+    /// One request, one answer, within `patience`. The request carries the newest key; where that is the doubted key
+    /// and still on trial, the key that serves. Cancel safe: dropping the future closes the connection.
     fn send<'a>(
         &'a self,
         source: &'a SourceUrl,
@@ -182,7 +182,7 @@ struct Inner {
     attempts: u32,
     /// Files are told apart by a keyed hash.
     file_hash: RandomState,
-    /// How the last requests failed, or `None` for those that did not; the oldest first.
+    /// How each of the last requests failed, `None` where it did not; the oldest first.
     recent: Mutex<VecDeque<Option<String>>>,
     metrics: Metrics,
 }
@@ -231,7 +231,7 @@ pub enum Condition {
 pub struct RecentCalls {
     pub calls: usize,
     pub failed: usize,
-    /// In a few words, which are no caller's.
+    /// In a few words, none of which is a caller's.
     pub last_failure: Option<String>,
     pub last_was_good: bool,
 }
@@ -272,7 +272,7 @@ impl Inner {
         let (priority, attempts) = match ask.reason {
             Reason::Miss | Reason::Forced => (Priority::Caller, self.attempts),
             Reason::Refresh if ask.urgent => (Priority::UrgentRefresh, 1),
-            // Nobody waits for it, and its next try comes by use.
+            // Nobody waits for a refresh, and its next try comes when the entry is used.
             Reason::Refresh => (Priority::Refresh, 1),
         };
         let file = self.file_hash.hash_one(source);
@@ -333,8 +333,8 @@ impl Inner {
         }
     }
 
-    /// One request, bounded in time, reported to the gate. It has its time even where those who wait have less: its link
-    /// is there for the next one.
+    /// One request, bounded in time, reported to the gate. It has its full time even where its waiters have less: its
+    /// link is there for the next caller.
     async fn attempt(
         &self,
         source: &SourceUrl,
@@ -358,7 +358,7 @@ impl Inner {
             Err(Error::SilentConnection) => Verdict::SilentConnection,
             Err(Error::DeadConnection(_)) => Verdict::Unknown,
             Err(error) if error.is_silence() => Verdict::Silent,
-            // It says nothing of the key that is there by now.
+            // The answer says nothing of the key that is there by now.
             Err(Error::KeyReplaced(_)) => Verdict::Unknown,
             Err(error) if error.is_transient() => Verdict::Failed,
             // A gateway's page, which says nothing of the account, and does not clear it, either.

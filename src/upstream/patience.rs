@@ -1,4 +1,4 @@
-//! Who waits for a mint, and how long it is worth going on with.
+//! Who waits for a mint, and how long the mint is worth going on with.
 
 use std::{
     sync::{
@@ -11,13 +11,13 @@ use std::{
 use super::Party;
 use crate::clock::Instant;
 
-/// Parties that are remembered of those that wait for one mint. The first few decide: more would be a reason for nobody to
-/// wait longer, and need no memory.
+/// How many parties are remembered of all that wait for one mint. The first few decide: more of them would be a reason
+/// for nobody to wait longer, and need no memory.
 const PARTIES: usize = 4;
 
-/// The latest deadline of all who wait for one mint, and with whom they take turns; both grow when one more joins. No request
-/// begins after the deadline; one that is under way is finished all the same, for whoever asks next. Cheap to clone: clones
-/// share it.
+/// The latest deadline of all waiters of one mint, and the parties by which they take turns; both grow when a caller
+/// joins. No request begins after the deadline; a request under way is finished all the same, for the next caller.
+/// Cheap to clone: clones share it.
 #[derive(Debug, Clone)]
 pub struct Patience(Arc<Waiting>);
 
@@ -29,14 +29,14 @@ struct Waiting {
 }
 
 impl Patience {
-    /// One of `party` waits, until then.
+    /// A caller of `party` waits until `deadline`.
     pub fn until(deadline: Instant, party: Party) -> Patience {
         let mut parties = [None; PARTIES];
         parties[0] = Some(party);
         Patience(Arc::new(Waiting { deadline: AtomicU64::new(nanos(deadline)), parties: Mutex::new(parties) }))
     }
 
-    /// One more waits, until then.
+    /// One more caller waits, until `deadline`.
     pub fn extend(&self, deadline: Instant, party: Party) {
         self.0.deadline.fetch_max(nanos(deadline), Ordering::Relaxed);
         let mut parties = self.0.parties.lock().unwrap_or_else(PoisonError::into_inner);

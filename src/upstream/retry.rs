@@ -13,7 +13,8 @@ use crate::clock::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Keys that one mint meets when somebody puts one after the other into the file: each was refused but once, and cost one call.
+/// The most keys that one mint meets when somebody puts one after the other into the file: each key is refused but
+/// once, and costs one call.
 const MOST_KEYS: u32 = 6;
 
 /// Retries of all mints together: at most a fifth on top of the mints of the last ten seconds, so that retries never
@@ -72,19 +73,19 @@ impl Retries {
             self.replaced += 1;
             return (self.replaced <= MOST_KEYS && now < deadline).then_some(Duration::ZERO);
         }
-        // A kept connection that was closed or fell silent in the meantime says nothing about kie.ai: once, at once, for
-        // free. The next goes over a fresh one.
+        // A kept connection that was closed or fell silent in the meantime says nothing about kie.ai. The first such
+        // failure is repeated at once, for free, over a fresh connection.
         if error.is_of_a_kept_connection() && !self.revived {
             self.revived = true;
             return (now < deadline).then_some(Duration::ZERO);
         }
         self.left = self.left.checked_sub(1)?;
         if matches!(error, Error::RateLimited { .. }) {
-            // The gate's pause is longer than any of ours, and lets one probe through: nothing is multiplied. Who was
-            // limited again after it hears so; the next pause is longer than callers like to wait.
+            // The gate's pause is longer than any of ours, and lets one probe through: nothing is multiplied. A caller
+            // that is limited again after the pause is told so; the next pause is longer than callers like to wait.
             return (!std::mem::replace(&mut self.paused, true) && now < deadline).then_some(Duration::ZERO);
         }
-        // It says when; a caller who would wait for long is told instead.
+        // The answer says when to come back; a caller who would wait for long is told instead.
         let asked = error.retry_after().unwrap_or_default();
         if asked > LONGEST_PAUSE {
             return None;

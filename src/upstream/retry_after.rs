@@ -1,7 +1,8 @@
 //! How long kie.ai asks to be left alone: `Retry-After` in the nearest sensible reading. Pure.
 //!
-//! RFC 9110 section 10.2.3 has whole seconds or a date. Gateways also send fractions, units, dates of other forms, points
-//! of time as numbers, and the header twice; a pause misread as none brings the requests that it should have held back.
+//! RFC 9110 section 10.2.3 has whole seconds or a date. Gateways also send fractions, units, dates of other forms,
+//! points of time as numbers, and the header twice; a pause misread as none brings the requests that it should have
+//! held back.
 
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ const YEAR: f64 = 365.0 * 24.0 * 60.0 * 60.0;
 const NEAR: i64 = 24 * 60 * 60;
 
 /// The longest of the pauses that the header's values say, at most `LONGEST`; zero where they say a point that has
-/// passed; `None` where they say nothing. `date` is the answer's own clock, without which no point of time means anything.
+/// passed; `None` where they say nothing. `date` is the answer's own clock, without which no point of time means
+/// anything.
 pub(crate) fn read<'a>(values: impl Iterator<Item = &'a str>, date: Option<Timestamp>) -> Option<Duration> {
     values.filter_map(|value| longest(value, date)).max()
 }
 
-/// Of one value, which may be a list. A date may have a comma, too.
+/// The longest pause in one value, which may be a list. A date may have a comma, too.
 fn longest(value: &str, date: Option<Timestamp>) -> Option<Duration> {
     if let Some(pause) = pause(value, date) {
         return Some(pause);

@@ -3,12 +3,13 @@
 /// Tells files apart, and nothing else.
 pub(super) type FileId = u64;
 
-/// What was heard last, and by which file first: it stands for all that hear it.
+/// What was heard last, and which file heard it first: that file stands for all files that hear it.
 #[derive(Debug)]
 pub(super) struct Suspicion<T>(Option<(T, FileId)>);
 
 impl<T: PartialEq> Suspicion<T> {
-    /// `file` has heard `what`. Whether another file has, too, and nothing else since.
+    /// Notes that `file` has heard `what`. True where another file has heard the same, and nothing else was heard
+    /// since.
     pub(super) fn is_shared(&mut self, what: T, file: FileId) -> bool {
         match &self.0 {
             Some((heard, first)) if *heard == what => *first != file,

@@ -46,7 +46,7 @@ pub struct Wire {
     connections: Arc<Connections>,
     endpoint: Url,
     keys: Keys,
-    /// Of a key on trial, by its version: a file was refused with it, and served with the old one.
+    /// About a key on trial, by its version: a file was refused with it, and served with the old key.
     suspicion: Mutex<Suspicion<u64>>,
     clock: Clock,
     kie_clock: KieClock,
@@ -96,15 +96,15 @@ impl Wire {
             }
             Err(error) => error,
         };
-        // By its code alone kie.ai speaks of the key, or of its account, which may be another key's: a gateway may not
-        // like a caller's URL, and a message may repeat it.
+        // Only its own code shows that kie.ai speaks of the key, or of its account, which another key may not share: a
+        // gateway may not like a caller's URL, and a message may repeat that URL.
         let (answer, by_code) = match (error.account_trouble(), error.answer()) {
             (Some((AccountTrouble::Key, by_code)), Some(answer)) => (answer.clone(), by_code),
             (Some((AccountTrouble::Credits, true)), Some(answer)) => (answer.clone(), true),
             _ => return Err(error),
         };
         let has_another = match stand_in {
-            // What ails the old key says nothing of the new one: what the file heard with that stands.
+            // What ails the old key says nothing of the new one: the answer that the file had with the new key stands.
             Some((doubt, _)) => return Err(Error::KeyRefused(doubt.answer.clone())),
             None if by_code => self.keys.refused(&key, &answer).await,
             None => self.keys.doubted(&key).await,
@@ -112,7 +112,8 @@ impl Wire {
         Err(if has_another { Error::KeyReplaced(answer) } else { error })
     }
 
-    /// A file was served with the old key that was refused with the one on trial: it is the key's fault, or a gateway's mood.
+    /// Notes a file that was refused with the key on trial and served with the old key: it is the new key's fault, or a
+    /// gateway's mood.
     fn suspect(&self, doubt: &Doubt) {
         // A section of a few assignments.
         let mut suspicion = self.suspicion.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +160,7 @@ impl Wire {
             Ok(body) => body,
             // An HTTP error speaks for itself: a challenge page may be long, a gateway's page may break off.
             Err(_) if !status.is_success() => Vec::new(),
-            // Among them: the connection broke inside the body, or the body is no gzip though it says so.
+            // Among the reasons: the connection broke inside the body, or the body is no gzip though it says so.
             Err(reason) => return Err(unreadable(reason)),
         };
         pool.answered();
@@ -217,11 +218,13 @@ pub(crate) struct Life {
     pub(crate) says_its_end: bool,
 }
 
-/// The documented 20 minutes, less what a gateway kept the answer for; or what the link itself says, whichever is less.
+/// The documented 20 minutes, less the time for which a gateway kept the answer; or what the link itself says,
+/// whichever is less.
 ///
-/// The link is read against kie.ai's clock as its answer shows it (`Date`); ours may be wrong. What a gateway kept the
-/// answer for (`Age`) has passed since, whether the link names its end or counts from then. `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`,
-/// our own clock is the only one left to ask.
+/// The link is read against kie.ai's clock as its answer shows it (`Date`); ours may be wrong. The time for which a
+/// gateway kept the answer (`Age`) has passed since, whether the link names its end or has the documented 20 minutes.
+/// `Date` is cut to the second, so up to one second less may be left than it says. Without a `Date`, our own clock is
+/// the only one left to ask.
 pub(crate) fn life(link: &Link, date: Option<Timestamp>, age: Option<Duration>, wall: Timestamp) -> Life {
     let kept = age.unwrap_or_default();
     let own = match date {
@@ -236,11 +239,11 @@ pub(crate) fn life(link: &Link, date: Option<Timestamp>, age: Option<Duration>, 
 }
 
 /// How long a gateway has kept the answer, where one has (RFC 9111 section 5.1): whole seconds, in the nearest sensible
-/// reading; of several, the longest. An older one than a link lives is as old as that.
+/// reading; of several values, the longest. An age beyond a link's life counts as a link's life.
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(AGE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
     let seconds = values.filter_map(retry_after::seconds).fold(0.0, f64::max);
-    // Whole ones: a clock that tells less than a second is none of kie.ai's.
+    // Whole seconds: kie.ai's clock tells none shorter.
     let seconds = seconds.min(link::LIFE.as_secs_f64()) as u64;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
@@ -262,8 +265,8 @@ async fn read_bounded(response: &mut reqwest::Response) -> Result<Option<Vec<u8>
     Ok(Some(body))
 }
 
-/// Whether the body is gzip, in any case and by its old name, too (RFC 9110 section 8.4.1). The HTTP client's own unpacking
-/// knows one spelling only, which is why it is not used.
+/// Whether the body is gzip, in any case and by its old name, too (RFC 9110 section 8.4.1). The HTTP client's own
+/// unpacking knows one spelling only, which is why it is not used.
 fn is_packed(headers: &HeaderMap) -> bool {
     let named = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     named

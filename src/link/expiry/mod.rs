@@ -1,17 +1,18 @@
 //! When a link ends by its own text. Pure.
 //!
-//! Who signs links, and how they write the end, is known of a few; kie.ai may change its file host at any time. So three
-//! rules, of which the last two are general:
+//! Only a few signers of links are known, and how they write the end; kie.ai may change its file host at any time. So
+//! there are three rules, of which the last two are general:
 //!
 //! 1. *A signature with a date and a duration* (SigV4 and its kin: `X-Amz-Date` and `X-Amz-Expires`, any other maker's
 //!    pair of that form) means what it says. Where only the date stands there, the documented 20 minutes count from it.
-//! 2. *Under a name that says expiry* a point of time is the end, also one that has passed; a number below a day, with or
-//!    without a unit, counts from `date`. Anything else there cannot be read and bounds nothing; nor does a zero.
-//! 3. *Under any other name* a point more than 60 s and at most 20 minutes after `date` is the end: nothing else in a link
-//!    would lie just there. Nearer ones tell when it was signed, by a clock that may run ahead.
+//! 2. *Under a name that says expiry* a point of time is the end, even if it has passed; a number below a day, with or
+//!    without a unit, counts from `date`. Anything else under such a name cannot be read and bounds nothing, nor does a
+//!    zero.
+//! 3. *Under any other name* a point more than 60 s and at most 20 minutes after `date` is the end: nothing else in a
+//!    link would lie just there. A nearer point tells when the link was signed, by a clock that may run ahead.
 //!
-//! Of several ends the earliest counts; of several points in one value (`from;until`) the latest that may count. Where one
-//! value has names within (`st=…~exp=…`, JSON), those that say expiry come before the others.
+//! Of several ends the earliest counts. Of several points in one value (`from;until`) the latest counts that the rule
+//! takes. Where a value has names inside (`st=…~exp=…`, JSON), names that say expiry come before all others.
 //!
 //! The path is read like values without a name. The fragment is not read: it never reaches the host that would have
 //! to refuse the link.
@@ -57,7 +58,7 @@ pub(super) fn life_left(link: &str, date: Timestamp) -> Option<Duration> {
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {
-    // Forms write a space as `+`. Where a plus was meant, its readers take a space for one.
+    // Forms write a space as `+`. Where a plus was meant, the readers of the value take a space for a plus.
     match text.contains('+') {
         true => Cow::Owned(percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()),
         false => percent_decode_str(text).decode_utf8_lossy(),

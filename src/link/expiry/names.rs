@@ -6,21 +6,22 @@ use super::MAX_NAME_BYTES;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sense {
     Expiry,
-    /// From then on it may be used: never an end (CloudFront's `DateGreaterThan`).
+    /// From then on the link may be used: never an end (CloudFront's `DateGreaterThan`).
     Start,
-    /// A word for any point of time, or no name: what the name above says (`{"DateLessThan":{"aws:CurrentTime":…}}`).
+    /// A word for any point of time, or no name: it says what the name above it says
+    /// (`{"DateLessThan":{"aws:CurrentTime":…}}`).
     AsAbove,
     Other,
 }
 
-/// What a name says, by its last words: `expires`, `x-expires`, `tokenExp`, `expires_at`, `AWS:EpochTime`; not `expand`,
-/// `next`, `expires_in_days`.
+/// What a name says, by its last words: `expires`, `x-expires`, `tokenExp`, `expires_at`, `AWS:EpochTime`; not
+/// `expand`, `next`, `expires_in_days`.
 pub(super) fn sense(name: &str) -> Sense {
     if name.len() > MAX_NAME_BYTES {
         return Sense::Other;
     }
     match sense_of(&words(name)) {
-        // `eXpIrEs` is one word to whoever ignores case.
+        // A host that ignores case reads `eXpIrEs` as one word.
         Sense::Other => sense_of(&words(&name.to_ascii_lowercase())),
         sense => sense,
     }
@@ -64,7 +65,7 @@ fn is_expiry(ending: &str) -> bool {
     let stem = |stem: &str| ending.strip_prefix(stem);
     whole.contains(&ending)
         || stems.iter().filter_map(|it| stem(it)).any(|rest| rest.is_empty() || followers.contains(&rest))
-        // By itself a flag.
+        // `expired` by itself is a flag, not a name for a point of time.
         || stem("expired").is_some_and(|rest| followers.contains(&rest))
 }
 

@@ -43,12 +43,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The points of time in one value.
 pub(super) struct Scan {
     date: Timestamp,
-    /// Below a name that says expiry: the latest so far, and apart from it the latest hexadecimal one, which may be a
-    /// piece of a hash.
+    /// Set below a name that says expiry: the latest point so far, and apart from it the latest hexadecimal point,
+    /// which may be a piece of a hash.
     below_expiry: Option<Latest>,
-    /// By names that say expiry: the earliest.
+    /// The earliest end under names that say expiry.
     end: Option<Timestamp>,
-    /// By no such name: the latest of those that rule 3 takes.
+    /// The latest point under other names that rule 3 takes.
     other: Option<Timestamp>,
 }
 
@@ -66,8 +66,8 @@ pub(super) fn end_of(date: Timestamp, read: impl FnOnce(&mut Scan)) -> Option<Ti
 }
 
 impl Scan {
-    /// What stands before and after a `=`, the former with none of the separators before `level`. It is a name, and may
-    /// be the front of a value besides (`exp:1764120000 sig=ab`).
+    /// Reads what stands before and after a `=`. `name` has none of the separators before `level`; it may also be the
+    /// front of a value (`exp:1764120000 sig=ab`).
     pub(super) fn pair(&mut self, name: &str, text: &str, level: usize, depth: u32) {
         self.text(name, level, depth + 1);
         self.member(name, text, depth);
@@ -90,8 +90,8 @@ impl Scan {
         });
     }
 
-    /// A part, and the one before it, which may be its name (`/expire/1764120000/`). No durations: a folder named
-    /// `1` below one named `exp` is one of many.
+    /// Reads a part, and the part before it, which may be its name (`/expire/1764120000/`). No durations are read here:
+    /// in a folder `exp`, a folder `1` may be one of many.
     pub(super) fn follower(&mut self, before: &str, text: &str, level: usize, depth: u32) {
         let is_name = before.len() > 2 && sense(before) == Sense::Expiry;
         self.below(if is_name { Sense::Expiry } else { Sense::AsAbove }, |scan| scan.text(text, level, depth));
@@ -198,8 +198,8 @@ fn is_zero(text: &str) -> bool {
     text.bytes().all(|byte| b"0.".contains(&byte))
 }
 
-/// `name=value`, or `name:value` where the name says expiry: a colon may stand for much else. Not a list of such, and not
-/// what ends in padding.
+/// `name=value`, or `name:value` where the name says expiry, since a colon may stand for much else. A list of pairs is
+/// no pair, nor is a text that ends in padding.
 fn pair(text: &str) -> Option<(&str, &str)> {
     let is_list = text.contains(LISTS);
     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:$[]\"' ".contains(&byte));

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{LIFE, MAX_NAME_BYTES, duration_of, earliest, later, point, point_of};
 
-/// Makers of signatures whose date is known for one, whatever stands beside it.
+/// Makers of signatures: under these names a date is known to be a signature's, whatever stands beside it.
 const MAKERS: [&str; 8] = ["x-amz", "x-goog", "x-oss", "x-tos", "x-obs", "x-cos", "x-qs", "x-bos"];
 
 /// The signatures of a query by what stands before `-date` and `-expires` in their names.
@@ -83,7 +83,8 @@ fn part(name: &str) -> Option<(String, Part)> {
     Some((make.to_owned(), part))
 }
 
-/// The end of a signature of Baidu's, which has all in one value: `bce-auth-v1/key id/date/seconds/signed headers/hash`.
+/// The end of a signature of Baidu's, which has all in one value:
+/// `bce-auth-v1/key id/date/seconds/signed headers/hash`.
 pub(super) fn baidu(value: &str) -> Option<Timestamp> {
     let mut parts = value.strip_prefix("bce-auth-v")?.split('/').skip(2);
     let date = point::date(parts.next()?)?;

@@ -13,8 +13,8 @@ fn date() -> Timestamp {
     Timestamp::from_second(DATE).unwrap()
 }
 
-/// Puts points of time relative to `DATE` where `<300>`, `<ms 300>`, `<iso -5>` and the like stand, and the text of a
-/// token where `«jwt JSON»` and the like do.
+/// `template` with `<300>`, `<ms 300>`, `<iso -5>` and the like replaced by points of time relative to `DATE`, and
+/// `«jwt JSON»` and the like by the text of a token.
 fn written(template: &str) -> String {
     let points = replaced(template, ['<', '>'], |form, content| {
         let at = DATE + content.parse::<i64>().unwrap_or_else(|_| panic!("{content} in {template}"));
@@ -52,7 +52,8 @@ fn written(template: &str) -> String {
     })
 }
 
-/// What stands between the marks, a form before its first space, becomes what `write` makes of it.
+/// `text` with every marked piece replaced by what `write` makes of it. The word before the first space of a piece is
+/// its form.
 fn replaced(text: &str, [open, close]: [char; 2], write: impl Fn(&str, &str) -> String) -> String {
     let mut pieces = text.split(open);
     let head = pieces.next().unwrap_or_default().to_owned();
@@ -420,7 +421,7 @@ fn look_alikes_bound_nothing() {
         queries
     });
     assert!(queries.len() > 120, "{}", queries.len());
-    // What is further off bounds nothing, either.
+    // An end that is further off bounds nothing, either.
     let bounding = queries.iter().filter(|query| seconds(query).is_some_and(|left| left < LIFE.as_secs()));
     let bounding: Vec<&String> = bounding.collect();
     assert!(bounding.is_empty(), "{bounding:#?}");
@@ -528,7 +529,7 @@ fn ends_hold_whatever_stands_beside_them_and_in_whatever_order() {
         let bound = Duration::from_secs(end);
         prop_assert_eq!(of(&other, date()), Some(left.map_or(bound, |left| left.min(bound))));
 
-        // A second takes a second at most, and what is over stays over.
+        // A second later at most one second of life is gone, and a link that has ended stays so.
         let later = of(&parameters, date() + second);
         prop_assert!(capped(later) + second >= capped(left), "{:?}, a second later {:?}", left, later);
         prop_assert!(left != Some(Duration::ZERO) || later == left, "alive again: {:?}", later);

@@ -12,12 +12,13 @@ use crate::{
     },
 };
 
-/// Between two probes: doubled each time, so that an account that is mended by hand is soon found mended, and one that
-/// is not is hardly asked.
+/// The pause between two probes, doubled each time: an account that is mended by hand is soon found mended, and kie.ai
+/// is hardly asked about an account that is not.
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// The same for files that were never seen to fail, while it is no more than a suspicion; up to a fifth of the longest.
+/// The same for files that were never seen to fail, while the refusal is no more than a suspicion; up to a fifth of the
+/// longest pause.
 const OTHERS_DELAY: Duration = Duration::from_secs(1);
 
 /// Whether the account serves, as far as the last answers tell.
@@ -29,10 +30,10 @@ pub(super) struct Account {
 
 #[derive(Debug)]
 struct Refused {
-    /// Whether kie.ai has said so by its own code. Else two files have heard it from a gateway, and it may ail those two
-    /// alone: files that were never seen to fail go on, until one of them hears it, too.
+    /// Whether kie.ai has refused the account by its own code. Otherwise two files were refused by a gateway, perhaps
+    /// for their own sake: files that were never seen to fail go on, until one of them is refused, too.
     by_code: bool,
-    /// How many of them have, and when the next one may ask.
+    /// How many such files were refused, and when the next one may ask.
     others: u32,
     others_at: Instant,
     /// Probes that were refused again.
@@ -42,7 +43,7 @@ struct Refused {
     probing: bool,
     /// What kie.ai said.
     error: Error,
-    /// The key that it was said to, by its version.
+    /// The version of the key that kie.ai said it to.
     key: u64,
 }
 
@@ -50,14 +51,15 @@ struct Refused {
 #[derive(Debug, Clone)]
 pub(super) enum Admission {
     Go,
-    /// As the one that finds out whether it still holds.
+    /// Go as the probe that finds out whether the refusal still holds.
     Probe,
     /// Not before this, and why.
     Told(Error, Instant),
 }
 
 impl Account {
-    /// `key` is the version of the key that the request would carry: what kie.ai said to another one says nothing of it.
+    /// `key` is the version of the key that the request would carry: what kie.ai said to another key says nothing of
+    /// this one.
     pub(super) fn admission(&self, key: u64, seen_to_fail: bool, now: Instant) -> Admission {
         match &self.refused {
             Some(refused) if refused.key == key && !refused.by_code && !seen_to_fail => match refused.others {
@@ -87,13 +89,14 @@ impl Account {
         let Some((trouble, by_code)) = error.account_trouble() else { return false };
         if !by_code {
             let is_second = self.suspicion.is_shared(trouble, concern.file);
-            // Or the probe has, or another file: whatever holds, holds on.
+            // A known refusal needs no second file: its probe confirms it, and so does a file that was never seen to
+            // fail.
             if !is_second && (self.refused.is_none() || (concern.seen_to_fail && !concern.account_probe)) {
                 return false;
             }
         }
         let known = self.refused.as_ref().filter(|refused| refused.key == concern.key);
-        // Sent before it was known: it tells nothing new.
+        // A request that was sent before the refusal was known tells nothing new.
         if known.is_some_and(|refused| concern.sent_at < refused.since) {
             return false;
         }
@@ -122,7 +125,7 @@ impl Account {
 
     /// kie.ai made a link, or refused a file for its own sake. True when that ended a pause.
     pub(super) fn well(&mut self, sent_at: Instant) -> bool {
-        // Sent before the pause began, it tells nothing about now.
+        // A request that was sent before the pause began tells nothing about now.
         if self.refused.as_ref().is_some_and(|refused| sent_at < refused.since) {
             return false;
         }
@@ -169,7 +172,7 @@ mod tests {
         Concern { account_probe: true, ..concern(file, sent_at) }
     }
 
-    /// `None` where a request may go, else the seconds until when it may not.
+    /// `None` where a request may go, else the seconds until it may.
     fn told(account: &Account, now: u64) -> Option<u64> {
         match account.admission(1, true, at(now)) {
             Admission::Told(_, until) => Some(at(now).until(until).as_secs()),

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::FileId;
 use crate::clock::Instant;
 
-/// Attempts in a row that got no answer at all, or different files that failed with none good between: so many open
-/// it. One file that kie.ai cannot make never does, however often it is asked for.
+/// So many attempts in a row that got no answer at all open the breaker, and so do as many different files that failed
+/// with no good answer between. One file that kie.ai cannot make never opens it, however often it is asked for.
 const THRESHOLD: usize = 5;
 
 /// How long it stays open: doubled after each failed probe, jittered by a fifth either way.
@@ -16,8 +16,8 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// With `attempt_timeout` on top, recovery is noticed within half a minute.
 const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
-/// A file that has failed, which may be what ails kie.ai, is a probe only after this many delays: one that was never
-/// seen to fail comes first where it is asked for.
+/// A file that has failed may itself be what ails kie.ai. It is a probe only after this many delays, so that a file
+/// that was never seen to fail comes first where one is asked for.
 const SEEN_TO_FAIL: f64 = 1.5;
 
 #[derive(Debug)]
@@ -35,13 +35,14 @@ enum State {
     Open {
         until: Instant,
         opened: u32,
-        /// From here a file that was seen to fail may be the probe, too.
+        /// From then on a file that was seen to fail may be the probe, too.
         any_file_at: Instant,
     },
     /// The probe is on its way.
     HalfOpen {
         opened: u32,
-        /// Whether its file had failed before. It tells little then, and keeps no other file from being the probe.
+        /// Whether the probe's file had failed before. Such a probe tells little, and keeps no other file from being
+        /// the probe.
         seen_to_fail: bool,
     },
 }
@@ -75,7 +76,7 @@ impl BreakerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Go,
-    /// As the one that closes it, or keeps it open.
+    /// Go as the probe, which closes the breaker or keeps it open.
     Probe,
     /// Not before this.
     Shut(Instant),
@@ -98,7 +99,7 @@ impl Breaker {
     pub(super) fn admission(&self, seen_to_fail: bool, now: Instant) -> Admission {
         match self.state {
             State::Closed => Admission::Go,
-            // What one file alone has brought about ails perhaps that file alone: all others go on.
+            // Where one file alone has opened the breaker, perhaps only that file ails: all other files go on.
             State::Open { .. } | State::HalfOpen { .. } if !seen_to_fail && self.failed.len() == 1 => Admission::Go,
             State::Open { until, any_file_at, .. } => {
                 let from = if seen_to_fail { any_file_at } else { until };

@@ -18,8 +18,8 @@ use governor::{
 
 use crate::clock::Instant;
 
-/// What kie.ai *sees* must stay within the budget, and requests that left evenly spaced may arrive closer together.
-/// The share of rate and burst that is kept back for that.
+/// The share of rate and burst that is kept back. What kie.ai *sees* must stay within the budget, and requests that
+/// left evenly spaced may arrive closer together.
 const GUARD: f64 = 0.03;
 const SMALL_BURST: u32 = 10;
 
@@ -33,7 +33,7 @@ pub(super) struct Budget {
     known: (f64, Instant),
 }
 
-/// The time that the limiter is given, since it insists on asking.
+/// The clock that the limiter insists on asking: it shows the `now` that it was given.
 #[derive(Clone, Debug)]
 struct Given(Arc<AtomicU64>);
 
@@ -97,7 +97,7 @@ impl Budget {
         (self.burst, self.period.as_secs_f64().recip())
     }
 
-    /// When somebody with `ahead` others in front of it gets a token, if nothing else holds them up.
+    /// When a request with `ahead` others in front of it gets a token, if nothing else holds them up.
     pub(super) fn turn(&self, ahead: usize, now: Instant) -> Instant {
         let missing = ahead as f64 + 1.0 - self.tokens(now);
         if missing <= 0.0 { now } else { now + self.period.mul_f64(missing) }

@@ -2,7 +2,7 @@
 //!
 //! Five rules stand in it, each pure: the breaker (is kie.ai well?), the account (does it serve us?), the pause (has it
 //! said 429?), the window (how many at once?) and the budget (how many a second?). Callers who must wait take turns
-//! (`queue`); a refresh takes only what they leave. Whoever's turn cannot come in time is told so at once.
+//! (`queue`); a refresh takes only what they leave. A caller whose turn cannot come in time is told so at once.
 //!
 //! A link in use must not die because kie.ai was unwell a moment ago: a refresh that cannot be put off any more is a
 //! probe of its own, past breaker, account and window, one at a time.
@@ -42,7 +42,7 @@ use crate::clock::{Clock, Instant};
 /// The timer's resolution: a sleep shorter than this would spin.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Whoever is sent away need not stay away longer than this; by then everything may be different.
+/// The longest time that a refused caller is told to stay away; by then everything may be different.
 const LONGEST_PROMISE: Duration = Duration::from_secs(60);
 
 /// How much kie.ai is asked.
@@ -54,7 +54,7 @@ pub struct Config {
     pub burst: NonZeroU32,
     /// Requests under way at once.
     pub in_flight: NonZeroU32,
-    /// Requests that may wait for their turn, also those whose callers have left.
+    /// Requests that may wait for their turn, even requests whose callers have left.
     pub waiting: usize,
     /// A turn that comes later than this before the deadline is no use: a request takes time, too.
     pub reserve: Duration,
@@ -78,12 +78,12 @@ pub(super) enum Priority {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) priority: Priority,
-    /// Whose it is.
+    /// The party that asks.
     pub(super) party: Party,
     pub(super) file: FileId,
-    /// Whether this file has failed when it was last asked for.
+    /// Whether this file failed when it was last asked for.
     pub(super) seen_to_fail: bool,
-    /// The version of the key that it would carry.
+    /// The version of the key that the request would carry.
     pub(super) key: u64,
 }
 
@@ -111,15 +111,15 @@ pub(super) enum Verdict {
     Well,
     /// 429 or 433.
     Limited(Option<Duration>),
-    /// It did not serve, and what was said concerns the account, or may; or a gateway stands before it.
+    /// kie.ai did not serve, and its answer concerns the account, or may; or a gateway in front of it answered.
     Account(Error),
     /// It answered, and failed.
     Failed,
     /// No answer came.
     Silent,
-    /// No answer came over a connection that was open already: that one may be to blame.
+    /// No answer came over a connection that was open already: the connection may be to blame.
     SilentConnection,
-    /// Nothing can be told: its task was cancelled, or a connection was closed already.
+    /// Nothing can be told: the request's task was cancelled, or the connection was closed already.
     Unknown,
 }
 
@@ -130,7 +130,7 @@ pub(super) struct Gate(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     clock: Clock,
-    /// The queue or the rules have changed: whoever drives must look again.
+    /// The queue or the rules have changed: `drive` must look again.
     changed: Notify,
 }
 
@@ -144,7 +144,7 @@ struct State {
     waiting: usize,
     queue: Queue<Waiter>,
     urgent: Urgent,
-    /// Until here, room that will come has been promised to those who were sent away.
+    /// Until then, room to come has been promised to requests that were sent away.
     promised_until: Instant,
 }
 
@@ -161,7 +161,7 @@ struct Waiter {
     turn: oneshot::Sender<Result<Permit, Refusal>>,
 }
 
-/// Leave for one request. Dropped without a report, it was cut short.
+/// Leave for one request. Where it is dropped without a report, the request was cut short.
 pub(super) struct Permit {
     gate: Gate,
     pass: Option<Pass>,
@@ -174,14 +174,14 @@ struct Concern {
     key: u64,
     sent_at: Instant,
     seen_to_fail: bool,
-    /// The account's rule waits for this one's answer.
+    /// The account's rule waits for this request's answer.
     account_probe: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     concern: Concern,
-    /// Pause or breaker wait for this one's answer.
+    /// The pause or the breaker waits for this request's answer.
     pause_probe: bool,
     breaker_probe: bool,
     urgent_probe: bool,
@@ -256,7 +256,7 @@ impl Gate {
                 let displaced = state.queue.displace(&wanted.party, |waiter| waiter.patience.parties());
                 let refusal = state.refusal(ahead, patience.deadline(), now);
                 match displaced {
-                    // It goes on, or has left already.
+                    // The displaced request is told, unless it has left already.
                     Some(waiter) => drop(waiter.turn.send(Err(refusal))),
                     None => return Err(refusal),
                 }
@@ -278,7 +278,7 @@ impl Gate {
     /// Requests that may go at once, as far as the budget is concerned.
     pub(super) fn tokens(&self) -> f64 {
         let now = self.0.clock.now();
-        // Below zero where somebody has been told when the next one comes.
+        // The number is below zero where a request has been told when the next token comes.
         self.lock().budget.tokens(now).max(0.0)
     }
 
@@ -347,16 +347,16 @@ impl Gate {
                 };
                 let waiter = state.queue.take(index);
                 if decision.is_ok() {
-                    // They have it, too.
+                    // All parties that wait for the request have had their turn, too.
                     waiter.patience.parties().for_each(|party| state.queue.served(&party, now));
                 }
                 decided.push((waiter, decision));
             }
-            // At the latest when one in the queue has come too late.
+            // Look again at the latest when the next waiter has run out of time.
             let too_late = state.queue.iter().map(|waiter| waiter.patience.deadline() - state.reserve + TICK).min();
             wake_at.into_iter().chain(too_late).min()
         };
-        // Outside the lock: a permit that nobody takes any more comes back through it.
+        // Outside the lock: a permit that nobody takes any more is dropped, and its report takes the lock.
         for (waiter, decision) in decided {
             let _ = waiter.turn.send(decision);
         }
@@ -404,7 +404,7 @@ impl State {
             window::Admission::Wait(until) => return Admission::Wait(until),
             window::Admission::WaitForAnswer => return Admission::WaitForAnswer,
         }
-        // Last, since it is the only one that is used up.
+        // The budget comes last, since it is the only rule that is used up.
         if let Err(until) = self.budget.take(now) {
             return Admission::Wait(until);
         }
@@ -423,7 +423,7 @@ impl State {
         Admission::Go(Pass { concern, pause_probe, breaker_probe, urgent_probe: false })
     }
 
-    /// Past breaker, account and window, where it is urgent; never past a pause after a 429, the budget, or
+    /// Lets an urgent refresh past breaker, account and window; never past a pause after a 429, the budget, or
     /// `upstream.in_flight`.
     fn admit_urgent(&mut self, wanted: &Wanted, now: Instant) -> Option<Pass> {
         let is_due = !self.urgent.under_way && self.urgent.last.is_none_or(|last| now >= last + URGENT_EVERY);
@@ -459,11 +459,11 @@ impl State {
                 self.pause.limited(concern.sent_at, *retry_after, now);
                 let pause = self.pause.until(now).map(|until| now.until(until)).unwrap_or_default();
                 tracing::warn!(pause_ms = millis(pause), "kie.ai limits the rate: nothing is minted for a while");
-                // Whoever counts requests is not unwell.
+                // A kie.ai that counts requests is not unwell.
                 self.close_breaker();
             }
             Verdict::Account(error) => {
-                // It keeps up, and yet there is no reason to send more.
+                // kie.ai keeps up, and yet there is no reason to send more.
                 self.window.lost();
                 self.pause.answered(concern.sent_at);
                 if self.account.heard(error, concern, now) {
@@ -473,7 +473,7 @@ impl State {
             }
             Verdict::Failed | Verdict::Silent => {
                 self.window.bad(now);
-                // Perhaps it did not even hear us: whether it still limits is to be found out.
+                // Perhaps kie.ai did not even hear the probe: whether it still limits is to be found out.
                 if pause_probe {
                     self.pause.probe_lost(now);
                 }
@@ -497,7 +497,7 @@ impl State {
             }
         }
         if concern.account_probe {
-            // Whatever became of it; where the answer was a refusal, another probe is due later.
+            // The probe is over, whatever became of it; where it was refused, another probe is due later.
             self.account.probe_lost();
         }
     }
@@ -508,16 +508,16 @@ impl State {
         }
     }
 
-    /// When somebody with `ahead` others in front of it passes, as far as can be foreseen.
+    /// When a request with `ahead` others in front of it passes, as far as can be foreseen.
     fn turn(&self, ahead: usize, now: Instant) -> Instant {
         let start = self.pause.until(now).unwrap_or(now);
         // Tokens go on filling while everybody pauses.
         self.budget.turn(ahead, start).max(start)
     }
 
-    /// Why the one with `ahead` others in front of it cannot pass by `deadline`, and when it is worth coming back.
+    /// Why a request with `ahead` others in front of it cannot pass by `deadline`, and when it is worth coming back.
     ///
-    /// Those sent away in one moment are told different times, as room will come for one after the other.
+    /// Requests sent away in one moment are told different times, since room comes for one after the other.
     fn refusal(&mut self, ahead: usize, deadline: Instant, now: Instant) -> Refusal {
         let paused = self.pause.until(now).map(|until| now.until(until)).unwrap_or_default();
         if now + paused + self.reserve > deadline && !paused.is_zero() {
@@ -529,7 +529,8 @@ impl State {
         Refusal::Budget(now.until(room_at))
     }
 
-    /// Those that have waited for as long as they may, and those that cannot pass in time even if nobody else waited.
+    /// Refuses waiters that have waited for as long as they may, and waiters that cannot pass in time even if nobody
+    /// else waited.
     fn refuse_the_late(&mut self, now: Instant, decided: &mut Vec<(Waiter, Result<Permit, Refusal>)>) {
         let first = self.turn(0, now) + self.reserve;
         for waiter in self.queue.extract(|waiter| first > waiter.patience.deadline()) {
@@ -540,7 +541,7 @@ impl State {
 }
 
 impl Permit {
-    /// Must be called with how the request went; `Unknown` is what a drop says.
+    /// Must be called with how the request went: a dropped permit reports `Unknown`.
     pub(super) fn report(mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
             self.gate.report(pass, &verdict);

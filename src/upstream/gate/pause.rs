@@ -32,7 +32,7 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Go,
-    /// As the one that ends the pause, or prolongs it.
+    /// Go as the probe, which ends the pause or prolongs it.
     Probe,
     Wait(Instant),
     /// Until the probe is back.
@@ -61,7 +61,8 @@ impl Pause {
         if let State::Until { since, until } | State::Probing { since, until } = self.state
             && sent_at <= since
         {
-            // Sent before the pause began, or in that very moment: no reason for a longer step, but the pause counts from here.
+            // Sent before the pause began, or in that very moment: no reason for a longer step, but the pause counts
+            // from here.
             let pause = retry_after.unwrap_or(LADDER[0]).max(SHORTEST);
             self.state = State::Until { since: now, until: until.max(now + pause) };
             return;
@@ -69,7 +70,7 @@ impl Pause {
         let ladder = LADDER[self.step.min(LADDER.len() - 1)];
         let pause = match retry_after {
             Some(asked) if self.step == 0 => asked.max(SHORTEST),
-            // It was honoured, and the answer was 429 again.
+            // The pause was honoured, and the answer was 429 again.
             Some(asked) => asked.max(LADDER[(self.step - 1).min(LADDER.len() - 1)]),
             None => ladder,
         };

@@ -1,23 +1,22 @@
-//! Who passes next of those that wait: peers take turns by their address, then by their connection, then by their request.
-//! Pure.
+//! Which waiter passes next: peers take turns by their address, then by their connection, then by their request. Pure.
 //!
-//! One queue for all, first come, first served, would let one batch of cold files keep everybody else waiting for as long as
-//! its quota takes.
+//! One queue for all, first come, first served, would let one batch of cold files keep everybody else waiting for as
+//! long as its quota takes.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use crate::{clock::Instant, upstream::Party};
 
-/// Whoever got nothing for so long goes before those who did.
+/// A peer that got nothing for so long goes before peers that did.
 const FORGET: Duration = Duration::from_secs(10);
 
-/// Those that wait, as they came, and who was served last.
+/// The waiters in the order in which they came, and when each peer was served last.
 pub(super) struct Queue<W> {
     waiting: Vec<(Party, W)>,
     served: Served,
 }
 
-/// When each was served last.
+/// When each address, connection and request was served last.
 #[derive(Default)]
 struct Served {
     addresses: HashMap<u64, Instant>,
@@ -25,7 +24,7 @@ struct Served {
     requests: HashMap<u64, Instant>,
 }
 
-/// Smaller goes first: who was served longer ago, or never, at each level.
+/// The smaller turn goes first: at each level, the peer that was served longer ago, or never.
 type Turn = [Option<Instant>; 3];
 
 impl Served {
@@ -45,7 +44,7 @@ impl Served {
             (&mut self.requests, party.request),
         ] {
             served.insert(key, now);
-            // As many as the quota lets through in that time.
+            // Only as many stay as the quota lets through in that time.
             if served.len().is_power_of_two() {
                 served.retain(|_, at| now.since(*at) < FORGET);
             }
@@ -70,13 +69,13 @@ impl<W> Queue<W> {
         self.waiting.iter().map(|(_, waiter)| waiter)
     }
 
-    /// Whose turn it is, to be taken out with `take`. Several parties may wait for one request (`all`): the best of their turns
-    /// is its own.
+    /// The waiter whose turn it is, and its index for `take`. Several parties may wait for one request (`all`): the
+    /// request has the best of their turns.
     pub(super) fn next<P: Iterator<Item = Party>>(&self, now: Instant, all: impl Fn(&W) -> P) -> Option<(usize, &W)> {
         let turn = |(_, (party, waiter)): &(usize, &(Party, W))| {
             all(waiter).map(|party| self.served.turn(&party, now)).min().unwrap_or_else(|| self.served.turn(party, now))
         };
-        // The first of equals: who came first.
+        // Of equal turns the first wins: its request came first.
         let (index, (_, waiter)) = self.waiting.iter().enumerate().min_by_key(turn)?;
         Some((index, waiter))
     }
@@ -89,8 +88,8 @@ impl<W> Queue<W> {
         self.waiting.len()
     }
 
-    /// Takes out the newest of the address that has most, provided that `party`'s would still have fewer with one more. Those that
-    /// another address waits for, too (`all`), stay.
+    /// Takes out the newest waiter of the address that has most, provided that `party`'s address would still have fewer
+    /// with one more. A request that another address waits for, too (`all`), stays.
     pub(super) fn displace<P: Iterator<Item = Party>>(&mut self, party: &Party, all: impl Fn(&W) -> P) -> Option<W> {
         let is_alone = |(own, waiter): &(Party, W)| all(waiter).all(|other| other.address == own.address);
         let counts = counted(self.waiting.iter().filter(|one| is_alone(one)).map(|(own, _)| own.address));
@@ -100,7 +99,7 @@ impl<W> Queue<W> {
         Some(self.take(newest))
     }
 
-    /// Takes out those that `goes` names.
+    /// Takes out the waiters for which `goes` is true.
     pub(super) fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
         self.waiting.extract_if(.., |(_, waiter)| goes(waiter)).map(|(_, waiter)| waiter).collect()
     }
@@ -110,15 +109,15 @@ impl<W> Queue<W> {
         self.served.note(party, now);
     }
 
-    /// How many will pass before one more of `party`, as far as can be foreseen.
+    /// How many requests will pass before one more of `party`, as far as can be foreseen.
     pub(super) fn ahead_of(&self, party: &Party, now: Instant) -> usize {
         let own = self.served.turn(party, now);
         let mut ahead = self.waiting.iter().filter(|(other, _)| other.request == party.request).count();
         let within: [fn(&Party, &Party) -> bool; 3] =
             [|one, other| one.connection == other.connection, |one, other| one.address == other.address, |_, _| true];
         let key: [fn(&Party) -> u64; 3] = [|party| party.request, |party| party.connection, |party| party.address];
-        // From the inside out: for each of its own, every other one of the level has a turn; and one more, unless it comes
-        // after it in the first round.
+        // From the innermost level to the outermost. For each request ahead so far, every other group of the level has
+        // a turn; and one turn more, unless the group comes behind in the first round.
         for level in 0..3 {
             let others = self.waiting.iter().map(|(other, _)| other).filter(|other| within[level](party, other));
             let turn = own[2 - level];

@@ -99,7 +99,7 @@ async fn whose_turn_cannot_come_in_time_is_told_at_once_and_when_to_come_back() 
     let waiting = bench.queued(3 * SECOND).await;
     let Refusal::Budget(late) = refusal(bench.caller(2 * SECOND).await) else { panic!("another refusal") };
     assert_eq!(bench.clock.now(), before, "at once");
-    // Two tokens at 1.03 s each, half a second of reserve, and two seconds that it has.
+    // Two tokens at 1.03 s each and half a second of reserve, less the two seconds that the caller has.
     assert_eq!(late, Duration::from_millis(560));
     let Refusal::Budget(later) = refusal(bench.caller(2 * SECOND).await) else { panic!("another refusal") };
     assert_eq!(later, Duration::from_millis(560 + 1030), "room comes for one after the other");

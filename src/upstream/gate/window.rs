@@ -27,7 +27,7 @@ pub(super) struct Window {
     /// When the size last changed, or the first request set out.
     since: Instant,
     last_answer: Option<Instant>,
-    /// A connection fell silent: whether new ones are any better is to be found out by a few.
+    /// A connection fell silent: a few requests are to find out whether new connections are any better.
     doubtful: bool,
 }
 
@@ -44,7 +44,8 @@ impl Window {
         Window { in_flight: 0, size: START.min(max), max, since: now, last_answer: None, doubtful: false }
     }
 
-    /// While it is doubtful, one more may go for a file that was never seen to fail: perhaps it is the others that ail.
+    /// While connections are doubtful, one more request may go for a file that was never seen to fail: perhaps it is
+    /// the other files that ail.
     pub(super) fn admission(&mut self, seen_to_fail: bool, now: Instant) -> Admission {
         if self.in_flight < self.size || (self.doubtful && !seen_to_fail && self.in_flight < (START + 1).min(self.max))
         {
