@@ -222,7 +222,7 @@ fn as_minted(
     waiting: Vec<usize>,
     place: Place,
 ) -> impl Stream<Item = Item> + Send + use<> {
-    // On a task of its own: a caller that does not read its lines keeps nobody else from waiting.
+    // On a task of its own: mints go on, and the places for waiting are given back, though the caller does not read its lines.
     let (sender, mut receiver) = mpsc::channel(waiting.len().max(1));
     let served = Arc::clone(batch);
     batch.endpoints.tasks.spawn(async move {

@@ -111,7 +111,7 @@ impl Places {
         let connection = self.connection(party).ok_or_else(overloaded)?;
         let shares = &self.0.shares;
         let share = self.share(shares, party).or_else(|| {
-            // Tried once: where another request has the place already, this request waits for its turn like everybody.
+            // Tried once: where another request was quicker to take that place, this one is refused.
             self.give_up_one_for(party.address).then(|| shares.free(party.address)).flatten()
         });
         Ok(Place { share: Arc::new(share.ok_or_else(overloaded)?), connection })
@@ -228,7 +228,7 @@ impl Place {
         Err(overloaded())
     }
 
-    /// From now on, as the answer is written, the place is its own for good.
+    /// From now on, as the answer is written, no other request takes the place, unless the peer does not read.
     pub(crate) fn keep(&self) -> Result<(), Problem> {
         let Waiting { share, is_kept, .. } = &*self.connection;
         let is_own = self.share.keep() && *is_kept.get_or_init(|| share.keep());

@@ -11,8 +11,8 @@ use std::{
 use super::Party;
 use crate::clock::Instant;
 
-/// How many parties are remembered of all that wait for one mint. The first few decide: more of them would be a reason
-/// for nobody to wait longer, and need no memory.
+/// How many parties are remembered of all that wait for one mint. A mint has the best
+/// turn of all its parties; beyond the first few, another one rarely has a better turn, and each would need memory.
 const PARTIES: usize = 4;
 
 /// The latest deadline of all waiters of one mint, and the parties by which they take turns; both grow when a caller

@@ -68,7 +68,7 @@ impl Retries {
         if !error.is_transient() {
             return None;
         }
-        // With another key at once; a second time, where the first other one was on trial.
+        // With another key at once, and again where that one has been replaced meanwhile, too.
         if matches!(error, Error::KeyReplaced(_)) {
             self.replaced += 1;
             return (self.replaced <= MOST_KEYS && now < deadline).then_some(Duration::ZERO);

@@ -141,7 +141,7 @@ struct Inner {
     abandoned: Family<EndpointLabels, Counter>,
     /// Links asked for, by outcome in the order of `Outcome::ALL`, items of batches included.
     outcomes: [AtomicU64; Outcome::ALL.len()],
-    /// How many of these links were not given though their callers asked for nothing wrong.
+    /// How many of these links kie.ai was asked for and did not give, though their callers asked for nothing wrong.
     failed: AtomicU64,
     turned_away: AtomicU64,
     /// Since somebody last took them.

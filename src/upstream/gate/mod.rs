@@ -181,7 +181,7 @@ struct Concern {
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     concern: Concern,
-    /// The pause or the breaker waits for this request's answer.
+    /// Whose probe the request is: the pause, the breaker, or an urgent refresh waits for its answer.
     pause_probe: bool,
     breaker_probe: bool,
     urgent_probe: bool,
