@@ -106,3 +106,68 @@ impl Drain {
         ended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const CONFIG: Config = Config { delay: Duration::from_secs(3), grace: Duration::from_secs(8) };
+
+    fn drain() -> (Drain, Readiness) {
+        let (readiness, []) = Readiness::waiting_for([]);
+        (Drain::new(CONFIG, readiness.clone()), readiness)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_accepts_for_the_delay_and_a_moment_more_though_it_is_not_ready() {
+        let (drain, readiness) = drain();
+        let (began, token) = (Instant::now(), drain.callers.drain.clone());
+        let accepting = async move {
+            token.cancelled().await;
+            began.elapsed()
+        };
+        let looks = async {
+            tokio::task::yield_now().await;
+            readiness.is_ready()
+        };
+        let (ended, accepted, is_ready) = tokio::join!(drain.end(Tracer::default()), accepting, looks);
+        assert_eq!((ended, accepted, is_ready), (Ended::Drained, CONFIG.delay + Duration::from_millis(100), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_waited_in_vain_is_told_before_its_connection_is_dropped() {
+        let (drain, _) = drain();
+        let (cut, kill) = (drain.cut.clone(), drain.callers.kill.clone());
+        let told = Arc::new(Mutex::new(None));
+        let (tells, began) = (Arc::clone(&told), Instant::now());
+        drain.callers.tasks.spawn(async move {
+            let reply = async {
+                cut.cancelled().await;
+                tokio::time::sleep(Duration::from_millis(499)).await;
+            };
+            let is_told = tokio::select! {
+                () = reply => true,
+                () = kill.cancelled() => false,
+            };
+            *tells.lock().unwrap() = Some(is_told);
+        });
+        assert_eq!(drain.end(Tracer::default()).await, Ended::CutShort);
+        assert_eq!(*told.lock().unwrap(), Some(true));
+        assert!(began.elapsed() < CONFIG.delay + CONFIG.grace);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_of_it_is_within_the_grace_whatever_does_not_end() {
+        let (drain, _) = drain();
+        drain.callers.tasks.spawn(std::future::pending::<()>());
+        drain.background.spawn(std::future::pending::<()>());
+        let began = Instant::now();
+        assert_eq!(drain.end(Tracer::default()).await, Ended::CutShort);
+        // What is left of it is for the log's last lines.
+        assert_eq!(began.elapsed(), CONFIG.delay + CONFIG.grace - LAST_LINES);
+    }
+}
