@@ -34,8 +34,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     answer::LinkView,
+    bodies::{Taken, USUAL_BODY, read_body},
     directives,
-    handlers::{Endpoints, Taken, USUAL_BODY, read_body},
+    handlers::Endpoints,
     places::Place,
 };
 use crate::{

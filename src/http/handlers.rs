@@ -1,6 +1,6 @@
 //! The endpoints for callers of one link: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
 
-use std::{sync::Arc, task::Poll, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension,
@@ -9,25 +9,23 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::{
     Config,
     answer::{self, LinkView},
+    bodies::{Budget, Taken, USUAL_BODY, read_body},
     directives,
-    places::{Budget, Held, Places},
+    places::Places,
 };
 use crate::{
     clock::Clock,
     links::{Links, Lookup, Wish},
     source::SourceUrl,
-    upstream::Party,
     web::{
         edge::Call,
         metrics::Requests,
-        problem::{Envelope, Kind, Problem},
+        problem::{Envelope, Problem},
         query,
     },
 };
@@ -122,100 +120,4 @@ impl Endpoints {
 
 fn json_type(response: Response) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
-}
-
-/// The whole body, bounded in bytes and in time. `taken` bounds all bodies that are read together, by the bytes that
-/// have come: a peer that announces much and sends little keeps nobody out.
-pub(crate) async fn read_body(
-    request: Request,
-    limit: usize,
-    patience: Duration,
-    taken: &mut Taken,
-) -> Result<Vec<u8>, Problem> {
-    let too_large = || {
-        let detail = format!("The body is longer than {limit} bytes.");
-        Problem::refused(Kind::BodyTooLarge, detail)
-    };
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > limit as u64) {
-        return Err(too_large());
-    }
-    let (arrivals, held) = (taken.budget.arrivals.clone(), taken.held.clone());
-    let mut body = Limited::new(request.into_body(), limit);
-    let whole = async {
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    too_large()
-                } else {
-                    Problem::refused(Kind::MalformedRequest, "The body broke off.")
-                }
-            })?;
-            if let Ok(data) = frame.into_data() {
-                taken.take(data.len()).await?;
-                bytes.extend_from_slice(&data);
-            }
-        }
-        Ok(bytes)
-    };
-    let whole = tokio::time::timeout(patience, whole);
-    tokio::pin!(whole);
-    let arrived = match futures_util::poll!(whole.as_mut()) {
-        Poll::Ready(arrived) => arrived,
-        Poll::Pending => {
-            let mut arrival = arrivals.enter(&held);
-            tokio::select! {
-                biased;
-                arrived = whole => arrived,
-                () = arrival.displaced() => return Err(Problem::refused(
-                    Kind::Overloaded,
-                    "Many requests are still sending their bodies, and this one has been for long, or has sent much. Try again.",
-                )),
-            }
-        }
-    };
-    arrived.unwrap_or_else(|_elapsed| {
-        let detail = format!("The body did not arrive within {}.", humantime::format_duration(patience));
-        Err(Problem::refused(Kind::MalformedRequest, detail))
-    })
-}
-
-/// Bodies up to this size take nothing of the shared budget: a source URL has a tenth of it. Larger bodies are odd, and
-/// over HTTP/2 a few connections can have thousands of them half-sent.
-pub(crate) const USUAL_BODY: usize = 2 * 1024;
-
-/// What one request takes of the budget that all of its kind share; given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    budget: Budget,
-    held: Held,
-    taken: Option<OwnedSemaphorePermit>,
-    /// Bytes that the request may still take outside the budget: a small request finds room however large other
-    /// requests are.
-    own: usize,
-}
-
-impl Taken {
-    pub(crate) fn of(budget: &Budget, own: usize, party: &Party) -> Taken {
-        Taken { budget: budget.clone(), held: Held::new(budget, party), taken: None, own }
-    }
-
-    pub(crate) async fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        let beyond = bytes.saturating_sub(self.own);
-        self.own = self.own.saturating_sub(bytes);
-        let permits = u32::try_from(beyond).unwrap_or(u32::MAX);
-        let Some(more) = self.budget.find(permits, &self.held).await else {
-            return Err(Problem::refused(
-                Kind::Overloaded,
-                "Too many large requests are under way. Try again after Retry-After seconds, or with less.",
-            ));
-        };
-        self.held.add(beyond);
-        match &mut self.taken {
-            Some(taken) => taken.merge(more),
-            None => self.taken = Some(more),
-        }
-        Ok(())
-    }
 }

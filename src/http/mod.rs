@@ -2,6 +2,7 @@
 
 mod answer;
 pub(crate) mod batch;
+mod bodies;
 pub(crate) mod directives;
 mod docs;
 mod handlers;
@@ -20,8 +21,9 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::batch::ITEM_BYTES;
 use self::{
+    bodies::{Arrivals, Budget},
     handlers::Endpoints,
-    places::{Arrivals, Budget, Places},
+    places::Places,
 };
 use crate::{
     clock::Clock,
