@@ -56,7 +56,7 @@ use crate::{
 
 const NDJSON: &str = "application/x-ndjson";
 
-/// Bounds one write, and with it what a slow reader keeps in memory.
+/// Bounds how many items of a stream are taken at a time.
 const LINES_AT_ONCE: usize = 64;
 
 /// Bytes that an item takes beside its text: what has become of it, and its error, where no other item has the same.
@@ -154,27 +154,36 @@ pub(crate) async fn links(
     let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
     let content_type = if as_lines { NDJSON } else { "application/json" };
     if waiting.is_empty() && batch.is_small(&known) {
-        let whole = if as_lines { batch.lines(known) } else { batch.json(json_parts(known)) };
+        let mut whole = Vec::new();
+        if as_lines {
+            known.into_iter().for_each(|item| batch.write_line(item, &mut whole));
+        } else {
+            json_parts(known).for_each(|part| batch.write_json(part, &mut whole));
+        }
+        let whole = exactly(whole);
         return Ok(answer(content_type, Body::from(whole)));
     }
     let place = place.map_or_else(|| batch.endpoints.places.take(&batch.call.party), Ok)?;
     // The answer is written as it is read: for a peer that does not read, a few items are in memory, not four
     // megabytes, and the peer keeps its place and its bytes until the last item.
     let body = if as_lines {
-        // What is known at once goes out in one piece.
-        Body::from_stream(as_minted(&batch, known, waiting, place.clone()).ready_chunks(LINES_AT_ONCE).map(
-            move |items| {
-                let _ = &taken;
-                Ok::<_, Infallible>(batch.lines(items))
-            },
-        ))
+        let items = as_minted(&batch, known, waiting, place.clone()).ready_chunks(LINES_AT_ONCE);
+        let lines = items.flat_map(move |items| {
+            let batch = Arc::clone(&batch);
+            stream::iter(pieces(items.into_iter(), move |item, lines| batch.write_line(item, lines)))
+        });
+        Body::from_stream(lines.map(move |piece| {
+            let _ = &taken;
+            Ok::<_, Infallible>(piece)
+        }))
     } else {
         let all = place.hold(all_items(&batch, known, waiting)).await?;
         place.keep()?;
-        Body::from_stream(stream::iter(json_parts(all)).chunks(LINES_AT_ONCE).map(move |parts| {
+        let json = pieces(json_parts(all), move |part, json| batch.write_json(part, json));
+        Body::from_stream(stream::iter(json.map(move |piece| {
             let _ = &taken;
-            Ok::<_, Infallible>(batch.json(parts))
-        }))
+            Ok::<_, Infallible>(piece)
+        })))
     };
     let mut answer = answer(content_type, body);
     answer.extensions_mut().insert(place);
@@ -189,6 +198,20 @@ fn answer(content_type: &'static str, body: Body) -> Response {
     headers.insert(CACHE_STATUS.clone(), CacheStatus::Batch.header());
     answer.extensions_mut().insert(ServedBatch);
     answer
+}
+
+/// Writes the parts as they are asked for, a piece of about `SMALL` bytes at a time: over HTTP/1 a piece that waits for its peer is
+/// charged to nobody.
+fn pieces<T>(mut parts: impl Iterator<Item = T>, write: impl Fn(T, &mut Vec<u8>)) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        while piece.len() < SMALL
+            && let Some(part) = parts.next()
+        {
+            write(part, &mut piece);
+        }
+        (!piece.is_empty()).then(|| exactly(piece))
+    })
 }
 
 fn json_parts(all: Vec<Item>) -> impl Iterator<Item = Part> {
@@ -335,30 +358,22 @@ impl Batch {
         bytes.sum::<Option<usize>>().is_some_and(|bytes| bytes <= SMALL)
     }
 
-    fn json(&self, parts: impl IntoIterator<Item = Part>) -> Bytes {
-        let mut json = Vec::new();
-        for part in parts {
-            match part {
-                Part::Head => json.extend(b"{\"links\":["),
-                Part::Item(item) => {
-                    if item.index > 0 {
-                        json.push(b',');
-                    }
-                    json.extend(self.render(&item));
+    fn write_json(&self, part: Part, json: &mut Vec<u8>) {
+        match part {
+            Part::Head => json.extend(b"{\"links\":["),
+            Part::Item(item) => {
+                if item.index > 0 {
+                    json.push(b',');
                 }
-                Part::Tail => json.extend(b"]}"),
+                json.extend(self.render(&item));
             }
+            Part::Tail => json.extend(b"]}"),
         }
-        exactly(json)
     }
 
-    fn lines(&self, all: Vec<Item>) -> Bytes {
-        let mut lines = Vec::new();
-        for item in all {
-            lines.extend(self.render(&item));
-            lines.push(b'\n');
-        }
-        exactly(lines)
+    fn write_line(&self, item: Item, lines: &mut Vec<u8>) {
+        lines.extend(self.render(&item));
+        lines.push(b'\n');
     }
 
     fn render(&self, item: &Item) -> Vec<u8> {
@@ -511,6 +526,14 @@ pub(crate) fn wants_lines(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_piece_of_an_answer_is_bounded_by_its_bytes() {
+        let parts = || (0..600).map(|n| vec![b'x'; n * 7]);
+        let all: Vec<Bytes> = pieces(parts(), |part, piece: &mut Vec<u8>| piece.extend(part)).collect();
+        assert!(all.iter().all(|piece| piece.len() < SMALL + 600 * 7) && all.len() > 50, "{}", all.len());
+        assert_eq!(all.iter().map(Bytes::len).sum::<usize>(), parts().map(|part| part.len()).sum::<usize>());
+    }
 
     #[test]
     fn lines_are_for_those_who_ask_for_them() {

@@ -99,6 +99,35 @@ fn folded(text: &[u8]) -> Vec<u8> {
     text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect()
 }
 
+/// The letters whose numbers stand in the text.
+fn from_numbers(text: &[u8], radix: u32) -> Vec<u8> {
+    let words = text.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| (2..=3).contains(&word.len()));
+    let numbers = words.filter_map(|word| u8::from_str_radix(str::from_utf8(word).ok()?, radix).ok());
+    numbers.filter(u8::is_ascii_graphic).collect()
+}
+
+/// Without `ESC [ 1 ; 31 m` and the like (ECMA-48), whether or not its first sign is still there. `None` where there is none.
+fn without_colours(text: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'[') {
+        let end =
+            rest[at + 1..].iter().position(|byte| !byte.is_ascii_digit() && *byte != b';').map(|end| at + 1 + end);
+        match end.filter(|end| rest[*end] == b'm') {
+            Some(end) => {
+                plain.extend_from_slice(&rest[..at]);
+                rest = &rest[end + 1..];
+            }
+            None => {
+                plain.extend_from_slice(&rest[..=at]);
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    plain.extend_from_slice(rest);
+    (plain.len() < text.len()).then_some(plain)
+}
+
 /// Adds to `texts` everything that `text` may be the encoding of, as far as it has `least` letters and digits in one
 /// piece.
 fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
@@ -125,6 +154,13 @@ fn decode(text: &Text, least: usize, texts: &mut Vec<Text>) {
         if squeezed.len() < bytes.len() {
             texts.push(Text { bytes: squeezed, is_squeezed: true });
         }
+    }
+    // A list of numbers, as programs show bytes; and letters in colour, as terminals show them.
+    for radix in [10, 8] {
+        texts.extend(legible(&from_numbers(bytes, radix), least));
+    }
+    if let Some(bytes) = without_colours(bytes).filter(is_long_enough) {
+        texts.push(Text { bytes, is_squeezed: false });
     }
     for skipped in 0..2 {
         texts.extend(legible(&from_hex(bytes, skipped), least));
@@ -394,6 +430,25 @@ mod tests {
             let key = format!("01234567{sign}89abcdef");
             assert!(holds_any(&key.replace(sign, &format!("&{name};")), &[&key]), "{name}");
         }
+    }
+
+    #[test]
+    fn lists_of_bytes_and_letters_in_colour_are_the_key() {
+        let list = |by: &str, write: &dyn Fn(u8) -> String| KEY.bytes().map(write).collect::<Vec<_>>().join(by);
+        for text in [
+            format!("[{}]", list(", ", &|byte| byte.to_string())),
+            list(" ", &|byte| byte.to_string()),
+            format!("{{\"type\":\"Buffer\",\"data\":[{}]}}", list(",", &|byte| byte.to_string())),
+            list("", &|byte| format!("\\{byte:03o}")),
+            list(" ", &|byte| format!("{byte:03o}")),
+            list("", &|byte| format!("\x1b[1m{}\x1b[0m", char::from(byte))),
+            list("", &|byte| format!("[01;31m{}[m", char::from(byte))),
+            format!("{}\x1b[31m{}\x1b[0m", &KEY[..14], &KEY[14..]),
+        ] {
+            assert!(holds_any(&format!("the key {text} is wrong"), &[KEY]), "{text}");
+        }
+        let harmless = "took [12, 34, 56] ms, codes 101 116 103, a list [m] and [0 of 1m]".repeat(20);
+        assert!(!holds_any(&harmless, &[KEY]));
     }
 
     #[test]

@@ -50,8 +50,12 @@ impl Shares {
     /// The address among `others` that has most places, if `address` would still have fewer with one more.
     pub fn fuller(&self, address: u64, others: impl Iterator<Item = u64>) -> Option<u64> {
         let table = self.table();
+        // An address with no more than its part is not asked to give, whoever reads fast enough to keep more.
+        let kept_alone = table.kept.keys().filter(|kept| !table.holders.contains_key(kept)).count();
+        let addresses = table.holders.len() + kept_alone + usize::from(table.held(address) == 0);
+        let part = table.limit / addresses;
         let (most, held) = others.map(|other| (other, table.held(other))).max_by_key(|(_, held)| *held)?;
-        (table.held(address) + 1 < held).then_some(most)
+        (held > part && table.held(address) + 1 < held).then_some(most)
     }
 
     /// A place that nobody has.
@@ -205,6 +209,15 @@ mod tests {
         assert_eq!(shares.taken(), 1);
         drop(other);
         assert_eq!(shares.taken(), 0);
+    }
+
+    #[test]
+    fn only_an_address_with_more_than_its_part_is_asked_to_give() {
+        let shares = Shares::new(9);
+        let (many, few) = (take(&shares, 1, 6), take(&shares, 2, 3));
+        assert!(many.iter().chain(&few).all(Share::keep));
+        assert_eq!(shares.fuller(3, [2].into_iter()), None, "it has less than half");
+        assert_eq!(shares.fuller(3, [1, 2].into_iter()), Some(1));
     }
 
     #[test]
