@@ -63,6 +63,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 struct Waiting {
     share: Share,
+    /// The connection's.
+    number: u64,
     is_kept: OnceLock<bool>,
     /// Only one of its requests hears that another connection has taken the share: this tells them all.
     displaced: CancellationToken,
@@ -73,6 +75,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Slot {
     address: u64,
+    connection: u64,
     contents: Mutex<Option<Contents>>,
 }
 
@@ -129,8 +132,17 @@ impl Places {
         if let Some(known) = known.filter(|known| !known.displaced.is_cancelled()) {
             return Some(known);
         }
-        let share = self.share(&self.0.connections, party)?;
-        let waiting = Arc::new(Waiting { share, is_kept: OnceLock::new(), displaced: CancellationToken::new() });
+        let shares = &self.0.connections;
+        let share = self.share(shares, party).or_else(|| {
+            self.give_up_connection_for(party.address);
+            shares.free(party.address)
+        })?;
+        let waiting = Arc::new(Waiting {
+            share,
+            number: party.connection,
+            is_kept: OnceLock::new(),
+            displaced: CancellationToken::new(),
+        });
         let mut all = self.waiting();
         // At most as many as there are shares, and as many again that are over.
         if all.len() >= self.0.connections.taken() * 2 {
@@ -156,14 +168,32 @@ impl Places {
     /// The same with the answers of an address that has more places than `address`: each of these answers may be read
     /// fast enough to keep its place, and yet all together shut other addresses out.
     fn give_up_one_for(&self, address: u64) -> bool {
-        self.give_up(|unread, now| {
-            let has_stood = |number: &u64| now.since(unread.answers[number].0) >= self.0.patience / 10;
-            let first = |other: &u64| unread.by_address.get(other)?.first().copied();
-            unread.answers.first_key_value().filter(|(number, _)| has_stood(number))?;
-            let slow =
-                unread.by_address.keys().copied().filter(|other| first(other).is_some_and(|first| has_stood(&first)));
-            first(&self.0.shares.fuller(address, slow)?)
-        })
+        self.give_up(|unread, now| self.slow(&self.0.shares, address, unread, now))
+    }
+
+    /// The same with all answers of a connection, whose address is on more connections: it is the last one that frees its share.
+    fn give_up_connection_for(&self, address: u64) {
+        let unread = self.unread();
+        let Some(slow) = self.slow(&self.0.connections, address, &unread, self.0.clock.now()) else { return };
+        let connection_of = |number: &u64| (unread.answers[number].1.address, unread.answers[number].1.connection);
+        let found = connection_of(&slow);
+        let numbers: Vec<u64> =
+            unread.answers.keys().copied().filter(|number| connection_of(number) == found).collect();
+        drop(unread);
+        for number in numbers {
+            self.give_up(|unread, _| unread.answers.contains_key(&number).then_some(number));
+        }
+    }
+
+    /// The answer that has stood for longest, and long enough, of the address that has most of `shares`, if that is more than
+    /// `address` would have with one more.
+    fn slow(&self, shares: &Shares, address: u64, unread: &Unread, now: Instant) -> Option<u64> {
+        let has_stood = |number: &u64| now.since(unread.answers[number].0) >= self.0.patience / 10;
+        let first = |other: &u64| unread.by_address.get(other)?.first().copied();
+        unread.answers.first_key_value().filter(|(number, _)| has_stood(number))?;
+        let slow =
+            unread.by_address.keys().copied().filter(|other| first(other).is_some_and(|first| has_stood(&first)));
+        first(&shares.fuller(address, slow)?)
     }
 
     fn give_up(&self, which: impl Fn(&Unread, Instant) -> Option<u64>) -> bool {
@@ -265,9 +295,9 @@ struct GivenUp;
 
 impl Kept {
     fn new(places: Places, place: Place, body: Body) -> Kept {
-        let address = place.share.address();
+        let (address, connection) = (place.share.address(), place.connection.number);
         let contents = Mutex::new(Some(Contents { body, _place: place, unread: None }));
-        Kept { places, slot: Arc::new(Slot { address, contents }) }
+        Kept { places, slot: Arc::new(Slot { address, connection, contents }) }
     }
 }
 
@@ -391,6 +421,32 @@ mod tests {
         drop((own, other, slow, slower, waits));
         let unread = places.unread();
         assert_eq!((places.taken(), unread.answers.len(), unread.by_address.len()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_answers_are_read_slowly_makes_room_for_another_address() {
+        let time = VirtualTime::new();
+        let places = Places::new(9, 3, PATIENCE, time.clock());
+        let take = |address, connection| places.take(&Party { address, connection, request: 0 });
+        let mut slow: Vec<Kept> = [1, 1, 2, 3]
+            .map(|connection| {
+                let place = take(1, connection).unwrap();
+                place.keep().unwrap();
+                let pieces = stream::iter((0..9).map(|_| Ok::<_, Infallible>(Bytes::from("piece"))));
+                Kept::new(places.clone(), place, Body::from_stream(pieces))
+            })
+            .into();
+        for answer in &mut slow {
+            assert_eq!(read(answer).unwrap().unwrap(), "piece");
+        }
+        assert!(take(2, 4).is_err(), "they may yet be read");
+        time.suspend(PATIENCE / 10);
+        assert!(take(1, 5).is_err(), "of their own address");
+        let other = take(2, 4).unwrap();
+        let is_whole: Vec<bool> = slow.iter_mut().map(|answer| read(answer).unwrap().is_ok()).collect();
+        assert_eq!(is_whole, [false, false, true, true], "all answers of one connection");
+        drop((slow, other));
+        assert_eq!((places.taken(), places.0.connections.taken()), (0, 0));
     }
 
     #[tokio::test]
