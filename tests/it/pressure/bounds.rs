@@ -410,6 +410,8 @@ async fn half_sent_batches_leave_room_for_whole_ones() {
     let mut said = [0; 12];
     slow[0].read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"HTTP/1.1 503");
+    // While sixteen are still arriving, they take each other's room.
+    eventually("a whole one finds room", async || sidecar.wire(&whole).await.status == 200).await;
     for _ in 0..5 {
         assert_eq!(sidecar.wire(&whole).await.status, 200);
     }
