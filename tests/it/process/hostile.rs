@@ -133,7 +133,7 @@ async fn a_body_of_chunks_is_read_and_ends_its_connection() {
 async fn slow_clients_leave_room_for_a_fast_one_and_are_let_go() {
     const SLOW: usize = 280;
     let kie = FakeKie::start();
-    let settings = ["--set", "limits.connections=300", "--set", "limits.header_timeout=5s"];
+    let settings = ["--set", "limits.connections=300", "--set", "limits.header_timeout=3s"];
     let child = Run::serving(&kie, &settings).ready().await;
     assert_eq!(child.link(SOURCE).await.status, 200);
     let before = child.sockets();

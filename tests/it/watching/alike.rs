@@ -138,7 +138,7 @@ async fn failures_are_counted_by_their_slug_and_shown_with_their_cause() {
 #[tokio::test]
 async fn gauges_tell_what_is_the_case_now() {
     let kie = FakeKie::start();
-    let mut sidecar = Sidecar::with(&kie, &[("server.drain_delay", "2s"), ("upstream.attempts", "1")]);
+    let mut sidecar = Sidecar::with(&kie, &[("server.drain_delay", "1s"), ("upstream.attempts", "1")]);
     let read = async |sidecar: &Sidecar, name: &str, labels: &[(&str, &str)]| {
         value(&sidecar.get_admin("/metrics").await.body, name, labels)
     };
