@@ -33,7 +33,7 @@ async fn callers_who_wait_are_bounded_while_hits_go_on() {
 
 #[tokio::test]
 async fn who_waits_for_much_keeps_no_other_address_from_waiting() {
-    for asks_in_batches in [false, true] {
+    for asks in ["one by one", "in batches", "line by line"] {
         let kie = FakeKie::start();
         let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "8")]);
         let other =
@@ -42,12 +42,19 @@ async fn who_waits_for_much_keeps_no_other_address_from_waiting() {
         kie.hold();
         // One file, so that nobody is in anybody's way at kie.ai.
         let crowd = join_all((0..12).map(async |_| {
-            if asks_in_batches {
-                let body = serde_json::json!({ "urls": [SOURCE] }).to_string();
-                let reply = sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body);
-                sidecar.send(reply).await.json()["links"][0]["url"].is_string()
-            } else {
-                sidecar.link(SOURCE).await.status == 200
+            let body = serde_json::json!({ "urls": [SOURCE] }).to_string();
+            let batch = sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body);
+            match asks {
+                "one by one" => sidecar.link(SOURCE).await.status == 200,
+                "in batches" => sidecar.send(batch).await.json()["links"][0]["url"].is_string(),
+                _ => {
+                    let reply = sidecar.send(batch.header("accept", "application/x-ndjson")).await;
+                    // One who has lost its place is told so in its line, or before there is one.
+                    let item = reply.json();
+                    let slug = if reply.status == 200 { &item["error"]["type"] } else { &item["type"] };
+                    assert!(item["url"].is_string() || slug == "urn:kielink:problem:overloaded", "{reply:?}");
+                    item["url"].is_string()
+                }
             }
         }));
         let others = async {
@@ -62,7 +69,7 @@ async fn who_waits_for_much_keeps_no_other_address_from_waiting() {
         };
         let (crowd, others) = tokio::join!(crowd, others);
         assert_eq!(count(&others, 200), 4, "{others:?}");
-        assert_eq!(crowd.iter().filter(|is_served| **is_served).count(), 4, "{asks_in_batches}");
+        assert_eq!(crowd.iter().filter(|is_served| **is_served).count(), 4, "{asks}");
     }
 }
 
