@@ -73,6 +73,33 @@ async fn who_waits_for_much_keeps_no_other_address_from_waiting() {
     }
 }
 
+#[tokio::test]
+async fn a_batch_of_lines_that_loses_its_place_says_so_in_its_lines() {
+    let kie = FakeKie::start();
+    // Five places.
+    let sidecar = Sidecar::with(&kie, &[("limits.in_flight", "4"), ("server.shutdown_grace", "1s")]);
+    let known = long_source();
+    assert_eq!(sidecar.link(&known).await.status, 200);
+    let unread = Unread::ask(&sidecar, &known, 1).await;
+    kie.hold();
+    let lines = join_all((0..4).map(async |_| {
+        let body = serde_json::json!({ "urls": [SOURCE] }).to_string();
+        let batch = sidecar.client().post(format!("{}/v1/links", sidecar.base_url())).body(body);
+        sidecar.send(batch.header("accept", "application/x-ndjson")).await.json()["url"].is_string()
+    }));
+    let other = reqwest::Client::builder().no_proxy().tls_certs_only([]).local_address(IpAddr::from([127, 0, 0, 3]));
+    let other = other.build().unwrap();
+    let (served, ()) = tokio::join!(lines, async {
+        eventually("all places are taken", async || in_flight(&sidecar).await == 5).await;
+        let body = serde_json::json!({ "urls": vec![known.as_str(); 20] }).to_string();
+        let hits = sidecar.send(other.post(format!("{}/v1/links", sidecar.base_url())).body(body)).await;
+        assert_eq!(hits.status, 200, "{hits:?}");
+        kie.release();
+    });
+    assert_eq!(served.iter().filter(|is_served| **is_served).count(), 3, "one has lost its place");
+    drop(unread);
+}
+
 /// As counted: the log writes a failure that repeats ten times only.
 async fn overloaded(sidecar: &Sidecar) -> usize {
     let metrics = sidecar.get_admin("/metrics").await.body;
