@@ -164,9 +164,10 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         tasks: background.clone(),
         clock: clock.clone(),
         log_hash: log_hash.clone(),
+        stays_open: config.data.stays_open(),
     };
     let hosts = config.http.allowed_hosts.clone();
-    let service = http::router(config.http, parts, own);
+    let service = http::service(config.http, parts, own);
     let data = Server::new(&config.data, service, refuse.clone(), drain.callers.clone());
     data.register(own);
     let (dropped, help) = (telemetry.dropped_lines.clone(), "Log lines that could not be written in time");
@@ -197,7 +198,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     // The admin interface's connections end as soon as they are told to.
     let at_once = Ending::default();
     let at_once = Ending { kill: at_once.drain.clone(), ..at_once };
-    let admin = Server::new(&config.admin, service, refuse, at_once);
+    let admin = Server::new(&config.admin, service.into(), refuse, at_once);
     let addresses = listeners.addresses();
     Ok(App { addresses, listeners, data, admin, listening, keys, kie_clock, status, telemetry, clock, drain })
 }

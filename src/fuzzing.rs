@@ -59,7 +59,7 @@ const MISPLACED: &str = "Misplaced-7f3a";
 /// The query string of `GET /v1/link` and `GET /v1/redirect`.
 pub fn query(data: &[u8]) {
     let Ok(query) = str::from_utf8(data) else { return };
-    let text = match asked::source_parameter(Some(query)) {
+    let text = match asked::source_parameter(Some(query)).map(std::borrow::Cow::into_owned) {
         Ok(text) => text,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
@@ -71,7 +71,7 @@ pub fn query(data: &[u8]) {
 
 /// The body of `POST /api/v1/common/download-url`.
 pub fn compat_body(data: &[u8]) {
-    let text = match asked::source_field(data) {
+    let text = match asked::source_field(data).map(std::borrow::Cow::into_owned) {
         Ok(text) => text,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
@@ -80,7 +80,11 @@ pub fn compat_body(data: &[u8]) {
         assert_eq!(value.get("url").and_then(Value::as_str), Some(text.as_str()), "the body says otherwise");
     }
     let again = json!({ "url": text }).to_string();
-    assert_eq!(asked::source_field(again.as_bytes()).ok().as_ref(), Some(&text), "written again, it is another");
+    assert_eq!(
+        asked::source_field(again.as_bytes()).ok().as_deref(),
+        Some(text.as_str()),
+        "written again, it is another"
+    );
     check_source(&text);
 }
 
@@ -118,7 +122,7 @@ pub fn request_head(data: &[u8]) {
         let mut ranges = parts.headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes);
         assert!(ranges.any(|range| range.to_ascii_lowercase().windows(6).any(|word| word == b"ndjson")));
     }
-    if let Err(problem) = guard::check(&parts, &[ALLOWED_HOST.to_owned()]) {
+    if let Err(problem) = guard::check(&parts, parts.extensions.get(), &[ALLOWED_HOST.to_owned()]) {
         return check_problem(&problem, problem.kind);
     }
     assert!(parts.uri.path_and_query().is_none_or(|path| path.as_str().len() <= guard::MAX_URI_BYTES));

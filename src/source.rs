@@ -1,6 +1,11 @@
 //! Source URLs: parsed, normalised, checked against the allow-list. Pure.
 
-use std::{fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use url::Url;
 
@@ -21,17 +26,36 @@ const MAX_NAME_CHARS: usize = 254;
 /// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
 ///
 /// `Debug` shows the host only: a full source URL is never logged.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct SourceUrl {
     text: Arc<str>,
     host: HostRange,
 }
 
+/// A source URL whose text, as it came, is the normalised one.
+#[derive(Clone, Copy)]
+pub struct Normal<'a> {
+    text: &'a str,
+    host: HostRange,
+}
+
 /// Where the host stands in the text, so that logging it costs no second parse.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy)]
 struct HostRange {
     start: u16,
     end: u16,
+}
+
+impl HostRange {
+    /// Both within the first `MAX_BYTES` bytes.
+    fn new(start: usize, end: usize) -> HostRange {
+        let fits = |at: usize| u16::try_from(at).expect("bounded by MAX_BYTES");
+        HostRange { start: fits(start), end: fits(end) }
+    }
+
+    fn of(self, text: &str) -> &str {
+        &text[usize::from(self.start)..usize::from(self.end)]
+    }
 }
 
 /// Why a text is no source URL.
@@ -59,6 +83,13 @@ impl SourceUrl {
     /// what stays encoded there (section 6.2.2.1), the fragment.
     /// The path's case and the query stay as they are, for they may mean something to kie.ai.
     pub fn parse(text: &str) -> Result<SourceUrl, Invalid> {
+        match Normal::recognise(text) {
+            Some(normal) => Ok(normal.into()),
+            None => SourceUrl::parse_any(text),
+        }
+    }
+
+    fn parse_any(text: &str) -> Result<SourceUrl, Invalid> {
         if text.is_empty() {
             return Err(Invalid::Empty);
         }
@@ -104,11 +135,7 @@ impl SourceUrl {
         }
         let host = url.host_str().ok_or(Invalid::Syntax)?;
         let start = url.scheme().len() + "://".len();
-        let host = HostRange {
-            start: u16::try_from(start).expect("bounded by MAX_BYTES"),
-            end: u16::try_from(start + host.len()).expect("bounded by MAX_BYTES"),
-        };
-        Ok(SourceUrl { text: Arc::from(text), host })
+        Ok(SourceUrl { text: Arc::from(text), host: HostRange::new(start, start + host.len()) })
     }
 
     /// The normalised text, which is also what kie.ai is asked.
@@ -118,8 +145,104 @@ impl SourceUrl {
 
     /// The host, without the port; an IPv6 address stands in brackets.
     pub fn host(&self) -> &str {
-        &self.text[usize::from(self.host.start)..usize::from(self.host.end)]
+        self.host.of(&self.text)
     }
+}
+
+impl PartialEq for SourceUrl {
+    fn eq(&self, other: &SourceUrl) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for SourceUrl {}
+
+/// As the text alone does: memory is asked by a text that nobody owns yet.
+impl Hash for SourceUrl {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl Borrow<str> for SourceUrl {
+    fn borrow(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<Normal<'_>> for SourceUrl {
+    fn from(normal: Normal<'_>) -> SourceUrl {
+        SourceUrl { text: Arc::from(normal.text), host: normal.host }
+    }
+}
+
+impl<'a> Normal<'a> {
+    /// Recognises the usual source URL without building it anew: a name in lower case, no port, no escapes, no segment
+    /// that begins with a dot. `None` says nothing: the parser has to look. Where it is `Some`, the parser would come to
+    /// the same text (a property holds this).
+    pub fn recognise(text: &'a str) -> Option<Normal<'a>> {
+        if text.len() > MAX_BYTES {
+            return None;
+        }
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+        let start = text.len() - rest.len();
+        let end = start + length_of_usual_name(rest.as_bytes())?;
+        let (mut at, mut is_query) = (end, false);
+        let bytes = text.as_bytes();
+        while let Some(unusual) = bytes[at..].iter().position(|byte| !IS_PLAIN[usize::from(*byte)]) {
+            at += unusual;
+            match bytes[at] {
+                b'?' => is_query = true,
+                b'.' if is_query || bytes[at - 1] != b'/' => {}
+                _ => return None,
+            }
+            at += 1;
+        }
+        Some(Normal { text, host: HostRange::new(start, end) })
+    }
+
+    pub fn as_str(self) -> &'a str {
+        self.text
+    }
+
+    pub fn host(self) -> &'a str {
+        self.host.of(self.text)
+    }
+}
+
+/// What stays as it is in the path and in the query of a URL, wherever it stands there and whoever reads it.
+const IS_PLAIN: [bool; 256] = all_of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~/!$&()*+,;=:@");
+
+/// What a label of a usual name has.
+const IS_LABEL: [bool; 256] = all_of(b"abcdefghijklmnopqrstuvwxyz0123456789-_");
+
+const fn all_of(bytes: &[u8]) -> [bool; 256] {
+    let mut is_one = [false; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        is_one[bytes[at] as usize] = true;
+        at += 1;
+    }
+    is_one
+}
+
+/// How long the name is that a text begins with, up to the first slash: labels of `a-z`, `0-9`, `-` and `_` that have
+/// nothing encoded, the last of which begins with a letter and so is no number.
+fn length_of_usual_name(text: &[u8]) -> Option<usize> {
+    let mut begin = 0;
+    while begin < MAX_NAME_CHARS {
+        let length = text[begin..].iter().position(|byte| !IS_LABEL[usize::from(*byte)])?;
+        let (label, end) = (&text[begin..begin + length], begin + length);
+        if !(1..=MAX_LABEL_CHARS).contains(&length) || label.starts_with(b"xn--") {
+            return None;
+        }
+        match text[end] {
+            b'.' => begin = end + 1,
+            b'/' => return (label[0].is_ascii_lowercase() && end < MAX_NAME_CHARS).then_some(end),
+            _ => return None,
+        }
+    }
+    None
 }
 
 impl fmt::Debug for SourceUrl {
@@ -177,7 +300,8 @@ fn triplet(text: &str) -> Option<u8> {
     octet(text.as_bytes().get(1..3)?)
 }
 
-fn octet(digits: &[u8]) -> Option<u8> {
+/// The byte that two hex digits stand for.
+pub(crate) fn octet(digits: &[u8]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()
 }
@@ -205,7 +329,11 @@ impl AllowList {
     }
 
     pub fn allows(&self, source: &SourceUrl) -> bool {
-        let host = source.host();
+        self.allows_host(source.host())
+    }
+
+    /// `host` as source URLs have it.
+    pub fn allows_host(&self, host: &str) -> bool {
         self.0.iter().any(|pattern| match pattern {
             Pattern::Any => true,
             Pattern::Below(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
@@ -481,5 +609,63 @@ mod tests {
         // Of 256; else the generator has lost its way.
         let (equal, different) = (equal.into_inner(), different.into_inner());
         assert!(equal >= 40 && different >= 40, "{equal} equal, {different} different");
+    }
+
+    #[test]
+    fn what_is_recognised_is_what_the_parser_makes_of_it() {
+        let recognised = AtomicU32::new(0);
+        // Mostly what is usual, or nothing would be compared.
+        let label =
+            prop_oneof![9 => "[a-z][a-z0-9_-]{0,6}", 1 => "xn--[a-z0-9]{0,8}|[0-9]{1,3}|0x[0-9a-f]{1,3}|[A-Z]|"];
+        let piece = prop_oneof![
+            9 => "[a-zA-Z0-9_~/!$&()*+,;=:@-]{0,8}|[?]|[a-z][.]{1,2}",
+            1 => "/[.]|[%'\"<>|{}^`\\\\ #\\[\\]\u{e9}\n\t]|%[0-9a-fA-F]{2}",
+        ];
+        let (host, rest) = (proptest::collection::vec(label, 1..4), proptest::collection::vec(piece, 0..5));
+        proptest!(|(tls: bool, host in host, rest in rest)| {
+            let scheme = if tls { "https" } else { "http" };
+            let text = format!("{scheme}://{}/{}", host.join("."), rest.concat());
+            if let Some(normal) = Normal::recognise(&text) {
+                recognised.fetch_add(1, Ordering::Relaxed);
+                let parsed = SourceUrl::parse_any(&text);
+                prop_assert_eq!(parsed.as_ref().map(SourceUrl::as_str), Ok(normal.as_str()));
+                prop_assert_eq!(parsed.as_ref().map(SourceUrl::host), Ok(normal.host()));
+            }
+        });
+        // Of 256; else nothing was compared.
+        let recognised = recognised.into_inner();
+        assert!(recognised >= 60, "{recognised} recognised");
+    }
+
+    #[test]
+    fn the_usual_source_url_is_recognised() {
+        for text in [
+            "https://tempfile.aiquickdraw.com/s/3f9a7c2e-1b5d-4e60-9a8f-0c1d2e3f4a5b.png",
+            "http://h/",
+            "https://file.redpandaai.co/a/b.c/d?e=f&g=h.i/.j?k",
+        ] {
+            assert_eq!(Normal::recognise(text).map(Normal::as_str), Some(text));
+        }
+        for text in [
+            "https://h",
+            "https://h?q",
+            "https://H/",
+            "https://h:443/",
+            "https://u@h/",
+            "https://h./",
+            "https://1.2.3.4/",
+            "https://h/%41",
+            "https://h/.",
+            "https://h/a/../b",
+            "https://h/.well-known",
+            "https://h/#f",
+            "https://h/a b",
+            "https://xn--bcher-kva.example/",
+            "https://a.0x7f/",
+            "https:///",
+            "https://a..b/",
+        ] {
+            assert!(Normal::recognise(text).is_none(), "{text}");
+        }
     }
 }

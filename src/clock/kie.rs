@@ -8,7 +8,11 @@
 //! Pure but for its lock: times are arguments.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,7 +45,73 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of kie.ai's clock. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct KieClock(Arc<Mutex<State>>);
+pub struct KieClock(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    gist: Gist,
+}
+
+/// What of the state shows, without a lock, that nothing contradicts an answer: every hit asks.
+#[derive(Debug)]
+struct Gist {
+    /// `State::stepped`, in nanoseconds.
+    stepped: AtomicU64,
+    /// The largest `Bounds::least` of the answers that are believed, in nanoseconds.
+    least: AtomicI64,
+}
+
+impl Default for Gist {
+    /// No answer yet.
+    fn default() -> Gist {
+        Gist { stepped: AtomicU64::new(0), least: AtomicI64::new(i64::MIN) }
+    }
+}
+
+impl Gist {
+    fn note(&self, state: &State) {
+        let least = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least).max();
+        // Too much for 64 bits is as little known as can be: the state is asked.
+        let least = least.map_or(i64::MIN, |least| i64::try_from(least.as_nanos()).unwrap_or(i64::MAX));
+        self.least.store(least, Ordering::Release);
+        self.stepped.store(nanos(state.stepped), Ordering::Release);
+    }
+
+    /// Whether nothing that is known contradicts `then`: no later step of the wall clock, and no answer whose clock is
+    /// ahead of all that `then` leaves possible. (The time between the two is not looked at: it only excuses more.)
+    fn agrees_with(&self, then: &Heard) -> bool {
+        let least = self.least.load(Ordering::Acquire);
+        let known = then.ahead.is_none_or(|known| SignedDuration::from_nanos(least) <= known.most);
+        known && least != i64::MAX && self.stepped.load(Ordering::Acquire) == nanos(then.stepped)
+    }
+}
+
+/// The state while it is changed; what hits ask is noted when the change is over.
+struct Change<'a> {
+    state: MutexGuard<'a, State>,
+    gist: &'a Gist,
+}
+
+impl Deref for Change<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.gist.note(&self.state);
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -141,7 +211,7 @@ impl KieClock {
         sent_at: Instant,
         received_at: Instant,
     ) -> Heard {
-        let mut state = self.lock();
+        let mut state = self.change();
         let shown = date.map(|date| Bounds::new(date, age, sent_at, received_at));
         // Without a `Date`, what earlier answers have shown: the middle one, since one of them may be wrong.
         let ahead = shown.or_else(|| {
@@ -163,6 +233,11 @@ impl KieClock {
     /// show that `then` itself came from a clock that is behind. (A single earlier answer may be wrong, and would spoil
     /// every link.)
     pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
+        if self.0.gist.agrees_with(then) { Duration::ZERO } else { self.ahead_by_all(then, now) }
+    }
+
+    /// The same by all that is known.
+    fn ahead_by_all(&self, then: &Heard, now: Instant) -> Duration {
         let state = self.lock();
         let Some(known) = then.ahead else {
             return state.stepped.saturating_sub(then.stepped);
@@ -202,7 +277,7 @@ impl KieClock {
     /// Notes what the wall clock shows.
     pub(crate) fn look(&self, wall: Timestamp, now: Instant) {
         let seen = since_epoch(wall) - signed(now.since_origin());
-        let mut state = self.lock();
+        let mut state = self.change();
         let Some(before) = state.wall else {
             state.wall = Some(seen);
             return;
@@ -223,10 +298,19 @@ impl KieClock {
         }
     }
 
+    fn change(&self) -> Change<'_> {
+        Change { state: self.lock(), gist: &self.0.gist }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every section is a few assignments.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of 584 years and more, all that fits.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn since_epoch(at: Timestamp) -> SignedDuration {
@@ -459,6 +543,38 @@ mod tests {
         let first = answer(&kie, 100.0, 0.0);
         answer(&kie, 87_000.0, 43.0);
         assert_eq!(ahead(&kie, &first, 87_001.0), 0.0, "half a millisecond a second");
+    }
+
+    #[test]
+    fn what_hits_ask_says_what_all_that_is_known_says() {
+        use proptest::prelude::*;
+        let calm = AtomicU64::new(0);
+        // What is seen, one after the other: an answer (how far its clock is ahead, how long it took), or the wall clock.
+        let seen = prop_oneof![
+            3 => (prop_oneof![4 => -1i64..=1, 1 => -2000i64..2000, 1 => Just(i64::MAX)], 0.0..2.0f64).prop_map(Ok),
+            1 => prop_oneof![2 => Just(0i64), 1 => -100i64..100].prop_map(Err),
+        ];
+        proptest!(|(all in proptest::collection::vec((0.0..90.0f64, seen), 1..12))| {
+            let kie = KieClock::default();
+            let (mut now, mut stepped, mut heard) = (100.0, 0, Vec::new());
+            for (later, seen) in all {
+                now += later;
+                match seen {
+                    Ok((i64::MAX, took)) => heard.push(kie.heard(Some(Timestamp::MAX), None, at(now), at(now + took))),
+                    Ok((ahead, took)) => heard.push(kie.heard(shown(now as i64 + ahead), None, at(now), at(now + took))),
+                    Err(step) => {
+                        stepped += step;
+                        let wall = Timestamp::from_millisecond(1_790_000_000_000 + stepped * 1000 + (now * 1000.0) as i64);
+                        kie.look(wall.unwrap(), at(now));
+                    }
+                }
+                for then in &heard {
+                    calm.fetch_add(u64::from(kie.0.gist.agrees_with(then)), Ordering::Relaxed);
+                    prop_assert_eq!(kie.ahead_since(then, at(now + 3.0)), kie.ahead_by_all(then, at(now + 3.0)));
+                }
+            }
+        });
+        assert!(calm.into_inner() > 500, "else nothing was compared");
     }
 
     #[test]

@@ -111,16 +111,54 @@ impl Clock {
         }
     }
 
-    /// The wall time of `at`, given that it is `now`.
+    /// The wall time of `at`, given that it is `now`; cut to the second.
     pub fn wall_at(&self, at: Instant, now: Instant) -> Timestamp {
         let wall = self.wall();
-        wall.checked_add(now.until(at)).and_then(|later| later.checked_sub(at.until(now))).unwrap_or(wall)
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let away = nanos(at.since_origin()).saturating_sub(nanos(now.since_origin()));
+        let away = away.saturating_add(i64::from(wall.subsec_nanosecond()));
+        let second = wall.as_second().saturating_add(away.div_euclid(1_000_000_000));
+        Timestamp::from_second(second).unwrap_or(wall)
     }
 }
 
 /// As people see it: RFC 3339, UTC, whole seconds, rounded down.
 pub fn rfc3339(at: Timestamp) -> String {
-    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+    let mut text = Vec::with_capacity("0000-00-00T00:00:00Z".len());
+    push_rfc3339(&mut text, at);
+    String::from_utf8(text).expect("ASCII")
+}
+
+/// The same, written behind `text`.
+///
+/// By arithmetic where it can be: every hit says when its link ends. (Days are counted from 1 March 0000 in spans of 400
+/// years, so that a leap day is the last of its year.)
+pub fn push_rfc3339(text: &mut Vec<u8>, at: Timestamp) {
+    const DAYS_BEFORE_1970: u64 = 719_468;
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    let Ok(seconds) = u64::try_from(at.as_second()) else {
+        let whole = Timestamp::from_second(at.as_second()).unwrap_or(at);
+        return text.extend_from_slice(whole.to_string().as_bytes());
+    };
+    let (days, second) = (seconds / 86_400 + DAYS_BEFORE_1970, seconds % 86_400);
+    let (era, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
+    let year = (day - day / 1_460 + day / 36_524 - day / (DAYS_OF_400_YEARS - 1)) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + u64::from(month >= 10), (month + 2) % 12 + 1);
+    let mut date = *b"0000-00-00T00:00:00Z";
+    for (end, number) in
+        [(4, year), (7, month), (10, day), (13, second / 3600), (16, second / 60 % 60), (19, second % 60)]
+    {
+        date[end - 1] += (number % 10) as u8;
+        date[end - 2] += (number / 10 % 10) as u8;
+        if end == 4 {
+            date[1] += (number / 100 % 10) as u8;
+            date[0] += (number / 1000) as u8;
+        }
+    }
+    text.extend_from_slice(&date);
 }
 
 impl fmt::Debug for Clock {
@@ -260,6 +298,31 @@ mod tests {
         assert_eq!(early.since(late), Duration::ZERO);
         assert_eq!(early.until(late), Duration::from_secs(5));
         assert_eq!(early - Duration::from_secs(9), Instant::from_origin(Duration::ZERO));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_point_of_time_is_written_as_the_library_writes_it(seconds in -1_000_000_000..253_402_207_200i64) {
+            let at = Timestamp::from_second(seconds).unwrap();
+            proptest::prop_assert_eq!(rfc3339(at), at.to_string());
+        }
+    }
+
+    #[test]
+    fn leap_days_are_written_as_the_library_writes_them() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T23:59:59Z",
+            "2000-03-01T00:00:00Z",
+            "2100-02-28T23:59:59Z",
+            "2100-03-01T00:00:00Z",
+            "2024-12-31T23:59:59Z",
+            "9999-12-30T21:59:59Z",
+        ] {
+            assert_eq!(rfc3339(at(text)), text);
+        }
+        assert_eq!(rfc3339(Timestamp::MAX), Timestamp::from_second(Timestamp::MAX.as_second()).unwrap().to_string());
     }
 
     #[test]

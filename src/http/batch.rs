@@ -33,7 +33,7 @@ use serde::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    answer::LinkView,
+    answer,
     bodies::{Taken, USUAL_BODY, read_body},
     directives,
     handlers::Endpoints,
@@ -97,12 +97,11 @@ struct Batch {
     refused: OnceLock<links::Error>,
 }
 
-/// One item's answer: `{"source_url","url","expires_at"}` or `{"source_url","error":PROBLEM}`.
+/// The answer to an item that got no link.
 #[derive(Serialize)]
-#[serde(untagged)]
-enum ItemView<'a> {
-    Link(LinkView<'a>),
-    Problem { source_url: &'a str, error: Document<'a> },
+struct NoLinkView<'a> {
+    source_url: &'a str,
+    error: Document<'a>,
 }
 
 /// The pieces of a JSON answer.
@@ -394,14 +393,14 @@ impl Batch {
             Ok((_, lookup)) => requests.item(Outcome::Found(lookup.found), 200, Some(now.until(lookup.times.ends_at))),
             Err(problem) => requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None),
         }
-        let view = match &result {
-            Ok((source, lookup)) => ItemView::Link(LinkView::new(source, lookup, &lookup.times, clock)),
-            Err(problem) => ItemView::Problem {
-                source_url: problem.source.as_ref().map_or(self.asked.get(item.index), SourceUrl::as_str),
-                error: problem.item(&self.call.request_id),
-            },
-        };
-        serde_json::to_vec(&view).expect("texts serialise")
+        match &result {
+            Ok((source, lookup)) => answer::document(source.as_str(), lookup, &lookup.times, clock),
+            Err(problem) => {
+                let source_url = problem.source.as_ref().map_or(self.asked.get(item.index), SourceUrl::as_str);
+                let view = NoLinkView { source_url, error: problem.item(&self.call.request_id) };
+                serde_json::to_vec(&view).expect("texts serialise")
+            }
+        }
     }
 }
 

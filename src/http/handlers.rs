@@ -6,14 +6,13 @@ use axum::{
     Extension,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Config,
-    answer::{self, LinkView},
+    Config, answer,
     bodies::{Budget, Taken, USUAL_BODY, read_body},
     directives,
     places::Places,
@@ -22,12 +21,7 @@ use crate::{
     clock::Clock,
     links::{Links, Lookup, Wish},
     source::SourceUrl,
-    web::{
-        edge::Call,
-        metrics::Requests,
-        problem::{Envelope, Problem},
-        query,
-    },
+    web::{edge::Call, metrics::Requests, problem::Problem, query},
 };
 
 /// What the endpoints work with.
@@ -53,14 +47,14 @@ pub(crate) async fn download_url(
     let wish = directives::wish(request.headers());
     let mut taken = Taken::of(&endpoints.body_budget, USUAL_BODY, &call.party);
     let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut taken).await?;
-    let text = query::source_field(&body)?;
+    let text = query::source_field(&body)?.into_owned();
     // Nobody needs the body while the request waits.
     drop((body, taken));
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
-    let envelope = Envelope { code: 200, msg: "success", data: Some(lookup.entry.link.as_str()) };
-    let body = serde_json::to_string(&envelope).expect("texts serialise");
-    let response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
-    Ok(json_type(response))
+    let body = answer::envelope(&lookup.entry.link);
+    let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
+    answer::json_type(response.headers_mut());
+    Ok(response)
 }
 
 /// `GET /v1/link?url=`
@@ -72,9 +66,10 @@ pub(crate) async fn link(
 ) -> Result<Response, Problem> {
     let (text, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
-    let view = LinkView::new(&source, &lookup, &lookup.times, &endpoints.clock);
-    let body = serde_json::to_string(&view).expect("texts serialise");
-    Ok(json_type(answer::with_link(source, &lookup, StatusCode::OK, Body::from(body))))
+    let body = answer::document(source.as_str(), &lookup, &lookup.times, &endpoints.clock);
+    let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
+    answer::json_type(response.headers_mut());
+    Ok(response)
 }
 
 /// `GET /v1/redirect?url=`, `GET /v1/redirect/NAME?url=`
@@ -86,16 +81,15 @@ pub(crate) async fn redirect(
 ) -> Result<Response, Problem> {
     let (text, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
-    let location = HeaderValue::try_from(lookup.entry.link.as_str()).expect("a Link fits into a header");
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
-    response.headers_mut().insert(header::LOCATION, location);
+    answer::location(response.headers_mut(), &lookup.entry.link);
     Ok(response)
 }
 
 /// What a `GET` asks for. Headers and URI are as large as callers like: they are taken, and dropped, since nobody needs
 /// them while the request waits.
 fn asked(headers: HeaderMap, uri: Uri) -> Result<(String, Wish), Problem> {
-    Ok((query::source_parameter(uri.query())?, directives::wish(&headers)))
+    Ok((query::source_parameter(uri.query())?.into_owned(), directives::wish(&headers)))
 }
 
 impl Endpoints {
@@ -116,8 +110,4 @@ impl Endpoints {
             Err(error) => Err(Problem::of(error, &source)),
         }
     }
-}
-
-fn json_type(response: Response) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], response).into_response()
 }

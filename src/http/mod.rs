@@ -6,13 +6,16 @@ mod bodies;
 pub(crate) mod directives;
 mod docs;
 mod handlers;
+mod hit;
 mod openapi;
 mod places;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router, middleware,
+    Router,
+    http::HeaderMap,
+    middleware,
     response::Redirect,
     routing::{MethodRouter, get, post},
 };
@@ -23,12 +26,14 @@ pub(crate) use self::batch::ITEM_BYTES;
 use self::{
     bodies::{Arrivals, Budget},
     handlers::Endpoints,
+    hit::Hits,
     places::Places,
 };
 use crate::{
     clock::Clock,
     key::LogHash,
     links::Links,
+    server::Service,
     source::AllowList,
     telemetry::Failures,
     web::{
@@ -73,11 +78,13 @@ pub(crate) struct Parts {
     pub(crate) tasks: TaskTracker,
     pub(crate) clock: Clock,
     pub(crate) log_hash: LogHash,
+    /// What an answer says of a connection that stays open.
+    pub(crate) stays_open: HeaderMap,
 }
 
 /// Everything that callers can reach. What it counts goes to `registry`.
-pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> Router {
-    let Parts { links, probes, watched, failures, tasks, clock, log_hash } = parts;
+pub(crate) fn service(config: Config, parts: Parts, registry: &mut Registry) -> Service {
+    let Parts { links, probes, watched, failures, tasks, clock, log_hash, stays_open } = parts;
     let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
     let requests = watched.requests.clone();
@@ -102,10 +109,11 @@ pub(crate) fn router(config: Config, parts: Parts, registry: &mut Registry) -> R
         tasks,
         config,
     });
+    let hits = Hits::new(Arc::clone(&endpoints), Arc::clone(&edge), &stays_open);
     let handlers = Handlers { endpoints, probes, places };
     let routes =
         Route::ALL.into_iter().fold(Router::new(), |router, route| router.route(route.path(), handlers.of(route)));
-    edge::layered(routes, edge)
+    Service { router: edge::layered(routes, edge), at_once: Some(Arc::new(hits)) }
 }
 
 /// What answers at each route.

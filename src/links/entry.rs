@@ -36,6 +36,12 @@ pub struct Renewal {
     pub last_error: Option<Arc<upstream::Error>>,
 }
 
+impl Renewal {
+    fn may_refresh(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|not_before| now >= not_before)
+    }
+}
+
 impl Entry {
     /// `jitter` in `0.0..1.0` moves the refresh point earlier, at most by a twentieth, so that links minted together
     /// are not refreshed together.
@@ -64,11 +70,16 @@ impl Entry {
         u32::try_from(self.link.as_str().len() + source.len() + OVERHEAD).unwrap_or(u32::MAX)
     }
 
+    /// Whether the next refresh is nobody's yet.
+    pub(super) fn may_refresh(&self, now: Instant) -> bool {
+        self.lock().may_refresh(now)
+    }
+
     /// Claims the next refresh: true for one caller, false for all others until that caller's refresh has failed and
     /// its back-off has passed. The claim lapses after `lease`, should the flight be lost.
     pub(super) fn claim_refresh(&self, now: Instant, lease: Duration) -> bool {
         let mut renewal = self.lock();
-        if renewal.not_before.is_some_and(|not_before| now < not_before) {
+        if !renewal.may_refresh(now) {
             return false;
         }
         renewal.not_before = Some(now + lease);

@@ -42,6 +42,14 @@ pub struct Lookup {
     pub now: Instant,
 }
 
+impl Lookup {
+    /// A link that memory has.
+    pub(super) fn hit(entry: Arc<Entry>, times: Times, due: bool, now: Instant) -> Lookup {
+        let found = if due { Found::HitRefresh } else { Found::Hit };
+        Lookup { entry, times, found, forced: false, now }
+    }
+}
+
 /// Why a caller gets no link.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {

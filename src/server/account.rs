@@ -2,37 +2,39 @@
 //! take until the peer has read them.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderValue, Request, Response, Version, header},
+    http::{HeaderMap, Request, Response, Version, header},
 };
 use hyper::body::{Body as _, Frame, SizeHint};
-use tower::Service;
 
 use super::{
-    activity::{Activity, UnderWay},
+    activity::{Activity, Question, UnderWay},
     crowd::{Charge, Crowd},
 };
 
-/// A service, and the account of its requests and answers.
-#[derive(Debug, Clone)]
-pub(super) struct Account<S> {
+/// The account of one connection's requests and answers.
+#[derive(Debug)]
+pub(super) struct Account {
     activity: Activity,
-    keep_alive: Option<HeaderValue>,
+    /// What an answer says of a connection that stays open.
+    stays_open: Arc<HeaderMap>,
     crowd: Crowd,
-    service: S,
 }
 
-impl<S> Account<S> {
-    /// `keep_alive` is what an answer says of a connection that stays open. Answers over HTTP/2 are charged to `crowd`.
-    pub(super) fn new(service: S, activity: &Activity, keep_alive: Option<HeaderValue>, crowd: &Crowd) -> Account<S> {
-        Account { activity: activity.clone(), keep_alive, crowd: crowd.clone(), service }
-    }
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Open {
+    under_way: UnderWay,
+    /// What the answer says of the connection, which may stay open; nothing over HTTP/2.
+    stays_open: Option<Arc<HeaderMap>>,
+    /// What the answer is charged to; only over HTTP/2.
+    crowd: Option<Crowd>,
 }
 
 /// Bytes that an answer over HTTP/2 takes beside its body until the peer has read it (measured).
@@ -43,48 +45,68 @@ const ANSWER_BYTES: usize = 2 * 1024;
 #[error("too many answers wait to be read")]
 pub(super) struct NoRoom;
 
-impl<S, B> Service<Request<B>> for Account<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Answer>;
-    type Error = NoRoom;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NoRoom>> {
-        self.service.poll_ready(cx).map_err(|never| match never {})
+impl Account {
+    /// `stays_open` is what an answer says of a connection that stays open. Answers over HTTP/2 are charged to `crowd`.
+    pub(super) fn new(activity: &Activity, stays_open: &Arc<HeaderMap>, crowd: &Crowd) -> Account {
+        Account { activity: activity.clone(), stays_open: Arc::clone(stays_open), crowd: crowd.clone() }
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut under_way = self.activity.begin();
+    /// A request has come.
+    pub(super) fn open<B>(&self, request: &Request<B>) -> Open {
         let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
-        let keep_alive = self.keep_alive.clone().filter(|_| stays_open);
-        // HTTP/1 has one answer at a time, which its connection is charged for.
-        let crowd = (request.version() == Version::HTTP_2).then(|| self.crowd.clone());
-        let answer = self.service.call(request);
-        Box::pin(async move {
-            let mut answer = answer.await.unwrap_or_else(|never| match never {});
-            let mut charge = None;
-            if let Some(crowd) = &crowd {
-                let bytes = ANSWER_BYTES + answer.body().size_hint().exact().map_or(0, |bytes| bytes as usize);
-                charge = Some(crowd.charge(under_way.activity(), bytes).ok_or(NoRoom)?);
-            }
-            under_way.is_ours(false);
-            if let Some(keep_alive) = keep_alive
-                && !closes(answer.headers())
-            {
-                let headers = answer.headers_mut();
-                headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-                headers.insert("keep-alive", keep_alive);
-            }
-            Ok(answer.map(|body| Answer { body, under_way, crowd, charge, is_over: false }))
-        })
+        Open {
+            under_way: self.activity.begin(),
+            stays_open: stays_open.then(|| Arc::clone(&self.stays_open)),
+            // HTTP/1 has one answer at a time, which its connection is charged for.
+            crowd: (request.version() == Version::HTTP_2).then(|| self.crowd.clone()),
+        }
+    }
+
+    /// Watches a request's body.
+    pub(super) fn question<B>(&self, body: B) -> Question<B> {
+        self.activity.question(body)
+    }
+}
+
+impl Open {
+    /// Whether the request is one over HTTP/1.1 that leaves its connection open.
+    pub(super) fn stays_open(&self) -> bool {
+        self.stays_open.is_some()
+    }
+
+    pub(super) fn hands_over(self, answer: Response<Body>) -> Result<Response<Answer>, NoRoom> {
+        let mut charge = None;
+        if let Some(crowd) = &self.crowd {
+            let bytes = ANSWER_BYTES + answer.body().size_hint().exact().map_or(0, |bytes| bytes as usize);
+            charge = Some(crowd.charge(self.under_way.activity(), bytes).ok_or(NoRoom)?);
+        }
+        let mut answer = answer.map(Content::Body);
+        if let Some(stays_open) = &self.stays_open
+            && !closes(answer.headers())
+        {
+            answer.headers_mut().extend(HeaderMap::clone(stays_open));
+        }
+        Ok(self.answer(answer, charge))
+    }
+
+    /// Hands over an answer that is there in one piece with all its headers, over HTTP/1.1.
+    pub(super) fn hands_over_whole(self, answer: Response<Bytes>) -> Response<Answer> {
+        let whole = |bytes: Bytes| Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()));
+        self.answer(answer.map(whole), None)
+    }
+
+    fn answer(self, answer: Response<Content>, charge: Option<Charge>) -> Response<Answer> {
+        let Open { mut under_way, stays_open: _, crowd } = self;
+        under_way.is_ours(false);
+        answer.map(|content| Answer { content, under_way, crowd, charge, is_over: false })
     }
 }
 
 /// RFC 9112 section 9.6.
 fn closes(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::CONNECTION) {
+        return false;
+    }
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
@@ -92,13 +114,43 @@ fn closes(headers: &HeaderMap) -> bool {
 /// An answer's body, watched: as long as nobody asks for the next part, the peer has not taken the last one.
 #[derive(Debug)]
 pub(super) struct Answer {
-    body: Body,
+    content: Content,
     under_way: UnderWay,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
     /// For the answer's head, and for a body that is one piece. Goes with the last piece.
     charge: Option<Charge>,
     is_over: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    Body(Body),
+    /// Until it is taken.
+    Whole(Option<Bytes>),
+}
+
+impl Content {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self {
+            Content::Body(body) => Pin::new(body).poll_frame(cx),
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Content::Body(body) => body.is_end_stream(),
+            Content::Whole(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Body(body) => body.size_hint(),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
 }
 
 /// A piece of an answer, wherever HTTP/2 keeps it until its peer makes room for it.
@@ -152,7 +204,7 @@ impl hyper::body::Body for Answer {
         if this.is_over {
             return Poll::Ready(None);
         }
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        let frame = this.content.poll_frame(cx);
         this.under_way.is_ours(frame.is_pending());
         match frame {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
@@ -167,21 +219,23 @@ impl hyper::body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || (self.charge.is_none() && self.body.is_end_stream())
+        self.is_over || (self.charge.is_none() && self.content.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.charge.is_some() && self.body.is_end_stream() {
+        if self.charge.is_some() && self.content.is_end_stream() {
             // hyper would make it the Content-Length of an answer to HEAD.
             return SizeHint::default();
         }
-        self.body.size_hint()
+        self.content.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{convert::Infallible, task::Waker, time::Duration};
+
+    use axum::http::HeaderValue;
 
     use super::{super::activity::Phase, *};
 
@@ -193,15 +247,13 @@ mod tests {
     async fn an_answer_s_body_is_the_peer_s_to_take_once_it_is_there() {
         let activity = Activity::default();
         let (sender, receiver) = tokio::sync::oneshot::channel::<Bytes>();
-        let mut body = Some(Body::from_stream(futures_util::stream::once(async move {
-            Ok::<_, Infallible>(receiver.await.expect("sent"))
-        })));
-        let service = tower::service_fn(move |_: Request<()>| {
-            let body = body.take().expect("called once");
-            async move { Ok::<_, Infallible>(Response::new(body)) }
-        });
-        let mut service = Account::new(service, &activity, None, &Crowd::new(1, 0));
-        let answer = service.call(Request::new(())).await.unwrap();
+        let body =
+            Body::from_stream(futures_util::stream::once(
+                async move { Ok::<_, Infallible>(receiver.await.expect("sent")) },
+            ));
+        let open = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0)).open(&Request::new(()));
+        assert_eq!(phase(&activity), Phase::Busy);
+        let answer = open.hands_over(Response::new(body)).unwrap();
         assert_eq!(phase(&activity), Phase::Unread, "its head is there");
         let mut body = answer.into_body();
         let mut cx = Context::from_waker(Waker::noop());
@@ -217,10 +269,12 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_a_body_is_charged_until_it_is_sent() {
         let activity = Activity::default();
-        let service = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
-        let mut service = Account::new(service, &activity, None, &Crowd::new(1, 1 << 20));
-        let ask = |version| Request::builder().version(version).body(()).unwrap();
-        let mut body = service.call(ask(Version::HTTP_2)).await.unwrap().into_body();
+        let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20));
+        let answer = |version| {
+            let open = account.open(&Request::builder().version(version).body(()).unwrap());
+            open.hands_over(Response::new(Body::empty())).unwrap().into_body()
+        };
+        let mut body = answer(Version::HTTP_2);
         assert!(!body.is_end_stream() && body.size_hint().exact().is_none());
         let piece = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(Some(Ok(piece))) = piece else { panic!("no piece") };
@@ -230,37 +284,34 @@ mod tests {
         assert!(activity.untaken_since().is_some());
         drop(piece);
         assert_eq!((activity.held(), activity.untaken_since()), (0, None));
-        let body = service.call(ask(Version::HTTP_11)).await.unwrap().into_body();
+        let body = answer(Version::HTTP_11);
         assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
     }
 
-    #[tokio::test]
-    async fn answers_say_how_long_the_connection_stays_open_where_it_does() {
+    #[test]
+    fn answers_say_how_long_the_connection_stays_open_where_it_does() {
         use header::CONNECTION;
-        let say = |version: Version, asks: &'static str, answers: &'static str| async move {
-            let service = tower::service_fn(move |_: Request<()>| async move {
-                let mut response = Response::new(Body::empty());
-                if !answers.is_empty() {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static(answers));
-                }
-                Ok::<_, Infallible>(response)
-            });
+        let say = |version: Version, asks: &'static str, answers: &'static str| {
+            let mut response = Response::new(Body::empty());
+            if !answers.is_empty() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static(answers));
+            }
             let mut request = Request::builder().version(version);
             if !asks.is_empty() {
                 request = request.header(CONNECTION, asks);
             }
-            let keep_alive = HeaderValue::from_static("timeout=74");
-            let mut service = Account::new(service, &Activity::default(), Some(keep_alive), &Crowd::new(1, 1 << 20));
-            let answer = service.call(request.body(()).unwrap()).await.unwrap();
+            let stays_open = Arc::new(super::super::stays_open(Duration::from_secs(75)));
+            let account = Account::new(&Activity::default(), &stays_open, &Crowd::new(1, 1 << 20));
+            let answer = account.open(&request.body(()).unwrap()).hands_over(response).unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))
         };
         let kept = (Some("keep-alive".to_owned()), Some("timeout=74".to_owned()));
-        assert_eq!(say(Version::HTTP_11, "", "").await, kept);
-        assert_eq!(say(Version::HTTP_11, "keep-alive, te", "").await, kept);
-        assert_eq!(say(Version::HTTP_11, "te, Close", "").await, (None, None));
-        assert_eq!(say(Version::HTTP_11, "", "close").await, (Some("close".to_owned()), None));
-        assert_eq!(say(Version::HTTP_10, "", "").await, (None, None));
-        assert_eq!(say(Version::HTTP_2, "", "").await, (None, None));
+        assert_eq!(say(Version::HTTP_11, "", ""), kept);
+        assert_eq!(say(Version::HTTP_11, "keep-alive, te", ""), kept);
+        assert_eq!(say(Version::HTTP_11, "te, Close", ""), (None, None));
+        assert_eq!(say(Version::HTTP_11, "", "close"), (Some("close".to_owned()), None));
+        assert_eq!(say(Version::HTTP_10, "", ""), (None, None));
+        assert_eq!(say(Version::HTTP_2, "", ""), (None, None));
     }
 }

@@ -5,7 +5,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, Waker},
 };
@@ -54,6 +57,48 @@ struct Inner {
     may_read: AtomicUsize,
     /// The connection's task.
     task: AtomicWaker,
+    offer: OfferMade,
+}
+
+/// A connection's offer to give way (`crowd`), as far as it changes without the lock that all connections share.
+#[derive(Debug, Default)]
+pub(super) struct OfferMade {
+    /// The number of the latest offer.
+    latest: AtomicU64,
+    /// The number under which it stands among all open offers; changed only with the lock.
+    opened: AtomicU64,
+    /// Whether the connection was asked to go.
+    is_taken_up: AtomicBool,
+}
+
+impl OfferMade {
+    /// The offer is made anew, under a larger number.
+    pub(super) fn anew(&self, number: u64) {
+        self.latest.store(number, SeqCst);
+    }
+
+    /// It stands among all open offers now, under the number that is returned.
+    pub(super) fn is_open(&self) -> u64 {
+        let number = self.latest.load(SeqCst);
+        self.opened.store(number, Relaxed);
+        self.is_taken_up.store(false, SeqCst);
+        number
+    }
+
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
+    /// Asks the connection to go; false where it has made its offer anew. (Of this and of `anew`, whichever comes second
+    /// sees the other: hence the order.)
+    pub(super) fn take_up(&self) -> bool {
+        self.is_taken_up.store(true, SeqCst);
+        self.latest.load(SeqCst) == self.opened()
+    }
+
+    pub(super) fn is_taken_up(&self) -> bool {
+        self.is_taken_up.load(SeqCst)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +206,10 @@ impl Activity {
 
     fn untaken(&self) -> MutexGuard<'_, Untaken> {
         self.0.untaken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn offer(&self) -> &OfferMade {
+        &self.0.offer
     }
 
     pub(super) fn cut(&self) {

@@ -34,6 +34,8 @@ pub(super) struct Crowd(Arc<Shared>);
 struct Shared {
     limit: usize,
     places: Arc<Semaphore>,
+    /// Numbers offers in their order.
+    next: AtomicU64,
     offers: Mutex<Offers>,
     turned_away: AtomicU64,
     door: Arc<Semaphore>,
@@ -42,10 +44,11 @@ struct Shared {
     unread_limit: usize,
 }
 
-/// Connections that would give way: the willing first, and within each kind the oldest offer first.
+/// Connections that would give way: the willing first, and within each kind the oldest offer first. An offer that was
+/// made anew finds its new place when its turn comes: with every request an offer is made anew, and connections that are
+/// served must not wait for each other.
 #[derive(Debug, Default)]
 struct Offers {
-    next: u64,
     open: BTreeMap<(Offer, u64), Activity>,
     /// All connections.
     all: BTreeMap<u64, Activity>,
@@ -64,8 +67,8 @@ pub(super) enum Offer {
 pub(super) struct Member {
     crowd: Crowd,
     activity: Activity,
-    /// The connection's offer to give way. An offer that is not among the open offers any more was taken up.
-    offer: Option<(Offer, u64)>,
+    /// The connection's offer to give way.
+    offer: Option<Offer>,
     number: u64,
     _place: OwnedSemaphorePermit,
 }
@@ -78,6 +81,7 @@ impl Crowd {
         Crowd(Arc::new(Shared {
             limit,
             places: Arc::new(Semaphore::new(limit)),
+            next: AtomicU64::default(),
             offers: Mutex::default(),
             turned_away: AtomicU64::default(),
             // Each connection at the door is an open file, too.
@@ -111,13 +115,15 @@ impl Crowd {
     }
 
     fn member(&self, activity: &Activity, place: OwnedSemaphorePermit) -> Member {
-        let mut offers = self.offers();
-        let offer = offers.add(Offer::Reluctant, activity);
         // The number of its first offer names the connection: no other connection has it.
-        let (_, number) = offer;
+        let number = self.next();
+        activity.offer().anew(number);
+        let mut offers = self.offers();
+        offers.add(Offer::Reluctant, activity);
         offers.all.insert(number, activity.clone());
         drop(offers);
-        Member { crowd: self.clone(), activity: activity.clone(), offer: Some(offer), number, _place: place }
+        let offer = Some(Offer::Reluctant);
+        Member { crowd: self.clone(), activity: activity.clone(), offer, number, _place: place }
     }
 
     /// Asks a connection that has offered to give way to go; false where there is none.
@@ -161,33 +167,49 @@ impl Crowd {
         self.0.turned_away.fetch_add(1, Relaxed);
     }
 
+    fn next(&self) -> u64 {
+        self.0.next.fetch_add(1, Relaxed)
+    }
+
     fn offers(&self) -> MutexGuard<'_, Offers> {
         self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Offers {
-    fn add(&mut self, offer: Offer, activity: &Activity) -> (Offer, u64) {
-        let offer = (offer, self.next);
-        self.next += 1;
-        self.open.insert(offer, activity.clone());
-        offer
+    /// Puts the connection's latest offer in its place.
+    fn add(&mut self, offer: Offer, activity: &Activity) {
+        self.open.insert((offer, activity.offer().is_open()), activity.clone());
+    }
+
+    fn remove(&mut self, offer: Offer, activity: &Activity) -> bool {
+        self.open.remove(&(offer, activity.offer().opened())).is_some()
     }
 
     fn ask_one_to_go(&mut self) -> bool {
-        let Some((_, activity)) = self.open.pop_first() else { return false };
-        activity.wake();
-        true
+        while let Some(((offer, _), activity)) = self.open.pop_first() {
+            if activity.offer().take_up() {
+                activity.wake();
+                return true;
+            }
+            self.add(offer, &activity);
+        }
+        false
     }
 }
 
 impl Member {
     /// From now on the connection would give way, after all that have made the same offer before.
     pub(super) fn offer(&mut self, offer: Offer) {
+        self.activity.offer().anew(self.crowd.next());
+        if self.offer == Some(offer) && !self.activity.offer().is_taken_up() {
+            return;
+        }
         let crowd = self.crowd.clone();
         let mut offers = crowd.offers();
         self.stay(&mut offers);
-        self.offer = Some(offers.add(offer, &self.activity));
+        offers.add(offer, &self.activity);
+        self.offer = Some(offer);
     }
 
     pub(super) fn withdraw(&mut self) {
@@ -198,17 +220,17 @@ impl Member {
     }
 
     pub(super) fn offered(&self) -> Option<Offer> {
-        self.offer.map(|(offer, _)| offer)
+        self.offer
     }
 
     pub(super) fn is_asked_to_go(&self) -> bool {
-        self.offer.is_some_and(|offer| !self.crowd.offers().open.contains_key(&offer))
+        self.offer.is_some() && self.activity.offer().is_taken_up()
     }
 
     /// Takes the offer back. If the connection was asked to go meanwhile, another connection is asked in its place.
     fn stay(&mut self, offers: &mut Offers) {
         if let Some(offer) = self.offer.take()
-            && offers.open.remove(&offer).is_none()
+            && !offers.remove(offer, &self.activity)
         {
             offers.ask_one_to_go();
         }
@@ -220,7 +242,7 @@ impl Drop for Member {
         let mut offers = self.crowd.offers();
         offers.all.remove(&self.number);
         if let Some(offer) = self.offer {
-            offers.open.remove(&offer);
+            offers.remove(offer, &self.activity);
         }
     }
 }

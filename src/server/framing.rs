@@ -7,6 +7,7 @@
 //! own answers to what it cannot parse (`unserved`).
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     io,
     mem::MaybeUninit,
@@ -92,12 +93,18 @@ struct Read {
 }
 
 impl Heads {
+    /// As after a head of which nothing has to be said.
+    #[cfg(test)]
+    pub(super) fn clear_one(&self) {
+        self.lock().push_back(Read { verdict: Verdict::Clear, has_long_target: false, request_id: None });
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Read>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a request its verdict.
-    pub(super) fn judge<B>(&self, request: &mut Request<B>) {
+    /// Hands a request its verdict. Whether it is a request over HTTP/1 of which nothing has to be said.
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> bool {
         if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
             request.extensions_mut().insert(HeadTooLarge);
         } else if request.version() < Version::HTTP_2 {
@@ -107,7 +114,7 @@ impl Heads {
             let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
             let extensions = request.extensions_mut();
             match verdict {
-                Verdict::Clear => {}
+                Verdict::Clear => return true,
                 Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
                 Verdict::Refused(why) => {
                     extensions.insert(LastRequest);
@@ -119,6 +126,7 @@ impl Heads {
                 }
             }
         }
+        false
     }
 }
 
@@ -251,9 +259,13 @@ impl HeadReader {
                     bytes = rest;
                     if let Some((verdict, next)) = head.line(part) {
                         let (has_long_target, request_id) = (head.has_long_target, head.request_id.take());
-                        let read = verdict.map(|verdict| Read { verdict, has_long_target, request_id });
-                        self.heads.lock().extend(read);
-                        self.at = next;
+                        if let Some(verdict) = verdict {
+                            self.heads.lock().push_back(Read { verdict, has_long_target, request_id });
+                        }
+                        match next {
+                            Some(next) => self.at = next,
+                            None => *head = Head::default(),
+                        }
                     }
                 }
             }
@@ -290,26 +302,34 @@ impl Head {
     }
 
     /// Takes the end of a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what
-    /// follows.
-    fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, At)> {
+    /// follows, which usually is another head (`None`).
+    fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, Option<At>)> {
         let before_end = part.len().checked_sub(2).map(|at| part[at]).or(self.last);
-        self.keep(part);
-        let kept = std::mem::take(&mut self.kept);
+        let kept = if self.kept.is_empty() {
+            // The whole line is here, as it usually is: it needs no copy.
+            self.length += part.len();
+            self.is_cut = part.len() > KEPT_BYTES;
+            Cow::Borrowed(&part[..part.len().min(KEPT_BYTES)])
+        } else {
+            self.keep(part);
+            Cow::Owned(std::mem::take(&mut self.kept))
+        };
         let is_cut = std::mem::take(&mut self.is_cut);
         self.last = None;
-        let refused = |why| Some((Some(Verdict::Refused(why)), At::Refused(Head::default())));
+        let refused = |why| Some((Some(Verdict::Refused(why)), Some(At::Refused(Head::default()))));
         if before_end != Some(b'\r') {
             return refused(Ambiguous::BareLineFeed);
         }
         // Cut or not, a line's beginning tells what the line is.
-        let line = kept.strip_suffix(b"\r\n").unwrap_or(&kept);
+        let kept = &*kept;
+        let line = kept.strip_suffix(b"\r\n").unwrap_or(kept);
         if !self.has_request_line {
             // An empty line before the request line is passed over (RFC 9112 section 2.2).
             if line.is_empty() {
                 return None;
             }
             if *kept == PREFACE[..kept.len().min(PREFACE.len())] {
-                return Some((None, At::Preface(PREFACE.len() - kept.len())));
+                return Some((None, Some(At::Preface(PREFACE.len() - kept.len()))));
             }
             self.is_connect = line.starts_with(b"CONNECT ");
             self.has_long_target = self.length > MAX_HEAD_BYTES / 2;
@@ -321,42 +341,48 @@ impl Head {
             Some(b' ' | b'\t') => return refused(Ambiguous::FoldedLine),
             Some(_) => {}
         }
-        if let Some(colon) = memchr(b':', line) {
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            if name.eq_ignore_ascii_case(b"content-length") {
-                let length = match self.content_length {
-                    Some(_) => Err(Ambiguous::TwoLengths),
-                    None if is_cut => Err(Ambiguous::BadLength),
-                    None => number(value),
-                };
-                self.content_length = Some(length);
-            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-                let only = self.transfer_encoding.is_none() && !is_cut && value.eq_ignore_ascii_case(b"chunked");
-                self.transfer_encoding = Some(if only { Ok(()) } else { Err(Ambiguous::UnknownEncoding) });
-            } else if name.eq_ignore_ascii_case(b"x-request-id") && self.request_id.is_none() && !is_cut {
-                self.request_id = Some(value.into());
-            }
+        if let Some(value) = value_of(b"content-length:", line) {
+            let length = match self.content_length {
+                Some(_) => Err(Ambiguous::TwoLengths),
+                None if is_cut => Err(Ambiguous::BadLength),
+                None => number(value),
+            };
+            self.content_length = Some(length);
+        } else if let Some(value) = value_of(b"transfer-encoding:", line) {
+            let only = self.transfer_encoding.is_none() && !is_cut && value.eq_ignore_ascii_case(b"chunked");
+            self.transfer_encoding = Some(if only { Ok(()) } else { Err(Ambiguous::UnknownEncoding) });
+        } else if self.request_id.is_none()
+            && !is_cut
+            && let Some(value) = value_of(b"x-request-id:", line)
+        {
+            self.request_id = Some(value.into());
         }
         None
     }
 
     /// The head is over: the verdict on it, and what follows.
-    fn end(&self) -> (Option<Verdict>, At) {
-        let refused = |why| (Verdict::Refused(why), At::Refused(Head::default()));
+    fn end(&self) -> (Option<Verdict>, Option<At>) {
+        let refused = |why| (Verdict::Refused(why), Some(At::Refused(Head::default())));
         let (verdict, next) = match (self.content_length, self.transfer_encoding) {
             // hyper keeps the buffer that an earlier body needed, and may have read a larger head into it than it would
             // otherwise.
-            _ if self.length > MAX_HEAD_BYTES => (Verdict::TooLarge, At::Refused(Head::default())),
+            _ if self.length > MAX_HEAD_BYTES => (Verdict::TooLarge, Some(At::Refused(Head::default()))),
             (Some(_), Some(_)) => refused(Ambiguous::LengthAndEncoding),
             (Some(Err(why)), None) | (None, Some(Err(why))) => refused(why),
-            (None, Some(Ok(()))) => (Verdict::ClearAndLast, At::Unwatched),
+            (None, Some(Ok(()))) => (Verdict::ClearAndLast, Some(At::Unwatched)),
             // No body, whatever is announced: a tunnel (RFC 9110 section 9.3.6).
-            _ if self.is_connect => (Verdict::ClearAndLast, At::Unwatched),
-            (Some(Ok(length @ 1..)), None) => (Verdict::Clear, At::Body(length)),
-            (Some(Ok(0)) | None, None) => (Verdict::Clear, At::Head(Head::default())),
+            _ if self.is_connect => (Verdict::ClearAndLast, Some(At::Unwatched)),
+            (Some(Ok(length @ 1..)), None) => (Verdict::Clear, Some(At::Body(length))),
+            (Some(Ok(0)) | None, None) => (Verdict::Clear, None),
         };
         (Some(verdict), next)
     }
+}
+
+/// What a header line says, if its name is this one; `name` ends with the colon.
+fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
+    let (found, value) = line.split_at_checked(name.len())?;
+    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 /// Digits and nothing else: `+5` and `5, 5` are numbers to some readers.

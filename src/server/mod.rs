@@ -6,6 +6,8 @@
 mod account;
 mod activity;
 mod address;
+mod at_once;
+mod bell;
 mod crowd;
 mod framing;
 mod goodbye;
@@ -20,27 +22,27 @@ use std::{
     future::poll_fn,
     io::ErrorKind,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     Router,
-    http::{HeaderValue, Request},
+    http::{HeaderMap, HeaderValue, header},
 };
-use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
 
 use self::{
     account::Account,
     activity::Activity,
+    at_once::Connection,
+    bell::Ringing,
     crowd::{Crowd, Member},
     framing::{Framing, Heads},
     goodbye::Goodbye,
@@ -54,6 +56,7 @@ pub use self::{
     watch::GivesWay,
 };
 pub(crate) use self::{
+    at_once::AtOnce,
     framing::{Ambiguous, HeadTooLarge, LastRequest},
     listener::Peer,
     unserved::{Refuse, Unserved},
@@ -120,10 +123,25 @@ pub(crate) struct Ending {
     pub(crate) kill: CancellationToken,
 }
 
+/// What is served.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) router: Router,
+    /// What answers before the router has its turn.
+    pub(crate) at_once: Option<Arc<dyn AtOnce>>,
+}
+
+impl From<Router> for Service {
+    fn from(router: Router) -> Service {
+        Service { router, at_once: None }
+    }
+}
+
 /// What all connections of one interface share.
 #[derive(Clone)]
 pub(crate) struct Server {
-    service: Router,
+    service: Service,
+    stays_open: Arc<HeaderMap>,
     /// What is said where there is no request to serve.
     refuse: Refuse,
     crowd: Crowd,
@@ -148,10 +166,20 @@ where
 
 impl Server {
     /// `refuse` is what is said where there is no request to serve.
-    pub(crate) fn new(config: &Config, service: Router, refuse: Refuse, ending: Ending) -> Server {
+    pub(crate) fn new(config: &Config, service: Service, refuse: Refuse, ending: Ending) -> Server {
         let Config { header_timeout: head, idle_timeout: idle, gives_way, streams, header_list, .. } = *config;
         let crowd = Crowd::new(config.connections, config.unread);
-        Server { service, refuse, crowd, patience: Patience { head, idle, gives_way }, ending, streams, header_list }
+        let stays_open = Arc::new(config.stays_open());
+        Server {
+            service,
+            stays_open,
+            refuse,
+            crowd,
+            patience: Patience { head, idle, gives_way },
+            ending,
+            streams,
+            header_list,
+        }
     }
 
     pub(crate) fn ending(&self) -> &Ending {
@@ -232,6 +260,8 @@ impl Server {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // hyper's own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
+        // An answer is small: to copy it behind its head costs less than to write both in one call that knows of two.
+        builder.http1().writev(false);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -247,26 +277,22 @@ impl Server {
             .keep_alive_timeout(self.patience.head);
         let peer = Peer::of(&stream);
         let heads = Heads::default();
-        let service = Account::new(self.service.clone(), &activity, keep_alive(self.patience.idle), &self.crowd);
-        let (asked, judges) = (activity.clone(), heads.clone());
-        let service = service.map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            judges.judge(&mut request);
-            request.map(|body| asked.question(body))
-        });
-        let service = TowerToHyperService::new(service);
+        let Service { router, at_once } = self.service.clone();
+        let account = Account::new(&activity, &self.stays_open, &self.crowd);
+        let service = Connection::new(account, heads.clone(), peer, at_once, router);
         let stream = Goodbye::new(stream, activity.clone());
         let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut watch = Watch::new(activity.clone(), member, self.patience);
+        let mut drain = Ringing::new(self.ending.drain.cancelled());
         let mut is_ending = false;
         let ended = loop {
             tokio::select! {
                 // In this order: what has just come must be read before we ask how long nothing has come.
                 biased;
                 ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
-                () = self.ending.drain.cancelled(), if !is_ending => {
+                () = &mut drain, if !is_ending => {
                     connection.as_mut().graceful_shutdown();
                     is_ending = true;
                 }
@@ -320,14 +346,24 @@ fn spare_file() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// What HTTP/1.1 callers are told of the time between requests: a second less than it is, as a request may be on its
-/// way when the time ends.
-fn keep_alive(idle: Duration) -> Option<HeaderValue> {
+impl Config {
+    /// What an answer over HTTP/1.1 says of a connection that stays open.
+    pub(crate) fn stays_open(&self) -> HeaderMap {
+        stays_open(self.idle_timeout)
+    }
+}
+
+/// Callers are told a second less than the time between requests is, as a request may be on its way when it ends.
+fn stays_open(idle: Duration) -> HeaderMap {
+    let mut headers = HeaderMap::new();
     let seconds = match idle.as_secs() {
-        0 => return None,
+        0 => return headers,
         seconds => (seconds - 1).max(1),
     };
-    HeaderValue::try_from(format!("timeout={seconds}")).ok()
+    headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    let timeout = HeaderValue::try_from(format!("timeout={seconds}")).expect("a number fits into a header");
+    headers.insert("keep-alive", timeout);
+    headers
 }
 
 #[cfg(test)]
@@ -336,7 +372,10 @@ mod tests {
 
     #[test]
     fn callers_hear_a_little_less_than_the_time_between_requests() {
-        let say = |millis| keep_alive(Duration::from_millis(millis)).map(|value| value.to_str().unwrap().to_owned());
+        let say = |millis| {
+            let headers = stays_open(Duration::from_millis(millis));
+            headers.get("keep-alive").map(|value| value.to_str().unwrap().to_owned())
+        };
         assert_eq!(say(75_000).as_deref(), Some("timeout=74"));
         assert_eq!(say(2500).as_deref(), Some("timeout=1"));
         assert_eq!(say(1000).as_deref(), Some("timeout=1"));

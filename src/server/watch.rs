@@ -164,13 +164,9 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, future::poll_fn};
+    use std::{future::poll_fn, sync::Arc};
 
-    use axum::{
-        body::Body,
-        http::{Request, Response},
-    };
-    use tower::Service as _;
+    use axum::http::Request;
 
     use super::{
         super::{account::Account, crowd::Crowd},
@@ -349,8 +345,7 @@ mod tests {
         let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(true);
-        let service = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-        let _request = Account::new(service, &activity, None, &Crowd::new(1, 1 << 20)).call(Request::new(()));
+        let _request = Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20)).open(&Request::new(()));
         let ask = async {
             activity.wake();
             tokio::time::sleep(Duration::from_secs(60)).await;

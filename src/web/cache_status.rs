@@ -1,10 +1,8 @@
 //! `Cache-Status` (RFC 9211): where an answer came from. Written here alone.
 
-use std::fmt;
-
 use axum::http::{HeaderName, HeaderValue};
 
-use super::outcome::NoLink;
+use super::{headers::push_number, outcome::NoLink};
 use crate::{kind::Kind, links::Found};
 
 pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -24,35 +22,43 @@ pub(crate) enum CacheStatus {
 
 impl CacheStatus {
     pub(crate) fn header(self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).expect("numbers and fixed words fit into a header")
+        let mut text = Vec::new();
+        self.push(&mut text);
+        HeaderValue::try_from(text).expect("numbers and fixed words fit into a header")
     }
-}
 
-impl fmt::Display for CacheStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("kielink; ")?;
-        match *self {
+    /// Written behind `text`.
+    pub(crate) fn push(self, text: &mut Vec<u8>) {
+        let mut say = |words: &str| text.extend_from_slice(words.as_bytes());
+        say("kielink; ");
+        match self {
             CacheStatus::Link { found, forced, ttl } => {
-                f.write_str(match found {
-                    Found::Hit | Found::HitRefresh => "hit",
-                    Found::Miss if forced => "fwd=request; stored",
-                    Found::Miss => "fwd=miss; stored",
-                    Found::Joined => "fwd=miss; collapsed",
-                })?;
-                write!(f, "; ttl={ttl}")?;
-                if found == Found::HitRefresh { f.write_str("; detail=refresh") } else { Ok(()) }
-            }
-            CacheStatus::NoLink { why: NoLink::Negative, .. } => f.write_str("hit; detail=negative"),
-            CacheStatus::NoLink { why: NoLink::Refused, kind, .. } => write!(f, "fwd=bypass; detail={}", kind.as_str()),
-            CacheStatus::NoLink { why: NoLink::Error, kind, fwd_status } => {
-                f.write_str("fwd=miss")?;
-                if let Some(status) = fwd_status {
-                    write!(f, "; fwd-status={status}")?;
+                say(match found {
+                    Found::Hit | Found::HitRefresh => "hit; ttl=",
+                    Found::Miss if forced => "fwd=request; stored; ttl=",
+                    Found::Miss => "fwd=miss; stored; ttl=",
+                    Found::Joined => "fwd=miss; collapsed; ttl=",
+                });
+                push_number(text, ttl);
+                if found == Found::HitRefresh {
+                    text.extend_from_slice(b"; detail=refresh");
                 }
-                write!(f, "; detail={}", kind.as_str())
             }
-            CacheStatus::Batch => f.write_str("fwd=bypass; detail=batch"),
-            CacheStatus::Bypass => f.write_str("fwd=bypass"),
+            CacheStatus::NoLink { why: NoLink::Negative, .. } => say("hit; detail=negative"),
+            CacheStatus::NoLink { why: NoLink::Refused, kind, .. } => {
+                say("fwd=bypass; detail=");
+                say(kind.as_str());
+            }
+            CacheStatus::NoLink { why: NoLink::Error, kind, fwd_status } => {
+                say("fwd=miss");
+                if let Some(status) = fwd_status {
+                    say(&format!("; fwd-status={status}"));
+                }
+                say("; detail=");
+                say(kind.as_str());
+            }
+            CacheStatus::Batch => say("fwd=bypass; detail=batch"),
+            CacheStatus::Bypass => say("fwd=bypass"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Uri, Version, header},
+    http::{HeaderMap, HeaderValue, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -55,6 +55,16 @@ pub(crate) struct Watched {
     pub(crate) tracer: Tracer,
 }
 
+impl Watched {
+    /// A request's position in the caller's trace, or in one of ours.
+    pub(crate) fn span(&self, headers: &HeaderMap) -> Span {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let position = header("traceparent");
+        // A `tracestate` means nothing without its `traceparent`.
+        self.tracer.request(position, position.and_then(|_| header("tracestate")))
+    }
+}
+
 /// What is known of a request before its handler runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -92,12 +102,7 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     let request_id: Arc<str> = request_id(request.headers()).into();
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
-    let span = edge.watched.as_ref().map_or_else(Span::default, |watched| {
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let position = header("traceparent");
-        // A `tracestate` means nothing without its `traceparent`.
-        watched.tracer.request(position, position.and_then(|_| header("tracestate")))
-    });
+    let span = edge.watched.as_ref().map_or_else(Span::default, |watched| watched.span(request.headers()));
     let deadline = began + edge.request_timeout;
     let party = party(request.extensions().get());
     request.extensions_mut().insert(Call { request_id: Arc::clone(&request_id), deadline, span: span.clone(), party });
@@ -108,7 +113,7 @@ async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) 
     let method = known(&method);
     let mut caller =
         Waiting { edge: &edge, began, method, path: &path, request_id: &request_id, span: &span, is_there: true };
-    let refused = match guard::check(&parts, &edge.allowed_hosts) {
+    let refused = match guard::check(&parts, parts.extensions.get(), &edge.allowed_hosts) {
         Err(problem) if problem.kind == Kind::UriTooLong => Some(problem),
         Ok(()) | Err(_) if is_too_large => Some(unserved::problem(Unserved::HeadTooLarge)),
         checked => checked.err(),

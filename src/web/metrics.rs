@@ -5,7 +5,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,16 +13,17 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family},
     registry::{Registry, Unit},
 };
 
 use super::{
+    latencies::{Counting, Recent},
     outcome::{NoLink, Outcome},
     route::{Gives, Route},
 };
 use crate::telemetry::{
-    metrics::{Latencies, histogram, observe, reading},
+    metrics::{Histogram, Latencies, observe, reading},
     trace::TraceId,
 };
 
@@ -33,15 +34,17 @@ const DURATIONS: [f64; 17] =
 /// Seconds. The first is the default of `cache.margin`: by default nothing may ever be counted there.
 const LIVES: [f64; 13] = [60.0, 90.0, 120.0, 180.0, 240.0, 300.0, 420.0, 480.0, 600.0, 780.0, 960.0, 1140.0, 1200.0];
 
-/// Latencies for people: from a microsecond to a minute, to two digits.
-const LONGEST_MICROS: u64 = 60_000_000;
-const DIGITS: u8 = 2;
-
 /// The route of a request, or none that is known. As a label it has few values, however many paths callers try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Endpoint(Option<Route>);
 
 impl Endpoint {
+    const COUNT: usize = Route::ALL.len() + 1;
+
+    fn index(self) -> usize {
+        self.0.map_or(Route::ALL.len(), |route| route as usize)
+    }
+
     pub fn as_str(self) -> &'static str {
         self.0.map_or("other", Route::path)
     }
@@ -50,12 +53,9 @@ impl Endpoint {
         self.0.is_some_and(|route| route.gives() == Gives::Links)
     }
 
-    /// From the route that matched, or from a path. Two routes with one label count as one, or the label would be there
-    /// twice.
+    /// From the route that matched, or from a path.
     pub fn of(path: Option<&str>) -> Endpoint {
-        Endpoint(
-            path.and_then(Route::of).map(|route| if route == Route::NamedRedirect { Route::Redirect } else { route }),
-        )
+        path.and_then(Route::of).map_or(Endpoint(None), Endpoint::from)
     }
 }
 
@@ -71,12 +71,29 @@ pub enum Label {
 }
 
 impl Label {
+    const COUNT: usize = Outcome::ALL.len() + 2;
+
+    fn index(self) -> usize {
+        match self {
+            Label::Of(outcome) => outcome.index(),
+            Label::Batch => Outcome::ALL.len(),
+            Label::None => Outcome::ALL.len() + 1,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Label::Of(outcome) => outcome.as_str(),
             Label::Batch => "batch",
             Label::None => "none",
         }
+    }
+}
+
+/// Two routes with one label count as one, or the label would be there twice.
+impl From<Route> for Endpoint {
+    fn from(route: Route) -> Endpoint {
+        Endpoint(Some(if route == Route::NamedRedirect { Route::Redirect } else { route }))
     }
 }
 
@@ -129,11 +146,22 @@ pub struct Answered {
     pub trace_id: Option<TraceId>,
 }
 
+/// What is counted of requests with the same labels.
+#[derive(Clone)]
+struct Series {
+    status: u16,
+    total: Counter,
+    durations: Latencies,
+}
+
 /// Counts requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Requests(Arc<Inner>);
 
 struct Inner {
+    /// What the two families below have for the usual status of each route and outcome: to find it there takes a hash of
+    /// the labels and a lock.
+    usual: [[OnceLock<Series>; Label::COUNT]; Endpoint::COUNT],
     total: Family<Labels, Counter>,
     durations: Family<DurationLabels, Latencies, fn() -> Latencies>,
     lives: Histogram,
@@ -145,16 +173,7 @@ struct Inner {
     failed: AtomicU64,
     turned_away: AtomicU64,
     /// Since somebody last took them.
-    recent: Mutex<Recent>,
-}
-
-/// What has happened since the last look, for people.
-#[derive(Debug, Clone)]
-pub struct Recent {
-    /// Microseconds.
-    pub latencies: hdrhistogram::Histogram<u32>,
-    /// Least life left of a link that was handed out.
-    pub least_life: Option<Duration>,
+    recent: Counting,
 }
 
 impl fmt::Debug for Requests {
@@ -163,26 +182,19 @@ impl fmt::Debug for Requests {
     }
 }
 
-impl Default for Recent {
-    fn default() -> Recent {
-        let latencies =
-            hdrhistogram::Histogram::new_with_max(LONGEST_MICROS, DIGITS).expect("constants that are in bounds");
-        Recent { latencies, least_life: None }
-    }
-}
-
 impl Default for Requests {
     fn default() -> Requests {
         Requests(Arc::new(Inner {
+            usual: Default::default(),
             total: Family::default(),
             durations: Family::new_with_constructor(|| Latencies::new(DURATIONS.into_iter())),
-            lives: histogram(&LIVES),
+            lives: Histogram::new(&LIVES),
             items: Family::default(),
             abandoned: Family::default(),
             outcomes: Default::default(),
             failed: AtomicU64::default(),
             turned_away: AtomicU64::default(),
-            recent: Mutex::default(),
+            recent: Counting::default(),
         }))
     }
 }
@@ -192,9 +204,13 @@ impl Requests {
     pub fn answered(&self, answered: &Answered) {
         let inner = &*self.0;
         let &Answered { endpoint, outcome, status, took, life_left, trace_id } = answered;
-        inner.total.get_or_create(&Labels { endpoint, outcome, status }).inc();
-        let labels = DurationLabels { endpoint, outcome };
-        observe(&inner.durations.get_or_create(&labels), took.as_secs_f64(), trace_id);
+        let usual =
+            inner.usual[endpoint.index()][outcome.index()].get_or_init(|| inner.series(endpoint, outcome, status));
+        if usual.status == status {
+            usual.note(took, trace_id);
+        } else {
+            inner.series(endpoint, outcome, status).note(took, trace_id);
+        }
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
         }
@@ -202,10 +218,10 @@ impl Requests {
             && endpoint.gives_links()
         {
             inner.count(outcome, status);
-            let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST_MICROS);
-            let mut recent = inner.recent();
-            recent.latencies.saturating_record(micros);
-            recent.note_life(life_left);
+            inner.recent.latency(took);
+            if let Some(life_left) = life_left {
+                inner.recent.life(life_left);
+            }
         }
     }
 
@@ -217,7 +233,7 @@ impl Requests {
         inner.count(outcome, status);
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());
-            inner.recent().note_life(Some(life_left));
+            inner.recent.life(life_left);
         }
     }
 
@@ -246,7 +262,7 @@ impl Requests {
 
     /// What has happened since the last call.
     pub fn take_recent(&self) -> Recent {
-        std::mem::take(&mut self.0.recent())
+        self.0.recent.take()
     }
 
     /// Adds what is known of requests to what `/metrics` shows, and how many are `under_way`.
@@ -266,7 +282,22 @@ impl Requests {
     }
 }
 
+impl Series {
+    fn note(&self, took: Duration, trace_id: Option<TraceId>) {
+        self.total.inc();
+        observe(&self.durations, took.as_secs_f64(), trace_id);
+    }
+}
+
 impl Inner {
+    fn series(&self, endpoint: Endpoint, outcome: Label, status: u16) -> Series {
+        Series {
+            status,
+            total: self.total.get_or_create_owned(&Labels { endpoint, outcome, status }),
+            durations: self.durations.get_or_create_owned(&DurationLabels { endpoint, outcome }),
+        }
+    }
+
     fn count(&self, outcome: Outcome, status: u16) {
         self.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
         let trouble = match (outcome, status) {
@@ -276,17 +307,6 @@ impl Inner {
             _ => return,
         };
         trouble.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn recent(&self) -> MutexGuard<'_, Recent> {
-        // A panic in the middle leaves a figure for people that is off by one.
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Recent {
-    fn note_life(&mut self, life_left: Option<Duration>) {
-        self.least_life = self.least_life.into_iter().chain(life_left).min();
     }
 }
 
@@ -341,14 +361,14 @@ mod tests {
         requests.answered(&Answered { outcome: Label::None, ..hit });
         requests.item(Outcome::Found(Found::Miss), 200, None);
         let recent = requests.take_recent();
-        assert_eq!((recent.latencies.len(), recent.least_life), (2, Some(Duration::from_secs(90))));
-        assert_eq!(requests.take_recent().latencies.len(), 0);
+        assert_eq!((recent.latencies.count(), recent.least_life), (2, Some(Duration::from_secs(90))));
+        assert_eq!(requests.take_recent().latencies.count(), 0);
         let outcomes = requests.outcomes();
         assert!(
             outcomes.contains(&(Outcome::Found(Found::Hit), 2)) && outcomes.contains(&(Outcome::Found(Found::Miss), 1))
         );
         // Far beyond the scale: counted as its end.
         requests.answered(&Answered { took: Duration::from_secs(4000), ..hit });
-        assert_eq!(requests.take_recent().latencies.len(), 1);
+        assert_eq!(requests.take_recent().latencies.count(), 1);
     }
 }

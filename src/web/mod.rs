@@ -5,6 +5,7 @@ pub(crate) mod cache_status;
 pub(crate) mod edge;
 pub(crate) mod guard;
 pub(crate) mod headers;
+mod latencies;
 pub mod metrics;
 pub mod outcome;
 pub(crate) mod policy;
@@ -15,4 +16,5 @@ pub(crate) mod record;
 pub mod route;
 mod unserved;
 
+pub use self::latencies::{Latencies, Recent};
 pub(crate) use self::unserved::refuse;

@@ -20,12 +20,12 @@ use crate::{
     upstream::{self, Answer},
 };
 
-/// kie.ai's envelope, fields in its order.
+/// kie.ai's envelope without data, fields in its order.
 #[derive(Debug, Serialize)]
-pub(crate) struct Envelope<'a> {
-    pub(crate) code: i64,
-    pub(crate) msg: &'a str,
-    pub(crate) data: Option<&'a str>,
+struct Envelope<'a> {
+    code: i64,
+    msg: &'a str,
+    data: (),
 }
 
 /// A problem document (RFC 9457).
@@ -162,7 +162,7 @@ impl Problem {
             code: code.unwrap_or_else(|| i64::from(self.kind.compat_status())),
             // Many clients show `msg` and nothing else: it says what to mend.
             msg: message.unwrap_or(&own),
-            data: None,
+            data: (),
         };
         serde_json::to_string(&envelope).expect("texts serialise")
     }

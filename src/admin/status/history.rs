@@ -2,10 +2,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::web::metrics::Recent;
+use crate::web::{Latencies, Recent};
 
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
@@ -52,7 +51,7 @@ struct Sample {
 pub(super) struct History {
     before: Totals,
     samples: VecDeque<Sample>,
-    latencies: VecDeque<Histogram<u32>>,
+    latencies: VecDeque<Latencies>,
 }
 
 /// The last minute.
@@ -108,7 +107,7 @@ impl History {
     pub(super) fn sample(&mut self, took: Duration, totals: Totals, recent: Recent) {
         let counts = totals.since(&self.before);
         self.before = totals;
-        let p99_micros = (!recent.latencies.is_empty()).then(|| recent.latencies.value_at_quantile(0.99));
+        let p99_micros = (!recent.latencies.is_empty()).then(|| recent.latencies.within(0.99));
         self.samples.push_back(Sample { took, counts, p99_micros, least_life: recent.least_life });
         self.latencies.push_back(recent.latencies);
         if self.samples.len() > STEPS {
@@ -145,9 +144,9 @@ impl History {
     fn latency(&self) -> Option<Latency> {
         let mut all = Recent::default().latencies;
         for latencies in &self.latencies {
-            all.add(latencies).expect("all have the same bounds");
+            all.add(latencies);
         }
-        let at = |quantile| all.value_at_quantile(quantile) as f64 / 1000.0;
+        let at = |quantile| all.within(quantile) as f64 / 1000.0;
         (!all.is_empty()).then(|| Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) })
     }
 
@@ -197,11 +196,7 @@ mod tests {
     use super::*;
 
     fn recent(micros: &[u64], least_life: Option<u64>) -> Recent {
-        let mut recent = Recent { least_life: least_life.map(Duration::from_secs), ..Recent::default() };
-        for micros in micros {
-            recent.latencies.record(*micros).unwrap();
-        }
-        recent
+        Recent { latencies: micros.iter().copied().collect(), least_life: least_life.map(Duration::from_secs) }
     }
 
     #[test]
@@ -229,7 +224,7 @@ mod tests {
         assert_eq!((minute.seconds, minute.per_second, minute.minted), (60, 2.0, 12));
         assert_eq!((minute.hit_ratio, minute.error_ratio), (Some(0.9), Some(0.0)));
         assert_eq!(minute.least_life_left_seconds, Some(800));
-        assert_eq!(minute.latency_ms.map(|latency| (latency.p50, latency.max)), Some((0.1, 0.2)));
+        assert_eq!(minute.latency_ms.map(|latency| (latency.p50, latency.max)), Some((0.101, 0.203)));
         let lines = history.lines();
         assert_eq!(lines.asked_per_second.len(), 13);
         assert_eq!((lines.asked_per_second[0], lines.asked_per_second[12]), (120.0, 2.0));

@@ -8,14 +8,17 @@ mod pages;
 use axum::http::{HeaderMap, Uri, request::Parts};
 
 pub(crate) use self::hosts::{Host, pattern};
-use super::problem::{Kind, Problem};
-use crate::server::Ambiguous;
+use super::{
+    headers::X_REQUEST_ID,
+    problem::{Kind, Problem},
+};
+use crate::server::{Ambiguous, Peer};
 
 /// A source URL takes at most 4,096 bytes, or three times that percent-encoded.
 pub(crate) const MAX_URI_BYTES: usize = 16 * 1024;
 
 /// Refuses what no internal caller would send. `allowed_hosts` as `pattern` makes them.
-pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Problem> {
+pub(crate) fn check(parts: &Parts, peer: Option<&Peer>, allowed_hosts: &[String]) -> Result<(), Problem> {
     // SECURITY: a proxy in front may have seen another request end here.
     if let Some(why) = parts.extensions.get::<Ambiguous>() {
         return Err(Problem::refused(Kind::MalformedRequest, why.detail()));
@@ -24,7 +27,7 @@ pub(crate) fn check(parts: &Parts, allowed_hosts: &[String]) -> Result<(), Probl
         let detail = format!("The request's URI is longer than {MAX_URI_BYTES} bytes.");
         return Err(Problem::refused(Kind::UriTooLong, detail));
     }
-    hosts::check(parts, allowed_hosts)?;
+    hosts::check(parts, peer, allowed_hosts)?;
     pages::check(parts, allowed_hosts)
 }
 
@@ -34,7 +37,7 @@ fn length(uri: &Uri) -> usize {
 
 /// The caller's request id, if it may be repeated in headers and logs as it is.
 pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
     let sane = (1..=128).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte));
     sane.then_some(id)
@@ -48,7 +51,7 @@ mod tests {
 
     fn verdict(build: impl FnOnce(axum::http::request::Builder) -> axum::http::request::Builder) -> Option<Kind> {
         let (parts, ()) = build(Request::builder()).body(()).unwrap().into_parts();
-        check(&parts, &[]).err().map(|problem| problem.kind)
+        check(&parts, None, &[]).err().map(|problem| problem.kind)
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! A hit, before the router: the usual request for a link that memory has, answered at once.
+//!
+//! Nothing is decided here that is not decided elsewhere. Each step is a function that the router's way calls, too, and
+//! where one of them says no, the request goes that way as if this file were not there. A test holds the two ways
+//! together (`tests`).
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::Response,
+};
+use tracing::Level;
+
+use super::{answer, bodies::USUAL_BODY, directives, handlers::Endpoints};
+use crate::{
+    links::Lookup,
+    server::{AtOnce, Peer},
+    source::Normal,
+    telemetry::NOTED,
+    web::{
+        cache_status::CACHE_STATUS,
+        edge::Edge,
+        guard, headers,
+        metrics::{Answered, Label},
+        outcome::Outcome,
+        query,
+        route::Route,
+    },
+};
+
+/// Answers out of memory.
+#[derive(Debug)]
+pub(crate) struct Hits {
+    endpoints: Arc<Endpoints>,
+    edge: Arc<Edge>,
+    /// The headers of an answer with a document in it, and of a redirect, but for the values that are its own.
+    with_document: HeaderMap,
+    with_location: HeaderMap,
+}
+
+/// The one form in which a route is asked for a link that may be answered here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    DownloadUrl,
+    Link,
+    Redirect,
+}
+
+impl Form {
+    fn of(head: &Parts) -> Option<(Form, Route)> {
+        let route = Route::of(head.uri.path())?;
+        match (&head.method, route) {
+            (&Method::POST, Route::DownloadUrl) => Some((Form::DownloadUrl, route)),
+            (&Method::GET, Route::Link) => Some((Form::Link, route)),
+            (&Method::GET, Route::Redirect) => Some((Form::Redirect, route)),
+            _ => None,
+        }
+    }
+}
+
+impl Hits {
+    /// `stays_open` is what an answer says of a connection that stays open.
+    pub(crate) fn new(endpoints: Arc<Endpoints>, edge: Arc<Edge>, stays_open: &HeaderMap) -> Hits {
+        let template = |form| {
+            let own = || HeaderValue::from_static("");
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, own());
+            headers.insert(&CACHE_STATUS, own());
+            match form {
+                Form::DownloadUrl | Form::Link => answer::json_type(&mut headers),
+                Form::Redirect => drop(headers.insert(header::LOCATION, own())),
+            }
+            headers::sign(&mut headers, own());
+            headers.extend(stays_open.clone());
+            headers
+        };
+        Hits { endpoints, edge, with_document: template(Form::Link), with_location: template(Form::Redirect) }
+    }
+
+    /// Whether a hit is told of in ways that only the router's way has: a trace, a line at `debug`, an answer that ends
+    /// its connection.
+    fn is_told_of(&self) -> bool {
+        let is_traced = self.edge.watched.as_ref().is_some_and(|watched| watched.tracer.is_on());
+        is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
+    }
+
+    /// The answer. All that is its own stands in one buffer.
+    fn answer_with(&self, form: Form, source: &str, lookup: &Lookup, asked: &HeaderMap) -> Response<Bytes> {
+        let link = &lookup.entry.link;
+        let mut text = Vec::with_capacity(OWN_BYTES + source.len() + link.as_str().len());
+        match form {
+            Form::DownloadUrl => answer::push_envelope(&mut text, link),
+            Form::Link => answer::push_document(&mut text, source, lookup, &lookup.times, &self.endpoints.clock),
+            Form::Redirect => {}
+        }
+        let body = text.len();
+        answer::push_life(&mut text, lookup);
+        let life = text.len();
+        answer::cache_status(lookup).push(&mut text);
+        let status = text.len();
+        headers::push_request_id(&mut text, asked);
+        let id = text.len();
+        if form == Form::Redirect {
+            text.extend_from_slice(link.as_str().as_bytes());
+        }
+        let text = Bytes::from(text);
+        let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).expect("made of visible ASCII");
+        let (headers, location) = match form {
+            Form::DownloadUrl | Form::Link => (&self.with_document, None),
+            Form::Redirect => (&self.with_location, Some(value(id, text.len()))),
+        };
+        let mut headers = headers.clone();
+        // In the order of the template.
+        let own = [Some(value(body, life)), Some(value(life, status)), location, Some(value(status, id))];
+        for (header, own) in headers.values_mut().zip(own) {
+            if let Some(own) = own {
+                *header = own;
+            }
+        }
+        let mut response = Response::new(text.slice(..body));
+        *response.headers_mut() = headers;
+        if form == Form::Redirect {
+            *response.status_mut() = StatusCode::FOUND;
+        }
+        response
+    }
+}
+
+/// What stands in an answer besides the link and the source URL, about, so that the buffer need not grow.
+const OWN_BYTES: usize = 200;
+
+impl AtOnce for Hits {
+    fn wants_body(&self, head: &Parts, bytes: u64) -> bool {
+        let most = USUAL_BODY.min(self.endpoints.config.body);
+        bytes <= most as u64 && matches!(Form::of(head), Some((Form::DownloadUrl, _)))
+    }
+
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer) -> Option<Response<Bytes>> {
+        if self.is_told_of() {
+            return None;
+        }
+        let Endpoints { links, clock, config, .. } = &*self.endpoints;
+        let began = clock.now();
+        let (form, route) = Form::of(head)?;
+        guard::check(head, Some(peer), &self.edge.allowed_hosts).ok()?;
+        let wish = directives::wish(&head.headers);
+        let text = match form {
+            Form::DownloadUrl => query::source_field(body).ok()?,
+            Form::Link | Form::Redirect => query::source_parameter(head.uri.query()).ok()?,
+        };
+        let source = Normal::recognise(&text).filter(|source| config.sources.allows_host(source.host()))?;
+        let lookup = links.remembered(source.as_str(), &wish, began)?;
+        let response = self.answer_with(form, source.as_str(), &lookup, &head.headers);
+        if let Some(watched) = &self.edge.watched {
+            // A trace of the caller's own.
+            let trace_id = watched.span(&head.headers).sampled_trace_id();
+            watched.requests.answered(&Answered {
+                endpoint: route.into(),
+                outcome: Label::Of(Outcome::Found(lookup.found)),
+                status: response.status().as_u16(),
+                took: clock.now().since(began),
+                life_left: Some(lookup.now.until(lookup.times.ends_at)),
+                trace_id,
+            });
+        }
+        Some(response)
+    }
+}
+
+#[cfg(test)]
+mod tests;

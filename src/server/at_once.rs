@@ -1,0 +1,365 @@
+//! Serves the requests of one connection: at once where that can be, else by the router.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{Request, Response, request::Parts},
+};
+use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+use tower::Service;
+
+use super::{
+    account::{Account, Answer, NoRoom, Open},
+    activity::Question,
+    framing::Heads,
+    listener::Peer,
+};
+
+/// What may answer a request before the router has its turn: out of memory, without waiting for anything. It is asked
+/// over HTTP/1.1 only, for requests of whose framing there is nothing to say and after which the connection stays open.
+pub(crate) trait AtOnce: Send + Sync {
+    /// Whether the request can only be answered with its body, which is so many bytes long. If not, its body is empty
+    /// or it goes to the router.
+    fn wants_body(&self, head: &Parts, bytes: u64) -> bool;
+
+    /// The answer, which has all its headers (`Config::stays_open` among them); or `None`, and the router has its turn.
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer) -> Option<Response<Bytes>>;
+}
+
+/// Serves one connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Connection<S>(Arc<Inner<S>>);
+
+struct Inner<S> {
+    account: Account,
+    heads: Heads,
+    peer: Peer,
+    at_once: Option<Arc<dyn AtOnce>>,
+    router: S,
+}
+
+impl<S> Connection<S> {
+    pub(super) fn new(
+        account: Account,
+        heads: Heads,
+        peer: Peer,
+        at_once: Option<Arc<dyn AtOnce>>,
+        router: S,
+    ) -> Connection<S> {
+        Connection(Arc::new(Inner { account, heads, peer, at_once, router }))
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<B>> for Connection<S>
+where
+    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    type Response = Response<Answer>;
+    type Error = NoRoom;
+    type Future = Answering<S, B>;
+
+    fn call(&self, mut request: Request<B>) -> Answering<S, B> {
+        let inner = &*self.0;
+        let is_clear = inner.heads.judge(&mut request);
+        let open = inner.account.open(&request);
+        let (head, body) = request.into_parts();
+        let body = inner.account.question(body);
+        if is_clear
+            && open.stays_open()
+            && let Some(at_once) = &inner.at_once
+        {
+            if body.is_end_stream() {
+                if let Some(answer) = inner.answer(&**at_once, &head, &[]) {
+                    return Answering::AtOnce(Some(open.hands_over_whole(answer)));
+                }
+            } else if body.size_hint().exact().is_some_and(|bytes| at_once.wants_body(&head, bytes)) {
+                return Answering::Asking(Some(Asking { inner: Arc::clone(&self.0), head, body, open, soon: None }));
+            }
+        }
+        Answering::Routed(inner.route(head, Peeked { first: None, rest: body }, open))
+    }
+}
+
+impl<S> Inner<S> {
+    /// A panic is told by the log, and the router has a try.
+    fn answer(&self, at_once: &dyn AtOnce, head: &Parts, body: &[u8]) -> Option<Response<Bytes>> {
+        catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, &self.peer))).ok().flatten()
+    }
+
+    fn route<B>(&self, mut head: Parts, body: Peeked<B>, open: Open) -> Routed
+    where
+        B: hyper::body::Body,
+        S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
+        S::Future: Send + 'static,
+    {
+        head.extensions.insert(self.peer);
+        let answer = self.router.clone().call(Request::from_parts(head, body));
+        Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {})) })
+    }
+}
+
+type Routed = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Send>>;
+
+/// One request on its way to its answer.
+pub(super) enum Answering<S, B> {
+    AtOnce(Option<Response<Answer>>),
+    /// Its body decides. It has usually come together with the head.
+    Asking(Option<Asking<S, B>>),
+    Routed(Routed),
+}
+
+pub(super) struct Asking<S, B> {
+    inner: Arc<Inner<S>>,
+    head: Parts,
+    body: Question<B>,
+    open: Open,
+    /// Until when the body is waited for here, once it has to be.
+    soon: Option<Pin<Box<Sleep>>>,
+}
+
+/// Many clients send head and body one after the other. For so long the body is waited for here; then the router waits,
+/// which has ways to bound that.
+const SOON: Duration = Duration::from_millis(10);
+
+/// What came first of a body, if anything did.
+type First<B> = Option<Option<Result<Frame<Bytes>, <B as hyper::body::Body>::Error>>>;
+
+impl<S, B> Asking<S, B>
+where
+    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<First<B>> {
+        if let Poll::Ready(first) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(Some(first));
+        }
+        let soon = self.soon.get_or_insert_with(|| Box::pin(tokio::time::sleep(SOON)));
+        soon.as_mut().poll(cx).map(|()| None)
+    }
+
+    /// Looks at what has come of the body. Where it is whole and can be answered, it is; else the router goes on with it.
+    fn go_on(self, first: First<B>) -> Answering<S, B> {
+        let Asking { inner, head, body, open, soon: _ } = self;
+        if let Some(Some(Ok(frame))) = &first
+            && let Some(bytes) = frame.data_ref()
+            && body.is_end_stream()
+            && let Some(at_once) = &inner.at_once
+            && let Some(answer) = inner.answer(&**at_once, &head, bytes)
+        {
+            return Answering::AtOnce(Some(open.hands_over_whole(answer)));
+        }
+        Answering::Routed(inner.route(head, Peeked { first, rest: body }, open))
+    }
+}
+
+impl<S, B> Future for Answering<S, B>
+where
+    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    type Output = Result<Response<Answer>, NoRoom>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Answering::Asking(asking) = this {
+            let first = ready!(asking.as_mut().expect("it has not gone on").poll_first(cx));
+            *this = asking.take().expect("it has not gone on").go_on(first);
+        }
+        match this {
+            Answering::AtOnce(answer) => Poll::Ready(Ok(answer.take().expect("polled until it is ready"))),
+            Answering::Routed(answer) => answer.as_mut().poll(cx),
+            Answering::Asking(_) => unreachable!("it has gone on"),
+        }
+    }
+}
+
+// Nothing in it is pinned: the router's future is in a box of its own.
+impl<S, B> Unpin for Answering<S, B> {}
+
+/// A request's body, of which the first piece may have been looked at.
+pub(super) struct Peeked<B: hyper::body::Body> {
+    first: First<B>,
+    rest: Question<B>,
+}
+
+impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Peeked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        match this.first.take() {
+            Some(first) => Poll::Ready(first),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.size_hint();
+        let Some(Some(Ok(first))) = &self.first else { return rest };
+        let first = first.data_ref().map_or(0, |bytes| bytes.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(rest.lower() + first);
+        if let Some(upper) = rest.upper() {
+            whole.set_upper(upper + first);
+        }
+        whole
+    }
+}
+
+impl<B: hyper::body::Body> Unpin for Peeked<B> {}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::HttpBody;
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+    use hyper::service::Service as _;
+    use tokio::sync::mpsc;
+
+    use super::{
+        super::{activity::Activity, crowd::Crowd},
+        *,
+    };
+
+    /// Answers what begins with "known", and panics at "panic".
+    struct Known;
+
+    impl AtOnce for Known {
+        fn wants_body(&self, _: &Parts, bytes: u64) -> bool {
+            bytes < 100
+        }
+
+        fn answer(&self, head: &Parts, body: &[u8], _: &Peer) -> Option<Response<Bytes>> {
+            let text = [head.uri.path().trim_start_matches('/').as_bytes(), body].concat();
+            assert!(!text.starts_with(b"panic"), "as the test wants it");
+            text.starts_with(b"known").then(|| Response::new(Bytes::from("at once")))
+        }
+    }
+
+    type Sender = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
+
+    /// A body of so many bytes that comes as the test sends it.
+    struct Sent {
+        pieces: mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>,
+        left: u64,
+    }
+
+    impl HttpBody for Sent {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            let piece = ready!(self.pieces.poll_recv(cx));
+            if let Some(Ok(bytes)) = &piece {
+                self.left -= bytes.len() as u64;
+            }
+            Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.left == 0
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.left)
+        }
+    }
+
+    fn ask(path: &str, bytes: u64) -> (Sender, impl Future<Output = String>, Activity) {
+        let activity = Activity::default();
+        // Says what it got: how long the body was said to be, and the body.
+        let router = tower::service_fn(|request: Request<Peeked<Sent>>| async move {
+            let hint = request.body().size_hint().exact();
+            let said = match request.into_body().collect().await {
+                Ok(body) => format!("routed {hint:?} {}", String::from_utf8_lossy(&body.to_bytes())),
+                Err(error) => error.to_string(),
+            };
+            Ok::<_, Infallible>(Response::new(Body::from(said)))
+        });
+        let heads = Heads::default();
+        heads.clear_one();
+        let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0));
+        let peer = Peer { address: None, connection: 1 };
+        let connection = Connection::new(account, heads, peer, Some(Arc::new(Known)), router);
+        let (sender, pieces) = mpsc::unbounded_channel();
+        let request = Request::builder().uri(path).body(Sent { pieces, left: bytes }).unwrap();
+        let answer = connection.call(request);
+        let said =
+            async { String::from_utf8(answer.await.unwrap().collect().await.unwrap().to_bytes().into()).unwrap() };
+        (sender, said, activity)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_answered_at_once_and_all_else_by_the_router() {
+        for (path, body, said) in [
+            ("/known", "", "at once"),
+            ("/other", "", "routed Some(0) "),
+            ("/panic", "", "routed Some(0) "),
+            ("/", "known", "at once"),
+            ("/", "other", "routed Some(5) other"),
+            ("/", "panic", "routed Some(5) panic"),
+        ] {
+            let (sender, answer, activity) = ask(path, body.len() as u64);
+            // Where the answer is there already, nobody takes it.
+            let _ = sender.send(Ok(Bytes::from(body)));
+            drop(sender);
+            let answer = answer.boxed_local().now_or_never();
+            assert_eq!(answer.as_deref(), Some(said), "{path} {body}");
+            assert_eq!(activity.requests(), (1, 0), "over");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_waited_for_a_moment_and_goes_to_the_router_with_all_that_came() {
+        let (sender, answer, activity) = ask("/", 5);
+        let mut answer = answer.boxed_local();
+        assert!((&mut answer).now_or_never().is_none());
+        assert_eq!(activity.now().0, super::super::activity::Phase::Body, "the peer's turn");
+        sender.send(Ok(Bytes::from("known"))).unwrap();
+        assert_eq!(answer.now_or_never().as_deref(), Some("at once"));
+
+        let (sender, answer, _) = ask("/", 10);
+        sender.send(Ok(Bytes::from("known"))).unwrap();
+        sender.send(Ok(Bytes::from("-more"))).unwrap();
+        drop(sender);
+        assert_eq!(answer.await, "routed Some(10) known-more", "in two pieces");
+
+        let (sender, answer, _) = ask("/", 5);
+        let later = async {
+            tokio::time::sleep(2 * SOON).await;
+            sender.send(Ok(Bytes::from("known"))).unwrap();
+            drop(sender);
+        };
+        assert_eq!(tokio::join!(answer, later).0, "routed Some(5) known");
+
+        let (sender, answer, _) = ask("/", 5);
+        sender.send(Err(std::io::Error::other("it broke off"))).unwrap();
+        assert_eq!(answer.await, "it broke off");
+
+        let (sender, answer, _) = ask("/", 500);
+        sender.send(Ok(Bytes::from("known".repeat(100)))).unwrap();
+        drop(sender);
+        assert!(answer.await.starts_with("routed Some(500) known"), "too long");
+    }
+}
