@@ -8,6 +8,7 @@
 //! Pure but for its lock: times are arguments.
 
 use std::{
+    num::NonZeroU64,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -129,7 +130,7 @@ struct State {
 }
 
 /// One answer's word on kie.ai's clock.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
     /// Answers are numbered as they come.
     number: u64,
@@ -142,7 +143,7 @@ pub struct Heard {
     stepped: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bounds {
     least: SignedDuration,
     most: SignedDuration,
@@ -169,6 +170,57 @@ impl Heard {
 
     fn took_long(&self) -> bool {
         self.sent_at.until(self.at) > LONGEST_ANSWER
+    }
+}
+
+/// An answer's word as a link's entry keeps it, in 48 bytes rather than 88: nanoseconds, which fit for 584 years after
+/// the clocks' origin and until the year 2262. A `Date` beyond that counts as that year's.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedHeard {
+    number: u64,
+    sent_at: u64,
+    at: u64,
+    least: i64,
+    /// The most less the least. `Date` is cut to the second, so they are never the same.
+    width: Option<NonZeroU64>,
+    stepped: u64,
+}
+
+impl From<Heard> for PackedHeard {
+    fn from(heard: Heard) -> PackedHeard {
+        let Heard { number, sent_at, at, ahead, stepped } = heard;
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let signed = |duration: SignedDuration| {
+            let most = if duration.is_negative() { i64::MIN } else { i64::MAX };
+            i64::try_from(duration.as_nanos()).unwrap_or(most)
+        };
+        let least = ahead.map_or(0, |bounds| signed(bounds.least));
+        let width = ahead.map(|bounds| NonZeroU64::new(signed(bounds.most).abs_diff(least)).unwrap_or(NonZeroU64::MIN));
+        PackedHeard {
+            number,
+            sent_at: nanos(sent_at.since_origin()),
+            at: nanos(at.since_origin()),
+            least,
+            width,
+            stepped: nanos(stepped),
+        }
+    }
+}
+
+impl From<PackedHeard> for Heard {
+    fn from(packed: PackedHeard) -> Heard {
+        let PackedHeard { number, sent_at, at, least, width, stepped } = packed;
+        let ahead = width.map(|width| Bounds {
+            least: SignedDuration::from_nanos(least),
+            most: SignedDuration::from_nanos(least.saturating_add_unsigned(width.get())),
+        });
+        Heard {
+            number,
+            sent_at: Instant::from_origin(Duration::from_nanos(sent_at)),
+            at: Instant::from_origin(Duration::from_nanos(at)),
+            ahead,
+            stepped: Duration::from_nanos(stepped),
+        }
     }
 }
 
@@ -583,6 +635,31 @@ mod tests {
         for date in [Timestamp::MIN, Timestamp::MAX, Timestamp::UNIX_EPOCH] {
             let then = kie.heard(Some(date), Some(1200 * SECOND), at(0.0), at(9.0));
             kie.ahead_since(&then, at(10.0));
+            kie.ahead_since(&Heard::from(PackedHeard::from(then)), at(10.0));
+        }
+    }
+
+    #[test]
+    fn packed_it_says_the_same() {
+        let kie = KieClock::default();
+        kie.look(Timestamp::from_second(1_780_000_000).unwrap(), at(0.0));
+        kie.look(Timestamp::from_second(1_780_000_075).unwrap(), at(1.0));
+        let undated = KieClock::default().heard(None, None, at(100.000_000_001), at(100.5));
+        let before_boot = kie.heard(Some(Timestamp::UNIX_EPOCH), None, at(100.0), at(4.0e6));
+        let aged = kie.heard(shown(7), Some(900 * SECOND), at(0.1), at(0.2));
+        for heard in [undated, before_boot, aged, answer(&kie, 33.33, 0.5)] {
+            assert_eq!(Heard::from(PackedHeard::from(heard)), heard);
+        }
+        assert_eq!(size_of::<PackedHeard>(), 48);
+    }
+
+    #[test]
+    fn a_date_that_does_not_fit_gives_a_packed_word_no_more_life() {
+        for (date, later) in [(Timestamp::MIN, 0.0), (Timestamp::MAX, 0.0), (Timestamp::MAX, 2.0e11)] {
+            let kie = KieClock::default();
+            let then = kie.heard(Some(date), None, at(0.0), at(9.0));
+            answer(&kie, 20.0, later);
+            assert!(ahead(&kie, &Heard::from(PackedHeard::from(then)), 21.0) >= ahead(&kie, &then, 21.0).min(1.0e9));
         }
     }
 }

@@ -3,7 +3,7 @@
 mod expiry;
 pub(crate) mod point;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use url::Url;
@@ -18,9 +18,10 @@ pub const MAX_BYTES: usize = 8 * 1024;
 
 /// A signed, temporary address, fit to be handed out.
 ///
-/// `Debug` does not show it: links and their signatures appear in answers only.
+/// `Debug` does not show it: links and their signatures appear in answers only. It is shared as part of its entry, not by
+/// itself, and has no counts of its own.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Link(Arc<str>);
+pub struct Link(Box<str>);
 
 /// Why a text is no link. Never says what the text was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +98,7 @@ impl Link {
         if !is_sandbox && !spells_its_host(text, &url) {
             return Err(Unusable::UnclearHost);
         }
-        Ok(Link(Arc::from(text)))
+        Ok(Link(Box::from(text)))
     }
 
     pub fn as_str(&self) -> &str {
