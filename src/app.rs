@@ -144,6 +144,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         stop: cut.clone(),
     };
     let links = Links::new(config.links, links);
+    background.spawn(links.clone().sweep_until(cut.clone()));
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let probes = Probes { readiness: readiness.clone(), kie: kie.clone() };

@@ -67,6 +67,11 @@ impl Entry {
         self.life.times().less(kie_clock.ahead_since(&Heard::from(self.heard), now), margin)
     }
 
+    /// The deadline by our clock alone.
+    pub(super) fn own_deadline(&self) -> Instant {
+        self.life.times().deadline
+    }
+
     /// What the entry weighs in the cache, in bytes: link, key and an estimate for everything around them.
     pub(super) fn weight(&self, source: &str) -> u32 {
         u32::try_from(self.link.as_str().len() + source.len() + OVERHEAD).unwrap_or(u32::MAX)

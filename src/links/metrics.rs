@@ -186,11 +186,14 @@ impl Metrics {
         self.withheld.get_or_create(&WithheldLabels { reason, rule }).inc();
     }
 
-    /// Counts an entry that has left the cache. An entry that was replaced by a newer one has not left.
+    /// Counts an entry that has left the cache.
     pub(super) fn evicted(&self, cause: RemovalCause) {
-        if cause != RemovalCause::Replaced {
-            self.evictions.get_or_create(&Evicted { cause: word(cause) }).inc();
-        }
+        self.evictions.get_or_create(&Evicted { cause: word(cause) }).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn evictions(&self, cause: &'static str) -> u64 {
+        self.evictions.get_or_create(&Evicted { cause }).get()
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -251,10 +254,15 @@ impl Links {
     }
 }
 
-/// The part that moka calls.
+/// The part that moka calls, for what it removes by itself. An entry that was replaced by a newer one has not left; what
+/// `links` removes is `Explicit` to moka, expired or not, and is counted where it is removed.
 pub(super) fn listener<K, V>(metrics: &Metrics) -> impl Fn(Arc<K>, V, RemovalCause) + Send + Sync + use<K, V> {
     let metrics = metrics.clone();
-    move |_, _, cause| metrics.evicted(cause)
+    move |_, _, cause| {
+        if cause == RemovalCause::Size {
+            metrics.evicted(cause);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use moka::notification::RemovalCause;
+
 use super::{Entry, Inner, Purpose, freshness::URGENT};
 use crate::{
     clock::Instant,
@@ -43,7 +45,7 @@ impl Inner {
                 self.failures.forget(source);
                 // In this order, since `forget` marks the flight first and empties the cache second.
                 if note.is_forgotten() {
-                    self.entries.invalidate(source);
+                    self.remove(source, RemovalCause::Explicit);
                 }
                 let life_left_s = now.until(self.times(&entry, now).ends_at).as_secs();
                 tracing::info!(

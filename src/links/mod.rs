@@ -13,6 +13,7 @@ mod metrics;
 mod mint;
 mod outcome;
 mod shares;
+mod sweep;
 mod sync;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
+use moka::notification::RemovalCause;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -43,7 +45,6 @@ use self::{
 use crate::{
     clock::{Clock, Instant, KieClock},
     key::LogHash,
-    link,
     source::SourceUrl,
     telemetry::{
         self,
@@ -216,8 +217,8 @@ impl Links {
         let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
             .weigher(|source: &SourceUrl, entry: &Arc<Entry>| entry.weight(source.as_str()))
-            // Memory only: moka's clock stands still during suspend. Freshness is decided by `Times::judge`.
-            .time_to_live(link::LIFE)
+            // moka's clock stands still during suspend, and its queue of writes takes 32 bytes a link: `Times::judge`
+            // decides about life, and `sweep` removes what is dead.
             .eviction_listener(metrics::listener(&metrics))
             // Seeded anew by each process, as the standard one is, and done in a tenth of the time.
             .build_with_hasher(RandomState::default());
@@ -385,7 +386,7 @@ impl Links {
         if let Some(note) = self.0.flights.note(source) {
             note.forgotten.store(true, Ordering::Release);
         }
-        self.0.entries.invalidate(source);
+        self.0.remove(source, RemovalCause::Explicit);
         self.0.failures.forget(source);
     }
 

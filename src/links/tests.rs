@@ -8,7 +8,7 @@ use super::{mint::refresh_backoff, *};
 use crate::{
     clock::testing::VirtualTime,
     key::ApiKey,
-    link::{Link, Policy},
+    link::{self, Link, Policy},
     telemetry::trace::Tracer,
     upstream::{Answer, Ask, MintFuture, Minted},
 };
@@ -471,6 +471,70 @@ async fn the_same_link_again_is_no_new_life() {
     let caller = bench.caller(Wish::default()).await;
     bench.land(Ok(bench.link("first"))).await;
     assert_eq!(caller.await.unwrap().unwrap().times.ends_at, bench.clock.now() + link::LIFE, "kie.ai has renewed it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_its_deadline_leaves_memory_within_a_minute_whether_or_not_anybody_asks() {
+    let bench = bench();
+    let stop = CancellationToken::new();
+    let sweeping = tokio::spawn(bench.links.clone().sweep_until(stop.clone()));
+    bench.warm().await;
+    let expired = || bench.links.0.metrics.evictions("expired");
+    tokio::time::sleep(19 * 60 * SECOND).await;
+    assert_eq!((bench.links.0.entries.entry_count(), expired()), (1, 0));
+    tokio::time::sleep(61 * SECOND).await;
+    assert_eq!((bench.links.0.entries.entry_count(), expired()), (0, 1));
+    // The machine slept.
+    bench.warm().await;
+    bench.time.suspend(3600 * SECOND);
+    tokio::time::sleep(61 * SECOND).await;
+    assert_eq!((bench.links.entry_count(), bench.links.weight(), expired()), (0, 0, 2));
+    stop.cancel();
+    sweeping.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_leaves_what_lives_what_only_another_clock_calls_dead_and_what_is_being_minted() {
+    let bench = bench();
+    bench.warm().await;
+    let now = bench.clock.now();
+    let date = |ahead: u64| {
+        let shown = bench.time.peek().since_origin() + Duration::from_secs(ahead);
+        Some(jiff::Timestamp::from_second(1_780_000_000).unwrap() + shown)
+    };
+    bench.kie_clock.heard(date(3600), None, now, now);
+    bench.links.sweep();
+    for _ in 0..3 {
+        bench.kie_clock.heard(date(0), None, now, now);
+    }
+    assert_eq!(bench.get(Wish::default()).await.unwrap().found, Found::Hit, "one wrong clock destroys nothing");
+    bench.time.suspend(19 * 60 * SECOND);
+    let caller = bench.caller(Wish::default()).await;
+    bench.links.sweep();
+    assert!(bench.links.explain(&source()).entry.is_some(), "what is on its way will take its place");
+    bench.land(Ok(bench.link("second"))).await;
+    assert_eq!(name(&caller.await.unwrap().unwrap()), "second");
+    bench.links.sweep();
+    assert_eq!(bench.get(Wish::default()).await.unwrap().found, Found::Hit);
+    let evictions = |cause| bench.links.0.metrics.evictions(cause);
+    assert_eq!((evictions("expired"), evictions("explicit")), (0, 0), "it was replaced");
+    bench.links.forget(&source());
+    bench.links.forget(&source());
+    assert_eq!((evictions("expired"), evictions("explicit")), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_comes_upon_the_sweep_gets_its_link_all_the_same() {
+    let bench = bench();
+    // The sweep holds the file's flight.
+    let note = Note::until(bench.clock.now(), Party::default());
+    let Role::Lead(lead) = bench.links.0.flights.join(&source(), &note) else { panic!("no flight is under way") };
+    let caller = bench.caller(Wish::default()).await;
+    assert_eq!(bench.mints(), 0);
+    drop(lead);
+    settle().await;
+    bench.land(Ok(bench.link("a"))).await;
+    assert_eq!(caller.await.unwrap().unwrap().found, Found::Miss);
 }
 
 #[tokio::test(start_paused = true)]
