@@ -315,6 +315,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             wire: upstream::WireConfig {
                 base_url,
                 connect_timeout: raw.connect_timeout,
+                most_idle: upstream::most_idle(raw.rate, raw.upstream_in_flight),
                 links: link::Policy { sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()) },
             },
             kie: upstream::KieConfig {

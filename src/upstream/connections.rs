@@ -4,6 +4,7 @@
 //! GOAWAY, a refused stream) is everybody's.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,17 @@ use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 /// most races.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long kie.ai takes for an answer, generously: a third of a second is usual.
+const USUAL_ANSWER: Duration = Duration::from_millis(500);
+
+/// How many idle connections are kept: as many as are in use at once while mints follow each other as fast as `rate`
+/// allows, at most `in_flight`. Each takes some 25 KB. What a burst needs beyond them is closed when it is over: the next
+/// burst, which `rate` has to earn first, shakes hands anew, as it does after every quiet minute.
+pub fn most_idle(rate: NonZeroU32, in_flight: NonZeroU32) -> usize {
+    let in_use = (f64::from(rate.get()) * USUAL_ANSWER.as_secs_f64()).ceil();
+    (in_use as usize).min(in_flight.get() as usize)
+}
+
 /// Why there is no client for kie.ai.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -28,10 +40,17 @@ pub enum SetupError {
 
 /// The pool of connections in use, and the certificates that vouch for the server that they lead to.
 pub(super) struct Connections {
-    connect_timeout: Duration,
+    settings: Settings,
     state: Mutex<State>,
     /// Whether the certificates are being read: one thread at a time, which may hang on a dead mount.
     reading: AtomicBool,
+}
+
+/// What every pool is made with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) connect_timeout: Duration,
+    pub(super) most_idle: usize,
 }
 
 struct State {
@@ -72,14 +91,14 @@ impl Pool {
 impl Connections {
     /// # Errors
     /// Where TLS is wanted, and no root certificate can be had.
-    pub(super) fn new(with_tls: bool, connect_timeout: Duration) -> Result<Connections, SetupError> {
+    pub(super) fn new(with_tls: bool, settings: Settings) -> Result<Connections, SetupError> {
         // Process-wide by rustls's design, and idempotent: an error means that a provider is there already. reqwest
         // wants one even where no TLS is spoken.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let roots = if with_tls { Some(Roots::read()?) } else { None };
-        let pool = pool(roots.as_ref(), connect_timeout)?;
+        let pool = pool(roots.as_ref(), settings)?;
         let state = Mutex::new(State { pool: Arc::new(pool), roots });
-        Ok(Connections { connect_timeout, state, reading: AtomicBool::new(false) })
+        Ok(Connections { settings, state, reading: AtomicBool::new(false) })
     }
 
     pub(super) fn pool(&self) -> Arc<Pool> {
@@ -95,7 +114,7 @@ impl Connections {
             if !Arc::ptr_eq(&state.pool, failed) {
                 return;
             }
-            state.replace(self.connect_timeout);
+            state.replace(self.settings);
             if state.roots.is_none() {
                 return;
             }
@@ -122,7 +141,7 @@ impl Connections {
         if state.roots.as_ref().is_none_or(|known| known.certificates != roots.certificates) {
             tracing::info!(certificates = roots.certificates.len(), "other root certificates are used from now on");
             state.roots = Some(roots);
-            state.replace(self.connect_timeout);
+            state.replace(self.settings);
         }
     }
 
@@ -133,8 +152,8 @@ impl Connections {
 }
 
 impl State {
-    fn replace(&mut self, connect_timeout: Duration) {
-        match pool(self.roots.as_ref(), connect_timeout) {
+    fn replace(&mut self, settings: Settings) {
+        match pool(self.roots.as_ref(), settings) {
             Ok(pool) => self.pool = Arc::new(pool),
             // A client was made of the same settings before.
             Err(error) => tracing::error!(error = %super::Chain(&error), "the connections to kie.ai go on as they are"),
@@ -166,10 +185,10 @@ pub fn check_roots() -> Result<(), SetupError> {
     Roots::read().map(|_| ())
 }
 
-fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwest::Error> {
+fn pool(roots: Option<&Roots>, settings: Settings) -> Result<Pool, reqwest::Error> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("kielink/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(connect_timeout)
+        .connect_timeout(settings.connect_timeout)
         .http1_only()
         // SECURITY: a redirect would carry the key, or a caller's trust, to another host.
         .redirect(reqwest::redirect::Policy::none())
@@ -179,6 +198,7 @@ fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwes
         .retry(reqwest::retry::never())
         .referer(false)
         .tcp_nodelay(true)
+        .pool_max_idle_per_host(settings.most_idle)
         .pool_idle_timeout(IDLE_TIMEOUT);
     let client = match roots {
         Some(roots) => client.tls_backend_preconfigured(ClientConfig::clone(&roots.tls)),
@@ -186,4 +206,69 @@ fn pool(roots: Option<&Roots>, connect_timeout: Duration) -> Result<Pool, reqwes
         None => client.tls_certs_only([]),
     };
     Ok(Pool { client: client.build()?, has_answered: AtomicBool::new(false) })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::{Barrier, mpsc},
+    };
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[test]
+    fn as_many_idle_connections_are_kept_as_the_rate_keeps_busy() {
+        let most = |rate, in_flight| most_idle(NonZeroU32::new(rate).unwrap(), NonZeroU32::new(in_flight).unwrap());
+        assert_eq!(most(10, 32), 5, "the defaults");
+        assert_eq!(most(1, 32), 1, "one mint after the other needs no second handshake");
+        assert_eq!(most(10, 2), 2);
+        assert_eq!(most(100_000, 32), 32);
+        assert_eq!(most(u32::MAX, u32::MAX), 2_147_483_648);
+    }
+
+    /// Answers each request once `together` are there, and tells when a peer has closed.
+    async fn answer(mut stream: TcpStream, together: Arc<Barrier>, closed: mpsc::UnboundedSender<()>) {
+        let mut head = Vec::new();
+        while stream.read_buf(&mut head).await.unwrap_or(0) > 0 {
+            if head.ends_with(b"\r\n\r\n") {
+                head.clear();
+                together.wait().await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        }
+        let _ = closed.send(());
+    }
+
+    #[tokio::test]
+    async fn what_a_burst_needed_beyond_them_is_closed_when_it_is_over() {
+        const BURST: usize = 6;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, mut closed) = mpsc::unbounded_channel();
+        let tasks = TaskTracker::new();
+        let peers = tasks.clone();
+        let server = tasks.spawn(async move {
+            let together = Arc::new(Barrier::new(BURST));
+            while let Ok((stream, _)) = listener.accept().await {
+                peers.spawn(answer(stream, Arc::clone(&together), sender.clone()));
+            }
+        });
+        let settings = Settings { connect_timeout: Duration::from_secs(3), most_idle: 2 };
+        let connections = Connections::new(false, settings).unwrap();
+        let pool = connections.pool();
+        let ask = || pool.client().get(format!("http://{address}/")).send();
+        let answers = futures_util::future::join_all((0..BURST).map(|_| ask())).await;
+        for answer in answers {
+            answer.unwrap().bytes().await.unwrap();
+        }
+        for _ in 0..BURST - 2 {
+            closed.recv().await.unwrap();
+        }
+        let third = tokio::time::timeout(Duration::from_millis(200), closed.recv()).await;
+        assert!(third.is_err(), "two are kept");
+        server.abort();
+    }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::{Life, life};
 pub use self::{
-    connections::{SetupError, check_roots},
+    connections::{SetupError, check_roots, most_idle},
     error::{Answer, BadAnswer, Error},
     gate::{BreakerState, Config as GateConfig},
     patience::Patience,

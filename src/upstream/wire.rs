@@ -18,7 +18,7 @@ use url::Url;
 
 use super::{
     DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
-    connections::{Connections, Pool, SetupError},
+    connections::{Connections, Pool, Settings, SetupError},
     envelope::{self, Raw},
     error::{AccountTrouble, Answer, BadAnswer, Error},
     message, retry_after,
@@ -37,6 +37,8 @@ use crate::{
 pub struct Config {
     pub base_url: Url,
     pub connect_timeout: Duration,
+    /// Connections that are kept while nothing is asked.
+    pub most_idle: usize,
     /// Where links may point.
     pub links: link::Policy,
 }
@@ -59,7 +61,10 @@ impl Wire {
     /// # Errors
     /// When TLS cannot be set up: most likely the system has no root certificates.
     pub fn new(config: Config, keys: Keys, clock: Clock, kie_clock: KieClock) -> Result<Wire, SetupError> {
-        let connections = Connections::new(config.base_url.scheme() != "http", config.connect_timeout)?;
+        let connections = Connections::new(
+            config.base_url.scheme() != "http",
+            Settings { connect_timeout: config.connect_timeout, most_idle: config.most_idle },
+        )?;
         let mut endpoint = config.base_url.clone();
         let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
