@@ -1,0 +1,101 @@
+//! What a link out of memory costs, beside other servers: CPU time of the server's process for each request, where a
+//! client asks over 64 kept connections. A server has one worker thread and one core, the client the other core.
+//!
+//! Every measurement has a process of its own. All contenders take turns, round by round, and what counts is the ratio
+//! to bare hyper of the same round: a machine that is busy with other things makes all of them slower alike.
+//!
+//! `cargo bench --bench side_by_side -- --help`
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark stops where it cannot go on, and reports")]
+
+mod client;
+mod crowd;
+mod hits;
+mod hyper;
+mod process;
+mod servers;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use self::servers::{Kie, Machine};
+
+/// Measures kielink beside bare hyper and nginx. Without a mode: CPU time of a hit, by endpoint.
+#[derive(Debug, Parser)]
+#[command(name = "side_by_side")]
+struct Options {
+    /// Mode: CPU time of a hit with two worker threads, divided by that with one.
+    #[arg(long)]
+    threads: bool,
+    /// Mode: how far apart the answers to a crowd are that waits for one file.
+    #[arg(long)]
+    crowd: bool,
+    /// Mode: time to ready, idle CPU time and memory, CPU time of a scrape of /metrics.
+    #[arg(long)]
+    process: bool,
+    /// How often each contender is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each measurement takes.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Kept connections that ask.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// How many wait for one file with --crowd.
+    #[arg(long, default_value_t = 10_000)]
+    callers: usize,
+    /// Only contenders with this in their name; bare hyper is always there.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// The kielink to measure; also KIELINK_BINARY. By default one is built as for a release.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// What this program does as a child of itself.
+    #[arg(long, hide = true)]
+    serve: Option<hyper::Manner>,
+}
+
+impl Options {
+    fn length(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    if let Some(manner) = options.serve {
+        hyper::serve(manner);
+        return;
+    }
+    let machine = Machine::look(options.binary.clone());
+    let kie = Kie::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // First, as its kielink may use all cores, and the others bind this process, which its children inherit.
+        if options.process {
+            process::measure(&machine, &kie).await;
+        }
+        if options.threads {
+            hits::compare_threads(&options, &machine, &kie).await;
+        }
+        if options.crowd {
+            crowd::compare(&options, &machine, &kie).await;
+        }
+        if !(options.threads || options.crowd || options.process) {
+            hits::compare(&options, &machine, &kie).await;
+        }
+    });
+}
+
+/// Median, least and most of what was measured in all rounds.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let median = if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+    (median, values[0], *values.last().unwrap())
+}
