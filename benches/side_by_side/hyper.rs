@@ -28,7 +28,7 @@ pub(crate) enum Manner {
     Bare,
     /// Reads the request's body first; the answer has six more headers.
     SixHeaders,
-    /// Answers nobody until somebody asks for `/open`.
+    /// Answers nobody until somebody asks for `/open`, but for `/healthz`.
     Gate,
 }
 
@@ -86,10 +86,15 @@ async fn six_headers(request: Request<Incoming>) -> Result<Response<Full<Bytes>>
 }
 
 async fn held(request: Request<Incoming>, gate: &watch::Sender<bool>) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.uri().path() == "/open" {
-        gate.send_replace(true);
+    match request.uri().path() {
+        "/healthz" => {}
+        path => {
+            if path == "/open" {
+                gate.send_replace(true);
+            }
+            // An error would mean that the sender is gone.
+            let _ = gate.subscribe().wait_for(|open| *open).await;
+        }
     }
-    // An error would mean that the sender is gone.
-    let _ = gate.subscribe().wait_for(|open| *open).await;
     bare(request).await
 }

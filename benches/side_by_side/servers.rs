@@ -174,16 +174,17 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn ready(&self) {
         wait_for(self.address).await;
-        let mut connection = Connection::to(self.address).await;
         // Its listeners answer a moment before it calls itself ready.
-        while !connection
-            .ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await
-            .head
-            .starts_with(b"HTTP/1.1 200 ")
-        {
+        while !self.is_healthy().await {
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Asks over a new connection, so that it has taken all that were opened before.
+    pub(crate) async fn is_healthy(&self) -> bool {
+        let mut connection = Connection::to(self.address).await;
+        let answer = connection.ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        answer.head.starts_with(b"HTTP/1.1 200 ")
     }
 
     pub(crate) fn cpu(&self) -> Cpu {
