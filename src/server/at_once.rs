@@ -103,7 +103,7 @@ impl<S> Inner<S> {
         S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
         S::Future: Send + 'static,
     {
-        head.extensions.insert(self.peer);
+        head.extensions.insert(self.peer.clone());
         let answer = self.router.clone().call(Request::from_parts(head, body));
         Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {})) })
     }
@@ -300,7 +300,7 @@ mod tests {
         let heads = Heads::default();
         heads.clear_one();
         let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0));
-        let peer = Peer { address: None, connection: 1 };
+        let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
         let connection = Connection::new(account, heads, peer, Some(Arc::new(Known)), router);
         let (sender, pieces) = mpsc::unbounded_channel();
         let request = Request::builder().uri(path).body(Sent { pieces, left: bytes }).unwrap();

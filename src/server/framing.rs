@@ -339,7 +339,9 @@ impl Head {
         match line.first() {
             None => return Some(self.end()),
             Some(b' ' | b'\t') => return refused(Ambiguous::FoldedLine),
-            Some(_) => {}
+            // The names that matter here begin so.
+            Some(b'c' | b'C' | b't' | b'T' | b'x' | b'X') => {}
+            Some(_) => return None,
         }
         if let Some(value) = value_of(b"content-length:", line) {
             let length = match self.content_length {

@@ -9,6 +9,7 @@ use std::{
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use rustix::fs::{Mode, fchmod};
@@ -167,12 +168,14 @@ impl Listener {
 }
 
 /// Who is at the other end of a connection; in the extensions of each of its requests.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
     /// `None` over a Unix socket, whose peers are all of this machine.
     pub(crate) address: Option<IpAddr>,
     /// Tells connections apart, and nothing else.
     pub(crate) connection: u64,
+    /// The `Host` that one of its requests had and that was found good: a client hardly ever has another.
+    pub(crate) good_host: Arc<OnceLock<Box<str>>>,
 }
 
 impl Peer {
@@ -182,7 +185,7 @@ impl Peer {
             Either::Left(stream) => Some(stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip())),
             Either::Right(_) => None,
         };
-        Peer { address, connection: fastrand::u64(..) }
+        Peer { address, connection: fastrand::u64(..), good_host: Arc::default() }
     }
 }
 

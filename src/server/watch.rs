@@ -95,12 +95,22 @@ pub(super) struct Watch {
     /// When the connection was first seen so.
     since: Instant,
     timer: Pin<Box<Sleep>>,
+    /// Whether the timer will wake the task.
+    is_set: bool,
 }
 
 impl Watch {
     pub(super) fn new(activity: Activity, member: Member, patience: Patience) -> Watch {
         let (seen, since) = (activity.now(), Instant::now());
-        Watch { activity, member, patience, seen, since, timer: Box::pin(tokio::time::sleep_until(since)) }
+        Watch {
+            activity,
+            member,
+            patience,
+            seen,
+            since,
+            timer: Box::pin(tokio::time::sleep_until(since)),
+            is_set: false,
+        }
     }
 
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
@@ -147,9 +157,13 @@ impl Watch {
         // A timer that goes off early costs less than one that is set anew with every request.
         if self.timer.deadline() > next || self.timer.is_elapsed() {
             self.timer.as_mut().reset(next);
+            self.is_set = false;
         }
-        if self.timer.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
+        if !self.is_set || now >= self.timer.deadline() {
+            self.is_set = true;
+            if self.timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Pending
     }

@@ -205,6 +205,8 @@ impl World {
             if is_paused_unseen && self.rng.u8(..25) == 0 {
                 self.pause_unseen().await;
             }
+            // kielink does this every minute.
+            self.links.sweep();
             tokio::time::sleep(pause.mul_f64(self.rng.f64())).await;
         }
         while let Some(caller) = callers.join_next().await {

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Uri, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -55,13 +55,17 @@ pub(crate) struct Watched {
     pub(crate) tracer: Tracer,
 }
 
+/// W3C Trace Context.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 impl Watched {
     /// A request's position in the caller's trace, or in one of ours.
     pub(crate) fn span(&self, headers: &HeaderMap) -> Span {
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let position = header("traceparent");
+        let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let position = header(&TRACEPARENT);
         // A `tracestate` means nothing without its `traceparent`.
-        self.tracer.request(position, position.and_then(|_| header("tracestate")))
+        self.tracer.request(position, position.and_then(|_| header(&TRACESTATE)))
     }
 }
 
@@ -252,7 +256,11 @@ mod tests {
     #[test]
     fn one_machine_is_one_address_and_every_request_its_own() {
         let of = |address: Option<&str>| {
-            party(Some(&Peer { address: address.map(|text| text.parse().unwrap()), connection: 7 }))
+            party(Some(&Peer {
+                address: address.map(|text| text.parse().unwrap()),
+                connection: 7,
+                good_host: Arc::default(),
+            }))
         };
         let one = of(Some("10.0.0.1"));
         assert_eq!(one.connection, 7);

@@ -149,9 +149,9 @@ impl Bench {
             .collect()
     }
 
-    async fn router(&self, head: &Parts, body: &[u8], peer: Peer) -> Answer {
+    async fn router(&self, head: &Parts, body: &[u8], peer: &Peer) -> Answer {
         let mut request = Request::from_parts(head.clone(), Body::from(body.to_vec()));
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         let (head, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         told(&head.headers, head.status, &body.collect().await.unwrap().to_bytes())
     }
@@ -299,6 +299,7 @@ fn request(rng: &mut fastrand::Rng) -> (Parts, Vec<u8>) {
 async fn whatever_is_answered_at_once_the_router_answers_and_counts_alike() {
     let bench = bench();
     let seen = Mutex::new(BTreeMap::<&str, u32>::new());
+    let mut good_host = Arc::default();
     let note = |what| *seen.lock().unwrap().entry(what).or_default() += 1;
     for seed in 0..6_000 {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -309,11 +310,15 @@ async fn whatever_is_answered_at_once_the_router_answers_and_counts_alike() {
         }
         let (head, body) = request(&mut rng);
         let address = (rng.u8(..) < 200).then(|| "10.0.0.1".parse().unwrap());
-        let peer = Peer { address, connection: 1 };
+        // Now and then another connection.
+        if rng.u8(..) < 60 {
+            good_host = Arc::default();
+        }
+        let peer = Peer { address, connection: 1, good_host: Arc::clone(&good_host) };
         let before = bench.counts();
         let at_once = bench.at_once(&head, &body, &peer);
         let between = bench.counts();
-        let routed = bench.router(&head, &body, peer).await;
+        let routed = bench.router(&head, &body, &peer).await;
         let after = bench.counts();
         let status = routed.1.iter().find(|(name, _)| name == "cache-status").map_or("", |(_, value)| value);
         match at_once {
@@ -354,9 +359,9 @@ async fn where_more_is_told_of_a_hit_than_its_answer_the_router_answers() {
     let bench = bench();
     let (head, ()) =
         Request::get("/v1/link?url=https://a.kie.ai/1.png").header("host", "h").body(()).unwrap().into_parts();
-    let peer = Peer { address: None, connection: 1 };
+    let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
     assert!(bench.at_once(&head, &[], &peer).is_none(), "it is not in memory");
-    assert_eq!(bench.router(&head, &[], peer).await.0, 200);
+    assert_eq!(bench.router(&head, &[], &peer).await.0, 200);
     assert!(bench.at_once(&head, &[], &peer).is_some());
     let debug = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::sink).finish();
     tracing::subscriber::with_default(debug, || assert!(bench.at_once(&head, &[], &peer).is_none()));

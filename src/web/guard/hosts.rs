@@ -113,12 +113,19 @@ pub(super) fn check(parts: &Parts, peer: Option<&Peer>, allowed: &[String]) -> R
     }
     // An absolute-form target overrides Host (RFC 9112 section 3.2.2): both must be ours.
     let target = parts.uri.authority().map(|authority| authority.as_str());
+    let good = peer.filter(|_| target.is_none()).map(|peer| &*peer.good_host);
+    if host.is_some() && good.and_then(|good| good.get()).map(|good| &**good) == host {
+        return Ok(());
+    }
     let is_ours = |text: &str| match Host::parse(text) {
         Some(Host::Address(_)) => true,
         Some(host @ Host::Name(_)) => host.is_ours(allowed),
         None => false,
     };
     if host.is_some_and(is_ours) && target.is_none_or(is_ours) {
+        if let (Some(good), Some(host)) = (good, host.filter(|host| host.len() <= LONGEST_KEPT)) {
+            good.get_or_init(|| host.into());
+        }
         return Ok(());
     }
     Err(Problem::refused(
@@ -127,6 +134,9 @@ pub(super) fn check(parts: &Parts, peer: Option<&Peer>, allowed: &[String]) -> R
          .internal, .svc, .cluster.local, .localhost, .test or .home.arpa, or add the name to server.allowed_hosts.",
     ))
 }
+
+/// A host of more bytes is read anew with each request.
+const LONGEST_KEPT: usize = 255;
 
 fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
@@ -161,6 +171,8 @@ fn is_port(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::http::Request;
 
     use super::*;
@@ -256,7 +268,9 @@ mod tests {
 
     #[test]
     fn over_a_unix_socket_any_host_will_do_but_there_is_one() {
-        let over = |r: axum::http::request::Builder| r.uri("/").extension(Peer { address: None, connection: 1 });
+        let over = |r: axum::http::request::Builder| {
+            r.uri("/").extension(Peer { address: None, connection: 1, good_host: Arc::default() })
+        };
         for host in ["evil.example", "links.example.com:x", "", "a b", "\u{fc}"] {
             assert_eq!(verdict(|r| over(r).header("host", host)), None, "{host}");
         }
