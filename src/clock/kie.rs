@@ -5,6 +5,9 @@
 //! judge keeps silent. When an answer shows that more time has passed at kie.ai than here, the judge says how much more
 //! at most. It only ever takes life away, and it heals: three answers later, what one wrong clock said is forgotten.
 //!
+//! Links that other machines have minted are judged by kie.ai's clock alone: by an upper bound of what it shows now, made
+//! of the same answers (`KieClock::upper_bound`).
+//!
 //! Pure but for its lock: times are arguments.
 
 use std::{
@@ -59,7 +62,7 @@ struct Inner {
 struct Gist {
     /// `State::stepped`, in nanoseconds.
     stepped: AtomicU64,
-    /// The largest `Bounds::least` of the answers that are believed, in nanoseconds.
+    /// The largest `Bounds::least` of the answers that are believed, or what a beacon told, in nanoseconds.
     least: AtomicI64,
 }
 
@@ -72,7 +75,8 @@ impl Default for Gist {
 
 impl Gist {
     fn note(&self, state: &State) {
-        let least = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least).max();
+        let answers = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least);
+        let least = answers.chain(state.beacons.map(|told| told.ahead)).max();
         // Too much for 64 bits is as little known as can be: the state is asked.
         let least = least.map_or(i64::MIN, |least| i64::try_from(least.as_nanos()).unwrap_or(i64::MAX));
         self.least.store(least, Ordering::Release);
@@ -127,6 +131,34 @@ struct State {
     steps: Vec<(Instant, Duration)>,
     /// The wall clock less ours, at the last look.
     wall: Option<SignedDuration>,
+    /// The greatest that other replicas' mints have shown of kie.ai's clock, until three answers have come.
+    mints: Option<Told>,
+    /// The same of their beacons.
+    beacons: Option<Told>,
+}
+
+/// How another replica says what kie.ai's clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// It minted a link then. One wrong clock, kept with a link for twenty minutes, must not shorten the life of all
+    /// links in memory: this counts for other machines' links only.
+    Mint,
+    /// Its own upper bound. This counts for links in memory, too.
+    Beacon,
+}
+
+/// That kie.ai's clock shows more than ours by so much at least, or that some replica has reason to fear it.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Instant,
+    ahead: SignedDuration,
+}
+
+impl Told {
+    /// kie.ai's clock less ours at `now`, as this tells it: clocks drift.
+    fn ahead_at(self, now: Instant) -> SignedDuration {
+        self.ahead.saturating_add(signed(self.at.until(now) / DRIFT))
+    }
 }
 
 /// One answer's word on kie.ai's clock.
@@ -138,6 +170,8 @@ pub struct Heard {
     at: Instant,
     /// kie.ai's clock less ours; `None` where nothing has shown it yet.
     ahead: Option<Bounds>,
+    /// What this answer itself showed: `Date` and `Age` together, since the epoch.
+    shown: Option<SignedDuration>,
     /// Forward steps of the wall clock until this answer was asked for. Later steps are left out, since its `Date` may
     /// be from before them.
     stepped: Duration,
@@ -152,8 +186,7 @@ struct Bounds {
 impl Bounds {
     /// kie.ai's clock showed `date`, plus the `age` for which a gateway had kept the answer, at some moment between
     /// `sent_at` and `received_at`.
-    fn new(date: Timestamp, age: Option<Duration>, sent_at: Instant, received_at: Instant) -> Bounds {
-        let shown = since_epoch(date).saturating_add(signed(age.unwrap_or_default()));
+    fn new(shown: SignedDuration, age: Option<Duration>, sent_at: Instant, received_at: Instant) -> Bounds {
         let rounding = if age.is_some() { ROUNDING + ROUNDING } else { ROUNDING };
         Bounds {
             least: shown.saturating_sub(signed(received_at.since_origin())),
@@ -166,6 +199,18 @@ impl Heard {
     /// When the answer came.
     pub fn at(&self) -> Instant {
         self.at
+    }
+
+    /// What kie.ai's clock showed with this answer. `None` where the answer had no `Date`.
+    pub fn shown(&self) -> Option<Timestamp> {
+        Timestamp::from_duration(self.shown?).ok()
+    }
+
+    /// The least that kie.ai's clock can have shown when this answer was asked for: kie.ai may have signed at once, and
+    /// dated its answer when it had all been sent. `None` where the answer had no `Date`.
+    pub fn asked_at_kie_s(&self) -> Option<Timestamp> {
+        let took = self.sent_at.until(self.at);
+        Timestamp::from_duration(self.shown?.saturating_sub(signed(took + took / DRIFT))).ok()
     }
 
     fn took_long(&self) -> bool {
@@ -188,7 +233,7 @@ pub struct PackedHeard {
 
 impl From<Heard> for PackedHeard {
     fn from(heard: Heard) -> PackedHeard {
-        let Heard { number, sent_at, at, ahead, stepped } = heard;
+        let Heard { number, sent_at, at, ahead, shown: _, stepped } = heard;
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let signed = |duration: SignedDuration| {
             let most = if duration.is_negative() { i64::MIN } else { i64::MAX };
@@ -219,6 +264,7 @@ impl From<PackedHeard> for Heard {
             sent_at: Instant::from_origin(Duration::from_nanos(sent_at)),
             at: Instant::from_origin(Duration::from_nanos(at)),
             ahead,
+            shown: None,
             stepped: Duration::from_nanos(stepped),
         }
     }
@@ -240,6 +286,22 @@ impl State {
             !is_pushed_out
         });
         self.answers.reverse();
+        // What others say heals as what kie.ai says.
+        for told in [&mut self.mints, &mut self.beacons] {
+            let since =
+                |told: &Told| self.answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count();
+            told.take_if(|told| since(told) >= ANSWERS);
+        }
+    }
+
+    /// The most that kie.ai's clock may show at `now` by our own answers, with `stepped` telling how much more each
+    /// leaves open.
+    fn most(&self, now: Instant, stepped: impl Fn(&Heard) -> Duration) -> Option<SignedDuration> {
+        let most = |answer: &Heard| {
+            let drift = signed(answer.sent_at.until(now) / DRIFT);
+            Some(answer.ahead?.most.saturating_add(drift).saturating_add(signed(stepped(answer))))
+        };
+        Some(self.answers.iter().filter_map(most).max()?.saturating_add(signed(now.since_origin())))
     }
 
     fn step(&mut self, step: Duration, now: Instant) {
@@ -264,16 +326,17 @@ impl KieClock {
         received_at: Instant,
     ) -> Heard {
         let mut state = self.change();
-        let shown = date.map(|date| Bounds::new(date, age, sent_at, received_at));
+        let shown = date.map(|date| since_epoch(date).saturating_add(signed(age.unwrap_or_default())));
+        let own = shown.map(|shown| Bounds::new(shown, age, sent_at, received_at));
         // Without a `Date`, what earlier answers have shown: the middle one, since one of them may be wrong.
-        let ahead = shown.or_else(|| {
+        let ahead = own.or_else(|| {
             let mut known: Vec<Bounds> = state.answers.iter().filter_map(|answer| answer.ahead).collect();
             known.sort_unstable_by_key(|bounds| bounds.least);
             known.get(known.len() / 2).copied()
         });
         state.count += 1;
-        let heard =
-            Heard { number: state.count, sent_at, at: received_at, ahead, stepped: state.stepped_until(sent_at) };
+        let stepped = state.stepped_until(sent_at);
+        let heard = Heard { number: state.count, sent_at, at: received_at, ahead, shown, stepped };
         if shown.is_some() {
             state.remember(heard);
         }
@@ -308,11 +371,48 @@ impl KieClock {
         let since =
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
-        let later = later.into_iter().filter_map(ahead).max();
+        // A beacon that came after `then` was asked for shows as much as an answer.
+        let beacon = state.beacons.filter(|told| told.at > then.sent_at).and_then(|told| {
+            let apart = told.at.since(then.at).max(then.at.since(told.at));
+            let contradicts = told.ahead > known.most + signed(apart / DRIFT);
+            contradicts.then(|| told.ahead_at(now) - known.least)
+        });
+        let later = later.into_iter().filter_map(ahead).max().max(beacon);
         let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
         most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
+    }
+
+    /// The most that kie.ai's clock may show at `now`; `None` as long as no answer has shown it. Each witness makes it
+    /// later, none earlier: the answers that are believed, forward steps of the wall clock since, and what other
+    /// replicas have said. What is withheld because of a wrong witness is alive again three answers later.
+    pub fn upper_bound(&self, now: Instant) -> Option<Timestamp> {
+        let state = self.lock();
+        let own = state.most(now, |answer| state.stepped.saturating_sub(answer.stepped))?;
+        let told = [state.mints, state.beacons].into_iter().flatten().map(|told| told.ahead_at(now)).max();
+        let told = told.map(|ahead| ahead.saturating_add(signed(now.since_origin())));
+        // A time that no calendar has is later than every link's end.
+        Some(Timestamp::from_duration(own.max(told.unwrap_or(own))).unwrap_or(Timestamp::MAX))
+    }
+
+    /// The same by our own answers alone: what other replicas may be told. What they told us would go round for ever,
+    /// and the wall clock is this machine's affair.
+    pub fn beacon(&self, now: Instant) -> Option<Timestamp> {
+        Timestamp::from_duration(self.lock().most(now, |_| Duration::ZERO)?).ok()
+    }
+
+    /// Notes at `now` that kie.ai's clock shows `shown` or more, by another replica.
+    pub fn told(&self, witness: Witness, shown: Timestamp, now: Instant) {
+        let ahead = since_epoch(shown).saturating_sub(signed(now.since_origin()));
+        let mut state = self.change();
+        let told = match witness {
+            Witness::Mint => &mut state.mints,
+            Witness::Beacon => &mut state.beacons,
+        };
+        if told.is_none_or(|told| told.ahead_at(now) <= ahead) {
+            *told = Some(Told { at: now, ahead });
+        }
     }
 
     /// Looks at the wall clock every second, until `stop`.
@@ -634,7 +734,12 @@ mod tests {
         let kie = KieClock::default();
         for date in [Timestamp::MIN, Timestamp::MAX, Timestamp::UNIX_EPOCH] {
             let then = kie.heard(Some(date), Some(1200 * SECOND), at(0.0), at(9.0));
+            kie.told(Witness::Mint, date, at(9.0));
+            kie.told(Witness::Beacon, date, at(9.0));
             kie.ahead_since(&then, at(10.0));
+            kie.upper_bound(at(10.0));
+            kie.beacon(at(10.0));
+            let _ = (then.shown(), then.asked_at_kie_s());
             kie.ahead_since(&Heard::from(PackedHeard::from(then)), at(10.0));
         }
     }
@@ -648,7 +753,7 @@ mod tests {
         let before_boot = kie.heard(Some(Timestamp::UNIX_EPOCH), None, at(100.0), at(4.0e6));
         let aged = kie.heard(shown(7), Some(900 * SECOND), at(0.1), at(0.2));
         for heard in [undated, before_boot, aged, answer(&kie, 33.33, 0.5)] {
-            assert_eq!(Heard::from(PackedHeard::from(heard)), heard);
+            assert_eq!(Heard::from(PackedHeard::from(heard)), Heard { shown: None, ..heard });
         }
         assert_eq!(size_of::<PackedHeard>(), 48);
     }
@@ -661,5 +766,101 @@ mod tests {
             answer(&kie, 20.0, later);
             assert!(ahead(&kie, &Heard::from(PackedHeard::from(then)), 21.0) >= ahead(&kie, &then, 21.0).min(1.0e9));
         }
+    }
+
+    /// In seconds after what `shown` counts from.
+    fn bound(bound: Option<Timestamp>) -> f64 {
+        bound.unwrap().duration_since(shown(0).unwrap()).as_secs_f64()
+    }
+
+    #[test]
+    fn the_upper_bound_is_what_an_answer_showed_and_a_second_and_what_has_passed_since_it_was_asked_for() {
+        let kie = KieClock::default();
+        assert_eq!(kie.upper_bound(at(100.0)), None);
+        kie.heard(None, None, at(100.0), at(100.5));
+        assert_eq!(kie.upper_bound(at(101.0)), None, "it had no date");
+        kie.heard(shown(5000), None, at(100.0), at(100.5));
+        assert_eq!(bound(kie.upper_bound(at(100.5))), 5001.5005);
+        assert_eq!(bound(kie.upper_bound(at(1100.0))), 5001.0 + 1000.0 + 1.0);
+        assert_eq!(kie.beacon(at(1100.0)), kie.upper_bound(at(1100.0)));
+        let kie = KieClock::default();
+        kie.heard(shown(5000), Some(900 * SECOND), at(100.0), at(100.5));
+        assert_eq!(bound(kie.upper_bound(at(100.0))), 5902.0, "both `Date` and `Age` are cut to the second");
+    }
+
+    #[test]
+    fn the_upper_bound_is_the_greatest_of_three_answers_and_heals_after_three_more() {
+        let kie = KieClock::default();
+        answer(&kie, 100.0, 1000.0);
+        answer(&kie, 110.0, 1000.0 + 3600.0);
+        for sent_at in [120.0, 130.0, 140.0] {
+            assert!(bound(kie.upper_bound(at(sent_at))) > sent_at + 4600.0);
+            answer(&kie, sent_at, 1000.0);
+        }
+        let healed = bound(kie.upper_bound(at(141.0)));
+        assert!((1141.0..1142.5).contains(&healed), "{healed}");
+    }
+
+    #[test]
+    fn forward_steps_of_the_wall_clock_raise_the_upper_bound_and_not_the_beacon() {
+        let kie = KieClock::default();
+        let wall = |now: f64, step: i64| kie.look(Timestamp::from_second(1_790_000_000 + step).unwrap(), at(now));
+        wall(100.0, 100);
+        answer(&kie, 100.0, 0.0);
+        wall(101.0, 101 + 75);
+        let apart = |now: f64| (bound(kie.upper_bound(at(now))) - bound(kie.beacon(at(now)))).round();
+        assert_eq!(apart(101.0), 75.0);
+        wall(102.0, 102 - 4000);
+        assert_eq!(apart(102.0), 75.0, "a step back gives nothing");
+        for sent_at in [103.0, 104.0, 105.0] {
+            answer(&kie, sent_at, 0.0);
+        }
+        assert_eq!(kie.upper_bound(at(106.0)), kie.beacon(at(106.0)));
+    }
+
+    #[test]
+    fn what_others_say_raises_the_upper_bound_until_three_answers_have_come() {
+        for witness in [Witness::Mint, Witness::Beacon] {
+            let kie = KieClock::default();
+            kie.told(witness, shown(0).unwrap(), at(99.0));
+            assert_eq!(kie.upper_bound(at(99.0)), None, "others know a lower bound only");
+            answer(&kie, 100.0, 0.0);
+            let before = kie.upper_bound(at(101.0));
+            kie.told(witness, shown(50).unwrap(), at(101.0));
+            assert_eq!(kie.upper_bound(at(101.0)), before, "it lies in the past");
+            kie.told(witness, shown(701).unwrap(), at(101.0));
+            assert_eq!(bound(kie.upper_bound(at(101.0))), 701.0);
+            kie.told(witness, shown(600).unwrap(), at(102.0));
+            assert_eq!(bound(kie.upper_bound(at(201.0))), 801.1, "the greater counts, and clocks drift");
+            assert!(bound(kie.beacon(at(201.0))) < 203.0, "nothing goes round");
+            for sent_at in [210.0, 220.0, 230.0] {
+                assert!(bound(kie.upper_bound(at(sent_at))) > 800.0);
+                answer(&kie, sent_at, 0.0);
+            }
+            assert!(bound(kie.upper_bound(at(231.0))) < 233.0, "{witness:?}");
+        }
+    }
+
+    #[test]
+    fn another_replica_s_beacon_shows_a_pause_to_links_in_memory_and_its_mints_do_not() {
+        let kie = KieClock::default();
+        let first = answer(&kie, 100.0, 0.0);
+        kie.told(Witness::Beacon, shown(110).unwrap(), at(110.0));
+        assert_eq!(ahead(&kie, &first, 110.0), 0.0, "it agrees");
+        kie.told(Witness::Mint, shown(110 + 75).unwrap(), at(110.0));
+        assert_eq!(ahead(&kie, &first, 110.0), 0.0);
+        kie.told(Witness::Beacon, shown(110 + 75).unwrap(), at(110.0));
+        let taken = ahead(&kie, &first, 110.0);
+        assert!((75.0..77.0).contains(&taken), "{taken}");
+        let second = answer(&kie, 120.0, 75.0);
+        assert_eq!(ahead(&kie, &second, 121.0), 0.0, "the second link is younger than the pause");
+        let alone = KieClock::default();
+        let first = answer(&alone, 100.0, 0.0);
+        alone.told(Witness::Beacon, shown(3700).unwrap(), at(100.5));
+        for sent_at in [101.0, 102.0, 103.0] {
+            assert!(ahead(&alone, &first, sent_at) > 3500.0);
+            answer(&alone, sent_at, 0.0);
+        }
+        assert_eq!(ahead(&alone, &first, 104.0), 0.0, "a wrong one is forgotten");
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use jiff::Timestamp;
 
-pub use self::kie::{Heard, KieClock, PackedHeard};
+pub use self::kie::{Heard, KieClock, PackedHeard, Witness};
 
 /// A point on the suspend-proof clock. Only meaningful within one boot of one machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

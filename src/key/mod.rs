@@ -12,7 +12,7 @@ mod spelling;
 
 use std::{fmt, path::PathBuf, slice};
 
-use ring::{digest, hmac};
+use ring::{digest, hkdf, hmac};
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::rotation::{Description, Keys, Reload};
@@ -28,6 +28,11 @@ pub struct ApiKey {
 /// nobody without the key can test a guess.
 #[derive(Clone)]
 pub struct LogHash(hmac::Key);
+
+/// What replicas that hold the same key, and nobody else, can derive from it: keys and names of the shared tier. The API
+/// key cannot be found from it.
+#[derive(Clone)]
+pub struct FleetSecret(hkdf::Prk);
 
 /// Why a text is no API key. Never says what the text was.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +84,9 @@ const MAX_BYTES: usize = 4096;
 
 /// Stands where a key was.
 const SCRUBBED: &str = "[key]";
+
+/// Changes with what replicas of two versions of kielink can no longer share.
+const FLEET_SALT: &[u8] = b"kielink/shared/1";
 
 /// Letters and digits of the shortest key: anything shorter stands in other texts by chance.
 const LEAST_CHARS: usize = 8;
@@ -132,6 +140,10 @@ impl ApiKey {
         LogHash(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
 
+    pub fn fleet_secret(&self) -> FleetSecret {
+        FleetSecret(hkdf::Salt::new(hkdf::HKDF_SHA256, FLEET_SALT).extract(self.expose().as_bytes()))
+    }
+
     /// Whether `text` carries the key or a telling part of it, in whatever spelling a program may have given it.
     pub fn is_in(&self, text: &str) -> bool {
         any_is_in(slice::from_ref(self), text)
@@ -170,6 +182,28 @@ impl LogHash {
     /// The first 12 hex digits of a keyed hash: tells two source URLs apart in logs, names neither.
     pub fn of(&self, text: &str) -> String {
         hex(&hmac::sign(&self.0, text.as_bytes()).as_ref()[..6])
+    }
+}
+
+impl FleetSecret {
+    /// Key material of `N` bytes, at most 8,160, for what `label` names; two labels' are independent of each other.
+    pub(crate) fn derive<const N: usize>(&self, label: &[u8]) -> [u8; N] {
+        struct Length(usize);
+        impl hkdf::KeyType for Length {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+        let mut derived = [0; N];
+        let filled = self.0.expand(&[label], Length(N)).and_then(|expanded| expanded.fill(&mut derived));
+        filled.expect("N bytes were asked for, and HKDF gives up to 8,160");
+        derived
+    }
+}
+
+impl fmt::Debug for FleetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FleetSecret")
     }
 }
 
@@ -273,4 +307,16 @@ mod tests {
         assert_ne!(hash("first-key"), hash("other-key"));
         assert_eq!(hash("first-key").len(), 12);
     }
+
+    #[test]
+    fn what_a_fleet_shares_is_one_for_each_key_and_label_and_shows_nothing() {
+        let derive = |key: &str, label: &[u8]| ApiKey::new(key).unwrap().fleet_secret().derive::<32>(label);
+        // Another implementation's HKDF: replicas of all versions must agree. (Python's `hmac`, RFC 5869.)
+        assert_eq!(hex(&derive("first-key", b"fleet")), FIRST_KEY_S_FLEET);
+        assert_ne!(derive("first-key", b"fleet"), derive("first-key", b"seal"));
+        assert_ne!(derive("first-key", b"fleet"), derive("other-key", b"fleet"));
+        assert_eq!(format!("{:?}", ApiKey::new("first-key").unwrap().fleet_secret()), "FleetSecret");
+    }
+
+    const FIRST_KEY_S_FLEET: &str = "6e881d70c9fc57873dd54cc3fda18234249e0bc54e58ed15babe1af01ba588ca";
 }

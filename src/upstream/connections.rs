@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::ClientConfig;
+
+use crate::roots::{self, Roots};
 
 /// A server closes idle connections after a minute or more (nginx: 75 s); closing them before the server does avoids
 /// most races.
@@ -33,7 +35,7 @@ pub fn most_idle(rate: NonZeroU32, in_flight: NonZeroU32) -> usize {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("there are no root certificates that could vouch for kie.ai: SSL_CERT_FILE or SSL_CERT_DIR names them")]
-    NoRoots(#[source] Option<rustls_native_certs::Error>),
+    NoRoots(#[source] Option<roots::ReadError>),
     #[error("the HTTP client cannot be set up")]
     Client(#[from] reqwest::Error),
 }
@@ -57,13 +59,6 @@ struct State {
     pool: Arc<Pool>,
     /// `None` where no TLS is spoken.
     roots: Option<Roots>,
-}
-
-/// Root certificates, as read.
-#[derive(Clone)]
-struct Roots {
-    certificates: Vec<CertificateDer<'static>>,
-    tls: Arc<ClientConfig>,
 }
 
 /// Connections that are given up together. A request keeps its pool until it is over.
@@ -95,7 +90,7 @@ impl Connections {
         // Process-wide by rustls's design, and idempotent: an error means that a provider is there already. reqwest
         // wants one even where no TLS is spoken.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let roots = if with_tls { Some(Roots::read()?) } else { None };
+        let roots = if with_tls { Some(Roots::read().map_err(SetupError::NoRoots)?) } else { None };
         let pool = pool(roots.as_ref(), settings)?;
         let state = Mutex::new(State { pool: Arc::new(pool), roots });
         Ok(Connections { settings, state, reading: AtomicBool::new(false) })
@@ -125,7 +120,7 @@ impl Connections {
         let connections = Arc::clone(self);
         // Nobody waits for the thread.
         drop(tokio::task::spawn_blocking(move || {
-            let read = Roots::read();
+            let read = Roots::read().map_err(SetupError::NoRoots);
             connections.reading.store(false, Ordering::Release);
             match read {
                 Ok(roots) => connections.take(roots),
@@ -161,28 +156,18 @@ impl State {
     }
 }
 
-impl Roots {
-    /// Reads the system's certificates, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Blocks.
-    pub(super) fn read() -> Result<Roots, SetupError> {
-        let mut found = rustls_native_certs::load_native_certs();
-        let mut store = RootCertStore::empty();
-        // Single certificates that make no sense are passed over, as everywhere.
-        store.add_parsable_certificates(found.certs.iter().cloned());
-        if store.is_empty() {
-            return Err(SetupError::NoRoots(found.errors.pop()));
-        }
-        let mut tls = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Roots { certificates: found.certs, tls: Arc::new(tls) })
-    }
-}
-
 /// Whether the root certificates that would vouch for kie.ai can be had. Blocks.
 ///
 /// # Errors
 /// Where there is none.
 pub fn check_roots() -> Result<(), SetupError> {
-    Roots::read().map(|_| ())
+    Roots::read().map(|_| ()).map_err(SetupError::NoRoots)
+}
+
+fn tls(roots: &Roots) -> ClientConfig {
+    let mut tls = ClientConfig::clone(&roots.tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls
 }
 
 fn pool(roots: Option<&Roots>, settings: Settings) -> Result<Pool, reqwest::Error> {
@@ -201,7 +186,7 @@ fn pool(roots: Option<&Roots>, settings: Settings) -> Result<Pool, reqwest::Erro
         .pool_max_idle_per_host(settings.most_idle)
         .pool_idle_timeout(IDLE_TIMEOUT);
     let client = match roots {
-        Some(roots) => client.tls_backend_preconfigured(ClientConfig::clone(&roots.tls)),
+        Some(roots) => client.tls_backend_preconfigured(tls(roots)),
         // No TLS will be spoken: a machine without root certificates must do.
         None => client.tls_certs_only([]),
     };
