@@ -10,12 +10,12 @@ use std::{
 /// `simulation` are tests.
 const FLOORS: &[&[&str]] = &[
     // What is true of links, addresses, time and the key, whoever asks.
-    &["host", "kind", "readiness"],
+    &["host", "kind", "readiness", "roots"],
     &["link", "source"],
     &["clock"],
     &["key", "telemetry"],
-    // The two ways out of this process, the links between them, and what both interfaces share.
-    &["server", "upstream"],
+    // The ways out of this process, the links between them, and what both interfaces share.
+    &["server", "shared", "upstream"],
     &["links"],
     &["web"],
     // What is served.
@@ -31,12 +31,16 @@ const FLOORS: &[&[&str]] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("config", &["config"]),
     ("moka", &["links"]),
+    ("redis", &["shared"]),
     ("reqwest", &["telemetry", "upstream"]),
     ("axum", &["admin", "cli", "http", "server", "web"]),
     ("hyper", &["cli", "http", "server", "upstream"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
-    ("prometheus_client", &["admin", "app", "http", "key", "links", "server", "telemetry", "upstream", "web"]),
+    (
+        "prometheus_client",
+        &["admin", "app", "http", "key", "links", "server", "shared", "telemetry", "upstream", "web"],
+    ),
     ("clap", &["cli"]),
     ("anyhow", &[]),
 ];

@@ -54,10 +54,11 @@
 //! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), the one table of routes (`route`), source URLs out of queries and bodies (`query`), ids and `headers`, what became of a request (`outcome`, `cache_status`, `problem`), probes, what is told of it (`record`, `metrics`), answers where there is no request (`unserved`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
 //! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
+//! | [`shared`] | the tier that a fleet shares: what rests there (`seal`, `names`), what is asked of it (`scripts`), the one connection and whether it is used (`connection`, `dial`, `resolve`, `state`, `url`), the fleet's quota while it is away (`quota`), life across machines (`life`) |
 //! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; lines that repeat (`limiter`); what failed of late, noted where it happens (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
-//! | `host`, [`kind`], `readiness` | which hosts both may have; the problem types; whether this process should be sent requests |
+//! | `host`, [`kind`], `readiness`, `roots` | which hosts both may have; the problem types; whether this process should be sent requests; whose TLS certificates are believed |
 //!
 //! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input
 //! against what its parsers promise. They, and each part's tests, may know all.
@@ -68,9 +69,11 @@
 //!
 //! - `server` does not know what is served. It tells `web` by a request's extensions what it found while reading it,
 //!   and is given what to say where there is no request.
-//! - Only `config` knows the config crate, only `links` moka. Only `upstream::wire` sends with reqwest (and
+//! - Only `config` knows the config crate, only `links` moka, only `shared` Redis. Only `upstream::wire` sends with reqwest (and
 //!   `telemetry::trace`, spans to their collector). Only `http`, `admin`, `web`, `server` and `cli`'s probes know axum
 //!   (`floors.rs` holds this, too).
+//! - `shared` does not know what a mint is, nor who waits for one. `shared::seal`, `names`, `url`, `state`, `quota` and
+//!   `life` are pure.
 //! - Each part counts for itself and registers what it counted. Only `telemetry::trace` knows OpenTelemetry, whose
 //!   libraries read `OTEL_*` for `main`, and clocks for spans.
 //! - Only `main` reads the environment (clippy holds this; `server::inherited`, `systemd.rs` and, for `SSL_CERT_*`,
@@ -106,8 +109,10 @@ pub mod kind;
 pub mod link;
 pub mod links;
 mod readiness;
+mod roots;
 pub mod sandbox;
 pub mod server;
+pub mod shared;
 #[cfg(test)]
 mod simulation;
 pub mod source;

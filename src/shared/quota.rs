@@ -1,0 +1,146 @@
+//! The fleet's quota as one replica keeps it: how large its own part is while the tier is away, and what it owes when
+//! the tier is back. Pure.
+
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
+
+use crate::clock::Instant;
+
+/// A part of the fleet that was cut off for longer than this is no longer counted, and adds its share.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// A token bucket: one token each `period`, at most `burst` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    pub period: Duration,
+    pub burst: NonZeroU32,
+}
+
+impl Quota {
+    /// The part of one of so many replicas. The period is what is divided: whole tokens would leave nothing of a low
+    /// rate among many. Each has a burst of one at least, so more replicas than burst may send that many at once.
+    pub fn share(self, replicas: NonZeroU32) -> Quota {
+        let burst = NonZeroU32::new(self.burst.get() / replicas).unwrap_or(NonZeroU32::MIN);
+        Quota { period: self.period.saturating_mul(replicas.get()), burst }
+    }
+
+    /// The time in which an empty bucket fills.
+    pub fn window(self) -> Duration {
+        self.period.saturating_mul(self.burst.get())
+    }
+}
+
+/// How many replicas there are, as far as this one knows.
+#[derive(Debug)]
+pub struct Fleet {
+    /// What to believe before any was seen (`shared.replicas`).
+    presumed: NonZeroU32,
+    /// How many were live, and when that was seen; the oldest first, each less than the one before: what a later and
+    /// greater number outdoes is not kept.
+    seen: VecDeque<(Instant, NonZeroU32)>,
+}
+
+impl Fleet {
+    pub fn new(presumed: NonZeroU32) -> Fleet {
+        Fleet { presumed, seen: VecDeque::new() }
+    }
+
+    /// Notes how many were live with a beat.
+    pub fn saw(&mut self, live: u32, now: Instant) {
+        // Whoever sees a fleet is part of it.
+        let live = NonZeroU32::new(live).unwrap_or(NonZeroU32::MIN);
+        self.seen.retain(|(at, count)| now.since(*at) < REMEMBERED && *count > live);
+        self.seen.push_back((now, live));
+    }
+
+    /// The most that were seen live within the minute before the last beat: while the tier is away, nobody knows
+    /// better.
+    pub fn replicas(&self) -> NonZeroU32 {
+        self.seen.front().map_or(self.presumed, |(_, most)| *most)
+    }
+}
+
+/// Tokens spent while the tier was away.
+#[derive(Debug, Default)]
+pub struct Debt(u32);
+
+impl Debt {
+    pub fn spent(&mut self) {
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// What PAY owes on return: what was spent, but no more than a burst, since the rest has been refilled meanwhile.
+    /// It is forgotten here; `None` where nothing is owed.
+    pub fn settle(&mut self, quota: Quota) -> Option<NonZeroU32> {
+        NonZeroU32::new(std::mem::take(&mut self.0).min(quota.burst.get()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn some(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(number).unwrap()
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn quota(millis: u64, burst: u32) -> Quota {
+        Quota { period: Duration::from_millis(millis), burst: some(burst) }
+    }
+
+    #[test]
+    fn a_share_is_the_rate_divided_and_one_token_at_least() {
+        for (replicas, share) in
+            [(1, quota(103, 20)), (3, quota(309, 6)), (10, quota(1030, 2)), (20, quota(2060, 1)), (25, quota(2575, 1))]
+        {
+            assert_eq!(quota(103, 20).share(some(replicas)), share, "{replicas}");
+        }
+        assert_eq!(quota(103, 20).window(), Duration::from_millis(2060));
+    }
+
+    proptest! {
+        #[test]
+        fn all_shares_together_are_the_quota(millis in 1u64..100_000, burst in 1u32..1000, replicas in 1u32..1000) {
+            let (whole, share) = (quota(millis, burst), quota(millis, burst).share(some(replicas)));
+            prop_assert_eq!(share.period, whole.period * replicas);
+            prop_assert!(share.burst.get() * replicas <= burst.max(replicas));
+        }
+
+        #[test]
+        fn the_most_of_the_last_minute_counts(beats in prop::collection::vec((0u64..40, 1u32..30), 1..60)) {
+            let mut fleet = Fleet::new(some(4));
+            let (mut now, mut seen) = (0, Vec::new());
+            for (after, live) in beats {
+                now += after;
+                seen.push((now, live));
+                fleet.saw(live, at(now));
+                let most = seen.iter().filter(|(when, _)| now - when < 60).map(|(_, live)| *live).max();
+                prop_assert_eq!(Some(fleet.replicas().get()), most);
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_never_seen_anybody_believes_what_was_set() {
+        let mut fleet = Fleet::new(some(4));
+        assert_eq!(fleet.replicas().get(), 4);
+        fleet.saw(0, at(1));
+        assert_eq!(fleet.replicas().get(), 1);
+    }
+
+    #[test]
+    fn a_burst_is_the_most_that_is_owed_and_it_is_owed_once() {
+        let mut debt = Debt::default();
+        assert_eq!(debt.settle(quota(100, 20)), None);
+        for (spent, owed) in [(1, 1), (20, 20), (21, 20), (500, 20)] {
+            (0..spent).for_each(|_| debt.spent());
+            assert_eq!(debt.settle(quota(100, 20)), Some(some(owed)));
+            assert_eq!(debt.settle(quota(100, 20)), None);
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! What the shared tier is asked, and what it answers: one script each, atomic, in `scripts/`.
+//!
+//! No script reads a clock of the tier: managed services forbid it, and a promoted replica's clock may be hours off. The
+//! lives that are set are for waiting and for collecting rubbish, and those that are read are clamped. A wrong type in
+//! an answer is an error, since answers may be misaligned or forged.
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use redis::{Cmd, Value};
+use ring::digest;
+
+use super::{
+    names::{FileNames, FleetNames, Holder, Replica},
+    quota::Quota,
+    seal,
+};
+
+/// For so long a file is kept for one replica that mints it, unless that renews the lease.
+pub const LEASE: Duration = Duration::from_secs(2);
+
+/// For so long those that wait for a mint are told why it failed.
+const FAILURE: Duration = Duration::from_secs(1);
+
+/// Outlives a mint that was under way when its file was forgotten: `server.request_timeout` is 20 s by default.
+const TOMBSTONE: Duration = Duration::from_secs(20);
+
+/// Invalidations that are told to replicas which come back; the number stands in `beat.lua`, too.
+const INVALIDATIONS: u32 = 1000;
+
+/// kie.ai's own pauses are obeyed as long (`upstream::LONGEST_RETRY_AFTER`); the number stands in the scripts, too.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
+/// Nothing that a script tells to wait for is further away: what the tier says beyond this is not believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// Links in one answer: 512 KiB at most, which holds nobody up for long.
+pub const PEEK: usize = 64;
+
+/// One question to the tier, and how its answer is read.
+#[derive(Clone)]
+pub struct Request<T> {
+    pub(super) operation: Operation,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Vec<u8>>,
+    pub(super) read: fn(Value) -> Option<T>,
+}
+
+/// What is asked; the label of its metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Look,
+    Peek,
+    Renew,
+    Release,
+    Steal,
+    Put,
+    Drop,
+    Take,
+    Pay,
+    Pause,
+    Beat,
+    Trial,
+}
+
+/// Which values found under a file's name will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newer {
+    Any,
+    /// Minted later than this by kie.ai's clock.
+    Than(Timestamp),
+    /// None will: what was found before was rejected.
+    Never,
+}
+
+/// What LOOK found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// A link or refusal, sealed, and the sealed beacon.
+    Hit { sealed: Vec<u8>, beacon: Option<Vec<u8>> },
+    /// A mint failed a moment ago; the sealed failure. Told only to those who have no holder.
+    Failed { sealed: Vec<u8> },
+    /// Another holder mints it. It has the lease for so long, unless it renews it.
+    Wait { left: Duration },
+    /// Nobody mints it. Told only to those who have no holder.
+    Free,
+    /// The lease is now this holder's, for `LEASE`.
+    Mine,
+}
+
+/// What PEEK found: sealed values, in the order asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peek {
+    pub beacon: Option<Vec<u8>>,
+    pub links: Vec<Option<Vec<u8>>>,
+}
+
+/// What became of a value that was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    Kept,
+    /// The lease was lost, and a newer value is there: the file was minted twice.
+    Older,
+    /// The lease was lost, and the file was forgotten meanwhile.
+    Forgotten,
+}
+
+/// What became of the wish for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// The request may go after this wait.
+    Go { wait: Duration },
+    /// There is no token within the wait; there would be one after this.
+    Full { retry_after: Duration },
+    /// kie.ai wants to be left alone.
+    Paused { left: Duration },
+}
+
+/// What a replica hears with its beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// The live replicas and their sealed records, this one included unless it said goodbye.
+    pub live: Vec<(String, Option<Vec<u8>>)>,
+    /// What to give the next BEAT as known.
+    pub sequence: i64,
+    /// The files (`FileNames::id`) that were forgotten since the known sequence.
+    pub forgotten: Vec<String>,
+    /// Some were missed: the replica was away for too long, or the tier has lost its memory.
+    pub missed: bool,
+    /// How long kie.ai wants to be left alone; zero where it does not.
+    pub pause: Duration,
+    /// The sealed beacon.
+    pub beacon: Option<Vec<u8>>,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 12] = [
+        Operation::Look,
+        Operation::Peek,
+        Operation::Renew,
+        Operation::Release,
+        Operation::Steal,
+        Operation::Put,
+        Operation::Drop,
+        Operation::Take,
+        Operation::Pay,
+        Operation::Pause,
+        Operation::Beat,
+        Operation::Trial,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Look => "look",
+            Operation::Peek => "peek",
+            Operation::Renew => "renew",
+            Operation::Release => "release",
+            Operation::Steal => "steal",
+            Operation::Put => "put",
+            Operation::Drop => "drop",
+            Operation::Take => "take",
+            Operation::Pay => "pay",
+            Operation::Pause => "pause",
+            Operation::Beat => "beat",
+            Operation::Trial => "trial",
+        }
+    }
+
+    fn script(self) -> &'static str {
+        macro_rules! lua {
+            ($($name:literal),*) => { concat!($(include_str!(concat!("scripts/", $name, ".lua"))),*) };
+        }
+        match self {
+            Operation::Look => lua!("values", "look"),
+            Operation::Peek => lua!("values", "peek"),
+            Operation::Renew => lua!("values", "renew"),
+            Operation::Release => lua!("values", "release"),
+            Operation::Steal => lua!("steal"),
+            Operation::Put => lua!("values", "put"),
+            Operation::Drop => lua!("drop"),
+            Operation::Take => lua!("bucket", "take"),
+            Operation::Pay => lua!("bucket", "pay"),
+            Operation::Pause => lua!("pause"),
+            Operation::Beat => lua!("values", "beat"),
+            Operation::Trial => lua!("trial"),
+        }
+    }
+
+    /// The name under which a tier knows the script once it has run.
+    fn hash(self) -> String {
+        let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, self.script().as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The commands of one request: by the script's name, which is short, and by its text, for a tier that does not know it
+/// yet.
+pub(super) struct Commands {
+    pub(super) by_name: Cmd,
+    operation: Operation,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Commands {
+    pub(super) fn by_text(&self) -> Cmd {
+        command("EVAL", self.operation.script(), &self.keys, &self.arguments)
+    }
+}
+
+fn command(name: &str, script: &str, keys: &[String], arguments: &[Vec<u8>]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(script).arg(keys.len()).arg(keys);
+    for argument in arguments {
+        command.arg(argument.as_slice());
+    }
+    command
+}
+
+impl<T> Request<T> {
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    pub(super) fn commands(self) -> Commands {
+        let Request { operation, keys, arguments, read: _ } = self;
+        Commands { by_name: command("EVALSHA", &operation.hash(), &keys, &arguments), operation, keys, arguments }
+    }
+}
+
+impl<T> fmt::Debug for Request<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({})", self.operation.as_str())
+    }
+}
+
+impl Request<Look> {
+    /// LOOK: the file's value, if one is there that will do; else who mints it. With a holder, a file that nobody mints
+    /// is leased to it.
+    pub fn look(file: &FileNames, fleet: &FleetNames, holder: Option<&Holder>, newer: Newer) -> Request<Look> {
+        let newer = match newer {
+            Newer::Any => String::new(),
+            Newer::Than(minted_at) => seal::time(minted_at),
+            // Greater than any digit.
+            Newer::Never => "~".repeat(16),
+        };
+        Request {
+            operation: Operation::Look,
+            keys: vec![file.link.clone(), file.lease.clone(), fleet.beacon.clone()],
+            arguments: vec![text(holder.map_or("", Holder::as_str)), text(&newer), millis(LEASE)],
+            read: |value| {
+                let mut answer = array(value)?.into_iter();
+                let look = match word(answer.next()?)?.as_str() {
+                    "hit" => Look::Hit { sealed: bytes(answer.next()?)?, beacon: optional(answer.next()?)? },
+                    "failed" => Look::Failed { sealed: bytes(answer.next()?)? },
+                    "wait" => Look::Wait { left: duration(answer.next()?)?.min(2 * LEASE) },
+                    "free" => Look::Free,
+                    "mine" => Look::Mine,
+                    _ => return None,
+                };
+                answer.next().is_none().then_some(look)
+            },
+        }
+    }
+}
+
+impl Request<Peek> {
+    /// PEEK: the values of many files, of which at most `PEEK` are asked for at once.
+    pub fn peek<'a>(files: impl IntoIterator<Item = &'a FileNames>, fleet: &FleetNames) -> Request<Peek> {
+        let links = files.into_iter().map(|file| file.link.clone());
+        Request {
+            operation: Operation::Peek,
+            keys: [fleet.beacon.clone()].into_iter().chain(links.take(PEEK)).collect(),
+            arguments: Vec::new(),
+            read: |value| {
+                let mut found = array(value)?.into_iter().map(optional);
+                Some(Peek { beacon: found.next()??, links: found.collect::<Option<_>>()? })
+            },
+        }
+    }
+}
+
+impl Request<Vec<bool>> {
+    /// RENEW: keeps leases for another `LEASE`. The answer tells, in the order asked, which are still the holder's.
+    pub fn renew<'a>(leases: impl IntoIterator<Item = (&'a FileNames, &'a Holder)>) -> Request<Vec<bool>> {
+        let (mut keys, mut arguments) = (Vec::new(), vec![millis(LEASE)]);
+        for (file, holder) in leases {
+            keys.push(file.lease.clone());
+            arguments.push(text(holder.as_str()));
+        }
+        let read = |value| array(value)?.into_iter().map(flag).collect();
+        Request { operation: Operation::Renew, keys, arguments, read }
+    }
+}
+
+impl Request<bool> {
+    /// RELEASE: lets a file go. `failure`, sealed for the lease's name, is told to those who waited for it. False where
+    /// the lease was lost before.
+    pub fn release(file: &FileNames, holder: &Holder, failure: Option<Vec<u8>>) -> Request<bool> {
+        Request {
+            operation: Operation::Release,
+            keys: vec![file.lease.clone()],
+            arguments: vec![text(holder.as_str()), failure.unwrap_or_default(), millis(FAILURE)],
+            read: flag,
+        }
+    }
+
+    /// STEAL: takes the lease, whoever has it.
+    pub fn steal(file: &FileNames, holder: &Holder) -> Request<bool> {
+        Request {
+            operation: Operation::Steal,
+            keys: vec![file.lease.clone()],
+            arguments: vec![text(holder.as_str()), millis(LEASE)],
+            read: flag,
+        }
+    }
+
+    /// PAY: takes tokens that were spent while the tier was away; more than a burst counts as a burst.
+    pub fn pay(fleet: &FleetNames, quota: Quota, tokens: u32) -> Request<bool> {
+        Request {
+            operation: Operation::Pay,
+            keys: vec![fleet.bucket.clone()],
+            arguments: vec![micros(quota.period), micros(quota.window()), text(&tokens.to_string())],
+            read: flag,
+        }
+    }
+
+    /// Whether scripts may write here.
+    pub(super) fn trial(fleet: &FleetNames) -> Request<bool> {
+        Request { operation: Operation::Trial, keys: vec![fleet.trial.clone()], arguments: Vec::new(), read: flag }
+    }
+}
+
+impl Request<Put> {
+    /// PUT: keeps a value that was sealed for the link's name, and ends the lease. It is collected after `life`, which
+    /// is no judgement of it.
+    pub fn put(file: &FileNames, holder: &Holder, sealed: Vec<u8>, life: Duration) -> Request<Put> {
+        Request {
+            operation: Operation::Put,
+            keys: vec![file.link.clone(), file.lease.clone(), file.tombstone.clone()],
+            arguments: vec![text(holder.as_str()), sealed, millis(life)],
+            read: |value| match word(value)?.as_str() {
+                "kept" => Some(Put::Kept),
+                "older" => Some(Put::Older),
+                "forgotten" => Some(Put::Forgotten),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Request<i64> {
+    /// DROP: forgets a file everywhere. The answer is the number of this invalidation.
+    pub fn drop(file: &FileNames, fleet: &FleetNames) -> Request<i64> {
+        Request {
+            operation: Operation::Drop,
+            keys: vec![
+                file.link.clone(),
+                file.lease.clone(),
+                file.tombstone.clone(),
+                fleet.invalidations.clone(),
+                fleet.sequence.clone(),
+            ],
+            arguments: vec![text(&file.id), millis(TOMBSTONE), text(&INVALIDATIONS.to_string())],
+            read: integer,
+        }
+    }
+}
+
+impl Request<Take> {
+    /// TAKE: a token for one request to kie.ai, within `longest_wait`, which leaves `keep` tokens for others.
+    pub fn take(fleet: &FleetNames, quota: Quota, longest_wait: Duration, keep: u32) -> Request<Take> {
+        let longest_wait = longest_wait.min(LONGEST_WAIT);
+        Request {
+            operation: Operation::Take,
+            keys: vec![fleet.bucket.clone(), fleet.pause.clone()],
+            arguments: vec![
+                micros(quota.period),
+                micros(quota.window()),
+                micros(longest_wait),
+                text(&keep.to_string()),
+            ],
+            read: |value| {
+                let [what, time] = <[Value; 2]>::try_from(array(value)?).ok()?;
+                let time = duration(time)?;
+                match word(what)?.as_str() {
+                    "go" => Some(Take::Go { wait: time.min(LONGEST_WAIT) }),
+                    "full" => Some(Take::Full { retry_after: time.min(LONGEST_WAIT) }),
+                    "paused" => Some(Take::Paused { left: time.min(LONGEST_PAUSE) }),
+                    _ => None,
+                }
+            },
+        }
+    }
+}
+
+impl Request<Duration> {
+    /// PAUSE: kie.ai has asked one replica for a pause, and means them all. The answer is the pause that holds.
+    pub fn pause(fleet: &FleetNames, pause: Duration) -> Request<Duration> {
+        Request {
+            operation: Operation::Pause,
+            keys: vec![fleet.pause.clone()],
+            // Zero is no life for a key.
+            arguments: vec![millis(pause.max(Duration::from_millis(1)))],
+            read: |value| Some(duration(value)?.min(LONGEST_PAUSE)),
+        }
+    }
+}
+
+/// What a replica says with its beat.
+#[derive(Debug, Clone)]
+pub struct Saying<'a> {
+    pub replica: &'a Replica,
+    /// Sealed for the name of the records.
+    pub record: Vec<u8>,
+    /// From the last beat; `None` at first: then nothing is told of what was forgotten before.
+    pub sequence: Option<i64>,
+    /// Sealed for the beacon's name, where this replica knows what kie.ai's clock shows.
+    pub beacon: Option<Vec<u8>>,
+    /// It says goodbye.
+    pub goodbye: bool,
+}
+
+impl Request<Beat> {
+    /// BEAT: this replica is alive; once a second.
+    pub fn beat(fleet: &FleetNames, saying: Saying<'_>) -> Request<Beat> {
+        let Saying { replica, record, sequence, beacon, goodbye } = saying;
+        Request {
+            operation: Operation::Beat,
+            keys: vec![
+                fleet.beats.clone(),
+                fleet.members.clone(),
+                fleet.invalidations.clone(),
+                fleet.sequence.clone(),
+                fleet.pause.clone(),
+                fleet.records.clone(),
+                fleet.beacon.clone(),
+            ],
+            arguments: vec![
+                text(replica.as_str()),
+                record,
+                text(&sequence.unwrap_or(-1).to_string()),
+                beacon.unwrap_or_default(),
+                text(if goodbye { "1" } else { "0" }),
+            ],
+            read: |value| {
+                let [records, sequence, forgotten, missed, pause, beacon] =
+                    <[Value; 6]>::try_from(array(value)?).ok()?;
+                let record = |value| {
+                    let [replica, record] = <[Value; 2]>::try_from(array(value)?).ok()?;
+                    Some((word(replica)?, optional(record)?))
+                };
+                Some(Beat {
+                    live: array(records)?.into_iter().map(record).collect::<Option<_>>()?,
+                    sequence: integer(sequence).filter(|sequence| *sequence >= 0)?,
+                    forgotten: array(forgotten)?.into_iter().map(word).collect::<Option<_>>()?,
+                    missed: flag(missed)?,
+                    pause: duration(pause)?.min(LONGEST_PAUSE),
+                    beacon: optional(beacon)?,
+                })
+            },
+        }
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn millis(duration: Duration) -> Vec<u8> {
+    text(&duration.as_millis().max(1).to_string())
+}
+
+fn micros(duration: Duration) -> Vec<u8> {
+    text(&duration.as_micros().to_string())
+}
+
+fn array(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(values) => Some(values),
+        _ => None,
+    }
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn optional(value: Value) -> Option<Option<Vec<u8>>> {
+    match value {
+        Value::Nil => Some(None),
+        value => bytes(value).map(Some),
+    }
+}
+
+fn word(value: Value) -> Option<String> {
+    String::from_utf8(bytes(value)?).ok()
+}
+
+fn integer(value: Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(number),
+        _ => None,
+    }
+}
+
+fn flag(value: Value) -> Option<bool> {
+    match integer(value)? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn duration(value: Value) -> Option<Duration> {
+    u64::try_from(integer(value)?).ok().map(Duration::from_millis)
+}

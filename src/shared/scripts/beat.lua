@@ -1,0 +1,64 @@
+-- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
+-- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon. ARGV: replica, its record, the
+-- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye.
+local function of_type(key, kind)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+  end
+end
+of_type(KEYS[2], 'zset')
+of_type(KEYS[3], 'zset')
+of_type(KEYS[6], 'hash')
+
+local id, known_sequence = ARGV[1], tonumber(ARGV[3])
+local beat = redis.pcall('INCR', KEYS[1])
+if type(beat) ~= 'number' or beat < 1 or beat > 2 ^ 52 then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  beat = redis.call('INCR', KEYS[1])
+end
+if ARGV[5] == '1' then
+  redis.call('ZREM', KEYS[2], id)
+  redis.call('HDEL', KEYS[6], id)
+else
+  redis.call('ZADD', KEYS[2], beat, id)
+  redis.call('HSET', KEYS[6], id, ARGV[2])
+end
+local known = redis.call('ZCARD', KEYS[2])
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. beat - 60 * known, 'LIMIT', 0, 100)) do
+  redis.call('ZREM', KEYS[2], gone)
+  redis.call('HDEL', KEYS[6], gone)
+end
+-- Beats may have been lost with the tier: nobody has beaten later than now.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. beat, '+inf')
+local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * known, '+inf', 'LIMIT', 0, 1000)
+local records = {}
+for place, replica in ipairs(live) do
+  records[place] = {replica, redis.call('HGET', KEYS[6], replica)}
+end
+for _, key in ipairs({KEYS[1], KEYS[2], KEYS[6]}) do
+  redis.call('PEXPIRE', key, 3600000)
+end
+
+local sequence = tonumber(text(KEYS[4]) or 0) or 0
+local forgotten, missed = {}, 0
+if known_sequence >= 0 and known_sequence ~= sequence then
+  local oldest = tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2])
+  -- A file that was forgotten twice is there once, by its last number: a gap shows only where the list is full.
+  local is_full = redis.call('ZCARD', KEYS[3]) >= 1000
+  if sequence < known_sequence or not oldest or (is_full and oldest > known_sequence + 1) then
+    missed = 1
+  end
+  forgotten = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known_sequence, '+inf', 'LIMIT', 0, 1000)
+end
+
+local beacon = text(KEYS[7])
+if ARGV[4] ~= '' and not (beacon and time(beacon) >= time(ARGV[4])) then
+  beacon = ARGV[4]
+  redis.call('SET', KEYS[7], beacon, 'PX', 30000)
+end
+local pause = redis.call('PTTL', KEYS[5])
+if pause > 120000 then
+  pause = 10000
+end
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon}
