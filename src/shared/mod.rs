@@ -5,16 +5,29 @@
 //! for it beyond a budget, and nothing that it says can make a dead link live: what rests there is sealed (`seal`) and
 //! judged by kie.ai's clock (`life`). A tier that is away costs one wait, then nothing until it is back.
 
+mod connection;
+mod dial;
+mod fault;
 mod life;
+mod metrics;
 mod names;
 mod quota;
+mod resolve;
 mod scripts;
 mod seal;
+mod state;
+#[cfg(test)]
+mod testing;
+mod url;
 
 pub use self::{
+    connection::{Config, Description, Supervisor, Tier},
+    fault::Error,
     life::{Alive, Withheld, judge, kept},
     names::{FileNames, FleetNames, Holder, Names, Replica},
     quota::{Debt, Fleet, Quota},
     scripts::{Beat, LEASE, Look, Newer, Operation, PEEK, Peek, Put, Request, Saying, Take},
     seal::{Content, Kept, Rejection, Seals},
+    state::State,
+    url::{Address, Invalid},
 };

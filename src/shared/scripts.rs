@@ -168,7 +168,13 @@ impl Operation {
 
     fn script(self) -> &'static str {
         macro_rules! lua {
-            ($($name:literal),*) => { concat!($(include_str!(concat!("scripts/", $name, ".lua"))),*) };
+            ($($name:literal),*) => {
+                concat!(
+                    "local function answer()\n",
+                    $(include_str!(concat!("scripts/", $name, ".lua")),)*
+                    "end\nreturn {ARGV[#ARGV], answer()}\n",
+                )
+            };
         }
         match self {
             Operation::Look => lua!("values", "look"),
@@ -193,28 +199,40 @@ impl Operation {
     }
 }
 
-/// The commands of one request: by the script's name, which is short, and by its text, for a tier that does not know it
-/// yet.
+/// The commands of one request. Each carries a number, which its answer repeats.
 pub(super) struct Commands {
-    pub(super) by_name: Cmd,
     operation: Operation,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
 
 impl Commands {
-    pub(super) fn by_text(&self) -> Cmd {
-        command("EVAL", self.operation.script(), &self.keys, &self.arguments)
+    /// By the script's name, which is short.
+    pub(super) fn by_name(&self, number: u64) -> Cmd {
+        self.command("EVALSHA", &self.operation.hash(), number)
+    }
+
+    /// By the script's text, for a tier that does not know it yet.
+    pub(super) fn by_text(&self, number: u64) -> Cmd {
+        self.command("EVAL", self.operation.script(), number)
+    }
+
+    fn command(&self, name: &str, script: &str, number: u64) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys);
+        for argument in &self.arguments {
+            command.arg(argument.as_slice());
+        }
+        command.arg(number);
+        command
     }
 }
 
-fn command(name: &str, script: &str, keys: &[String], arguments: &[Vec<u8>]) -> Cmd {
-    let mut command = redis::cmd(name);
-    command.arg(script).arg(keys.len()).arg(keys);
-    for argument in arguments {
-        command.arg(argument.as_slice());
-    }
-    command
+/// What was answered to the question of this number; `None` where it is another question's answer. Answers come in the
+/// order of their questions, and a proxy or client that loses or doubles one would hand each caller another's.
+pub(super) fn answer_to(number: u64, answer: Value) -> Option<Value> {
+    let [repeated, answer] = <[Value; 2]>::try_from(array(answer)?).ok()?;
+    (word(repeated)? == number.to_string()).then_some(answer)
 }
 
 impl<T> Request<T> {
@@ -224,7 +242,7 @@ impl<T> Request<T> {
 
     pub(super) fn commands(self) -> Commands {
         let Request { operation, keys, arguments, read: _ } = self;
-        Commands { by_name: command("EVALSHA", &operation.hash(), &keys, &arguments), operation, keys, arguments }
+        Commands { operation, keys, arguments }
     }
 }
 
@@ -518,3 +536,6 @@ fn flag(value: Value) -> Option<bool> {
 fn duration(value: Value) -> Option<Duration> {
     u64::try_from(integer(value)?).ok().map(Duration::from_millis)
 }
+
+#[cfg(test)]
+mod tests;

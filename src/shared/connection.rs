@@ -1,0 +1,400 @@
+//! The one connection to the tier: whoever asks waits no longer than its budget, and not at all while the tier is away.
+//!
+//! One task has the connection and decides (`state`) whether it is used. There is one breaker for all operations: with
+//! two, a request would pay for both.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt as _},
+};
+use redis::{Value, aio::MultiplexedConnection};
+use serde::{Serialize, Serializer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    dial::{Dialer, Line},
+    fault::{self, Error, Fault},
+    metrics::Metrics,
+    names::Names,
+    scripts::{self, Commands, Request},
+    state::{Health, State},
+    url::Address,
+};
+use crate::clock::{Clock, Instant};
+
+/// Calls under way at once; beyond them, the tier counts as away.
+const MOST_CALLS: usize = 1024;
+
+/// Where the tier is, and how long it may be silent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub address: Address,
+    /// `shared.timeout`: a tier that is silent for so long is not asked any more until it has answered.
+    pub timeout: Duration,
+}
+
+/// The way to the tier. Cheap to clone.
+#[derive(Clone)]
+pub struct Tier(Arc<Inner>);
+
+struct Inner {
+    calls: mpsc::Sender<Call>,
+    permits: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    state: watch::Receiver<State>,
+    clock: Clock,
+    address: String,
+}
+
+/// What the task and those who ask have in common.
+#[derive(Default)]
+struct Shared {
+    /// Why the tier is away; kept when it is back.
+    fault: Mutex<Option<String>>,
+    metrics: Metrics,
+}
+
+/// The tier, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// How it is spoken to, without names.
+    pub address: String,
+    pub state: State,
+    /// Why it was away last.
+    pub last_fault: Option<String>,
+    pub calls_under_way: usize,
+}
+
+/// A question on its way to the task.
+struct Call {
+    commands: Commands,
+    reply: oneshot::Sender<Result<Value, Error>>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The task that has the connection; `run` it, or the tier stays away.
+pub struct Supervisor {
+    dialer: Dialer,
+    calls: mpsc::Receiver<Call>,
+    health: Health,
+    state: watch::Sender<State>,
+    shared: Arc<Shared>,
+    timeout: Duration,
+    clock: Clock,
+}
+
+/// A question that was sent.
+struct UnderWay {
+    asked_at: Instant,
+    /// `None` once whoever asked was told to do without.
+    reply: Option<oneshot::Sender<Result<Value, Error>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+type Answer = (u64, Result<Value, Fault>);
+
+impl Tier {
+    /// Does not connect: the tier is away until the supervisor runs and has found it.
+    pub fn new(config: Config, names: Names, clock: Clock) -> (Tier, Supervisor) {
+        let Config { address, timeout } = config;
+        let (calls, received) = mpsc::channel(MOST_CALLS);
+        let (changes, state) = watch::channel(State::Down);
+        let shared = Arc::new(Shared::default());
+        let inner = Inner {
+            calls,
+            permits: Arc::new(Semaphore::new(MOST_CALLS)),
+            shared: Arc::clone(&shared),
+            state,
+            clock: clock.clone(),
+            address: address.describe(),
+        };
+        let supervisor = Supervisor {
+            dialer: Dialer::new(address, names),
+            calls: received,
+            health: Health::new(clock.now()),
+            state: changes,
+            shared,
+            timeout,
+            clock,
+        };
+        (Tier(Arc::new(inner)), supervisor)
+    }
+
+    /// Asks the tier. Takes `budget` at most, and no time at all while the tier is away. Cancel safe; but what was asked
+    /// may be done all the same, then as after an error.
+    ///
+    /// # Errors
+    /// Whoever asked must do without the tier, whatever the error.
+    pub async fn ask<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
+        let (operation, asked_at) = (request.operation(), self.0.clock.now());
+        let result = self.exchange(request, budget).await;
+        let took = self.0.clock.now().since(asked_at);
+        self.0.shared.metrics.asked(operation, result.as_ref().err().copied(), took);
+        result
+    }
+
+    async fn exchange<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
+        if self.state() != State::Up {
+            return Err(Error::Away);
+        }
+        let permit = Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| Error::Busy)?;
+        let read = request.read;
+        let (reply, answer) = oneshot::channel();
+        let call = Call { commands: request.commands(), reply, permit };
+        self.0.calls.try_send(call).map_err(|_| Error::Away)?;
+        // An answer that is there counts, however late this task is woken.
+        match tokio::time::timeout(budget, answer).await {
+            Ok(Ok(answer)) => read(answer?).ok_or(Error::Malformed),
+            // The task has ended.
+            Ok(Err(_)) => Err(Error::Away),
+            Err(_) => Err(Error::Late),
+        }
+    }
+
+    /// Whether the tier is used now.
+    pub fn state(&self) -> State {
+        *self.0.state.borrow()
+    }
+
+    /// Tells of changes: what was put off while the tier was away is done when it is up again.
+    pub fn changes(&self) -> watch::Receiver<State> {
+        self.0.state.clone()
+    }
+
+    /// What people may know of it.
+    pub fn describe(&self) -> Description {
+        Description {
+            address: self.0.address.clone(),
+            state: self.state(),
+            last_fault: self.0.shared.fault(),
+            calls_under_way: MOST_CALLS - self.0.permits.available_permits(),
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.shared.metrics
+    }
+}
+
+impl Shared {
+    fn fault(&self) -> Option<String> {
+        // Every section is one assignment.
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_fault(&self, fault: String) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+}
+
+impl Supervisor {
+    /// Keeps the connection until `stop`. Whoever asks after that does without the tier.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let supervise = async {
+            loop {
+                let line = self.connect().await;
+                let fault = self.serve(line).await;
+                self.went_down(&fault);
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = supervise => {}
+        }
+    }
+
+    /// Tries until there is a connection. Who saw the tier up a moment ago is told that it is away.
+    async fn connect(&mut self) -> Line {
+        loop {
+            let made = self.try_once().await;
+            let now = self.clock.now();
+            match made {
+                Ok(line) => {
+                    self.health.connected(now);
+                    tracing::info!("the shared tier is up");
+                    self.publish();
+                    return line;
+                }
+                Err(fault) => {
+                    self.health.try_failed(now, fastrand::f64());
+                    self.note(&fault);
+                }
+            }
+        }
+    }
+
+    /// The next try, when it is due.
+    async fn try_once(&mut self) -> Result<Line, Fault> {
+        let Supervisor { dialer, calls, health, clock, .. } = self;
+        let wait = health.next_try().map_or(Duration::ZERO, |due| clock.now().until(due));
+        let attempt = async {
+            tokio::time::sleep(wait).await;
+            dialer.dial().await
+        };
+        tokio::pin!(attempt);
+        loop {
+            tokio::select! {
+                biased;
+                made = &mut attempt => return made,
+                Some(call) = calls.recv() => call.refuse(),
+            }
+        }
+    }
+
+    /// Asks what there is to ask, until the connection is given up. Whoever waits then is told that the tier is away.
+    async fn serve(&mut self, mut line: Line) -> Fault {
+        let mut answers: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+        let mut under_way: BTreeMap<u64, UnderWay> = BTreeMap::new();
+        let mut count = 0;
+        loop {
+            let oldest = under_way.first_key_value().map(|(_, call)| call.asked_at);
+            let silent_at = oldest.and_then(|asked_at| self.health.silent_at(asked_at, self.timeout));
+            let silence = self.clock.now().until(silent_at.unwrap_or(self.clock.now()));
+            let event = tokio::select! {
+                // What has come is read before anybody says that nothing came: if this task had no time to run, the tier
+                // is not to blame.
+                biased;
+                () = &mut line.driver => Event::Lost,
+                Some(answer) = answers.next() => Event::Answer(answer),
+                () = tokio::time::sleep(silence), if silent_at.is_some() => Event::Silent,
+                Some(call) = self.calls.recv() => Event::Call(call),
+            };
+            let now = self.clock.now();
+            match event {
+                Event::Call(call) if self.health.state() == State::Up => {
+                    let Call { commands, reply, permit } = call;
+                    answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
+                    under_way.insert(count, UnderWay { asked_at: now, reply: Some(reply), _permit: permit });
+                    count += 1;
+                }
+                Event::Call(call) => call.refuse(),
+                Event::Answer((number, answer)) => {
+                    line.allowance.renew();
+                    let call = under_way.remove(&number);
+                    let (reply, lasting) = match answer {
+                        Ok(value) => (Ok(value), None),
+                        Err(Fault::Refused(code)) if !code.is_lasting() => {
+                            tracing::debug!(%code, "the shared tier refused a question");
+                            (Err(Error::Refused), None)
+                        }
+                        Err(fault) => (Err(Error::Away), Some(fault)),
+                    };
+                    if let Some(waiting) = call.and_then(|call| call.reply) {
+                        // Whoever asked may have gone.
+                        let _ = waiting.send(reply);
+                    }
+                    if let Some(fault) = lasting {
+                        self.health.broken(now, fastrand::f64());
+                        return fault;
+                    }
+                    // What was asked before the silence has been asked for as long as the first: only all of it heals.
+                    if under_way.is_empty() {
+                        self.health.answered();
+                    }
+                }
+                Event::Silent => {
+                    self.health.silent(now, fastrand::f64());
+                    for reply in under_way.values_mut().filter_map(|call| call.reply.take()) {
+                        let _ = reply.send(Err(Error::Away));
+                    }
+                    self.shared.metrics.tripped();
+                    if self.health.state() == State::Down {
+                        return Fault::Silent;
+                    }
+                }
+                Event::Lost => {
+                    self.health.broken(now, fastrand::f64());
+                    // The last answer tells why, if any does.
+                    let last = answers.next().now_or_never().flatten();
+                    return last.and_then(|(_, answer)| answer.err()).unwrap_or(Fault::Lost);
+                }
+            }
+            self.publish();
+        }
+    }
+
+    fn went_down(&self, fault: &Fault) {
+        tracing::warn!(fault = %Chain(fault), "the shared tier is away; this replica does without it");
+        self.note(fault);
+        self.publish();
+    }
+
+    fn note(&self, fault: &Fault) {
+        self.shared.set_fault(Chain(fault).to_string());
+    }
+
+    fn publish(&self) {
+        let state = self.health.state();
+        self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
+    }
+}
+
+enum Event {
+    Lost,
+    Answer(Answer),
+    Silent,
+    Call(Call),
+}
+
+impl Call {
+    fn refuse(self) {
+        let _ = self.reply.send(Err(Error::Away));
+    }
+}
+
+/// By the script's name; and once by its text, where the tier does not know it (any more).
+async fn exchange(number: u64, mut connection: MultiplexedConnection, commands: Commands) -> Answer {
+    let by_name = fault::read(connection.send_packed_command(&commands.by_name(number)).await);
+    let answer = match by_name {
+        Err(Fault::Refused(code)) if code.is("NOSCRIPT") => {
+            fault::read(connection.send_packed_command(&commands.by_text(number)).await)
+        }
+        answer => answer,
+    };
+    (number, answer.and_then(|answer| scripts::answer_to(number, answer).ok_or(Fault::Misaligned)))
+}
+
+/// A fault and what is behind it, in one line.
+struct Chain<'a>(&'a Fault);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tier").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

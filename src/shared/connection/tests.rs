@@ -1,0 +1,229 @@
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::shared::{
+    Newer,
+    testing::{Manner, Proxy, Replica, Server, eventually, free_port},
+};
+
+const BUDGET: Duration = Duration::from_millis(20);
+
+fn look(replica: &Replica) -> Request<crate::shared::Look> {
+    Request::look(&replica.names.file("https://h.example/a"), replica.names.fleet(), None, Newer::Any)
+}
+
+/// Whether the tier answers within a time that a busy machine has, too.
+async fn answers(replica: &Replica) -> bool {
+    replica.tier.ask(look(replica), Duration::from_secs(30)).await.is_ok()
+}
+
+/// Asks until the state is no longer `Up`.
+async fn trips(replica: &Replica) {
+    eventually("trips", || async {
+        let _ = replica.tier.ask(look(replica), BUDGET).await;
+        replica.tier.state() != State::Up
+    })
+    .await;
+}
+
+/// Whether it is up, and stays so while it is asked: a busy machine may take it for silent now and then.
+async fn comes_back(replica: &Replica) {
+    eventually("comes back", || answers(replica)).await;
+}
+
+/// Nobody waits while the tier is away.
+fn refuses_at_once(replica: &Replica) -> bool {
+    let now = replica.tier.ask(look(replica), Duration::from_secs(30)).now_or_never();
+    replica.tier.state() == State::Up || now == Some(Err(Error::Away))
+}
+
+fn url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}")
+}
+
+#[tokio::test]
+async fn a_tier_that_was_never_there_costs_nothing_and_is_found_when_it_comes() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    server.kill();
+    let replica = Replica::new(&url(server.port), BUDGET);
+    eventually("has tried", || async { replica.tier.describe().last_fault.is_some() }).await;
+    assert!(refuses_at_once(&replica));
+    assert!(replica.tier.describe().last_fault.unwrap().starts_with("no connection"));
+    server.restart();
+    comes_back(&replica).await;
+    let tier = replica.tier.clone();
+    replica.stop().await;
+    assert_eq!(tier.ask(Request::trial(&names_of_nobody()), BUDGET).await, Err(Error::Away), "it has ended");
+}
+
+fn names_of_nobody() -> crate::shared::FleetNames {
+    Names::new(&crate::key::ApiKey::new("other-key").unwrap().fleet_secret()).fleet().clone()
+}
+
+#[tokio::test]
+async fn a_frozen_tier_is_waited_for_once_and_comes_back() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::new(&url(server.port), BUDGET);
+    comes_back(&replica).await;
+    server.freeze();
+    trips(&replica).await;
+    assert!(refuses_at_once(&replica));
+    replica.is(State::Down).await;
+    assert_eq!(replica.tier.describe().last_fault.as_deref(), Some("no answer"));
+    server.thaw();
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn a_paused_tier_answers_late_and_is_used_again() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::new(&url(server.port), BUDGET);
+    comes_back(&replica).await;
+    server.run(&["CLIENT", "PAUSE", "200", "ALL"]);
+    trips(&replica).await;
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn a_killed_tier_is_found_again_without_its_memory() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    assert!(answers(&replica).await);
+    server.kill();
+    replica.is(State::Down).await;
+    assert!(refuses_at_once(&replica));
+    server.restart();
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn a_tier_that_takes_no_writes_is_away_and_says_why() {
+    let Some(server) = Server::start(&[]) else { return };
+    let elsewhere = free_port().to_string();
+    let replica = Replica::of(&server).await;
+    let file = replica.names.file("https://h.example/a");
+    let holder = crate::shared::Replica::random().holder(1);
+    for (ailing, healthy, fault) in [
+        (&["REPLICAOF", "127.0.0.1", &elsewhere][..], &["REPLICAOF", "NO", "ONE"][..], "it answers READONLY"),
+        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "it answers OOM"),
+    ] {
+        server.run(ailing);
+        let put = Request::put(&file, &holder, b"1L0000000000000000".to_vec(), Duration::from_secs(1));
+        assert_eq!(replica.tier.ask(put, Duration::from_secs(30)).await, Err(Error::Away));
+        replica.is(State::Down).await;
+        assert_eq!(replica.tier.describe().last_fault.as_deref(), Some(fault));
+        server.run(healthy);
+        comes_back(&replica).await;
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_was_changed_keeps_it_away_until_it_is_right_again() {
+    let Some(server) = Server::start(&["--requirepass", "pa/ss"]) else { return };
+    let strangers = Replica::patient(&url(server.port));
+    let replica = Replica::patient(&format!("redis://:pa%2Fss@127.0.0.1:{}", server.port));
+    comes_back(&replica).await;
+    let fault = |replica: &Replica| replica.tier.describe().last_fault.unwrap_or_default();
+    eventually("no stranger is let in", || async { fault(&strangers) == "it answers NOAUTH" }).await;
+    let admin = Replica::patient(&format!("redis://default:pa%2Fss@127.0.0.1:{}", server.port));
+    comes_back(&admin).await;
+    let client = redis::Client::open(format!("redis://:pa%2Fss@127.0.0.1:{}", server.port)).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut run = |words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        command.query::<redis::Value>(&mut connection).unwrap()
+    };
+    run(&["CONFIG", "SET", "requirepass", "other"]);
+    run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually("it is refused", || async { fault(&replica) == "it answers WRONGPASS" }).await;
+    assert!(refuses_at_once(&replica));
+    run(&["CONFIG", "SET", "requirepass", "pa/ss"]);
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn scripts_that_a_tier_has_forgotten_are_told_again() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    assert!(answers(&replica).await);
+    server.run(&["SCRIPT", "FLUSH"]);
+    assert!(answers(&replica).await);
+    assert_eq!(replica.tier.state(), State::Up);
+}
+
+#[tokio::test]
+async fn another_database_is_another_tier() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (one, other) = (Replica::of(&server).await, Replica::patient(&format!("{}/5", url(server.port))));
+    comes_back(&other).await;
+    let file = one.names.file("https://h.example/a");
+    let holder = crate::shared::Replica::random().holder(1);
+    let take = |replica: &Replica| {
+        let look = Request::look(&file, replica.names.fleet(), Some(&holder), Newer::Any);
+        let tier = replica.tier.clone();
+        async move { tier.ask(look, Duration::from_secs(30)).await }
+    };
+    assert_eq!(take(&one).await, Ok(crate::shared::Look::Mine));
+    let other_holder = crate::shared::Replica::random().holder(1);
+    let look = Request::look(&file, other.names.fleet(), Some(&other_holder), Newer::Any);
+    assert_eq!(other.tier.ask(look, Duration::from_secs(30)).await, Ok(crate::shared::Look::Mine));
+}
+
+#[tokio::test]
+async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
+    let Some(server) = Server::start(&[]) else { return };
+    let tasks = TaskTracker::new();
+    let proxy = Proxy::before(&server, &tasks).await;
+    let replica = Replica::new(&url(proxy.port), Duration::from_millis(200));
+    for (manner, faults) in [
+        (Manner::Swallows, &["no answer"][..]),
+        (Manner::Garbles, &["an answer is no Redis protocol, or too long"]),
+        (Manner::Doubles, &["it answers another question than it was asked"]),
+        (Manner::Floods, &["an answer is no Redis protocol, or too long", "no answer"]),
+        (Manner::Promises, &["no answer"]),
+        (Manner::Closes, &["the connection was lost"]),
+    ] {
+        comes_back(&replica).await;
+        proxy.set(manner);
+        trips(&replica).await;
+        replica.is(State::Down).await;
+        let fault = replica.tier.describe().last_fault.unwrap();
+        assert!(faults.contains(&fault.as_str()), "{manner:?}: {fault}");
+        assert!(refuses_at_once(&replica));
+        proxy.set(Manner::Honest);
+    }
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn more_calls_than_are_bearable_are_refused_and_all_are_freed() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    server.freeze();
+    let mut calls: Vec<_> =
+        (0..MOST_CALLS).map(|_| Box::pin(replica.tier.ask(look(&replica), Duration::from_secs(30)))).collect();
+    for call in &mut calls {
+        assert!(call.now_or_never().is_none());
+    }
+    let one_more = replica.tier.ask(look(&replica), Duration::from_secs(30)).now_or_never();
+    assert_eq!(one_more, Some(Err(Error::Busy)));
+    server.thaw();
+    for call in calls {
+        assert!(call.await.is_ok());
+    }
+    eventually("all are freed", || async { replica.tier.describe().calls_under_way == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_harms_nobody() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    for _ in 0..50 {
+        let _ = Box::pin(replica.tier.ask(look(&replica), BUDGET)).now_or_never();
+    }
+    assert!(answers(&replica).await);
+    eventually("all are freed", || async { replica.tier.describe().calls_under_way == 0 }).await;
+}

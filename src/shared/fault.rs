@@ -1,0 +1,182 @@
+//! What goes wrong between here and the tier.
+
+use std::{fmt, io};
+
+use redis::{RedisError, ServerError, Value};
+
+/// Why a question has no answer. Whoever asked does without the tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Error {
+    #[error("the tier is away")]
+    Away,
+    #[error("the tier did not answer in time")]
+    Late,
+    #[error("the tier has been asked too much at once")]
+    Busy,
+    /// The tier takes questions, but not this one.
+    #[error("the tier refused the question")]
+    Refused,
+    #[error("the tier's answer makes no sense")]
+    Malformed,
+}
+
+impl Error {
+    pub const ALL: [Error; 5] = [Error::Away, Error::Late, Error::Busy, Error::Refused, Error::Malformed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Error::Away => "away",
+            Error::Late => "late",
+            Error::Busy => "busy",
+            Error::Refused => "refused",
+            Error::Malformed => "malformed",
+        }
+    }
+}
+
+/// Why the tier is away. Names no host, user or password.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("its name cannot be looked up")]
+    Lookup(#[source] io::Error),
+    #[error("the look-up of its name takes too long")]
+    SlowLookup,
+    #[error("no connection")]
+    Connect(#[source] io::Error),
+    #[error("there are no root certificates that could vouch for it: SSL_CERT_FILE or SSL_CERT_DIR names them")]
+    NoRoots(#[source] Option<crate::roots::ReadError>),
+    #[error("its name can stand in no certificate")]
+    TlsName,
+    #[error("TLS failed")]
+    Tls(#[source] io::Error),
+    #[error("no answer")]
+    Silent,
+    #[error("the connection was lost")]
+    Lost,
+    #[error("an answer is no Redis protocol, or too long")]
+    Garbage,
+    #[error("it answers another question than it was asked")]
+    Misaligned,
+    #[error("it answers {0}")]
+    Refused(Code),
+    #[error("it is a replica, which takes no writes")]
+    Replica,
+    #[error("no sentinel knows a master of this name")]
+    NoMaster,
+    #[error("no node of the cluster knows who has our slot")]
+    NoOwner,
+}
+
+/// The first word of an error: what kind it is, without the tier's own text, which may name anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Code(String);
+
+/// After these, the connection is of no use: the tier takes no writes, does not know us, or sends us elsewhere.
+const LASTING: [&str; 16] = [
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOPROTO",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "WRONGPASS",
+];
+
+/// A kind of error is named in one short word.
+const LONGEST_CODE: usize = 24;
+
+impl Code {
+    fn of(error: &ServerError) -> Code {
+        Code::read(error.code(), error.details().unwrap_or_default())
+    }
+
+    fn read(code: &str, details: &str) -> Code {
+        // Redis 6.2 wraps what a command in a script says: "ERR Error running script (..): @user_script:1: -OOM ..".
+        let inner = details.strip_prefix("Error running script").and_then(|rest| rest.rsplit_once(": -"));
+        let code = inner.and_then(|(_, said)| said.split(' ').next()).unwrap_or(code);
+        let is_word =
+            !code.is_empty() && code.len() <= LONGEST_CODE && code.bytes().all(|byte| byte.is_ascii_uppercase());
+        Code(if is_word { code.to_owned() } else { "ERR".to_owned() })
+    }
+
+    /// Whether no later question on this connection will fare better.
+    pub(super) fn is_lasting(&self) -> bool {
+        LASTING.contains(&self.0.as_str())
+    }
+
+    pub(super) fn is(&self, code: &str) -> bool {
+        self.0 == code
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Fault {
+    /// What the client library says of a connection that it gives up.
+    fn of(error: &RedisError) -> Fault {
+        if error.kind() == redis::ErrorKind::Parse || is_too_long(error) {
+            return Fault::Garbage;
+        }
+        match error.code() {
+            Some(code) => Fault::Refused(Code::read(code, error.detail().unwrap_or_default())),
+            None => Fault::Lost,
+        }
+    }
+}
+
+/// What `dial::Bounded` says.
+fn is_too_long(error: &RedisError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::InvalidData)
+}
+
+/// An answer, or why there is none.
+///
+/// # Errors
+/// `Fault::Refused` for an error that the tier answers; any other where the connection is lost.
+pub(super) fn read(answer: Result<Value, RedisError>) -> Result<Value, Fault> {
+    match answer {
+        Ok(Value::ServerError(error)) => Err(Fault::Refused(Code::of(&error))),
+        Ok(value) => Ok(value),
+        Err(error) => Err(Fault::of(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_known_by_their_first_word_and_by_what_a_script_met() {
+        let wrapped = "Error running script (call to f_1): @user_script:1: @user_script: 1: ";
+        for (code, details, read, is_lasting) in [
+            ("READONLY", "You can't write against a read only replica.", "READONLY", true),
+            ("OOM", "command not allowed. script: 1, on @user_script:1.", "OOM", true),
+            ("ERR", &format!("{wrapped}-OOM command not allowed"), "OOM", true),
+            ("ERR", &format!("{wrapped}-READONLY You can't write"), "READONLY", true),
+            ("ERR", &format!("{wrapped}-WRONGTYPE Operation against"), "WRONGTYPE", false),
+            ("ERR", &format!("{wrapped}Script attempted to access a non local key"), "ERR", false),
+            ("ERR", "unknown command", "ERR", false),
+            ("WRONGTYPE", "", "WRONGTYPE", false),
+            ("s3cret", "", "ERR", false),
+            ("", "", "ERR", false),
+            (&"A".repeat(LONGEST_CODE + 1), "", "ERR", false),
+        ] {
+            let found = Code::read(code, details);
+            assert_eq!((found.to_string().as_str(), found.is_lasting()), (read, is_lasting), "{code} {details}");
+        }
+    }
+}

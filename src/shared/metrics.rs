@@ -1,0 +1,105 @@
+//! What operators see of the shared tier.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use super::{connection::Tier, fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
+use crate::telemetry::metrics::{histogram, reading, readings};
+
+/// Seconds. A trip takes half a millisecond; nobody waits longer than 20 ms but for what nobody waits for.
+const DURATIONS: [f64; 9] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    operation: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Took {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    requests: Family<Asked, Counter>,
+    durations: Family<Took, Histogram, fn() -> Histogram>,
+    rejected: Family<Reason, Counter>,
+    trips: Counter,
+}
+
+impl Default for Metrics {
+    /// Every counter exists from the start, so that the first event is an increase for a watcher.
+    fn default() -> Metrics {
+        let requests = Family::default();
+        for operation in Operation::ALL.into_iter().filter(|operation| *operation != Operation::Trial) {
+            for result in ["ok"].into_iter().chain(Error::ALL.map(Error::as_str)) {
+                let _: &Counter = &requests.get_or_create(&Asked { operation: operation.as_str(), result });
+            }
+        }
+        let rejected = Family::default();
+        for reason in Rejection::ALL.map(Rejection::as_str).into_iter().chain(Withheld::ALL.map(Withheld::as_str)) {
+            let _: &Counter = &rejected.get_or_create(&Reason { reason });
+        }
+        let durations = Family::new_with_constructor((|| histogram(&DURATIONS)) as fn() -> Histogram);
+        Metrics { requests, durations, rejected, trips: Counter::default() }
+    }
+}
+
+impl Metrics {
+    pub(super) fn asked(&self, operation: Operation, error: Option<Error>, took: Duration) {
+        let (operation, result) = (operation.as_str(), error.map_or("ok", Error::as_str));
+        self.requests.get_or_create(&Asked { operation, result }).inc();
+        // What was not sent took no time.
+        if !matches!(error, Some(Error::Away | Error::Busy)) {
+            self.durations.get_or_create(&Took { operation }).observe(took.as_secs_f64());
+        }
+    }
+
+    pub(super) fn tripped(&self) {
+        self.trips.inc();
+    }
+}
+
+impl Tier {
+    /// Notes that a value was found and not believed.
+    pub fn rejected(&self, why: Rejection) {
+        self.metrics().rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
+    }
+
+    /// Notes that a link was found, and must not be served.
+    pub fn withheld(&self, why: Withheld) {
+        self.metrics().rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
+    }
+
+    /// Adds what is known of the tier to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let Metrics { requests, durations, rejected, trips } = self.metrics().clone();
+        registry.register("shared_requests", "Questions to the shared tier, by what came of them", requests);
+        let help = "How long the shared tier took to answer, or was waited for";
+        registry.register_with_unit("shared_request_duration", help, Unit::Seconds, durations);
+        let help = "Values found in the shared tier that were not believed, or not alive";
+        registry.register("shared_rejected", help, rejected);
+        registry.register("shared_silences", "Times that the shared tier did not answer in time", trips);
+        let tier = self.clone();
+        let help = "1 where the shared tier is used";
+        reading(registry, "shared_up", help, move || f64::from(tier.state() == State::Up));
+        let tier = self.clone();
+        let help = "1 for the state that the connection to the shared tier is in";
+        readings(registry, "shared_state", help, move || {
+            let state = tier.state();
+            State::ALL.map(|one| (("state", one.as_str()), f64::from(one == state)))
+        });
+    }
+}
