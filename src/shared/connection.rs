@@ -313,6 +313,9 @@ impl Supervisor {
                 }
                 Event::Lost => {
                     self.health.broken(now, fastrand::f64());
+                    if line.allowance.is_spent() {
+                        return Fault::TooLong;
+                    }
                     // The last answer tells why, if any does.
                     let last = answers.next().now_or_never().flatten();
                     return last.and_then(|(_, answer)| answer.err()).unwrap_or(Fault::Lost);

@@ -89,8 +89,14 @@ impl Allowance {
     }
 
     fn spend(&self, bytes: usize) -> io::Result<()> {
-        let spent = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        spent.map(|_| ()).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "too long an answer"))
+        let left = self.0.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.0.store(left, Ordering::Relaxed);
+        if left == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
+    }
+
+    /// Whether the connection was given up because of it.
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 }
 

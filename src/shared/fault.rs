@@ -53,8 +53,10 @@ pub(super) enum Fault {
     Silent,
     #[error("the connection was lost")]
     Lost,
-    #[error("an answer is no Redis protocol, or too long")]
+    #[error("an answer is no Redis protocol")]
     Garbage,
+    #[error("an answer is too long")]
+    TooLong,
     #[error("it answers another question than it was asked")]
     Misaligned,
     #[error("it answers {0}")]
@@ -127,7 +129,7 @@ impl fmt::Display for Code {
 impl Fault {
     /// What the client library says of a connection that it gives up.
     fn of(error: &RedisError) -> Fault {
-        if error.kind() == redis::ErrorKind::Parse || is_too_long(error) {
+        if error.kind() == redis::ErrorKind::Parse {
             return Fault::Garbage;
         }
         match error.code() {
@@ -135,12 +137,6 @@ impl Fault {
             None => Fault::Lost,
         }
     }
-}
-
-/// What `dial::Bounded` says.
-fn is_too_long(error: &RedisError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.kind() == io::ErrorKind::InvalidData)
 }
 
 /// An answer, or why there is none.

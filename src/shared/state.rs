@@ -289,7 +289,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_tried_again_within_ten_seconds_whatever_happened(events in prop::collection::vec(
-            (0u64..3000, prop_oneof![Just(Event::Silent), Just(Event::Answered), Just(Event::Broken), Just(Event::Connected), Just(Event::TryFailed)]),
+            (0u32..3000, prop_oneof![Just(Event::Silent), Just(Event::Answered), Just(Event::Broken), Just(Event::Connected), Just(Event::TryFailed)]),
             0..100,
         ), jitter in 0.0f64..1.0) {
             let mut health = Health::new(at(0));

@@ -41,6 +41,11 @@ for _, key in ipairs({KEYS[1], KEYS[2], KEYS[6]}) do
 end
 
 local sequence = tonumber(text(KEYS[4]) or 0) or 0
+-- Written so that it holds for what is no number, too.
+if not (sequence >= 0 and sequence <= 2 ^ 52) then
+  redis.call('DEL', KEYS[3], KEYS[4])
+  sequence = 0
+end
 local forgotten, missed = {}, 0
 if known_sequence >= 0 and known_sequence ~= sequence then
   local oldest = tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2])

@@ -24,6 +24,7 @@ local function bucket(key, window)
   local ahead = math.max(0, left * 1000 + math.floor(rest) - HOUR)
   -- Nobody queues for two minutes: the tier's clock was set back.
   if ahead > window + 120 * 1000000 then
+    put_bucket(key, window)
     return window
   end
   return ahead

@@ -1,1 +1,541 @@
+use std::num::NonZeroU32;
 
+use super::*;
+use crate::shared::{
+    Content, Error, Kept,
+    testing::{Replica, Server, eventually},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const HOURS: &str = "7200000";
+
+/// A replica's view of one file, with answers that must come.
+struct View<'a> {
+    replica: &'a Replica,
+    file: FileNames,
+    member: crate::shared::Replica,
+}
+
+impl<'a> View<'a> {
+    fn of(replica: &'a Replica) -> View<'a> {
+        let (file, member) = (replica.names.file("https://h.example/a"), crate::shared::Replica::random());
+        View { replica, file, member }
+    }
+
+    fn fleet(&self) -> &FleetNames {
+        self.replica.names.fleet()
+    }
+
+    async fn ask<T>(&self, request: Request<T>) -> T {
+        self.replica.tier.ask(request, PATIENCE).await.unwrap()
+    }
+
+    async fn look(&self, flight: Option<u64>, newer: Newer) -> Look {
+        let holder = flight.map(|flight| self.member.holder(flight));
+        self.ask(Request::look(&self.file, self.fleet(), holder.as_ref(), newer)).await
+    }
+
+    fn link(&self, minted_at: i64) -> Vec<u8> {
+        let kept =
+            Kept { minted_at: at(minted_at), ends_at: at(minted_at + 1200), text: "https://h.example/l".to_owned() };
+        self.replica.seals.seal(&self.file.link, &Content::Link(kept))
+    }
+
+    async fn put(&self, flight: u64, minted_at: i64) -> Put {
+        let holder = self.member.holder(flight);
+        self.ask(Request::put(&self.file, &holder, self.link(minted_at), PATIENCE)).await
+    }
+
+    async fn finds(&self) -> Option<i64> {
+        let Look::Hit { sealed, .. } = self.look(None, Newer::Any).await else { return None };
+        match self.replica.seals.open(&self.file.link, &sealed).unwrap() {
+            Content::Link(kept) => Some(kept.minted_at.as_second() - at(0).as_second()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn take(&self, quota: Quota, longest_wait: Duration, keep: u32) -> Take {
+        self.ask(Request::take(self.fleet(), quota, longest_wait, keep)).await
+    }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_780_000_000 + seconds).unwrap()
+}
+
+fn quota(period: Duration, burst: u32) -> Quota {
+    Quota { period, burst: NonZeroU32::new(burst).unwrap() }
+}
+
+/// A period that no test lives to see the end of.
+fn slow(burst: u32) -> Quota {
+    quota(Duration::from_secs(100), burst)
+}
+
+#[tokio::test]
+async fn one_replica_mints_and_the_others_wait_and_find_its_link() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    assert_eq!(one.look(None, Newer::Any).await, Look::Free);
+    assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
+    assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine, "its own lease is no obstacle");
+    let Look::Wait { left } = other.look(Some(1), Newer::Any).await else { panic!() };
+    assert!(left <= LEASE);
+    assert!(matches!(other.look(None, Newer::Any).await, Look::Wait { .. }));
+    assert!(matches!(one.look(Some(2), Newer::Any).await, Look::Wait { .. }), "another flight is another holder");
+    assert_eq!(one.put(1, 0).await, Put::Kept);
+    assert_eq!(other.finds().await, Some(0));
+    assert_eq!(other.look(None, Newer::Than(at(-1))).await, other.look(None, Newer::Any).await);
+    assert_eq!(other.look(None, Newer::Than(at(0))).await, Look::Free, "the lease ended with the link");
+    assert_eq!(other.look(Some(2), Newer::Never).await, Look::Mine);
+    assert_eq!(other.finds().await, Some(0), "it is served meanwhile");
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_released_and_stolen_by_the_right_holder_only() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    let elsewhere = replica.names.file("https://h.example/b");
+    let (ours, theirs) = (one.member.holder(1), other.member.holder(1));
+    assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
+    server.run(&["PEXPIRE", &one.file.lease, "30000"]);
+    let leases = [(&one.file, &theirs), (&elsewhere, &ours), (&one.file, &ours)];
+    assert_eq!(one.ask(Request::renew(leases)).await, [false, false, true]);
+    let redis::Value::Int(left) = server.run(&["PTTL", &one.file.lease]) else { panic!() };
+    assert!(left <= 2000, "{left}");
+    assert_eq!(one.ask(Request::renew([])).await, Vec::<bool>::new());
+    assert!(!other.ask(Request::release(&one.file, &theirs, None)).await);
+    assert!(matches!(other.look(None, Newer::Any).await, Look::Wait { .. }));
+    assert!(other.ask(Request::steal(&one.file, &theirs)).await);
+    assert!(!one.ask(Request::release(&one.file, &ours, None)).await);
+    assert!(other.ask(Request::release(&one.file, &theirs, None)).await);
+    assert_eq!(one.look(None, Newer::Any).await, Look::Free);
+}
+
+#[tokio::test]
+async fn those_who_waited_hear_why_a_mint_failed_and_those_who_want_to_mint_may() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
+    let failure = Content::Failure { at: at(5), text: "upstream-error".to_owned() };
+    let sealed = replica.seals.seal(&one.file.lease, &failure);
+    assert!(one.ask(Request::release(&one.file, &one.member.holder(1), Some(sealed.clone()))).await);
+    server.run(&["PERSIST", &one.file.lease]);
+    assert_eq!(other.look(None, Newer::Any).await, Look::Failed { sealed: sealed.clone() });
+    assert_eq!(replica.seals.open(&one.file.lease, &sealed), Ok(failure));
+    assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);
+}
+
+#[tokio::test]
+async fn a_late_put_neither_brings_back_nor_replaces() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
+    assert_eq!(one.ask(Request::drop(&one.file, one.fleet())).await, 1);
+    assert_eq!(one.put(1, 0).await, Put::Forgotten, "it was minted before it was forgotten");
+    assert_eq!(one.finds().await, None);
+    assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);
+    assert_eq!(other.put(1, 2).await, Put::Kept, "and this one after");
+    server.run(&["DEL", &one.file.tombstone]);
+    assert_eq!(one.put(1, 1).await, Put::Older);
+    assert_eq!(one.finds().await, Some(2));
+    assert_eq!(one.put(1, 3).await, Put::Kept, "a lost lease does not matter to the newest");
+    assert_eq!(one.look(Some(3), Newer::Never).await, Look::Mine);
+    assert_eq!(other.put(9, 4).await, Put::Kept);
+    assert!(matches!(other.look(Some(9), Newer::Never).await, Look::Wait { .. }), "another's lease stays");
+    let redis::Value::Int(left) = server.run(&["PTTL", &one.file.link]) else { panic!() };
+    assert!((1..=30_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn one_of_many_gets_the_lease() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let views: Vec<_> = (0..40).map(|_| View::of(&replica)).collect();
+    let looks = futures_util::future::join_all(views.iter().map(|view| view.look(Some(1), Newer::Any))).await;
+    assert_eq!(looks.iter().filter(|look| **look == Look::Mine).count(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_from_before_the_tier_s_clock_was_set_back_is_free() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    for spoil in [&["PEXPIRE", &one.file.lease, HOURS][..], &["PERSIST", &one.file.lease]] {
+        assert_eq!(one.ask(Request::steal(&one.file, &one.member.holder(1))).await, true);
+        server.run(spoil);
+        assert_eq!(other.look(None, Newer::Any).await, Look::Free);
+        assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_put_there_is_no_obstacle() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let fleet = view.fleet().clone();
+    let names = [&view.file.link, &view.file.lease, &view.file.tombstone, &fleet.bucket, &fleet.pause, &fleet.beacon];
+    let more = [&fleet.beats, &fleet.members, &fleet.records, &fleet.invalidations, &fleet.sequence];
+    for kind in [&["RPUSH", "1"][..], &["SET", "nonsense"], &["SET", "9223372036854775807"], &["SET", "nan"]] {
+        for name in names.into_iter().chain(more) {
+            server.run(&["DEL", name]);
+            server.run(&[kind[0], name, kind[1]]);
+        }
+        server.run(&["DEL", &view.file.tombstone]);
+        let _ = view.look(None, Newer::Any).await;
+        assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{kind:?}");
+        assert_eq!(view.put(1, 0).await, Put::Kept);
+        assert_eq!(view.finds().await, Some(0));
+        assert!(matches!(view.take(slow(5), Duration::ZERO, 0).await, Take::Full { .. }));
+        assert!(view.ask(Request::pay(&fleet, slow(5), 1)).await);
+        let beat = view.ask(beat_of(&view, None, None, false)).await;
+        assert_eq!(beat.live.len(), 1, "{kind:?}");
+        assert!(view.ask(Request::drop(&view.file, &fleet)).await >= 1);
+        let peek = view.ask(Request::peek([&view.file], &fleet)).await;
+        assert_eq!(peek.links, [None]);
+        server.run(&["FLUSHALL"]);
+    }
+    assert_eq!(replica.tier.state(), crate::shared::State::Up);
+}
+
+#[tokio::test]
+async fn many_links_are_seen_at_once_with_the_beacon() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let files: Vec<_> =
+        (0..PEEK + 3).map(|number| replica.names.file(&format!("https://h.example/{number}"))).collect();
+    for place in [0, 2, PEEK - 1] {
+        let holder = view.member.holder(0);
+        view.ask(Request::put(&files[place], &holder, view.link(0), PATIENCE)).await;
+    }
+    let beacon = replica.seals.seal(&view.fleet().beacon, &Content::Beacon { at: at(0) });
+    view.ask(beat_of(&view, None, Some(beacon.clone()), false)).await;
+    let peek = view.ask(Request::peek(&files, view.fleet())).await;
+    assert_eq!(peek.beacon, Some(beacon));
+    assert_eq!(peek.links.len(), PEEK);
+    let found: Vec<_> =
+        peek.links.iter().enumerate().filter_map(|(place, link)| link.as_ref().map(|_| place)).collect();
+    assert_eq!(found, [0, 2, PEEK - 1]);
+}
+
+#[tokio::test]
+async fn a_new_bucket_is_empty_and_a_tier_that_forgets_gives_no_second_burst() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    for _ in 0..2 {
+        let Take::Full { retry_after } = view.take(slow(20), Duration::ZERO, 0).await else { panic!() };
+        assert!((99..=100).contains(&retry_after.as_secs()), "{retry_after:?}");
+        let Take::Go { wait } = view.take(slow(20), Duration::from_secs(110), 0).await else { panic!() };
+        assert!((99..=100).contains(&wait.as_secs()), "{wait:?}");
+        server.run(&["FLUSHALL"]);
+    }
+}
+
+/// Sets the bucket so that so many tokens of `slow` are in it.
+fn fill(server: &Server, view: &View<'_>, burst: u32, tokens: u32) {
+    let left = (burst - tokens) * 100_000 + 3_600_000;
+    server.run(&["SET", &view.fleet().bucket, "0", "PX", &left.to_string()]);
+}
+
+#[tokio::test]
+async fn a_full_bucket_gives_its_burst_at_once_and_leaves_what_it_must() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    for (tokens, keep, given) in [(20, 0, 20), (20, 5, 15), (3, 0, 3), (3, 3, 0), (0, 0, 0)] {
+        fill(&server, &view, 20, tokens);
+        let mut gone = 0;
+        while view.take(slow(20), Duration::ZERO, keep).await == (Take::Go { wait: Duration::ZERO }) {
+            gone += 1;
+        }
+        assert_eq!(gone, given, "{tokens} tokens, of which {keep} are to be left");
+    }
+}
+
+#[tokio::test]
+async fn only_tokens_that_are_given_count() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    fill(&server, &view, 20, 0);
+    for _ in 0..50 {
+        assert!(matches!(view.take(slow(20), Duration::ZERO, 0).await, Take::Full { .. }));
+    }
+    let Take::Go { wait } = view.take(slow(20), Duration::from_secs(120), 0).await else { panic!() };
+    assert!(wait <= Duration::from_secs(100));
+    let Take::Full { retry_after } = view.take(slow(20), Duration::from_secs(110), 0).await else { panic!() };
+    assert_eq!(retry_after, Duration::from_secs(120), "200 s, which nobody would wait for");
+}
+
+#[tokio::test]
+async fn a_fleet_that_asks_at_once_gets_no_more_than_the_rate() {
+    let Some(server) = Server::start(&[]) else { return };
+    // Of which the tier's clock shows no whole number.
+    let (period, burst) = (Duration::from_micros(3_400), 5);
+    let mut replicas = Vec::new();
+    for _ in 0..4 {
+        replicas.push(Replica::of(&server).await);
+    }
+    let clock = crate::clock::Clock::system();
+    let began = clock.now();
+    let view = View::of(&replicas[0]);
+    assert!(matches!(view.take(quota(period, burst), Duration::ZERO, 0).await, Take::Full { .. }));
+    let taking = replicas.iter().map(|replica| async {
+        let (view, mut given) = (View::of(replica), 0);
+        while given < 50 {
+            match view.take(quota(period, burst), Duration::ZERO, 0).await {
+                Take::Go { .. } => given += 1,
+                Take::Full { .. } => tokio::task::yield_now().await,
+                Take::Paused { .. } => panic!(),
+            }
+        }
+        given
+    });
+    let given: u32 = futures_util::future::join_all(taking).await.into_iter().sum();
+    let took = clock.now().since(began);
+    // One for the rounding to whole milliseconds at both ends.
+    let most = took.as_micros() / period.as_micros() + 1;
+    assert!(u128::from(given) <= most, "{given} in {took:?}, which has {most}");
+}
+
+#[tokio::test]
+async fn what_was_spent_without_asking_is_paid_once_and_a_burst_at_most() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    for (tokens, debt, left) in [(20, 5, 15), (20, 20, 0), (20, 1000, 0), (5, 10, 0)] {
+        fill(&server, &view, 20, tokens);
+        assert!(view.ask(Request::pay(view.fleet(), slow(20), debt)).await);
+        let mut gone = 0;
+        while matches!(view.take(slow(20), Duration::ZERO, 0).await, Take::Go { .. }) {
+            gone += 1;
+        }
+        assert_eq!(gone, left, "{tokens} - {debt}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_from_before_the_tier_s_clock_was_set_back_is_empty_and_no_more() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let quota = quota(Duration::from_millis(100), 20);
+    for spoil in [&["PEXPIRE", &view.fleet().bucket, "10800000"][..], &["PERSIST", &view.fleet().bucket]] {
+        server.run(&["SET", &view.fleet().bucket, "0", "PX", "3600000"]);
+        server.run(spoil);
+        let Take::Full { retry_after } = view.take(quota, Duration::ZERO, 0).await else { panic!("{spoil:?}") };
+        assert!(retry_after <= Duration::from_millis(100), "{retry_after:?}");
+        eventually("a token", || async { matches!(view.take(quota, Duration::ZERO, 0).await, Take::Go { .. }) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_holds_for_all_the_longer_one_and_no_longer_than_two_minutes() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let pause = async |seconds| view.ask(Request::pause(view.fleet(), Duration::from_secs(seconds))).await.as_secs();
+    assert_eq!(pause(100).await, 100);
+    assert!((90..=100).contains(&pause(5).await));
+    let Take::Paused { left } = view.take(slow(1), Duration::ZERO, 0).await else { panic!() };
+    assert!((90..=100).contains(&left.as_secs()));
+    assert_eq!(pause(3600).await, 120);
+    server.run(&["PEXPIRE", &view.fleet().pause, HOURS]);
+    let beat = view.ask(beat_of(&view, None, None, false)).await;
+    assert_eq!(beat.pause.as_secs(), 10);
+    let Take::Paused { left } = view.take(slow(1), Duration::ZERO, 0).await else { panic!() };
+    assert_eq!(left.as_secs(), 10, "the tier's clock was set back");
+    server.run(&["PEXPIRE", &view.fleet().pause, HOURS]);
+    assert_eq!(pause(1).await, 1);
+}
+
+fn beat_of(view: &View<'_>, sequence: Option<i64>, beacon: Option<Vec<u8>>, goodbye: bool) -> Request<Beat> {
+    let record = view
+        .replica
+        .seals
+        .seal(&view.fleet().records, &Content::Member { at: at(0), text: view.member.as_str().to_owned() });
+    Request::beat(view.fleet(), Saying { replica: &view.member, record, sequence, beacon, goodbye })
+}
+
+#[tokio::test]
+async fn beats_tell_who_is_live_without_a_clock() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let views: Vec<_> = (0..5).map(|_| View::of(&replica)).collect();
+    let live = async |view: &View<'_>| {
+        let beat = view.ask(beat_of(view, None, None, false)).await;
+        for (member, record) in &beat.live {
+            let told = replica.seals.open(&view.fleet().records, record.as_ref().unwrap()).unwrap();
+            assert_eq!(told, Content::Member { at: at(0), text: member.clone() });
+        }
+        beat.live.len()
+    };
+    for view in &views {
+        live(view).await;
+    }
+    assert_eq!(live(&views[0]).await, 5);
+    // Two die.
+    let mut seen = Vec::new();
+    for _ in 0..12 {
+        for view in &views[..3] {
+            seen.push(live(view).await);
+        }
+    }
+    assert_eq!((seen[0], seen.last().copied()), (5, Some(3)), "{seen:?}");
+    for _ in 0..110 {
+        live(&views[0]).await;
+        live(&views[1]).await;
+        live(&views[2]).await;
+    }
+    assert_eq!(server.run(&["ZCARD", &views[0].fleet().members]), redis::Value::Int(3), "the dead are forgotten");
+    assert_eq!(server.run(&["HLEN", &views[0].fleet().records]), redis::Value::Int(3));
+    let goodbye = views[2].ask(beat_of(&views[2], None, None, true)).await;
+    assert_eq!(goodbye.live.len(), 2);
+    server.run(&["DEL", &views[0].fleet().beats]);
+    live(&views[0]).await;
+    assert_eq!(live(&views[1]).await, 2, "a lost counter begins anew");
+}
+
+#[tokio::test]
+async fn the_greatest_beacon_is_told_and_dies_by_itself() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let told = async |seconds: i64| {
+        let beacon = replica.seals.seal(&view.fleet().beacon, &Content::Beacon { at: at(seconds) });
+        let beat = view.ask(beat_of(&view, None, Some(beacon), false)).await;
+        match replica.seals.open(&view.fleet().beacon, &beat.beacon.unwrap()).unwrap() {
+            Content::Beacon { at } => at.as_second() - self::at(0).as_second(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((told(5).await, told(9).await, told(7).await), (5, 9, 9));
+    let redis::Value::Int(left) = server.run(&["PTTL", &view.fleet().beacon]) else { panic!() };
+    assert!((1..=30_000).contains(&left), "{left}");
+    view.put(1, 0).await;
+    let Look::Hit { beacon: Some(_), .. } = view.look(None, Newer::Any).await else { panic!("no beacon with the hit") };
+    let silent = view.ask(beat_of(&view, None, None, false)).await;
+    assert!(silent.beacon.is_some());
+}
+
+#[tokio::test]
+async fn what_was_forgotten_is_told_once_and_gaps_are_told() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let drop = async |name: &str| {
+        let file = replica.names.file(name);
+        view.ask(Request::drop(&file, view.fleet())).await;
+        file.id
+    };
+    let beat = async |sequence| view.ask(beat_of(&view, sequence, None, false)).await;
+    let a = drop("a").await;
+    let first = beat(None).await;
+    assert_eq!((first.sequence, first.forgotten.len(), first.missed), (1, 0, false), "it knows nothing yet");
+    let quiet = beat(Some(1)).await;
+    assert_eq!((quiet.sequence, quiet.forgotten.len(), quiet.missed), (1, 0, false));
+    let b = drop("b").await;
+    assert_eq!(drop("a").await, a);
+    let heard = beat(Some(1)).await;
+    assert_eq!((heard.sequence, &heard.forgotten[..], heard.missed), (3, &[b, a][..], false));
+    let restarted = beat(Some(7)).await;
+    assert_eq!((restarted.sequence, restarted.missed), (3, true), "the tier has lost its memory");
+    for number in 0..INVALIDATIONS + 5 {
+        drop(&number.to_string()).await;
+    }
+    let late = beat(Some(3)).await;
+    assert!(late.missed);
+    assert_eq!(late.forgotten.len(), 1000);
+    server.run(&["FLUSHALL"]);
+    let flushed = beat(Some(late.sequence)).await;
+    assert_eq!((flushed.sequence, flushed.missed), (0, true));
+}
+
+#[test]
+fn answers_of_a_wrong_type_are_errors() {
+    use redis::Value::{Array, BulkString, Int, Nil, Okay};
+    let bulk = |text: &str| BulkString(text.as_bytes().to_vec());
+    let file = FileNames { id: String::new(), link: String::new(), lease: String::new(), tombstone: String::new() };
+    let names = crate::shared::Names::new(&crate::key::ApiKey::new("first-key").unwrap().fleet_secret());
+    let look = Request::look(&file, names.fleet(), None, Newer::Any).read;
+    let answers = [
+        Nil,
+        Okay,
+        Int(1),
+        bulk("hit"),
+        Array(vec![]),
+        Array(vec![bulk("hit")]),
+        Array(vec![bulk("hit"), bulk("x")]),
+        Array(vec![bulk("hit"), Nil, Nil]),
+        Array(vec![bulk("hit"), bulk("x"), Int(1)]),
+        Array(vec![bulk("hit"), bulk("x"), Nil, Nil]),
+        Array(vec![bulk("wait"), Int(-1)]),
+        Array(vec![bulk("wait"), bulk("1")]),
+        Array(vec![bulk("else")]),
+        Array(vec![Int(1), Int(1)]),
+        BulkString(vec![0xff]),
+    ];
+    let take = Request::take(names.fleet(), slow(1), PATIENCE, 0).read;
+    let beat = Request::beat(
+        names.fleet(),
+        Saying {
+            replica: &crate::shared::Replica::random(),
+            record: Vec::new(),
+            sequence: None,
+            beacon: None,
+            goodbye: false,
+        },
+    )
+    .read;
+    for answer in answers {
+        assert_eq!(look(answer.clone()), None, "{answer:?}");
+        assert_eq!(take(answer.clone()), None, "{answer:?}");
+        assert_eq!(beat(answer.clone()), None, "{answer:?}");
+    }
+    let hours = Int(7_200_000);
+    let wait = Some(Look::Wait { left: 2 * LEASE });
+    assert_eq!(look(Array(vec![bulk("wait"), hours.clone()])), wait, "what is read is clamped");
+    let paused = Some(Take::Paused { left: LONGEST_PAUSE });
+    assert_eq!(take(Array(vec![bulk("paused"), hours.clone()])), paused);
+    assert_eq!(take(Array(vec![bulk("go"), hours])), Some(Take::Go { wait: LONGEST_WAIT }));
+}
+
+#[test]
+fn an_answer_is_its_question_s_by_number_only() {
+    use redis::Value::{Array, BulkString, Int, Nil, Okay};
+    let number = BulkString(b"7".to_vec());
+    assert_eq!(answer_to(7, Array(vec![number.clone(), Nil])), Some(Nil));
+    for answer in [
+        Okay,
+        Nil,
+        Array(vec![number.clone()]),
+        Array(vec![number.clone(), Nil, Nil]),
+        Array(vec![Int(7), Nil]),
+        Array(vec![BulkString(b"8".to_vec()), Nil]),
+        Array(vec![BulkString(b"07".to_vec()), Nil]),
+    ] {
+        assert_eq!(answer_to(7, answer.clone()), None, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_the_tier_does_not_take_harms_no_other() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let mut nonsense = Request::pay(view.fleet(), slow(1), 1);
+    nonsense.arguments[0] = b"no number".to_vec();
+    assert_eq!(replica.tier.ask(nonsense, PATIENCE).await, Err(Error::Refused));
+    assert_eq!(view.look(None, Newer::Any).await, Look::Free);
+    let mut other = Request::take(view.fleet(), slow(1), Duration::ZERO, 0);
+    other.read = |_| None;
+    assert_eq!(replica.tier.ask(other, PATIENCE).await, Err(Error::Malformed));
+    assert_eq!(view.look(None, Newer::Any).await, Look::Free);
+}
