@@ -20,19 +20,24 @@ pub(super) async fn candidates(dialer: &Dialer, address: &Address, slot: u16) ->
     };
     let mut asked: FuturesUnordered<_> =
         address.seeds.iter().map(|seed| ask(dialer, &address.topology, seed, slot)).collect();
-    let (mut votes, mut last) = (Vec::new(), none);
+    let (mut votes, mut last, mut is_unknown) = (Vec::new(), None, false);
     while let Some(answer) = asked.next().await {
         match answer {
             Ok(Some(endpoint)) => votes.push(endpoint),
-            Ok(None) => {}
-            Err(fault) => last = fault,
+            Ok(None) => is_unknown = true,
+            Err(fault) => last = Some(fault),
         }
         // Nobody needs to wait for a frozen seed.
         if winner_of(&votes, address.seeds.len()) {
             break;
         }
     }
-    if votes.is_empty() { Err(last) } else { Ok(by_votes(&votes)) }
+    match last.filter(|_| !is_unknown) {
+        _ if !votes.is_empty() => Ok(by_votes(&votes)),
+        Some(fault) => Err(fault),
+        // What one seed says tells more than another's silence.
+        None => Err(none),
+    }
 }
 
 /// Whom one seed names.

@@ -105,8 +105,13 @@ impl Health {
         match self.phase {
             Phase::Up { since } => {
                 self.trips.retain(|trip| now.since(*trip) < STEADY);
+                if self.trips.len() == TRIPS {
+                    self.trips.pop_front();
+                }
                 self.trips.push_back(now);
-                if self.trips.len() >= TRIPS {
+                // What flapped has no more patience until it has been up for a while.
+                let is_on_trial = !self.hold.is_zero() && now.since(since) < STEADY;
+                if is_on_trial || self.trips.len() == TRIPS {
                     self.go_down(since, now, jitter);
                 } else {
                     self.phase = Phase::Suspect { since: now, up_since: since };

@@ -23,6 +23,9 @@ use crate::{clock::Clock, key::ApiKey};
 /// Longer than anything takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A server's file of settings.
+const SETTINGS: &str = "settings.conf";
+
 /// Asks every few milliseconds until it is so.
 pub(super) async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let asking = async {
@@ -49,10 +52,15 @@ pub(super) fn free_port() -> u16 {
 impl Server {
     /// `None`, with a message, where it is not installed. `arguments` are those of a configuration file.
     pub(super) fn start(arguments: &[&str]) -> Option<Server> {
+        Server::with("", arguments)
+    }
+
+    fn with(settings: &str, arguments: &[&str]) -> Option<Server> {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         // Another test may take the port first.
         for _ in 0..10 {
             let (port, folder) = (free_port(), TempDir::new().unwrap());
+            std::fs::write(folder.path().join(SETTINGS), settings).unwrap();
             let Ok(child) = spawn(port, &folder, &arguments) else {
                 eprintln!("skipped: there is no redis-server");
                 return None;
@@ -63,6 +71,11 @@ impl Server {
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// A sentinel with these lines of settings. It writes into them what it learns.
+    pub(super) fn sentinel(settings: &[&str]) -> Option<Server> {
+        Server::with(&settings.join("\n"), &["--sentinel"])
     }
 
     fn is_ready(&mut self) -> bool {
@@ -82,13 +95,17 @@ impl Server {
 
     /// Runs a command there, with a connection of its own.
     pub(super) fn run(&self, command: &[&str]) -> redis::Value {
+        self.try_run(command).unwrap()
+    }
+
+    pub(super) fn try_run(&self, command: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
         let mut connection = client.get_connection().unwrap();
         let mut asked = redis::cmd(command[0]);
         command[1..].iter().for_each(|argument| {
             asked.arg(argument);
         });
-        asked.query(&mut connection).unwrap()
+        asked.query(&mut connection)
     }
 
     pub(super) fn freeze(&self) {
@@ -117,6 +134,7 @@ impl Server {
 
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> std::io::Result<Child> {
     Command::new("redis-server")
+        .arg(folder.path().join(SETTINGS))
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
         .arg(folder.path())
         .args(arguments)

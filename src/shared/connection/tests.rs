@@ -176,8 +176,6 @@ async fn another_database_is_another_tier() {
 async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
     let Some(server) = Server::start(&[]) else { return };
     let tasks = TaskTracker::new();
-    let proxy = Proxy::before(&server, &tasks).await;
-    let replica = Replica::new(&url(proxy.port), Duration::from_millis(200));
     for (manner, faults) in [
         (Manner::Swallows, &["no answer"][..]),
         (Manner::Garbles, &["an answer is no Redis protocol"]),
@@ -186,6 +184,8 @@ async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
         (Manner::Promises, &["no answer"]),
         (Manner::Closes, &["the connection was lost"]),
     ] {
+        let proxy = Proxy::before(&server, &tasks).await;
+        let replica = Replica::new(&url(proxy.port), Duration::from_millis(200));
         comes_back(&replica).await;
         proxy.set(manner);
         trips(&replica).await;
@@ -194,8 +194,8 @@ async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
         assert!(faults.contains(&fault.as_str()), "{manner:?}: {fault}");
         assert!(refuses_at_once(&replica));
         proxy.set(Manner::Honest);
+        comes_back(&replica).await;
     }
-    comes_back(&replica).await;
 }
 
 #[tokio::test]
@@ -226,4 +226,126 @@ async fn a_caller_that_leaves_harms_nobody() {
     }
     assert!(answers(&replica).await);
     eventually("all are freed", || async { replica.tier.describe().calls_under_way == 0 }).await;
+}
+
+/// A sentinel or a node of a cluster, whose peers must find it before it is of use.
+async fn says(server: &Server, command: &[&str], word: &str) {
+    eventually(word, || async { format!("{:?}", server.try_run(command)).contains(word) }).await;
+}
+
+#[tokio::test]
+async fn sentinels_lead_to_the_new_master_and_not_to_the_frozen_one() {
+    let Some(mut master) = Server::start(&[]) else { return };
+    let Some(heir) = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]) else { return };
+    says(&heir, &["INFO", "replication"], "master_link_status:up").await;
+    let mut sentinels = Vec::new();
+    for _ in 0..3 {
+        let monitor = format!("sentinel monitor mymaster 127.0.0.1 {} 2", master.port);
+        let settings = [
+            monitor.as_str(),
+            "sentinel down-after-milliseconds mymaster 500",
+            "sentinel failover-timeout mymaster 3000",
+        ];
+        let Some(sentinel) = Server::sentinel(&settings) else { return };
+        sentinels.push(sentinel);
+    }
+    for sentinel in &sentinels {
+        says(sentinel, &["SENTINEL", "CKQUORUM", "mymaster"], "3 usable").await;
+        says(sentinel, &["SENTINEL", "REPLICAS", "mymaster"], &heir.port.to_string()).await;
+    }
+    let seeds: Vec<_> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+    let replica = Replica::new(&format!("redis+sentinel://{}/mymaster", seeds.join(",")), BUDGET);
+    comes_back(&replica).await;
+    // One of those that are asked is frozen, too.
+    sentinels[0].freeze();
+    master.freeze();
+    trips(&replica).await;
+    says(&heir, &["ROLE"], "master").await;
+    comes_back(&replica).await;
+    master.kill();
+    assert!(answers(&replica).await);
+    let nobody = Replica::patient(&format!("redis+sentinel://{}/other", seeds.join(",")));
+    eventually("it is told that there is no such master", || async {
+        nobody.tier.describe().last_fault.as_deref() == Some("no sentinel knows a master of this name")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_s_owner_of_our_slot_is_asked_and_its_heir_when_it_dies() {
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        let Some(node) = Server::start(&settings) else { return };
+        nodes.push(node);
+    }
+    let slot = Names::new(&crate::key::ApiKey::new("first-key").unwrap().fleet_secret()).slot();
+    // The slot's owner, its heir, and two more that have a vote.
+    let owner = usize::from(slot > 5000) + usize::from(slot > 10_000);
+    let heir = 3;
+    let ports: Vec<_> = nodes.iter().map(|node| node.port.to_string()).collect();
+    for (place, node) in nodes.iter().enumerate() {
+        node.run(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
+        nodes[0].run(&["CLUSTER", "MEET", "127.0.0.1", &ports[place]]);
+    }
+    for (node, range) in nodes.iter().zip([["0", "5000"], ["5001", "10000"], ["10001", "16383"]]) {
+        node.run(&["CLUSTER", "ADDSLOTSRANGE", range[0], range[1]]);
+    }
+    for node in &nodes {
+        says(node, &["CLUSTER", "INFO"], "cluster_known_nodes:4").await;
+    }
+    let redis::Value::BulkString(id) = nodes[owner].run(&["CLUSTER", "MYID"]) else { panic!() };
+    let id = String::from_utf8(id).unwrap();
+    eventually("it is known", || async { nodes[heir].try_run(&["CLUSTER", "REPLICATE", &id]).is_ok() }).await;
+    says(&nodes[heir], &["INFO", "replication"], "master_link_status:up").await;
+    for node in &nodes {
+        says(node, &["CLUSTER", "INFO"], "cluster_state:ok").await;
+    }
+    let seeds: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let replica = Replica::new(&format!("redis+cluster://{}", seeds.join(",")), BUDGET);
+    comes_back(&replica).await;
+    // Asked to give up, it sends us to its heir.
+    says(&nodes[owner], &["INFO", "replication"], "state=online").await;
+    nodes[heir].run(&["CLUSTER", "FAILOVER"]);
+    says(&nodes[heir], &["ROLE"], "master").await;
+    comes_back(&replica).await;
+    says(&nodes[owner], &["INFO", "replication"], "master_link_status:up").await;
+    // And a frozen one has a new heir.
+    nodes[heir].freeze();
+    trips(&replica).await;
+    says(&nodes[owner], &["ROLE"], "master").await;
+    comes_back(&replica).await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_whom_the_roots_vouch_for_only() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("cert"), certified.cert.pem()).unwrap();
+    std::fs::write(path("key"), certified.signing_key.serialize_pem()).unwrap();
+    let port = free_port();
+    let tls_port = port.to_string();
+    let (cert, key) = (path("cert"), path("key"));
+    let settings =
+        ["--tls-port", &tls_port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+    let Some(_server) = Server::start(&settings) else { return };
+    let secret = crate::key::ApiKey::new("first-key").unwrap().fleet_secret();
+    let dialer = |host: &str| {
+        let address = format!("rediss://{host}:{port}").parse().unwrap();
+        Dialer::new(address, Names::new(&secret))
+    };
+    let trust = || {
+        let mut store = rustls::RootCertStore::empty();
+        store.add(certified.cert.der().clone()).unwrap();
+        crate::roots::tls(store)
+    };
+    let known = dialer("localhost");
+    known.trust_in(trust());
+    assert!(known.dial().await.is_ok());
+    let misnamed = dialer("127.0.0.1");
+    misnamed.trust_in(trust());
+    assert!(matches!(misnamed.dial().await, Err(Fault::Tls(_))));
+    let stranger = dialer("localhost");
+    assert!(matches!(stranger.dial().await, Err(Fault::Tls(_) | Fault::NoRoots(_))));
 }
