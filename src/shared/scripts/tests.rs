@@ -166,7 +166,7 @@ async fn a_lease_from_before_the_tier_s_clock_was_set_back_is_free() {
     let replica = Replica::of(&server).await;
     let (one, other) = (View::of(&replica), View::of(&replica));
     for spoil in [&["PEXPIRE", &one.file.lease, HOURS][..], &["PERSIST", &one.file.lease]] {
-        assert_eq!(one.ask(Request::steal(&one.file, &one.member.holder(1))).await, true);
+        assert!(one.ask(Request::steal(&one.file, &one.member.holder(1))).await);
         server.run(spoil);
         assert_eq!(other.look(None, Newer::Any).await, Look::Free);
         assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);

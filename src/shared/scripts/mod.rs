@@ -1,4 +1,4 @@
-//! What the shared tier is asked, and what it answers: one script each, atomic, in `scripts/`.
+//! What the shared tier is asked, and what it answers: one script each, atomic, in a file of its own.
 //!
 //! No script reads a clock of the tier: managed services forbid it, and a promoted replica's clock may be hours off. The
 //! lives that are set are for waiting and for collecting rubbish, and those that are read are clamped. A wrong type in
@@ -171,7 +171,7 @@ impl Operation {
             ($($name:literal),*) => {
                 concat!(
                     "local function answer()\n",
-                    $(include_str!(concat!("scripts/", $name, ".lua")),)*
+                    $(include_str!(concat!($name, ".lua")),)*
                     "end\nreturn {ARGV[#ARGV], answer()}\n",
                 )
             };
