@@ -103,3 +103,45 @@ impl Tier {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        key::ApiKey,
+        shared::{Config, Names, Request},
+    };
+
+    #[tokio::test]
+    async fn all_is_there_from_the_start_and_questions_to_a_tier_that_is_away_count_as_such() {
+        let names = Names::new(&ApiKey::new("first-key").unwrap().fleet_secret());
+        let address = "redis://127.0.0.1:1".parse().unwrap();
+        let config = Config { address, timeout: Duration::from_millis(20) };
+        let (tier, _supervisor) = Tier::new(config, names.clone(), Clock::system());
+        let mut registry = Registry::with_prefix("kielink");
+        tier.register(&mut registry);
+        let pause = Request::pause(names.fleet(), Duration::from_secs(1));
+        assert_eq!(tier.ask(pause, Duration::from_secs(1)).await, Err(Error::Away));
+        tier.rejected(Rejection::Tag);
+        tier.withheld(Withheld::Dead);
+        let mut shown = String::new();
+        prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
+        for line in [
+            "kielink_shared_requests_total{operation=\"pause\",result=\"away\"} 1",
+            "kielink_shared_requests_total{operation=\"look\",result=\"ok\"} 0",
+            "kielink_shared_rejected_total{reason=\"tag\"} 1",
+            "kielink_shared_rejected_total{reason=\"dead\"} 1",
+            "kielink_shared_rejected_total{reason=\"no-clock\"} 0",
+            "kielink_shared_silences_total 0",
+            "kielink_shared_up 0",
+            "kielink_shared_state{state=\"down\"} 1",
+        ] {
+            assert!(shown.lines().any(|shown| shown.starts_with(line)), "{line} in {shown}");
+        }
+        assert!(
+            !shown.contains("kielink_shared_request_duration_seconds_count{operation=\"pause\"}"),
+            "it was not sent"
+        );
+    }
+}

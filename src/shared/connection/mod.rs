@@ -86,6 +86,8 @@ pub struct Supervisor {
     dialer: Dialer,
     calls: mpsc::Receiver<Call>,
     health: Health,
+    /// Whether the log has said that the tier is away: once for each time, not for each try.
+    is_known_away: bool,
     state: watch::Sender<State>,
     shared: Arc<Shared>,
     timeout: Duration,
@@ -121,6 +123,7 @@ impl Tier {
             dialer: Dialer::new(address, names),
             calls: received,
             health: Health::new(clock.now()),
+            is_known_away: false,
             state: changes,
             shared,
             timeout,
@@ -220,13 +223,14 @@ impl Supervisor {
             match made {
                 Ok(line) => {
                     self.health.connected(now);
+                    self.is_known_away = false;
                     tracing::info!("the shared tier is up");
                     self.publish();
                     return line;
                 }
                 Err(fault) => {
                     self.health.try_failed(now, fastrand::f64());
-                    self.note(&fault);
+                    self.went_down(&fault);
                 }
             }
         }
@@ -325,14 +329,12 @@ impl Supervisor {
         }
     }
 
-    fn went_down(&self, fault: &Fault) {
-        tracing::warn!(fault = %Chain(fault), "the shared tier is away; this replica does without it");
-        self.note(fault);
-        self.publish();
-    }
-
-    fn note(&self, fault: &Fault) {
+    fn went_down(&mut self, fault: &Fault) {
+        if !std::mem::replace(&mut self.is_known_away, true) {
+            tracing::warn!(fault = %Chain(fault), "the shared tier is away; this replica does without it");
+        }
         self.shared.set_fault(Chain(fault).to_string());
+        self.publish();
     }
 
     fn publish(&self) {
