@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family},
     registry::{Registry, Unit},
 };
 
 use super::{connection::Tier, fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
-use crate::telemetry::metrics::{histogram, reading, readings};
+use crate::telemetry::metrics::{Histogram, reading, readings};
 
 /// Seconds. A trip takes half a millisecond; nobody waits longer than 20 ms but for what nobody waits for.
 const DURATIONS: [f64; 9] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
@@ -52,7 +52,7 @@ impl Default for Metrics {
         for reason in Rejection::ALL.map(Rejection::as_str).into_iter().chain(Withheld::ALL.map(Withheld::as_str)) {
             let _: &Counter = &rejected.get_or_create(&Reason { reason });
         }
-        let durations = Family::new_with_constructor((|| histogram(&DURATIONS)) as fn() -> Histogram);
+        let durations = Family::new_with_constructor((|| Histogram::new(&DURATIONS)) as fn() -> Histogram);
         Metrics { requests, durations, rejected, trips: Counter::default() }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
-    metrics::{MetricType, counter::ConstCounter, exemplar::HistogramWithExemplars, gauge::ConstGauge},
+    metrics::{MetricType, TypedMetric, counter::ConstCounter, exemplar::HistogramWithExemplars, gauge::ConstGauge},
     registry::Registry,
 };
 
@@ -64,6 +64,10 @@ impl Histogram {
     }
 }
 
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let Counts { bounds, counts, sum } = &*self.0;
@@ -75,7 +79,7 @@ impl EncodeMetric for Histogram {
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        Histogram::TYPE
     }
 }
 
