@@ -85,10 +85,10 @@ impl Gist {
 
     /// Whether nothing that is known contradicts `then`: no later step of the wall clock, and no answer whose clock is
     /// ahead of all that `then` leaves possible. (The time between the two is not looked at: it only excuses more.)
-    fn agrees_with(&self, then: &Heard) -> bool {
+    fn agrees_with(&self, then: &PackedHeard) -> bool {
         let least = self.least.load(Ordering::Acquire);
-        let known = then.ahead.is_none_or(|known| SignedDuration::from_nanos(least) <= known.most);
-        known && least != i64::MAX && self.stepped.load(Ordering::Acquire) == nanos(then.stepped)
+        let known = then.width.is_none_or(|width| least <= then.least.saturating_add_unsigned(width.get()));
+        known && least != i64::MAX && self.stepped.load(Ordering::Acquire) == then.stepped
     }
 }
 
@@ -348,11 +348,6 @@ impl KieClock {
     /// show that `then` itself came from a clock that is behind. (A single earlier answer may be wrong, and would spoil
     /// every link.)
     pub fn ahead_since(&self, then: &Heard, now: Instant) -> Duration {
-        if self.0.gist.agrees_with(then) { Duration::ZERO } else { self.ahead_by_all(then, now) }
-    }
-
-    /// The same by all that is known.
-    fn ahead_by_all(&self, then: &Heard, now: Instant) -> Duration {
         let state = self.lock();
         let Some(known) = then.ahead else {
             return state.stepped.saturating_sub(then.stepped);
@@ -382,6 +377,11 @@ impl KieClock {
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
         most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
+    }
+
+    /// The same for an answer as an entry keeps it; without a lock where nothing contradicts it.
+    pub fn ahead_since_packed(&self, then: &PackedHeard, now: Instant) -> Duration {
+        if self.0.gist.agrees_with(then) { Duration::ZERO } else { self.ahead_since(&Heard::from(*then), now) }
     }
 
     /// The most that kie.ai's clock may show at `now`; `None` as long as no answer has shown it. Each witness makes it
@@ -721,8 +721,10 @@ mod tests {
                     }
                 }
                 for then in &heard {
-                    calm.fetch_add(u64::from(kie.0.gist.agrees_with(then)), Ordering::Relaxed);
-                    prop_assert_eq!(kie.ahead_since(then, at(now + 3.0)), kie.ahead_by_all(then, at(now + 3.0)));
+                    let packed = PackedHeard::from(*then);
+                    calm.fetch_add(u64::from(kie.0.gist.agrees_with(&packed)), Ordering::Relaxed);
+                    let all = kie.ahead_since(&Heard::from(packed), at(now + 3.0));
+                    prop_assert_eq!(kie.ahead_since_packed(&packed, at(now + 3.0)), all);
                 }
             }
         });

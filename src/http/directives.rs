@@ -10,9 +10,6 @@ use crate::links::Wish;
 /// has it. Where a directive stands there twice, the stricter one counts.
 pub(crate) fn wish(headers: &HeaderMap) -> Wish {
     let mut wish = Wish::default();
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        return wish;
-    }
     for value in headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()) {
         for directive in value.split(',') {
             let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));

@@ -10,7 +10,7 @@ use super::{
     freshness::{Life, Times},
 };
 use crate::{
-    clock::{Heard, Instant, KieClock, PackedHeard},
+    clock::{Instant, KieClock, PackedHeard},
     link::Link,
     upstream::{self, Minted},
 };
@@ -64,7 +64,7 @@ impl Entry {
     /// The points of its life by both clocks: where kie.ai's clock shows that more time has passed there than here,
     /// that much of the life is gone.
     pub(super) fn times(&self, kie_clock: &KieClock, margin: Duration, now: Instant) -> Times {
-        self.life.times().less(kie_clock.ahead_since(&Heard::from(self.heard), now), margin)
+        self.life.times().less(kie_clock.ahead_since_packed(&self.heard, now), margin)
     }
 
     /// The deadline by our clock alone.

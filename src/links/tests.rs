@@ -477,7 +477,7 @@ async fn the_same_link_again_is_no_new_life() {
 async fn what_is_past_its_deadline_leaves_memory_within_a_minute_whether_or_not_anybody_asks() {
     let bench = bench();
     let stop = CancellationToken::new();
-    let sweeping = tokio::spawn(bench.links.clone().sweep_until(stop.clone()));
+    let sweeping = bench.tasks.spawn(bench.links.clone().sweep_until(stop.clone()));
     bench.warm().await;
     let expired = || bench.links.0.metrics.evictions("expired");
     tokio::time::sleep(19 * 60 * SECOND).await;

@@ -56,7 +56,7 @@ pub(crate) struct Watched {
 }
 
 /// W3C Trace Context.
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 impl Watched {

@@ -38,8 +38,8 @@ fn new_id() -> NewId {
 }
 
 /// The caller's request id, if it may be repeated, else a new one, written behind `text`.
-pub(crate) fn push_request_id(text: &mut Vec<u8>, headers: &HeaderMap) {
-    match guard::sane_request_id(headers) {
+pub(crate) fn push_request_id(text: &mut Vec<u8>, headers: Option<&HeaderMap>) {
+    match headers.and_then(guard::sane_request_id) {
         Some(id) => text.extend_from_slice(id.as_bytes()),
         None => text.extend_from_slice(&new_id().0),
     }

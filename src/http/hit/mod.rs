@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::Response,
 };
 use tracing::Level;
@@ -21,8 +21,9 @@ use crate::{
     telemetry::NOTED,
     web::{
         cache_status::CACHE_STATUS,
-        edge::Edge,
-        guard, headers,
+        edge::{Edge, TRACEPARENT},
+        guard,
+        headers::{self, X_REQUEST_ID},
         metrics::{Answered, Label},
         outcome::Outcome,
         query,
@@ -87,7 +88,14 @@ impl Hits {
     }
 
     /// The answer. All that is its own stands in one buffer.
-    fn answer_with(&self, form: Form, source: &str, lookup: &Lookup, asked: &HeaderMap) -> Response<Bytes> {
+    fn answer_with(
+        &self,
+        form: Form,
+        source: Normal<'_>,
+        lookup: &Lookup,
+        said: Option<&HeaderMap>,
+    ) -> Response<Bytes> {
+        let source = source.as_str();
         let link = &lookup.entry.link;
         let mut text = Vec::with_capacity(OWN_BYTES + source.len() + link.as_str().len());
         match form {
@@ -100,7 +108,7 @@ impl Hits {
         let life = text.len();
         answer::cache_status(lookup).push(&mut text);
         let status = text.len();
-        headers::push_request_id(&mut text, asked);
+        headers::push_request_id(&mut text, said);
         let id = text.len();
         if form == Form::Redirect {
             text.extend_from_slice(link.as_str().as_bytes());
@@ -145,17 +153,21 @@ impl AtOnce for Hits {
         let began = clock.now();
         let (form, route) = Form::of(head)?;
         guard::check(head, Some(peer), &self.edge.allowed_hosts).ok()?;
-        let wish = directives::wish(&head.headers);
+        // To look at the few names that came costs less than to look for each that might have.
+        let is_one =
+            |name: &HeaderName| *name == header::CACHE_CONTROL || *name == X_REQUEST_ID || *name == TRACEPARENT;
+        let said = Some(&head.headers).filter(|headers| headers.keys().any(is_one));
+        let wish = said.map(directives::wish).unwrap_or_default();
         let text = match form {
             Form::DownloadUrl => query::source_field(body).ok()?,
             Form::Link | Form::Redirect => query::source_parameter(head.uri.query()).ok()?,
         };
         let source = Normal::recognise(&text).filter(|source| config.sources.allows_host(source.host()))?;
         let lookup = links.remembered(source.as_str(), &wish, began)?;
-        let response = self.answer_with(form, source.as_str(), &lookup, &head.headers);
+        let response = self.answer_with(form, source, &lookup, said);
         if let Some(watched) = &self.edge.watched {
             // A trace of the caller's own.
-            let trace_id = watched.span(&head.headers).sampled_trace_id();
+            let trace_id = said.and_then(|headers| watched.span(headers).sampled_trace_id());
             watched.requests.answered(&Answered {
                 endpoint: route.into(),
                 outcome: Label::Of(Outcome::Found(lookup.found)),
