@@ -10,19 +10,21 @@
 //! 1. [`server`] accepts the connection: bounded in number, in header bytes, in time (`server::watch`). The longest
 //!    idle connection, or one that sent half a request, gives way to a new one (`server::crowd`). A request that two
 //!    readers could cut in two places is marked on its way in (`server::framing`).
-//! 2. `web::edge` gives it an id and checks who may ask (`web::guard`).
-//! 3. A handler (`http::handlers`, `http::batch`) reads the source URL (`web::query`, [`source`]: normalised, allowed?)
+//! 2. A plain request for a link that memory has is answered at once (`http::hit`), by the functions that the steps below
+//!    call, too; where one of them says no, the request goes on as if nothing had been tried.
+//! 3. `web::edge` gives it an id and checks who may ask (`web::guard`).
+//! 4. A handler (`http::handlers`, `http::batch`) reads the source URL (`web::query`, [`source`]: normalised, allowed?)
 //!    and the caller's wish (`http::directives`).
-//! 4. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and
+//! 5. [`links`] looks into memory. `freshness` judges the entry at `now`: *fresh* is served; *due* is served and
 //!    renewed behind; *too old* for this caller's wish, and *dead*, need a mint, and the request needs a place among
 //!    the waiters (`http::places`).
-//! 5. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
-//! 6. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
+//! 6. A mint is a flight (`links::flight`): one per file, a task of its own, with any number of callers waiting.
+//! 7. The flight asks [`upstream`]: `Kie` decides when and how often, `gate` gives leave for each request (breaker,
 //!    account, pause after 429, window, budget; callers in turn, before refreshes), `Wire` sends it with the key and
 //!    checks the answer, [`link`] the link.
-//! 7. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
+//! 8. The link enters the cache, the flight lands, every waiter reads the clock again and is served, unless the link
 //!    died on its way.
-//! 8. Back through `web::edge`: problems are rendered in the form of the path, the headers that every answer has are
+//! 9. Back through `web::edge`: problems are rendered in the form of the path, the headers that every answer has are
 //!    set; it is counted, traced and logged.
 //!
 //! # The life of a link
@@ -50,10 +52,10 @@
 //! | [`cli`], [`config`], [`kie_sim`] | the command line. Layers of settings -> one valid [`app::Config`], all problems at once; defaults that fit into the memory (`memory`). The simulated kie.ai and its file host, behind the sandbox and the integration tests |
 //! | [`app`] | the composition root: the sum of the parts' settings; builds the parts and runs them |
 //! | [`drain`] | the end, in order |
-//! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: `handlers` and `batch`, places for those that wait (`places`), bodies that are still coming (`bodies`), the interface's description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
+//! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: `hit` (memory answers), `handlers` and `batch`, places for those that wait (`places`), bodies that are still coming (`bodies`), the interface's description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
 //! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), the one table of routes (`route`), source URLs out of queries and bodies (`query`), ids and `headers`, what became of a request (`outcome`, `cache_status`, `problem`), probes, what is told of it (`record`, `metrics`), answers where there is no request (`unserved`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
-//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
+//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), what is answered before the router (`at_once`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
 //! | [`shared`] | the tier that a fleet shares: what rests there (`seal`, `names`), what is asked of it (`scripts`), the one connection and whether it is used (`connection`, `dial`, `resolve`, `state`, `url`), the fleet's quota while it is away (`quota`), life across machines (`life`) |
 //! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; lines that repeat (`limiter`); what failed of late, noted where it happens (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
