@@ -74,7 +74,6 @@ impl Hits {
                 Form::Redirect => drop(headers.insert(header::LOCATION, own())),
             }
             headers::sign(&mut headers, own());
-            headers.insert(header::CONTENT_LENGTH, own());
             headers.extend(stays_open.clone());
             headers
         };
@@ -111,8 +110,6 @@ impl Hits {
         let status = text.len();
         headers::push_request_id(&mut text, said);
         let id = text.len();
-        headers::push_number(&mut text, body as u64);
-        let length = text.len();
         if form == Form::Redirect {
             text.extend_from_slice(link.as_str().as_bytes());
         }
@@ -120,18 +117,11 @@ impl Hits {
         let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).expect("made of visible ASCII");
         let (headers, location) = match form {
             Form::DownloadUrl | Form::Link => (&self.with_document, None),
-            Form::Redirect => (&self.with_location, Some(value(length, text.len()))),
+            Form::Redirect => (&self.with_location, Some(value(id, text.len()))),
         };
         let mut headers = headers.clone();
         // In the order of the template.
-        let own = [
-            Some(value(body, life)),
-            Some(value(life, status)),
-            location,
-            Some(value(status, id)),
-            None,
-            Some(value(id, length)),
-        ];
+        let own = [Some(value(body, life)), Some(value(life, status)), location, Some(value(status, id))];
         for (header, own) in headers.values_mut().zip(own) {
             if let Some(own) = own {
                 *header = own;
