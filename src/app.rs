@@ -3,7 +3,7 @@
 use std::{future::Future, io, sync::Arc};
 
 use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::dispatcher;
 
 pub use crate::drain::Ended;
@@ -14,13 +14,14 @@ use crate::{
     },
     clock::{Clock, KieClock},
     drain::{self, Drain},
+    fleet::{self, Fleet, Forgotten, Minter},
     http,
     key::{ApiKey, KeySource, Keys, Reload},
-    links::{self, Links},
+    links::{self, Links, MintResult},
     readiness::{Latch, Readiness},
     server::{self, Address, Bound, Ending, Inherited, Server},
     telemetry::{self, Telemetry, metrics::counting},
-    upstream::{self, Chain, Kie, SetupError, Wire},
+    upstream::{self, Chain, Kie, Mint, SetupError, Wire},
     web::{self, edge::Watched, metrics::Requests, probes::Probes},
 };
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub http: http::Config,
     pub links: links::Config,
     pub upstream: upstream::Config,
+    /// Where there is a shared tier.
+    pub fleet: Option<fleet::Config>,
     pub log: telemetry::Config,
     /// Legal but risky; said once at start.
     pub warnings: Vec<String>,
@@ -68,6 +71,7 @@ pub struct App {
     listening: Latch,
     keys: Keys,
     kie_clock: KieClock,
+    fleet: Option<(Fleet, Kie, Links)>,
     status: Status,
     telemetry: Telemetry,
     clock: Clock,
@@ -132,9 +136,18 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
 
     let drain = Drain::new(config.drain, readiness.clone());
     let Drain { background, cut, .. } = &drain;
-    let kie = Kie::new(&config.upstream.kie, wire, clock.clone(), background, cut.clone());
+    let fleet = config.fleet.map(|config| {
+        let (keys, clock, kie_clock) = (keys.clone(), clock.clone(), kie_clock.clone());
+        Fleet::new(config, fleet::Parts { keys, clock, kie_clock, tasks: background.clone(), stop: cut.clone() })
+    });
+    let quota = fleet.clone().map(|fleet| Arc::new(fleet) as Arc<dyn upstream::Quota>);
+    let kie = Kie::within(quota, &config.upstream.kie, wire, clock.clone(), background, cut.clone());
+    let mint: Arc<dyn Mint> = match &fleet {
+        Some(fleet) => Arc::new(Minter::new(fleet.clone(), Arc::new(kie.clone()))),
+        None => Arc::new(kie.clone()),
+    };
     let links = links::Parts {
-        mint: Arc::new(kie.clone()),
+        mint,
         clock: clock.clone(),
         kie_clock: kie_clock.clone(),
         log_hash: log_hash.clone(),
@@ -147,7 +160,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     background.spawn(links.clone().sweep_until(cut.clone()));
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
-    let probes = Probes { readiness: readiness.clone(), kie: kie.clone() };
+    let probes = Probes { readiness: readiness.clone(), kie: kie.clone(), fleet: fleet.clone() };
     let refuse = web::refuse(clock.clone());
 
     let mut registry = Registry::default();
@@ -157,6 +170,10 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     keys.register(own);
     kie.register(own);
     links.register(own);
+    if let Some(fleet) = &fleet {
+        fleet.register(own);
+    }
+    let running = fleet.clone().map(|fleet| (fleet, kie.clone(), links.clone()));
     let parts = http::Parts {
         links: links.clone(),
         probes: probes.clone(),
@@ -179,6 +196,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         requests,
         links: links.clone(),
         kie,
+        fleet: fleet.clone(),
         keys: keys.clone(),
         failures: telemetry.failures.clone(),
         dropped_lines: telemetry.dropped_lines.clone(),
@@ -187,6 +205,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     });
     let service = admin::router(admin::Parts {
         links,
+        fleet,
         probes,
         registry,
         status: status.clone(),
@@ -201,7 +220,20 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     let at_once = Ending { kill: at_once.drain.clone(), ..at_once };
     let admin = Server::new(&config.admin, service.into(), refuse, at_once);
     let addresses = listeners.addresses();
-    Ok(App { addresses, listeners, data, admin, listening, keys, kie_clock, status, telemetry, clock, drain })
+    Ok(App {
+        addresses,
+        listeners,
+        data,
+        admin,
+        listening,
+        keys,
+        kie_clock,
+        fleet: running,
+        status,
+        telemetry,
+        clock,
+        drain,
+    })
 }
 
 impl App {
@@ -211,12 +243,15 @@ impl App {
     /// # Errors
     /// When a listener cannot be used, or the admin thread cannot be started.
     pub async fn run(self, reload: Reload, stop: impl Future<Output = ()>) -> Result<Ended, Error> {
-        let App { addresses, listeners, data, admin, listening, keys, kie_clock, status, telemetry, clock, drain } =
-            self;
+        let App { addresses, listeners, data, admin, listening, keys, .. } = self;
+        let App { kie_clock, fleet, status, telemetry, clock, drain, .. } = self;
         let Drain { callers, background, cut, sums, sum_up, .. } = &drain;
         background.spawn(keys.watch(reload, cut.clone()));
         background.spawn(kie_clock.watch(clock, cut.clone()));
         background.spawn(status.watch(cut.clone()));
+        if let Some((fleet, kie, links)) = fleet {
+            background.spawn(together(fleet, kie, links, background.clone(), cut.clone()));
+        }
         sums.spawn(telemetry.limiter.sum_up(sum_up.clone()));
         let admin = AdminThread::start(listeners.admin, admin)?;
         for bound in listeners.data {
@@ -235,6 +270,21 @@ impl App {
         drop(admin);
         Ok(ended)
     }
+}
+
+/// What a fleet's replica does besides serving, until `stop`.
+async fn together(fleet: Fleet, kie: Kie, links: Links, tasks: TaskTracker, stop: CancellationToken) {
+    let counted = links.clone();
+    let minted = move || {
+        let good = counted.mints().into_iter().filter(|count| count.result == MintResult::Ok);
+        good.map(|count| count.count).sum()
+    };
+    let forget = move |forgotten: Forgotten| {
+        let links = links.clone();
+        // All that is in memory is looked at, which other tasks must not wait for.
+        tasks.spawn_blocking(move || links.forget_where(|source| forgotten.is_meant(source)));
+    };
+    fleet.run(kie, minted, forget, stop).await;
 }
 
 /// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.

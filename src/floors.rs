@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["key", "telemetry"],
     // The ways out of this process, the links between them, and what both interfaces share.
     &["server", "shared", "upstream"],
+    &["fleet"],
     &["links"],
     &["web"],
     // What is served.
@@ -39,7 +40,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["telemetry"]),
     (
         "prometheus_client",
-        &["admin", "app", "http", "key", "links", "server", "shared", "telemetry", "upstream", "web"],
+        &["admin", "app", "fleet", "http", "key", "links", "server", "shared", "telemetry", "upstream", "web"],
     ),
     ("clap", &["cli"]),
     ("anyhow", &[]),

@@ -8,6 +8,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
+    fleet::{Fleet, Told},
     links::{Links, Wish},
     source::SourceUrl,
     upstream::Chain,
@@ -84,9 +85,24 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
     Ok((StatusCode::OK, [json], body).into_response())
 }
 
-/// `DELETE /v1/link?url=`: 204, whether or not there was a link.
-pub(crate) async fn forget(State(links): State<Links>, uri: Uri) -> Result<StatusCode, Problem> {
+/// `DELETE /v1/link?url=`: 204, whether or not there was a link. With a shared tier 200, and whether the other replicas
+/// hear of it now.
+pub(crate) async fn forget(
+    State((links, fleet)): State<(Links, Option<Fleet>)>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let source: SourceUrl = query::source(&query::source_parameter(uri.query())?)?;
     links.forget(&source);
-    Ok(StatusCode::NO_CONTENT)
+    let Some(fleet) = fleet else { return Ok(StatusCode::NO_CONTENT.into_response()) };
+    let replicas = fleet.forget(&source).await;
+    // Meanwhile it may have been found in the tier again.
+    links.forget(&source);
+    let body = serde_json::to_string(&Forgotten { replicas }).expect("a word serialises");
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((StatusCode::OK, [json], body).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Forgotten {
+    replicas: Told,
 }

@@ -20,6 +20,7 @@ pub(crate) use self::metrics::{register, register_process};
 use self::status::Status;
 use crate::{
     clock::Clock,
+    fleet::Fleet,
     key::LogHash,
     links::Links,
     telemetry::{Failures, LogLevel},
@@ -32,6 +33,7 @@ use crate::{
 /// What the admin interface works with.
 pub(crate) struct Parts {
     pub(crate) links: Links,
+    pub(crate) fleet: Option<Fleet>,
     pub(crate) probes: Probes,
     pub(crate) registry: Registry,
     pub(crate) status: Status,
@@ -43,11 +45,12 @@ pub(crate) struct Parts {
 }
 
 pub(crate) fn router(parts: Parts) -> Router {
-    let Parts { links, probes, registry, status, failures, log_level, clock, log_hash, allowed_hosts } = parts;
+    let Parts { links, fleet, probes, registry, status, failures, log_level, clock, log_hash, allowed_hosts } = parts;
     let routes = Router::new()
         .route("/v1/explain", get(explain::explain))
+        .with_state(links.clone())
         .route("/v1/link", delete(explain::forget))
-        .with_state(links)
+        .with_state((links, fleet))
         .route("/metrics", get(metrics::metrics))
         .with_state(Arc::new(registry))
         .route("/livez", get(probes::livez))

@@ -196,6 +196,11 @@ impl Bounds {
 }
 
 impl Heard {
+    /// When the answer was asked for.
+    pub fn asked_at(&self) -> Instant {
+        self.sent_at
+    }
+
     /// When the answer came.
     pub fn at(&self) -> Instant {
         self.at

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Read as _,
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -17,10 +18,11 @@ use super::{
     reader::{Reader, shown_name},
 };
 use crate::{
-    app, drain, http,
+    app, drain, fleet, http,
     key::{self, ApiKey, KeySource, misplaced},
     link, links,
     server::{self, Address, GivesWay, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
+    shared,
     source::AllowList,
     telemetry::{self, Format, Level},
     upstream,
@@ -32,6 +34,9 @@ const PREFIX: &str = "KIELINK";
 
 /// Requests a second beyond which the time between two of them is no longer measured.
 const MOST_A_SECOND: u32 = 1_000_000;
+
+/// A trip to the tier takes a millisecond or two.
+const MOST_WAIT_FOR_THE_TIER: Duration = Duration::from_secs(1);
 
 /// So many bodies may be on their way at once, however few requests may wait: a large body takes some time.
 const FEWEST_ARRIVALS: u64 = 16;
@@ -75,6 +80,10 @@ pub(super) struct Raw {
     batch: u32,
     header_timeout: Duration,
     idle_timeout: Duration,
+    shared_url: Option<shared::Address>,
+    shared_url_file: Option<String>,
+    shared_timeout: Duration,
+    shared_replicas: NonZeroU32,
     log_format: Option<Format>,
     log_level: Option<Level>,
 }
@@ -124,11 +133,40 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         batch: r.number("limits.batch").get(),
         header_timeout: r.some_time("limits.header_timeout"),
         idle_timeout: r.some_time("limits.idle_timeout"),
+        shared_url: r.secret("shared.url", shared_address, shared::Address::describe),
+        shared_url_file: r.optional("shared.url_file"),
+        shared_timeout: r.some_time("shared.timeout"),
+        shared_replicas: r.number("shared.replicas"),
         log_format: r.text("log.format", str::parse::<Format>),
         log_level: r.text("log.level", str::parse::<Level>),
     };
     r.refuse_unknown();
     Ok((raw, r))
+}
+
+fn shared_address(text: &str) -> Result<shared::Address, String> {
+    text.parse().map_err(|why: shared::Invalid| why.to_string())
+}
+
+/// At most this much of a file is read for an address.
+const LONGEST_ADDRESS: u64 = 16 * 1024;
+
+/// The address of the shared tier, from one of two settings; `None` where neither is there.
+fn find_shared(raw: &mut Raw, r: &mut Reader) -> Option<shared::Address> {
+    let Some(path) = raw.shared_url_file.take() else { return raw.shared_url.take() };
+    let key = "shared.url_file";
+    if raw.shared_url.is_some() {
+        r.problem(key, "shared.url is set, too; keep one of them");
+        return None;
+    }
+    // SECURITY: neither the path, which may be the address in the wrong place, nor what the file says is repeated.
+    let mut text = String::new();
+    let read = std::fs::File::open(&path).and_then(|file| file.take(LONGEST_ADDRESS).read_to_string(&mut text));
+    let address = read.map_err(|why| format!("the file cannot be read: {why}")).and_then(|_| {
+        shared_address(text.trim_end_matches(['\n', '\r']))
+            .map_err(|why| format!("what the file holds is no address: {why}"))
+    });
+    address.map_err(|why| r.problem(key, why)).ok()
 }
 
 /// At least one address, or a problem.
@@ -216,7 +254,8 @@ fn toml_place(message: &str) -> Option<String> {
 }
 
 pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config, Problems> {
-    let (raw, mut reader) = read(sources, file)?;
+    let (mut raw, mut reader) = read(sources, file)?;
+    let shared = find_shared(&mut raw, &mut reader);
     let key = match &sources.sandbox {
         Some(sandbox) => Some((sandbox.key.clone(), KeySource::Sandbox)),
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
@@ -331,6 +370,17 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
                 attempts: raw.attempts,
             },
         },
+        fleet: shared.map(|address| fleet::Config {
+            tier: shared::Config { address, timeout: raw.shared_timeout },
+            presumed: raw.shared_replicas,
+            rate: raw.rate,
+            burst: raw.burst,
+            margin: raw.margin,
+            negative_ttl: raw.negative_ttl,
+            force_interval: raw.force_interval,
+            reserve: raw.request_timeout / 10,
+            links: link::Policy { sandbox_files: sources.sandbox.as_ref().map(|sandbox| sandbox.files.clone()) },
+        }),
         log: telemetry::Config { format, level },
         warnings,
         fitted,
@@ -462,6 +512,10 @@ fn warnings(raw: &Raw) -> Vec<String> {
     }
     if raw.allow.iter().any(|pattern| pattern == "*") {
         warnings.push("sources.allow is \"*\": any URL a caller sends goes to kie.ai with your key".into());
+    }
+    if raw.shared_timeout > MOST_WAIT_FOR_THE_TIER {
+        warnings
+            .push("shared.timeout is over a second: while the shared tier is silent, callers wait that long".into());
     }
     let plain_and_far = |url: &Url| url.scheme() == "http" && !is_loopback(url);
     if raw.base_url.as_ref().is_some_and(plain_and_far) {

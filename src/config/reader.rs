@@ -116,6 +116,29 @@ impl Reader {
         text
     }
 
+    /// A secret that may be absent, parsed. SECURITY: of what was written, only what `show` makes of it is ever shown.
+    pub(super) fn secret<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        show: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        self.known.push(key);
+        let value = self.left.remove(key)?;
+        let origin = self.origin(key, &value);
+        let parsed = value.into_string().map_err(|_| "expected a text".to_owned()).and_then(|text| parse(text.trim()));
+        match parsed {
+            Ok(parsed) => {
+                self.effective.push((key.to_owned(), toml_text(&show(&parsed))));
+                Some(parsed)
+            }
+            Err(why) => {
+                self.problem(key, format!("{why} (from {origin})"));
+                None
+            }
+        }
+    }
+
     /// A list, or one text that is split at commas (as the environment has no lists).
     pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         self.known.push(key);

@@ -321,7 +321,7 @@ impl Batch {
 
     fn keep(&self, Lookup { entry, found, .. }: Lookup) -> Link {
         let kept = match found {
-            Found::Miss | Found::Joined => {
+            Found::Shared | Found::Miss | Found::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
                 let is_own = self.own_links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
                 let charge = if is_own { None } else { self.charge(entry.link.as_str().len() + ENTRY_BYTES) };

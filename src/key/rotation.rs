@@ -121,7 +121,7 @@ impl Keys {
     }
 
     /// The key that has minted last, or was there first.
-    pub(super) fn serving(&self) -> ApiKey {
+    pub fn serving(&self) -> ApiKey {
         self.lock().serving.clone()
     }
 
@@ -147,6 +147,12 @@ impl Keys {
             KeySource::File(path) => Some(path),
             KeySource::Environment | KeySource::Sandbox => None,
         }
+    }
+
+    /// The keys in use, the newest first: one on trial, if there is one, and the one that serves.
+    pub fn held(&self) -> Vec<ApiKey> {
+        let state = self.lock();
+        state.trial.iter().chain([&state.serving]).cloned().collect()
     }
 
     /// The key for the next request: the newest there is.

@@ -50,7 +50,7 @@ impl Entry {
     /// `jitter` in `0.0..1.0` moves the refresh point earlier, at most by a twentieth, so that links minted together
     /// are not refreshed together.
     pub(super) fn new(minted: Minted, config: &Config, jitter: f64, forced_at: Option<Instant>) -> Entry {
-        let Minted { link, sent_at, ends_at, heard, says_its_end: _ } = minted;
+        let Minted { link, sent_at, ends_at, heard, says_its_end: _, via: _ } = minted;
         let life = sent_at.until(ends_at).saturating_sub(config.margin).min(config.ttl);
         // A link that arrives with little life is refreshed in proportion.
         let share = config.refresh_after.as_secs_f64() / config.ttl.as_secs_f64();
@@ -144,7 +144,8 @@ mod tests {
         let sent_at = Instant::from_origin(100 * SECOND);
         let link = Link::parse("https://h.example/a", &Policy::default()).unwrap();
         let heard = KieClock::default().heard(None, None, sent_at, sent_at);
-        let minted = Minted { link, sent_at, ends_at: sent_at + life, heard, says_its_end: false };
+        let minted =
+            Minted { link, sent_at, ends_at: sent_at + life, heard, says_its_end: false, via: upstream::Via::Kie };
         Entry::new(minted, &Config::for_tests(), jitter, None)
     }
 

@@ -51,7 +51,12 @@ impl Failures {
     /// remembered.
     pub(super) fn remember(&self, source: &SourceUrl, error: &Arc<upstream::Error>, now: Instant) {
         let (failures, delay) = if error.is_refusal() {
-            (0, self.negative_ttl)
+            let left = match &**error {
+                // It has been remembered by another replica for a while.
+                upstream::Error::Relayed { left, .. } => *left,
+                _ => self.negative_ttl,
+            };
+            (0, left.min(self.negative_ttl))
         } else if error.is_failure_of_the_file() {
             let failures = self.recent(source, FORGET, now).map_or(0, |seen| seen.failures).saturating_add(1);
             (failures, backoff(failures).max(error.retry_after().unwrap_or_default()))
@@ -72,6 +77,11 @@ impl Failures {
     /// Whether `source` failed when it was last asked for; a refusal is an answer, not a failure.
     pub(super) fn has_failed(&self, source: &SourceUrl, now: Instant) -> bool {
         self.recent(source, SEEN, now).is_some_and(|failure| failure.failures > 0)
+    }
+
+    /// All files of which something is remembered.
+    pub(super) fn sources(&self) -> impl Iterator<Item = SourceUrl> + '_ {
+        self.memory.iter().map(|(source, _)| SourceUrl::clone(&source))
     }
 
     /// Forgets what went wrong with `source`: there is a link after all.

@@ -14,7 +14,7 @@ use std::{
 use crate::{
     clock::{Heard, Instant, KieClock},
     link,
-    upstream::Minted,
+    upstream::{Minted, Via},
 };
 
 /// A link that is given again so long after its end counts as new.
@@ -80,11 +80,13 @@ impl FirstEnds {
         let (key, now) = (self.hash.hash_one(minted.link.as_str()), minted.sent_at);
         // Not `now`: a gateway may have kept the answer.
         let given_at = minted.ends_at - link::LIFE;
+        let is_own = minted.via == Via::Kie;
         let new = FirstEnd {
             ends_at: minted.ends_at,
-            ends_at_last: minted.ends_at + now.until(minted.heard.at()),
+            // Another replica has said when its link ends, whoever signed it when; and its word is no answer of kie.ai's.
+            ends_at_last: if is_own { minted.ends_at + now.until(minted.heard.at()) } else { minted.ends_at },
             heard: minted.heard,
-            was_kept: given_at < now,
+            was_kept: given_at < now || !is_own,
         };
         let mut memory = self.lock();
         let Some(first) = memory.ends.get(&key).copied().filter(|_| !self.renews()) else {
@@ -139,7 +141,14 @@ mod tests {
     fn minted(text: &str, sent_at: u64) -> Minted {
         let heard = KieClock::default().heard(None, None, at(sent_at), at(sent_at));
         let link = Link::parse(text, &Policy::default()).unwrap();
-        Minted { link, sent_at: at(sent_at), ends_at: at(sent_at) + link::LIFE, heard, says_its_end: false }
+        Minted {
+            link,
+            sent_at: at(sent_at),
+            ends_at: at(sent_at) + link::LIFE,
+            heard,
+            says_its_end: false,
+            via: Via::Kie,
+        }
     }
 
     #[test]

@@ -62,6 +62,10 @@ impl<K: Eq + Hash + Clone, V: Clone, N: Clone> Flights<K, V, N> {
         self.table.lock().expect("no code panics while holding the table").contains_key(key)
     }
 
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.table.lock().expect("no code panics while holding the table").keys().cloned().collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.lock().expect("no code panics while holding the table").len()
     }

@@ -175,7 +175,12 @@ impl Metrics {
             Some(upstream::Error::Paused { .. }) => Rule::Pause,
             Some(upstream::Error::Unwell { .. }) => Rule::Breaker,
             Some(upstream::Error::Recalled { .. }) => Rule::Account,
-            Some(upstream::Error::ShuttingDown) => return,
+            // Whoever asked kie.ai has counted it.
+            Some(
+                upstream::Error::ShuttingDown
+                | upstream::Error::Relayed { .. }
+                | upstream::Error::MintedElsewhere { .. },
+            ) => return,
             _ => {
                 let result = error.map_or(MintResult::Ok, |error| MintResult::Failed(error.kind()));
                 self.mints.get_or_create(&Labels { reason, result }).inc();

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use moka::notification::RemovalCause;
 
-use super::{Entry, Inner, Purpose, freshness::URGENT};
+use super::{Entry, Inner, Purpose, Wish, freshness::URGENT};
 use crate::{
     clock::Instant,
     source::SourceUrl,
     telemetry::{Failed, NOTED, Severity, What, trace::Span},
-    upstream::{self, Ask, Chain, Reason},
+    upstream::{self, Ask, Chain, Minted, Reason, Via, Welcome},
 };
 
 /// A failed refresh is tried again after this, doubled each time, bounded by a share of the life left.
@@ -25,39 +25,61 @@ impl Inner {
         source: &SourceUrl,
         purpose: Purpose,
         span: &Span,
-    ) -> Result<Arc<Entry>, Arc<upstream::Error>> {
-        let Purpose { reason, insists, ref old, ref note, party, span: _ } = purpose;
+    ) -> Result<(Arc<Entry>, Via), Arc<upstream::Error>> {
+        let Purpose { reason, insists, ref old, ref note, party, span: _, wish } = purpose;
         let old = old.as_deref();
         let began = self.clock.now();
         let forced_at = if insists { Some(began) } else { old.and_then(Entry::forced_at) };
         let urgent = reason == Reason::Refresh && old.is_some_and(|old| self.times(old, began).is_about_to_die(began));
         let seen_to_fail = self.failures.has_failed(source, began) || old.is_some_and(|old| old.renewal().failures > 0);
-        let ask = Ask { reason, party, patience: note.patience.clone(), urgent, seen_to_fail, span: span.clone() };
+        let ask = Ask {
+            reason,
+            party,
+            patience: note.patience.clone(),
+            urgent,
+            seen_to_fail,
+            span: span.clone(),
+            welcome: Some(self.welcome(reason, &wish, old)),
+            progress: Arc::default(),
+        };
         let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
         let (source_host, source_hash) = (source.host(), self.log_hash.of(source.as_str()));
         let trace_id = span.trace_id().map(tracing::field::display);
         match minted {
-            Ok(entry) => {
+            Ok((entry, minted)) => {
                 let entry = Arc::new(entry);
+                let via = minted.via;
                 self.entries.insert(source.clone(), Arc::clone(&entry));
                 self.failures.forget(source);
                 // In this order, since `forget` marks the flight first and empties the cache second.
                 if note.is_forgotten() {
                     self.remove(source, RemovalCause::Explicit);
+                    self.mint.kept(source, None);
+                } else {
+                    self.mint.kept(source, Some(&minted));
                 }
                 let life_left_s = now.until(self.times(&entry, now).ends_at).as_secs();
-                tracing::info!(
-                    trace_id,
-                    source_host,
-                    source_hash,
-                    reason = reason.as_str(),
-                    duration_ms,
-                    life_left_s,
-                    "minted"
-                );
-                Ok(entry)
+                macro_rules! line {
+                    ($message:literal) => {
+                        tracing::info!(
+                            trace_id,
+                            source_host,
+                            source_hash,
+                            reason = reason.as_str(),
+                            duration_ms,
+                            life_left_s,
+                            $message
+                        )
+                    };
+                }
+                match via {
+                    Via::Kie => line!("minted"),
+                    Via::Shared => line!("found in the shared tier"),
+                    Via::Joined => line!("minted by another replica"),
+                }
+                Ok((entry, via))
             }
             Err(error) => {
                 let severity = match &error {
@@ -111,30 +133,46 @@ impl Inner {
         }
     }
 
+    /// Which link of another replica's will do, where one is needed for this reason.
+    fn welcome(&self, reason: Reason, wish: &Wish, old: Option<&Entry>) -> Welcome {
+        let other_than = old.map(|old| old.link.clone());
+        match reason {
+            Reason::Miss | Reason::Forced => Welcome { max_age: wish.max_age, min_fresh: wish.min_fresh, other_than },
+            // A link that is nearly due itself saves nothing.
+            Reason::Refresh => Welcome { max_age: Some(self.config.refresh_after / 2), min_fresh: None, other_than },
+        }
+    }
+
     /// Mints a link that can be handed out. A link that arrives with less life than the margin is minted once more.
     async fn mint_alive(
         &self,
         source: &SourceUrl,
-        ask: Ask,
+        mut ask: Ask,
         forced_at: Option<Instant>,
-    ) -> Result<Entry, upstream::Error> {
+    ) -> Result<(Entry, Minted), upstream::Error> {
         for _ in 0..2 {
             let began = self.clock.now();
             let minted = self.mint.mint(source, ask.clone()).await;
             let now = self.clock.now();
             let entry = minted.map(|minted| {
                 let minted = self.first_ends.bound(minted, &self.kie_clock);
-                Entry::new(minted, &self.config, fastrand::f64(), forced_at)
+                (Entry::new(minted.clone(), &self.config, fastrand::f64(), forced_at), minted)
             });
             let dead = upstream::Error::ShortLived;
-            let is_dead = entry.as_ref().is_ok_and(|entry| !self.is_alive(entry, now));
+            let is_dead = entry.as_ref().is_ok_and(|(entry, _)| !self.is_alive(entry, now));
             let error = if is_dead { Some(&dead) } else { entry.as_ref().err() };
-            self.metrics.minted(ask.reason, error, began.until(now), ask.span.sampled_trace_id());
+            // Whoever has minted a link counts it.
+            if entry.as_ref().map_or(true, |(_, minted)| minted.via == Via::Kie) {
+                self.metrics.minted(ask.reason, error, began.until(now), ask.span.sampled_trace_id());
+            }
             if is_dead {
+                // A dead link of the tier's must not be found there again.
+                ask.welcome = None;
                 continue;
             }
             return entry;
         }
+        self.mint.kept(source, None);
         Err(upstream::Error::ShortLived)
     }
 }

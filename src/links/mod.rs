@@ -17,6 +17,7 @@ mod sweep;
 mod sync;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -50,7 +51,7 @@ use crate::{
         self,
         trace::{Position, Span, Tracer},
     },
-    upstream::{self, Mint, Party, Patience, Reason},
+    upstream::{self, Mint, Party, Patience, Reason, Via},
 };
 
 /// How long links are kept and when they are renewed.
@@ -148,7 +149,7 @@ pub struct Explanation {
 /// set out, so it was allowed to give up early.
 #[derive(Clone)]
 struct Landed {
-    result: Result<Arc<Entry>, Arc<upstream::Error>>,
+    result: Result<(Arc<Entry>, Via), Arc<upstream::Error>>,
     reason: Reason,
     /// Where the flight stands in a trace, for callers that joined it.
     position: Option<Position>,
@@ -183,6 +184,8 @@ struct Purpose {
     /// Whose request it is, or was.
     span: Span,
     party: Party,
+    /// Of the caller that began it.
+    wish: Wish,
 }
 
 /// What memory says.
@@ -309,8 +312,8 @@ impl Links {
                     Look::Failed(failure) => return Err(told(failure, now)),
                     Look::Mint { reason, old } => {
                         let insists = wish.max_age.is_some() || wish.min_fresh.is_some();
-                        let purpose =
-                            Purpose { reason, insists, old, note, span: caller.span.clone(), party: caller.party };
+                        let (span, party) = (caller.span.clone(), caller.party);
+                        let purpose = Purpose { reason, insists, old, note, span, party, wish: *wish };
                         (inner.start(lead, source, purpose), Found::Miss, reason, false)
                     }
                 },
@@ -340,9 +343,19 @@ impl Links {
             // The clock again: the wait may have been long, and the machine may have slept in it.
             let now = inner.clock.now();
             match landed.result {
-                Ok(entry) if inner.is_alive(&entry, now) => {
+                Ok((entry, via)) if inner.is_alive(&entry, now) => {
                     let times = inner.times(&entry, now);
+                    let found = match via {
+                        Via::Shared if found == Found::Miss => Found::Shared,
+                        // The flight that was waited for is another replica's.
+                        Via::Joined => Found::Joined,
+                        Via::Kie | Via::Shared => found,
+                    };
                     return Ok(Lookup { entry, times, found, forced: reason == Reason::Forced, now });
+                }
+                // Remembered, though not here.
+                Err(error) if error.is_refusal() && matches!(&*error, upstream::Error::Relayed { .. }) => {
+                    return Err(Error::Refused(error));
                 }
                 Err(error) if found == Found::Miss || landed.reason != Reason::Refresh => {
                     return Err(Error::Upstream(error));
@@ -388,6 +401,16 @@ impl Links {
         }
         self.0.remove(source, RemovalCause::Explicit);
         self.0.failures.forget(source);
+    }
+
+    /// Forgets all files of which this holds, as `forget` does. Looks at everything there is.
+    pub fn forget_where(&self, is_meant: impl Fn(&SourceUrl) -> bool) {
+        let known = self.0.entries.iter().map(|(source, _)| SourceUrl::clone(&source));
+        let meant =
+            known.chain(self.0.failures.sources()).chain(self.0.flights.keys()).filter(|source| is_meant(source));
+        for source in meant.collect::<HashSet<_>>() {
+            self.forget(&source);
+        }
     }
 
     /// Entries in memory, for people.
@@ -487,7 +510,8 @@ impl Inner {
                 && self.entries.get(source).is_some_and(|newest| Arc::ptr_eq(&newest, &entry))
             {
                 let (old, span) = (Some(Arc::clone(&entry)), caller.span.clone());
-                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, note, span, party };
+                let wish = Wish::default();
+                let purpose = Purpose { reason: Reason::Refresh, insists: false, old, note, span, party, wish };
                 self.start(lead, source, purpose);
             }
         }

@@ -12,6 +12,8 @@ pub enum Found {
     Hit,
     /// In memory, past the refresh point; a refresh is under way or backing off.
     HitRefresh,
+    /// In the shared tier: another replica had minted it.
+    Shared,
     /// Minted for this request.
     Miss,
     /// Waited for a flight that another request began.
@@ -23,6 +25,7 @@ impl Found {
         match self {
             Found::Hit => "hit",
             Found::HitRefresh => "hit-refresh",
+            Found::Shared => "shared",
             Found::Miss => "miss",
             Found::Joined => "joined",
         }

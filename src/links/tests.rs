@@ -106,7 +106,7 @@ impl Bench {
         // kie.ai's clock is the true one.
         let date = jiff::Timestamp::from_second(1_780_000_000).unwrap() + self.time.peek().since_origin();
         let heard = self.kie_clock.heard(Some(date), None, sent_at, sent_at);
-        Minted { link, sent_at, ends_at: sent_at + link::LIFE, heard, says_its_end: false }
+        Minted { link, sent_at, ends_at: sent_at + link::LIFE, heard, says_its_end: false, via: upstream::Via::Kie }
     }
 
     fn mints(&self) -> u32 {

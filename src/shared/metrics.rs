@@ -83,8 +83,8 @@ impl Tier {
         self.metrics().rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
     }
 
-    /// Adds what is known of the tier to what `/metrics` shows.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Adds what is known of the tier to what `/metrics` shows; `state` tells whether it is used now.
+    pub fn register(&self, registry: &mut Registry, state: impl Fn() -> State + Clone + Send + Sync + 'static) {
         let Metrics { requests, durations, rejected, trips } = self.metrics().clone();
         registry.register("shared_requests", "Questions to the shared tier, by what came of them", requests);
         let help = "How long the shared tier took to answer, or was waited for";
@@ -92,13 +92,12 @@ impl Tier {
         let help = "Values found in the shared tier that were not believed, or not alive";
         registry.register("shared_rejected", help, rejected);
         registry.register("shared_silences", "Times that the shared tier did not answer in time", trips);
-        let tier = self.clone();
         let help = "1 where the shared tier is used";
-        reading(registry, "shared_up", help, move || f64::from(tier.state() == State::Up));
-        let tier = self.clone();
+        let now = state.clone();
+        reading(registry, "shared_up", help, move || f64::from(now() == State::Up));
         let help = "1 for the state that the connection to the shared tier is in";
         readings(registry, "shared_state", help, move || {
-            let state = tier.state();
+            let state = state();
             State::ALL.map(|one| (("state", one.as_str()), f64::from(one == state)))
         });
     }
@@ -120,7 +119,8 @@ mod tests {
         let config = Config { address, timeout: Duration::from_millis(20) };
         let (tier, _supervisor) = Tier::new(config, names.clone(), Clock::system());
         let mut registry = Registry::with_prefix("kielink");
-        tier.register(&mut registry);
+        let known = tier.clone();
+        tier.register(&mut registry, move || known.state());
         let pause = Request::pause(names.fleet(), Duration::from_secs(1));
         assert_eq!(tier.ask(pause, Duration::from_secs(1)).await, Err(Error::Away));
         tier.rejected(Rejection::Tag);

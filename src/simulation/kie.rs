@@ -17,7 +17,7 @@ use crate::{
     source::SourceUrl,
     telemetry::trace::Span,
     upstream::{
-        Doubt, Error, Life, MintFuture, Minted, Transport,
+        Doubt, Error, Life, MintFuture, Minted, Transport, Via,
         envelope::{self, Raw},
         life,
     },
@@ -252,7 +252,7 @@ impl Model {
                 let text = self.link(&mut state, source, mood, signed_at - kept);
                 let link = Link::parse(&text, &Policy::default()).unwrap();
                 let Life { left, says_its_end } = life(&link, Some(date), age, self.clock.wall());
-                Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end })
+                Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
             }
             Mood::Refusing => Err(error(&Answer::code(422), None)),
             Mood::Limiting => {

@@ -62,6 +62,12 @@ pub enum Error {
     /// Our own: kie.ai has said this a moment ago, of the account or of this file, and is not asked again so soon.
     #[error("kie.ai is not asked again so soon: {cause}")]
     Recalled { cause: Box<Error>, retry_after: Duration },
+    /// Our own: another replica of the fleet asked a moment ago, and this is what kie.ai said. A refusal holds for `left`.
+    #[error("another replica has asked kie.ai: {cause}")]
+    Relayed { cause: Box<Error>, left: Duration },
+    /// Our own, of a refresh: another replica of the fleet mints the file at this moment.
+    #[error("another replica mints the file")]
+    MintedElsewhere { retry_after: Duration },
     #[error("the mint was cut short by shutdown")]
     ShuttingDown,
 }
@@ -210,7 +216,11 @@ impl Error {
                 (Kind::Timeout, "kie.ai did not answer in time. Trying again later may help.")
             }
             // What is told from memory is told in the same words.
-            Error::Recalled { cause, .. } => cause.told(),
+            Error::Recalled { cause, .. } | Error::Relayed { cause, .. } => cause.told(),
+            Error::MintedElsewhere { .. } => (
+                Kind::UpstreamUnavailable,
+                "Another kielink asks kie.ai for this link. Try again after Retry-After seconds.",
+            ),
             Error::ShuttingDown => (Kind::Overloaded, "kielink is shutting down. Another replica may serve."),
         }
     }
@@ -228,7 +238,7 @@ impl Error {
             | Error::Unavailable { answer, .. }
             | Error::Failed(answer)
             | Error::Unusable { answer, .. } => Some(answer),
-            Error::Recalled { cause, .. } => cause.answer(),
+            Error::Recalled { cause, .. } | Error::Relayed { cause, .. } => cause.answer(),
             Error::ShortLived
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
@@ -238,6 +248,7 @@ impl Error {
             | Error::NoBudget { .. }
             | Error::Paused { .. }
             | Error::Unwell { .. }
+            | Error::MintedElsewhere { .. }
             | Error::ShuttingDown => None,
         }
     }
@@ -255,7 +266,10 @@ impl Error {
 
     /// Whether kie.ai has decided about the file itself, so that asking again soon is of no use.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Error::SourceRefused(_) | Error::SourceNotFound(_))
+        match self {
+            Error::Relayed { cause, .. } => cause.is_refusal(),
+            error => matches!(error, Error::SourceRefused(_) | Error::SourceNotFound(_)),
+        }
     }
 
     /// When it is worth coming back, where that is known.
@@ -266,7 +280,9 @@ impl Error {
             | Error::NoBudget { retry_after }
             | Error::Paused { retry_after }
             | Error::Unwell { retry_after }
+            | Error::MintedElsewhere { retry_after }
             | Error::Recalled { retry_after, .. } => Some(*retry_after),
+            Error::Relayed { cause, .. } => cause.retry_after(),
             Error::SourceRefused(_)
             | Error::SourceNotFound(_)
             | Error::KeyRefused(_)
@@ -292,6 +308,8 @@ impl Error {
                 | Error::Paused { .. }
                 | Error::Unwell { .. }
                 | Error::Recalled { .. }
+                | Error::Relayed { .. }
+                | Error::MintedElsewhere { .. }
                 | Error::ShuttingDown
         )
     }
@@ -334,6 +352,8 @@ impl Error {
             | Error::Paused { .. }
             | Error::Unwell { .. }
             | Error::Recalled { .. }
+            | Error::Relayed { .. }
+            | Error::MintedElsewhere { .. }
             | Error::ShuttingDown => false,
         }
     }
@@ -360,6 +380,9 @@ impl Error {
     /// Whether a file that failed with this error has a back-off of its own. Not where kie.ai was not asked, nor where
     /// it spoke of the whole account or of its rate: other rules keep kie.ai from being asked then.
     pub fn is_failure_of_the_file(&self) -> bool {
+        if let Error::Relayed { cause, .. } = self {
+            return cause.is_failure_of_the_file();
+        }
         let is_of_the_account = self.account_trouble().is_some_and(|(_, by_code)| by_code);
         let is_of_the_rate_or_the_key = matches!(self, Error::RateLimited { .. } | Error::KeyReplaced(_));
         !(self.is_our_own() || self.is_refusal() || is_of_the_account || is_of_the_rate_or_the_key)

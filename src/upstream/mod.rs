@@ -21,7 +21,10 @@ use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,6 +89,17 @@ pub struct Minted {
     pub heard: Heard,
     /// Whether the end is written in the link; else it is as long after the mint as kie.ai's documentation says.
     pub says_its_end: bool,
+    pub via: Via,
+}
+
+/// How a link was got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    Kie,
+    /// Another replica of the fleet had minted it.
+    Shared,
+    /// Another replica of the fleet was minting it, and was waited for.
+    Joined,
 }
 
 /// Why a mint is made.
@@ -134,6 +148,65 @@ pub struct Ask {
     pub seen_to_fail: bool,
     /// Where it stands in a trace.
     pub span: Span,
+    /// Which links that other replicas have minted will do; `None` where none will.
+    pub welcome: Option<Welcome>,
+    /// How far it has come.
+    pub progress: Arc<Progress>,
+}
+
+/// What a link that another replica has minted must be, so that nobody need ask kie.ai.
+#[derive(Debug, Clone, Default)]
+pub struct Welcome {
+    /// No older than this; but whoever insists is content with a link that is younger than `cache.force_interval`.
+    pub max_age: Option<Duration>,
+    /// At least so much time to its deadline, or younger than `cache.force_interval`.
+    pub min_fresh: Option<Duration>,
+    /// Another one than this, which is there already.
+    pub other_than: Option<Link>,
+}
+
+/// How far a mint has come, for those through whose hands it goes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// When the first request to kie.ai was sent.
+    first_sent_at: OnceLock<Instant>,
+    /// Nanoseconds for which callers have waited for the shared tier.
+    waited: AtomicU64,
+}
+
+impl Progress {
+    pub fn first_sent_at(&self) -> Option<Instant> {
+        self.first_sent_at.get().copied()
+    }
+
+    /// What is left of the time that one mint may wait for the shared tier.
+    pub fn left_of(&self, budget: Duration) -> Duration {
+        budget.saturating_sub(Duration::from_nanos(self.waited.load(Ordering::Relaxed)))
+    }
+
+    pub fn waited(&self, time: Duration) {
+        self.waited.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// What else there is that counts requests to kie.ai, besides the gate of this process: a fleet's common bucket.
+pub trait Quota: Send + Sync + 'static {
+    /// Waits for leave to send one request, which the gate has let through. Cancel safe; a token may be lost.
+    ///
+    /// # Errors
+    /// When it may not be sent in time.
+    fn take<'a>(&'a self, ask: &'a Ask) -> Pin<Box<dyn Future<Output = Result<(), Refused>> + Send + 'a>>;
+
+    /// kie.ai has said 429, and nothing is asked of it for this time.
+    fn limited(&self, pause: Duration);
+}
+
+/// Why a fleet's quota has no room for a request, and when it is worth coming back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    Full(Duration),
+    /// kie.ai has said 429 to another replica.
+    Paused(Duration),
 }
 
 pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
@@ -142,6 +215,10 @@ pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + S
 pub trait Mint: Send + Sync + 'static {
     /// Makes one link, asking as often as it takes. Cancel safe: dropping the future drops the request.
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
+
+    /// What became of a link that `mint` made: it is in memory, with the end that it really has; or, where it is `None`,
+    /// it is of no use.
+    fn kept(&self, _source: &SourceUrl, _minted: Option<&Minted>) {}
 }
 
 /// A file was refused with a key, perhaps for the file's own sake.
@@ -185,11 +262,24 @@ struct Inner {
     /// How each of the last requests failed, `None` where it did not; the oldest first.
     recent: Mutex<VecDeque<Option<String>>>,
     metrics: Metrics,
+    quota: Option<Arc<dyn Quota>>,
 }
 
 impl Kie {
     /// The queue of the gate is driven by a task on `tasks` until `stop`.
     pub fn new(
+        config: &KieConfig,
+        wire: impl Transport,
+        clock: Clock,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Kie {
+        Kie::within(None, config, wire, clock, tasks, stop)
+    }
+
+    /// As `new`, where a fleet's quota counts, too.
+    pub fn within(
+        quota: Option<Arc<dyn Quota>>,
         config: &KieConfig,
         wire: impl Transport,
         clock: Clock,
@@ -209,6 +299,7 @@ impl Kie {
             file_hash: RandomState::new(),
             recent: Mutex::default(),
             metrics: Metrics::default(),
+            quota,
         }))
     }
 }
@@ -240,6 +331,11 @@ pub struct RecentCalls {
 const RECENT_CALLS: usize = 6;
 
 impl Kie {
+    /// Nothing is asked for this time: kie.ai has said 429 to another replica.
+    pub fn pause(&self, pause: Duration) {
+        self.0.gate.pause(pause);
+    }
+
     pub fn condition(&self) -> Condition {
         self.0.gate.condition()
     }
@@ -289,9 +385,27 @@ impl Inner {
                 Ok(permit) => permit,
                 Err(refusal) => return Err(last.map_or_else(|| refused(refusal), |error| self.in_the_end(error))),
             };
+            if let Some(quota) = &self.quota {
+                match quota.take(&ask).await {
+                    // Somebody may have been told 429 while this waited.
+                    Ok(()) if self.gate.pause_left().is_some_and(|left| !left.is_zero()) => continue,
+                    Ok(()) => {}
+                    // The gate knows who may wait for the end of a pause.
+                    Err(Refused::Paused(left)) => {
+                        self.gate.pause(left);
+                        continue;
+                    }
+                    Err(Refused::Full(retry_after)) => {
+                        let error = || Error::NoBudget { retry_after };
+                        return Err(last.map_or_else(error, |error| self.in_the_end(error)));
+                    }
+                }
+            }
             if last.is_some() {
                 self.metrics.retried();
             }
+            // Only the first is kept.
+            let _ = ask.progress.first_sent_at.set(self.clock.now());
             let error = match self.attempt(source, &ask, doubt.as_ref(), permit).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,
@@ -365,6 +479,9 @@ impl Inner {
             Err(error) if error.answer().is_some_and(|answer| answer.code.is_none()) => Verdict::Account(error.clone()),
             Err(_) => Verdict::Well,
         });
+        if let (Some(quota), Err(Error::RateLimited { .. })) = (&self.quota, &result) {
+            quota.limited(self.gate.pause_left().unwrap_or_default());
+        }
         result
     }
 }

@@ -17,7 +17,7 @@ use reqwest::header::{
 use url::Url;
 
 use super::{
-    DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport,
+    DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport, Via,
     connections::{Connections, Pool, Settings, SetupError},
     envelope::{self, Raw},
     error::{AccountTrouble, Answer, BadAnswer, Error},
@@ -181,7 +181,7 @@ impl Wire {
             return Err(unusable(BadAnswer::LinkWithKey));
         }
         let Life { left, says_its_end } = life(&link, date, age, self.clock.wall());
-        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end })
+        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
     }
 }
 

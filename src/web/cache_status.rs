@@ -34,14 +34,16 @@ impl CacheStatus {
         match self {
             CacheStatus::Link { found, forced, ttl } => {
                 say(match found {
-                    Found::Hit | Found::HitRefresh => "hit; ttl=",
+                    Found::Hit | Found::HitRefresh | Found::Shared => "hit; ttl=",
                     Found::Miss if forced => "fwd=request; stored; ttl=",
                     Found::Miss => "fwd=miss; stored; ttl=",
                     Found::Joined => "fwd=miss; collapsed; ttl=",
                 });
                 push_number(text, ttl);
-                if found == Found::HitRefresh {
-                    text.extend_from_slice(b"; detail=refresh");
+                match found {
+                    Found::HitRefresh => text.extend_from_slice(b"; detail=refresh"),
+                    Found::Shared => text.extend_from_slice(b"; detail=shared"),
+                    Found::Hit | Found::Miss | Found::Joined => {}
                 }
             }
             CacheStatus::NoLink { why: NoLink::Negative, .. } => say("hit; detail=negative"),
@@ -74,6 +76,7 @@ mod tests {
         for (status, said) in [
             (link(Found::Hit, false), "hit; ttl=60"),
             (link(Found::HitRefresh, false), "hit; ttl=60; detail=refresh"),
+            (link(Found::Shared, false), "hit; ttl=60; detail=shared"),
             (link(Found::Miss, false), "fwd=miss; stored; ttl=60"),
             (link(Found::Miss, true), "fwd=request; stored; ttl=60"),
             (link(Found::Joined, false), "fwd=miss; collapsed; ttl=60"),

@@ -32,9 +32,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order in which people are shown them.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Found(Found::Hit),
         Outcome::Found(Found::HitRefresh),
+        Outcome::Found(Found::Shared),
         Outcome::Found(Found::Miss),
         Outcome::Found(Found::Joined),
         Outcome::NoLink(NoLink::Negative),

@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 
 use axum::{
-    extract::State,
+    extract,
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 
 use crate::{
+    fleet::{Description, Fleet},
     readiness::{Check, Readiness},
+    shared::State,
     upstream::{Condition, Kie, RecentCalls},
 };
 
@@ -19,6 +21,8 @@ pub(crate) struct Probes {
     pub(crate) readiness: Readiness,
     /// Shown to people; the verdict does not depend on it.
     pub(crate) kie: Kie,
+    /// Likewise.
+    pub(crate) fleet: Option<Fleet>,
 }
 
 /// Alive as long as the process serves, also while it drains.
@@ -26,10 +30,28 @@ pub(crate) async fn livez(uri: Uri) -> Response {
     answer(&uri, "livez", true, &[Check { name: "process", ok: true }], "")
 }
 
-pub(crate) async fn readyz(State(Probes { readiness, kie }): State<Probes>, uri: Uri) -> Response {
-    // kie.ai's state never changes the verdict: a sidecar's readiness is its app's readiness.
-    let upstream = upstream_line(kie.condition(), &kie.recent_calls());
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &upstream)
+pub(crate) async fn readyz(
+    extract::State(Probes { readiness, kie, fleet }): extract::State<Probes>,
+    uri: Uri,
+) -> Response {
+    // Neither kie.ai's state nor the tier's changes the verdict: a sidecar's readiness is its app's readiness.
+    let mut notes = upstream_line(kie.condition(), &kie.recent_calls());
+    if let Some(description) = fleet.and_then(|fleet| fleet.describe()) {
+        notes.push_str(&tier_line(&description));
+    }
+    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &notes)
+}
+
+/// What was last seen of the shared tier; it changes no verdict, either.
+fn tier_line(fleet: &Description) -> String {
+    if fleet.tier.state == State::Up {
+        let replicas = if fleet.replicas == 1 { "replica" } else { "replicas" };
+        let warning = fleet.warning.map(|warning| format!(", {warning}")).unwrap_or_default();
+        return format!("[+]shared tier up, {} {replicas}{warning}\n", fleet.replicas);
+    }
+    let why =
+        fleet.tier.last_fault.as_deref().map_or_else(|| "not there yet".to_owned(), |fault| format!("away: {fault}"));
+    format!("[-]shared tier {why} (does not count)\n")
 }
 
 /// What was last seen of kie.ai. It changes no verdict and promises nothing: "ok" only says that what was tried did not
@@ -52,7 +74,7 @@ fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
 }
 
 /// True for ever, once kielink has been ready for the first time.
-pub(crate) async fn startupz(State(Probes { readiness, .. }): State<Probes>, uri: Uri) -> Response {
+pub(crate) async fn startupz(extract::State(Probes { readiness, .. }): extract::State<Probes>, uri: Uri) -> Response {
     let started = readiness.has_started();
     let checks = readiness.checks();
     // Draining does not undo a start.

@@ -109,7 +109,7 @@ impl Problem {
             _ => None,
         });
         // A recalled answer is kie.ai's, though it was not asked for this caller.
-        let is_recalled = matches!(&*cause, Error::Recalled { .. });
+        let is_recalled = matches!(&*cause, Error::Recalled { .. } | Error::Relayed { .. });
         let why = if cause.is_our_own() && !is_recalled { NoLink::Refused } else { why };
         Problem { kind, detail: Cow::Borrowed(detail), why, source: None, retry_after, cause: Some(cause) }
     }
@@ -135,7 +135,10 @@ impl Problem {
 
     pub(crate) fn cache_status(&self) -> CacheStatus {
         // What is told from memory was no answer to this request.
-        let is_recalled = self.cause.as_deref().is_some_and(|cause| matches!(cause, upstream::Error::Recalled { .. }));
+        let is_recalled = self
+            .cause
+            .as_deref()
+            .is_some_and(|cause| matches!(cause, upstream::Error::Recalled { .. } | upstream::Error::Relayed { .. }));
         let fwd_status = self.upstream_answer().filter(|_| !is_recalled).map(|answer| answer.http_status);
         CacheStatus::NoLink { why: self.why, kind: self.kind, fwd_status }
     }

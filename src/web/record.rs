@@ -187,7 +187,10 @@ impl<'a> Record<'a> {
             Some(Outcome::NoLink(NoLink::Refused | NoLink::Negative)) if self.status != StatusCode::NOT_FOUND => {
                 line!(info);
             }
-            Some(Outcome::Found(Found::Hit | Found::HitRefresh | Found::Joined) | Outcome::NoLink(_)) | None => {
+            Some(
+                Outcome::Found(Found::Hit | Found::HitRefresh | Found::Shared | Found::Joined) | Outcome::NoLink(_),
+            )
+            | None => {
                 line!(debug);
             }
         }

@@ -6,6 +6,7 @@
 mod admin;
 mod batch;
 mod cache;
+mod fleet;
 mod interface;
 mod kie_answers;
 mod pressure;

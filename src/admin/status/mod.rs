@@ -26,6 +26,7 @@ use self::{
 use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
+    fleet::{self, Fleet},
     key::{self, Keys},
     kind::Kind,
     links::{self, Found, Links, MintResult, Rule},
@@ -45,6 +46,7 @@ pub(crate) struct Sources {
     pub(crate) requests: Requests,
     pub(crate) links: Links,
     pub(crate) kie: Kie,
+    pub(crate) fleet: Option<Fleet>,
     pub(crate) keys: Keys,
     pub(crate) failures: Failures,
     pub(crate) dropped_lines: DroppedLines,
@@ -83,7 +85,7 @@ struct Snapshot<'a> {
     kie: Upstream,
     key: key::Description,
     /// The shared tier; `null` where there is none.
-    shared: Option<()>,
+    shared: Option<fleet::Description>,
     /// Newest first.
     failures: Vec<Failure>,
     /// Since the start.
@@ -206,7 +208,7 @@ impl Status {
             },
             kie,
             key: sources.keys.describe(),
-            shared: None,
+            shared: sources.fleet.as_ref().and_then(Fleet::describe),
             failures: sources.failures.recent(MOST_FAILURES),
             log_lines_dropped: sources.dropped_lines.count(),
             history,
@@ -224,7 +226,7 @@ impl Inner {
             totals.asked += count;
             match outcome {
                 Outcome::Found(Found::Hit | Found::HitRefresh) => totals.hits += count,
-                Outcome::Found(Found::Miss | Found::Joined) | Outcome::NoLink(_) => {}
+                Outcome::Found(Found::Shared | Found::Miss | Found::Joined) | Outcome::NoLink(_) => {}
             }
         }
         for links::Count { result, count, .. } in links.mints() {

@@ -55,7 +55,14 @@ impl Transport for Model {
             let text = format!("https://h.example/{odd}{}?s={}", source.host(), sent_at.since_origin().as_nanos());
             let link = Link::parse(&text, &Policy::default()).unwrap();
             let heard = self.kie_clock.heard(Some(self.clock.wall()), None, sent_at, sent_at);
-            Ok(Minted { link, sent_at, ends_at: sent_at + crate::link::LIFE, heard, says_its_end: false })
+            Ok(Minted {
+                link,
+                sent_at,
+                ends_at: sent_at + crate::link::LIFE,
+                heard,
+                says_its_end: false,
+                via: upstream::Via::Kie,
+            })
         })
     }
 
@@ -107,7 +114,7 @@ fn bench() -> Bench {
     let mut registry = Registry::default();
     let parts = HttpParts {
         links,
-        probes: Probes { readiness: Readiness::waiting_for([]).0, kie },
+        probes: Probes { readiness: Readiness::waiting_for([]).0, kie, fleet: None },
         watched: Watched { requests: Requests::default(), tracer: Tracer::default() },
         failures: Failures::default(),
         tasks: tasks.clone(),

@@ -56,7 +56,6 @@ struct Inner {
 }
 
 /// What the task and those who ask have in common.
-#[derive(Default)]
 struct Shared {
     /// Why the tier is away; kept when it is back.
     fault: Mutex<Option<String>>,
@@ -107,10 +106,19 @@ type Answer = (u64, Result<Value, Fault>);
 impl Tier {
     /// Does not connect: the tier is away until the supervisor runs and has found it.
     pub fn new(config: Config, names: Names, clock: Clock) -> (Tier, Supervisor) {
+        Tier::counting(config, names, clock, Metrics::default())
+    }
+
+    /// For another API key, whose names are others. Counts where this one does.
+    pub fn beside(&self, config: Config, names: Names, clock: Clock) -> (Tier, Supervisor) {
+        Tier::counting(config, names, clock, self.metrics().clone())
+    }
+
+    fn counting(config: Config, names: Names, clock: Clock, metrics: Metrics) -> (Tier, Supervisor) {
         let Config { address, timeout } = config;
         let (calls, received) = mpsc::channel(MOST_CALLS);
         let (changes, state) = watch::channel(State::Down);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { fault: Mutex::default(), metrics });
         let inner = Inner {
             calls,
             permits: Arc::new(Semaphore::new(MOST_CALLS)),

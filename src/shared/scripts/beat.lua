@@ -1,5 +1,5 @@
 -- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
--- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon. ARGV: replica, its record, the
+-- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
 -- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye.
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']
@@ -66,4 +66,4 @@ local pause = redis.call('PTTL', KEYS[5])
 if pause > 120000 then
   pause = 10000
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, redis.call('PTTL', KEYS[8]))}

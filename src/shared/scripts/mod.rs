@@ -131,6 +131,8 @@ pub struct Beat {
     pub pause: Duration,
     /// The sealed beacon.
     pub beacon: Option<Vec<u8>>,
+    /// How long the bucket is kept, which tells what it holds (`Quota::tokens`).
+    pub bucket: Duration,
 }
 
 impl Operation {
@@ -453,6 +455,7 @@ impl Request<Beat> {
                 fleet.pause.clone(),
                 fleet.records.clone(),
                 fleet.beacon.clone(),
+                fleet.bucket.clone(),
             ],
             arguments: vec![
                 text(replica.as_str()),
@@ -462,8 +465,8 @@ impl Request<Beat> {
                 text(if goodbye { "1" } else { "0" }),
             ],
             read: |value| {
-                let [records, sequence, forgotten, missed, pause, beacon] =
-                    <[Value; 6]>::try_from(array(value)?).ok()?;
+                let [records, sequence, forgotten, missed, pause, beacon, bucket] =
+                    <[Value; 7]>::try_from(array(value)?).ok()?;
                 let record = |value| {
                     let [replica, record] = <[Value; 2]>::try_from(array(value)?).ok()?;
                     Some((word(replica)?, optional(record)?))
@@ -475,6 +478,7 @@ impl Request<Beat> {
                     missed: flag(missed)?,
                     pause: duration(pause)?.min(LONGEST_PAUSE),
                     beacon: optional(beacon)?,
+                    bucket: duration(bucket)?,
                 })
             },
         }

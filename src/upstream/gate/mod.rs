@@ -275,6 +275,18 @@ impl Gate {
         self.lock().pause.until(now).map(|until| now.until(until))
     }
 
+    /// Nobody asks for this time: kie.ai has said 429 to another replica of the fleet. A pause that is longer stays.
+    pub(super) fn pause(&self, pause: Duration) {
+        let now = self.0.clock.now();
+        let mut state = self.lock();
+        if state.pause.until(now).is_none_or(|until| until < now + pause) {
+            tracing::warn!(pause_ms = millis(pause), "kie.ai limits another replica: nothing is minted for a while");
+            state.pause.told(pause, now);
+        }
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
     /// Requests that may go at once, as far as the budget is concerned.
     pub(super) fn tokens(&self) -> f64 {
         let now = self.0.clock.now();

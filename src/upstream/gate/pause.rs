@@ -78,6 +78,11 @@ impl Pause {
         self.state = State::Until { since: now, until: now + pause };
     }
 
+    /// kie.ai said 429 to somebody else, which is no 429 in a row here.
+    pub(super) fn told(&mut self, pause: Duration, now: Instant) {
+        self.state = State::Until { since: now, until: now + pause };
+    }
+
     /// kie.ai gave any other answer to a request sent at `sent_at`.
     pub(super) fn answered(&mut self, sent_at: Instant) {
         match self.state {

@@ -92,16 +92,27 @@ pub(super) fn cache(snapshot: &Snapshot<'_>) -> Markup {
                     (bytes(links.bytes)) " of " (bytes(links.max_bytes))
                 }
                 dt { "Margin" } dd { (span(links.margin_seconds)) }
-                dt { "Shared tier" } dd { (if snapshot.shared.is_some() { "on" } else { "off" }) }
+                dt { "Shared tier" } dd { (tier(snapshot)) }
             }
         }
     }
+}
+
+/// In a few words; `/status.json` has more.
+fn tier(snapshot: &Snapshot<'_>) -> String {
+    let Some(fleet) = &snapshot.shared else { return "off".to_owned() };
+    let state = fleet.tier.state.as_str();
+    let replicas = if fleet.replicas == 1 { "replica" } else { "replicas" };
+    let fault = fleet.tier.last_fault.as_ref().filter(|_| state != "up").map(|fault| format!(": {fault}"));
+    let warning = fleet.warning.map(|warning| format!("; {warning}"));
+    format!("{state}, {} {replicas}{}{}", fleet.replicas, fault.unwrap_or_default(), warning.unwrap_or_default())
 }
 
 fn meaning(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Found(Found::Hit) => "from memory",
         Outcome::Found(Found::HitRefresh) => "from memory, renewed meanwhile",
+        Outcome::Found(Found::Shared) => "from the shared tier",
         Outcome::Found(Found::Miss) => "minted for this request",
         Outcome::Found(Found::Joined) => "waited for a mint under way",
         Outcome::NoLink(NoLink::Negative) => "a refusal that is remembered",

@@ -1,0 +1,250 @@
+//! What replicas tell each other every second, and what happens when the tier goes and comes.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{join, join_all, select_all};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{BEHIND, Fleet, Inner, realm::Realm};
+use crate::{
+    clock::Instant,
+    shared::{Beat, Content, LEASE, Request, Saying},
+    source::SourceUrl,
+    upstream::Kie,
+};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Three times within a lease's life, less some time for the trip.
+const RENEW_EVERY: Duration = Duration::from_millis(LEASE.as_millis() as u64 * 35 / 100);
+
+/// Leases renewed in one question.
+const RENEWED_AT_ONCE: usize = 64;
+
+/// Links put at once when the tier is back: callers' questions must not wait behind a megabyte.
+const PUT_AT_ONCE: usize = 64;
+
+/// For the last words of all: the process ends.
+const GOODBYE: Duration = Duration::from_millis(20);
+
+/// What a replica says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Member {
+    /// Drawn at its start.
+    #[serde(default)]
+    pub id: String,
+    pub version: String,
+    pub age_seconds: u64,
+    /// Links that it minted within the last second.
+    pub mints: u64,
+    /// Its `upstream.rate`.
+    pub rate: u32,
+}
+
+/// Which files other replicas were told to forget: known by what stands for them.
+pub struct Forgotten {
+    realm: Arc<Realm>,
+    ids: Vec<String>,
+}
+
+impl Forgotten {
+    pub fn is_meant(&self, source: &SourceUrl) -> bool {
+        let id = self.realm.file(source).id;
+        self.ids.contains(&id)
+    }
+}
+
+/// What the beats of one replica go by.
+struct Beating {
+    began: Instant,
+    minted: u64,
+}
+
+impl Fleet {
+    /// Beats every second, renews leases, and does what was put off when the tier is back; until `stop`, and then says
+    /// goodbye, which takes 20 ms at most. `minted` counts links; `forget` is told what other replicas forgot.
+    pub async fn run(
+        self,
+        kie: Kie,
+        minted: impl Fn() -> u64 + Send + Sync,
+        forget: impl Fn(Forgotten) + Send + Sync,
+        stop: CancellationToken,
+    ) {
+        let inner = &self.0;
+        let beats = async {
+            let mut beating = Beating { began: inner.clock.now(), minted: minted() };
+            loop {
+                let realms = inner.realms();
+                // A tier that comes or goes is noticed at once, also where it does so in this turn.
+                let mut changes: Vec<_> = realms.iter().map(|realm| realm.tier.changes()).collect();
+                changes.iter_mut().for_each(|changes| {
+                    changes.borrow_and_update();
+                });
+                let count = minted();
+                let since = count.saturating_sub(std::mem::replace(&mut beating.minted, count));
+                for (place, realm) in realms.iter().enumerate() {
+                    inner.look_after(realm, place == 0, &beating, since, &kie, &forget).await;
+                }
+                let changed = select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed())));
+                tokio::select! {
+                    () = tokio::time::sleep(EVERY) => {}
+                    _ = changed => {}
+                }
+            }
+        };
+        let renewals = async {
+            loop {
+                tokio::time::sleep(RENEW_EVERY).await;
+                inner.renew().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = async { tokio::join!(beats, renewals); } => {}
+        }
+        // Whoever goes without a word is missed within a few seconds.
+        let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;
+        inner.realms().iter().for_each(|realm| realm.stop.cancel());
+    }
+}
+
+impl Inner {
+    async fn look_after(
+        &self,
+        realm: &Arc<Realm>,
+        is_newest: bool,
+        beating: &Beating,
+        minted: u64,
+        kie: &Kie,
+        forget: &(impl Fn(Forgotten) + Sync),
+    ) {
+        let is_up = realm.is_up();
+        let was_up = realm.set_up(is_up);
+        if !is_up {
+            if is_newest {
+                self.local().away(self.quota, self.clock.now());
+            }
+            return;
+        }
+        if !was_up {
+            self.catch_up(realm).await;
+        }
+        let owed = if is_newest { self.local().back(self.quota) } else { None };
+        if let Some(owed) = owed {
+            let _ = realm.tier.ask(Request::pay(realm.names.fleet(), self.quota, owed.get()), BEHIND).await;
+        }
+        let request = self.beat_of(realm, beating, minted, false);
+        let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
+        self.hear(realm, is_newest, beat, kie, forget);
+    }
+
+    fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
+        let Beat { live, sequence, forgotten, missed, pause, beacon, bucket } = beat;
+        let now = self.clock.now();
+        self.hear_beacon(realm, beacon.as_deref());
+        if !pause.is_zero() {
+            kie.pause(pause);
+        }
+        if missed {
+            // All of them would be asked of kie.ai anew, for the sake of a few that somebody wanted forgotten.
+            tracing::warn!(
+                "files that were forgotten while this replica could not hear of it may still be in its memory"
+            );
+        }
+        if !forgotten.is_empty() {
+            forget(Forgotten { realm: Arc::clone(realm), ids: forgotten });
+        }
+        realm.set_sequence(sequence);
+        if is_newest {
+            let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
+            self.local().saw(count, self.quota.tokens(bucket), now);
+            let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
+            *self.members() = members.collect();
+        }
+    }
+
+    fn member(&self, realm: &Realm, id: String, record: Vec<u8>) -> Option<Member> {
+        match realm.seals.open(&realm.names.fleet().records, &record) {
+            Ok(Content::Member { text, .. }) => {
+                let member: Member = serde_json::from_str(&text).ok()?;
+                Some(Member { id, ..member })
+            }
+            Ok(_) => None,
+            Err(why) => {
+                realm.rejected(why);
+                None
+            }
+        }
+    }
+
+    fn beat_of(&self, realm: &Realm, beating: &Beating, minted: u64, goodbye: bool) -> Request<Beat> {
+        let now = self.clock.now();
+        let names = realm.names.fleet();
+        let member = Member {
+            id: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            age_seconds: beating.began.until(now).as_secs(),
+            mints: minted,
+            rate: self.config.rate.get(),
+        };
+        let text = serde_json::to_string(&member).expect("numbers and texts serialise");
+        let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
+        let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
+        Request::beat(names, Saying { replica: &self.replica, record, sequence: realm.sequence(), beacon, goodbye })
+    }
+
+    /// The tier is back: it is told what it has missed. What it does not take now is lost.
+    async fn catch_up(&self, realm: &Arc<Realm>) {
+        let (forgotten, links) = self.later().take(self.clock.now());
+        let drops = forgotten.iter().map(|source| async {
+            let request = Request::drop(&realm.file(source), realm.names.fleet());
+            let _ = realm.tier.ask(request, BEHIND).await;
+        });
+        join_all(drops).await;
+        for some in links.chunks(PUT_AT_ONCE) {
+            let ours = some.iter().filter(|(_, kept)| kept.key == realm.fingerprint);
+            let puts = ours.map(|(source, kept)| async {
+                let Some((sealed, life)) = self.sealed(realm, source, &kept.minted) else { return };
+                let _ = self.put(realm, &realm.file(source), &self.holder(), sealed, life).await;
+            });
+            join_all(puts).await;
+        }
+    }
+
+    async fn renew(&self) {
+        let wanted = self.leases.wanted(self.clock.now());
+        for realm in self.realms().iter().filter(|realm| realm.is_up()) {
+            let ours: Vec<_> = wanted.iter().filter(|lease| Arc::ptr_eq(&lease.realm, realm)).collect();
+            for some in ours.chunks(RENEWED_AT_ONCE) {
+                let request = Request::renew(some.iter().map(|lease| (&lease.file, &lease.holder)));
+                // A lease that is lost costs a second mint.
+                let _ = realm.tier.ask(request, LEASE).await;
+            }
+        }
+    }
+
+    async fn say_goodbye(&self) {
+        let releases = self.leases.take_all().into_iter().map(|lease| async move {
+            let _ = lease.realm.tier.ask(Request::release(&lease.file, &lease.holder, None), GOODBYE).await;
+        });
+        let realms = self.realms();
+        let beating = Beating { began: self.clock.now(), minted: 0 };
+        let goodbyes = realms.iter().map(|realm| async {
+            let _ = realm.tier.ask(self.beat_of(realm, &beating, 0, true), GOODBYE).await;
+        });
+        join(join_all(releases), join_all(goodbyes)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_replica_says_of_itself_is_read_without_its_name() {
+        let said = r#"{"version":"1.2.3","age_seconds":5,"mints":1,"rate":10,"later":true}"#;
+        let member: Member = serde_json::from_str(said).unwrap();
+        assert_eq!((member.version.as_str(), member.rate, member.id.as_str()), ("1.2.3", 10, ""));
+    }
+}

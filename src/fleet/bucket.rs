@@ -1,0 +1,82 @@
+//! The token bucket of this replica's share, while the shared tier, which keeps the fleet's bucket, is away. Pure.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Instant,
+    shared::{Quota, Take},
+};
+
+/// A bucket as a time: when it would be full (GCRA), as the tier keeps it, too.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    /// `None` where it is full.
+    full_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// Has so many tokens from now on.
+    pub(super) fn set(&mut self, tokens: f64, quota: Quota, now: Instant) {
+        let missing = (f64::from(quota.burst.get()) - tokens.max(0.0)).max(0.0);
+        self.full_at = Some(now + quota.period.mul_f64(missing));
+    }
+
+    /// A token, now or within the wait, which leaves `keep` tokens for others. Only a token that is given is counted.
+    pub(super) fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
+        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
+        let wait = (ahead + quota.period.saturating_mul(keep.saturating_add(1))).saturating_sub(quota.window());
+        if wait > longest_wait {
+            return Take::Full { retry_after: wait };
+        }
+        let ahead = ahead + quota.period;
+        self.full_at = Some(now + ahead);
+        Take::Go { wait: ahead.saturating_sub(quota.window()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    const QUOTA: Quota = Quota { period: Duration::from_millis(100), burst: NonZeroU32::new(4).unwrap() };
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(millis))
+    }
+
+    fn go(millis: u64) -> Take {
+        Take::Go { wait: Duration::from_millis(millis) }
+    }
+
+    fn full(millis: u64) -> Take {
+        Take::Full { retry_after: Duration::from_millis(millis) }
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+        let mut bucket = Bucket::default();
+        let taken: Vec<_> = (0..6).map(|_| bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000))).collect();
+        assert_eq!(taken, [go(0), go(0), go(0), go(0), go(100), go(200)]);
+        assert_eq!(bucket.take(QUOTA, Duration::from_millis(299), 0, at(1000)), full(300));
+        assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1300)), go(0), "what was refused is not counted");
+    }
+
+    #[test]
+    fn what_must_be_left_is_left() {
+        let mut bucket = Bucket::default();
+        let taken: Vec<_> = (0..4).map(|_| bucket.take(QUOTA, Duration::ZERO, 1, at(1000))).collect();
+        assert_eq!(taken, [go(0), go(0), go(0), full(100)]);
+        assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), go(0));
+    }
+
+    #[test]
+    fn it_begins_with_what_it_is_given() {
+        let mut bucket = Bucket::default();
+        for (tokens, first) in [(0.0, full(100)), (-3.0, full(100)), (0.5, full(50)), (1.0, go(0)), (9.0, go(0))] {
+            bucket.set(tokens, QUOTA, at(1000));
+            assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), first, "{tokens}");
+        }
+    }
+}

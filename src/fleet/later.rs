@@ -1,0 +1,117 @@
+//! What the shared tier is told when it is back: links that were minted meanwhile, and files that were forgotten. Pure.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{clock::Instant, source::SourceUrl, upstream::Minted};
+
+/// At the default `upstream.rate`, two minutes of links; 2 MB at most.
+const MOST_LINKS: usize = 1024;
+
+/// By then, whoever had the file forgotten has found out that the others were not told.
+const FORGOTTEN_FOR: Duration = Duration::from_secs(60);
+
+const MOST_FORGOTTEN: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    links: HashMap<SourceUrl, Kept>,
+    count: u64,
+    forgotten: Vec<(SourceUrl, Instant)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) minted: Minted,
+    /// The key that minted it, by its fingerprint.
+    pub(super) key: String,
+    number: u64,
+}
+
+impl Later {
+    /// Only the freshest are kept.
+    pub(super) fn put(&mut self, source: &SourceUrl, minted: &Minted, key: &str) {
+        self.count += 1;
+        let kept = Kept { minted: minted.clone(), key: key.to_owned(), number: self.count };
+        self.links.insert(source.clone(), kept);
+        if self.links.len() > MOST_LINKS
+            && let Some(oldest) =
+                self.links.iter().min_by_key(|(_, kept)| kept.number).map(|(source, _)| source.clone())
+        {
+            self.links.remove(&oldest);
+        }
+    }
+
+    /// A file is to be forgotten, and so is what was to be put.
+    pub(super) fn forget(&mut self, source: &SourceUrl, now: Instant) {
+        self.links.remove(source);
+        self.forgotten.retain(|(known, at)| known != source && now.since(*at) < FORGOTTEN_FOR);
+        if self.forgotten.len() < MOST_FORGOTTEN {
+            self.forgotten.push((source.clone(), now));
+        }
+    }
+
+    /// Its link need not be put any more: it was forgotten, or there is a newer one.
+    pub(super) fn drop_link(&mut self, source: &SourceUrl) {
+        self.links.remove(source);
+    }
+
+    /// All of it, once: the files to forget first.
+    pub(super) fn take(&mut self, now: Instant) -> (Vec<SourceUrl>, Vec<(SourceUrl, Kept)>) {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        let forgotten = forgotten.into_iter().filter(|(_, at)| now.since(*at) < FORGOTTEN_FOR);
+        let mut links: Vec<_> =
+            std::mem::take(&mut self.links).into_iter().filter(|(_, kept)| kept.minted.ends_at > now).collect();
+        links.sort_unstable_by_key(|(_, kept)| kept.number);
+        (forgotten.map(|(source, _)| source).collect(), links)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::KieClock,
+        link::{self, Link, Policy},
+        upstream::Via,
+    };
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn source(number: usize) -> SourceUrl {
+        SourceUrl::parse(&format!("https://h.kie.ai/{number}")).unwrap()
+    }
+
+    fn minted(number: usize) -> Minted {
+        let heard = KieClock::default().heard(None, None, at(100), at(100));
+        let link = Link::parse(&format!("https://h.example/{number}"), &Policy::default()).unwrap();
+        Minted { link, sent_at: at(100), ends_at: at(100) + link::LIFE, heard, says_its_end: false, via: Via::Kie }
+    }
+
+    #[test]
+    fn the_freshest_are_kept_the_newest_of_each_file_and_the_living_are_told() {
+        let mut later = Later::default();
+        (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number), "k"));
+        later.put(&source(7), &minted(9999), "k");
+        let (_, links) = later.take(at(200));
+        assert_eq!(links.len(), MOST_LINKS);
+        assert!(links.iter().all(|(known, _)| *known != source(0) && *known != source(1)), "the oldest went first");
+        let last = links.last().unwrap();
+        assert_eq!((&last.0, last.1.minted.link.as_str()), (&source(7), "https://h.example/9999"));
+        assert!(later.take(at(200)).1.is_empty(), "once");
+        later.put(&source(1), &minted(1), "k");
+        assert!(later.take(at(1300)).1.is_empty(), "it is dead");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_put_and_is_told_for_a_minute() {
+        let mut later = Later::default();
+        later.put(&source(1), &minted(1), "k");
+        later.forget(&source(1), at(100));
+        later.forget(&source(2), at(130));
+        later.forget(&source(2), at(131));
+        let (forgotten, links) = later.take(at(160));
+        assert_eq!((forgotten, links.len()), (vec![source(2)], 0));
+    }
+}

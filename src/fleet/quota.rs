@@ -1,0 +1,154 @@
+//! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
+//! this replica's share.
+
+use std::{future::Future, num::NonZeroU32, pin::Pin, time::Duration};
+
+use super::{BEHIND, Fleet, Inner, bucket::Bucket};
+use crate::{
+    clock::Instant,
+    shared::{self, Debt, Quota, Request, Take},
+    upstream::{self, Ask, Reason, Refused},
+};
+
+/// What this replica keeps of the quota by itself.
+#[derive(Debug)]
+pub(super) struct Local {
+    seen: shared::Fleet,
+    debt: Debt,
+    bucket: Bucket,
+    /// The tier is away, and the share counts.
+    is_away: bool,
+    /// What the fleet's bucket held with the last beat; `None` before the first.
+    level: Option<f64>,
+    /// Tokens that this replica has taken there since.
+    taken: u32,
+}
+
+impl Local {
+    /// Before the tier is there, the share is as full as a bucket is at a start.
+    pub(super) fn new(presumed: NonZeroU32, quota: Quota, now: Instant) -> Local {
+        let mut local = Local {
+            seen: shared::Fleet::new(presumed),
+            debt: Debt::default(),
+            bucket: Bucket::default(),
+            is_away: false,
+            level: None,
+            taken: 0,
+        };
+        local.away(quota, now);
+        local
+    }
+
+    pub(super) fn replicas(&self) -> NonZeroU32 {
+        self.seen.replicas()
+    }
+
+    /// A beat has told how many replicas there are, and what the fleet's bucket holds.
+    pub(super) fn saw(&mut self, live: u32, level: f64, now: Instant) {
+        self.seen.saw(live, now);
+        (self.level, self.taken) = (Some(level), 0);
+    }
+
+    /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
+    pub(super) fn away(&mut self, quota: Quota, now: Instant) {
+        if std::mem::replace(&mut self.is_away, true) {
+            return;
+        }
+        let replicas = self.replicas();
+        let share = quota.share(replicas);
+        let tokens = match self.level {
+            Some(level) => level / f64::from(replicas.get()) - f64::from(self.taken),
+            None => f64::from(share.burst.get()),
+        };
+        self.bucket.set(tokens, share, now);
+    }
+
+    /// The tier is back: what it is owed.
+    pub(super) fn back(&mut self, quota: Quota) -> Option<NonZeroU32> {
+        if !std::mem::replace(&mut self.is_away, false) {
+            return None;
+        }
+        self.debt.settle(quota)
+    }
+
+    fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
+        let share = quota.share(self.replicas());
+        let keep = keep.min(share.burst.get() - 1);
+        let taken = self.bucket.take(share, longest_wait, keep, now);
+        if matches!(taken, Take::Go { .. }) {
+            self.debt.spent();
+        }
+        taken
+    }
+}
+
+impl Inner {
+    async fn take(&self, ask: &Ask) -> Result<(), Refused> {
+        let now = self.clock.now();
+        let (longest_wait, keep) = match ask.reason {
+            // What callers need is left.
+            Reason::Refresh if !ask.urgent => (Duration::ZERO, self.quota.burst.get() / 4),
+            Reason::Refresh | Reason::Miss | Reason::Forced => {
+                (now.until(ask.patience.deadline() - self.config.reserve), 0)
+            }
+        };
+        let mut wait = Duration::ZERO;
+        let mut was_asked = false;
+        for realm in self.realms() {
+            let left = ask.progress.left_of(self.config.tier.timeout);
+            if left.is_zero() || !realm.is_up() {
+                continue;
+            }
+            let asked_at = self.clock.now();
+            let request = Request::take(realm.names.fleet(), self.quota, longest_wait, keep);
+            let taken = realm.tier.ask(request, left).await;
+            ask.progress.waited(asked_at.until(self.clock.now()));
+            match taken {
+                Ok(Take::Go { wait: told }) => {
+                    (wait, was_asked) = (wait.max(told), true);
+                    self.local().taken += 1;
+                }
+                Ok(Take::Full { retry_after }) => return Err(Refused::Full(retry_after)),
+                Ok(Take::Paused { left }) => return Err(Refused::Paused(left)),
+                // As if it were away.
+                Err(_) => {}
+            }
+        }
+        if !was_asked {
+            wait = self.take_of_the_share(longest_wait, keep)?;
+        }
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    fn take_of_the_share(&self, longest_wait: Duration, keep: u32) -> Result<Duration, Refused> {
+        let now = self.clock.now();
+        let mut local = self.local();
+        local.away(self.quota, now);
+        match local.take(self.quota, longest_wait, keep, now) {
+            Take::Go { wait } => Ok(wait),
+            Take::Full { retry_after } => Err(Refused::Full(retry_after)),
+            Take::Paused { left } => Err(Refused::Paused(left)),
+        }
+    }
+}
+
+impl upstream::Quota for Fleet {
+    fn take<'a>(&'a self, ask: &'a Ask) -> Pin<Box<dyn Future<Output = Result<(), Refused>> + Send + 'a>> {
+        Box::pin(self.0.take(ask))
+    }
+
+    fn limited(&self, pause: Duration) {
+        if pause.is_zero() {
+            return;
+        }
+        for realm in self.0.realms() {
+            self.0.tasks.spawn(async move {
+                // Whoever does not hear of it is told 429 by kie.ai.
+                let _ = realm.tier.ask(Request::pause(realm.names.fleet(), pause), BEHIND).await;
+            });
+        }
+    }
+}

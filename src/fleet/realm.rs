@@ -1,0 +1,102 @@
+//! What replicas with one API key share: names, seals, and a connection to the tier. A replica has one, and a second one
+//! while its key is replaced by another.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{Clock, Instant},
+    key::ApiKey,
+    shared::{self, FileNames, Names, Rejection, Seals, State, Supervisor, Tier},
+    source::SourceUrl,
+};
+
+/// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it.
+pub(super) const KEPT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Realm {
+    /// Of its key.
+    pub(super) fingerprint: String,
+    pub(super) names: Names,
+    pub(super) seals: Seals,
+    pub(super) tier: Tier,
+    /// Ends its connection.
+    pub(super) stop: CancellationToken,
+    /// Whether the tier was used when somebody last looked: what was put off is done when it is back.
+    was_up: AtomicBool,
+    /// The number of the last invalidation that was heard of.
+    sequence: Mutex<Option<i64>>,
+    /// Since when the key is none of those in use.
+    retired_at: Mutex<Option<Instant>>,
+}
+
+impl Realm {
+    /// The supervisor is to be run.
+    pub(super) fn new(
+        key: &ApiKey,
+        config: &shared::Config,
+        beside: Option<&Tier>,
+        clock: &Clock,
+    ) -> (Realm, Supervisor) {
+        let secret = key.fleet_secret();
+        let (names, seals) = (Names::new(&secret), Seals::new(&secret));
+        let (tier, supervisor) = match beside {
+            Some(tier) => tier.beside(config.clone(), names.clone(), clock.clone()),
+            None => Tier::new(config.clone(), names.clone(), clock.clone()),
+        };
+        let realm = Realm {
+            fingerprint: key.fingerprint().to_owned(),
+            names,
+            seals,
+            tier,
+            stop: CancellationToken::new(),
+            was_up: AtomicBool::new(false),
+            sequence: Mutex::default(),
+            retired_at: Mutex::default(),
+        };
+        (realm, supervisor)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.tier.state() == State::Up
+    }
+
+    /// Notes whether the tier is used, and tells whether it was before.
+    pub(super) fn set_up(&self, is_up: bool) -> bool {
+        self.was_up.swap(is_up, Ordering::Relaxed)
+    }
+
+    pub(super) fn file(&self, source: &SourceUrl) -> FileNames {
+        self.names.file(source.as_str())
+    }
+
+    pub(super) fn rejected(&self, why: Rejection) {
+        self.tier.rejected(why);
+    }
+
+    pub(super) fn sequence(&self) -> Option<i64> {
+        *self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_sequence(&self, sequence: i64) {
+        *self.sequence.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
+    }
+
+    /// Notes whether its key is in use, and tells whether it is still needed.
+    pub(super) fn is_needed(&self, is_in_use: bool, now: Instant) -> bool {
+        let mut retired_at = self.retired_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_in_use {
+            *retired_at = None;
+            return true;
+        }
+        now.since(*retired_at.get_or_insert(now)) < KEPT
+    }
+}

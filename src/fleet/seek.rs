@@ -1,0 +1,271 @@
+//! Whether another replica has a file's link, or is minting it.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{Inner, realm::Realm, words};
+use crate::{
+    clock::Witness,
+    link::Link,
+    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, Rejection, Request},
+    source::SourceUrl,
+    upstream::{Ask, Error, Minted, Reason, Via},
+};
+
+/// How often it is looked again whether another replica's mint is over, by how long it has been waited for. A mint takes
+/// some hundred milliseconds.
+const LOOK_EVERY: [(Duration, Duration); 3] = [
+    (Duration::from_secs(5), Duration::from_millis(250)),
+    (Duration::from_secs(1), Duration::from_millis(100)),
+    (Duration::ZERO, Duration::from_millis(40)),
+];
+
+/// A mint of another replica is waited for no longer than this, and than half the time that is left.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// A refresh that finds another replica minting its file comes again after this.
+const REFRESH_AGAIN: Duration = Duration::from_secs(1);
+
+/// Values found one after the other that will not do; then the tier is done without.
+const ROUNDS: u32 = 6;
+
+/// What came of it.
+pub(super) enum Sought {
+    Found(Minted),
+    Failed(Error),
+    /// This replica mints it, for all.
+    Mine(Arc<Realm>),
+    /// The tier is done without.
+    Alone,
+}
+
+/// What a value is good for.
+pub(super) enum Judged {
+    Link(Minted),
+    Refusal(Error),
+    /// It will not do: it is too old, or dead, or not wanted; only what was minted later may.
+    Passed(Timestamp),
+    /// It is not believed.
+    Rejected,
+}
+
+enum Waited {
+    Sought(Sought),
+    /// Nobody mints it any more.
+    Free,
+}
+
+impl Inner {
+    /// Asks the tier for the file, for as long as this mint may wait for the tier; waits for another replica's mint.
+    pub(super) async fn seek(&self, source: &SourceUrl, ask: &Ask, holder: &Holder) -> Sought {
+        let realms = self.realms();
+        let Some((newest, older)) = realms.split_first() else { return Sought::Alone };
+        let file = newest.file(source);
+        let mut newer = if ask.welcome.is_some() { Newer::Any } else { Newer::Never };
+        for _ in 0..ROUNDS {
+            let left = ask.progress.left_of(self.config.tier.timeout);
+            if left.is_zero() || !newest.is_up() {
+                return Sought::Alone;
+            }
+            let asked_at = self.clock.now();
+            let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
+            let look = newest.tier.ask(request, left).await;
+            ask.progress.waited(asked_at.until(self.clock.now()));
+            match look {
+                Ok(Look::Hit { sealed, beacon }) => match self.judge(newest, &file, &sealed, beacon, ask) {
+                    Judged::Link(minted) => return Sought::Found(minted),
+                    Judged::Refusal(error) => return Sought::Failed(error),
+                    Judged::Passed(minted_at) => newer = Newer::Than(minted_at),
+                    Judged::Rejected => newer = Newer::Never,
+                },
+                Ok(Look::Mine) => {
+                    return match self.seek_in_older(source, ask, older).await {
+                        Some(minted) => {
+                            self.release(newest, &file, holder);
+                            Sought::Found(minted)
+                        }
+                        None => Sought::Mine(Arc::clone(newest)),
+                    };
+                }
+                Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh => {
+                    return Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN });
+                }
+                Ok(Look::Wait { .. }) => match self.wait(newest, &file, ask, holder, newer).await {
+                    Waited::Sought(sought) => return sought,
+                    // What was rejected may have been replaced.
+                    Waited::Free if newer == Newer::Never && ask.welcome.is_some() => newer = Newer::Any,
+                    Waited::Free => {}
+                },
+                // The last two are told only to those who have no holder.
+                Err(_) | Ok(Look::Failed { .. } | Look::Free) => return Sought::Alone,
+            }
+        }
+        Sought::Alone
+    }
+
+    /// While one key takes the place of another, replicas that have not heard of it yet mint with the old one.
+    async fn seek_in_older(&self, source: &SourceUrl, ask: &Ask, older: &[Arc<Realm>]) -> Option<Minted> {
+        ask.welcome.as_ref()?;
+        for realm in older.iter().filter(|realm| realm.is_up()) {
+            let file = realm.file(source);
+            let left = ask.progress.left_of(self.config.tier.timeout);
+            if left.is_zero() {
+                return None;
+            }
+            let asked_at = self.clock.now();
+            let look = realm.tier.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), left).await;
+            ask.progress.waited(asked_at.until(self.clock.now()));
+            if let Ok(Look::Hit { sealed, beacon }) = look
+                && let Judged::Link(minted) = self.judge(realm, &file, &sealed, beacon, ask)
+            {
+                return Some(minted);
+            }
+        }
+        None
+    }
+
+    /// Waits for another replica's mint. Each look is short, and none is charged: it is the mint that is waited for.
+    async fn wait(&self, realm: &Arc<Realm>, file: &FileNames, ask: &Ask, holder: &Holder, newer: Newer) -> Waited {
+        let began = self.clock.now();
+        let steal_at = began + LONGEST_WAIT.min(began.until(ask.patience.deadline()) / 2);
+        let budget = self.config.tier.timeout;
+        let mut newer = newer;
+        loop {
+            let waited = began.until(self.clock.now());
+            let every = LOOK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every);
+            tokio::time::sleep(every).await;
+            if self.clock.now() >= steal_at {
+                let stolen = realm.tier.ask(Request::steal(file, holder), budget).await;
+                return Waited::Sought(if stolen.is_ok() { Sought::Mine(Arc::clone(realm)) } else { Sought::Alone });
+            }
+            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), budget).await {
+                Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
+                    Judged::Link(minted) => {
+                        return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
+                    }
+                    Judged::Refusal(error) => return Waited::Sought(Sought::Failed(error)),
+                    Judged::Passed(minted_at) => newer = Newer::Than(minted_at),
+                    Judged::Rejected => newer = Newer::Never,
+                },
+                Ok(Look::Failed { sealed }) => {
+                    let error = self.failure(realm, file, &sealed);
+                    return error.map_or(Waited::Free, |error| Waited::Sought(Sought::Failed(error)));
+                }
+                Ok(Look::Wait { .. }) => {}
+                Ok(Look::Free) => return Waited::Free,
+                Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
+            }
+        }
+    }
+
+    /// Why another replica's mint failed.
+    fn failure(&self, realm: &Realm, file: &FileNames, sealed: &[u8]) -> Option<Error> {
+        match realm.seals.open(&file.lease, sealed) {
+            Ok(Content::Failure { text, .. }) => {
+                let cause = Box::new(words::read(&text)?);
+                Some(Error::Relayed { cause, left: Duration::ZERO })
+            }
+            Ok(_) => {
+                realm.rejected(Rejection::Malformed);
+                None
+            }
+            Err(why) => {
+                realm.rejected(why);
+                None
+            }
+        }
+    }
+
+    /// What a value is good for that was found under a file's name.
+    pub(super) fn judge(
+        &self,
+        realm: &Realm,
+        file: &FileNames,
+        sealed: &[u8],
+        beacon: Option<Vec<u8>>,
+        ask: &Ask,
+    ) -> Judged {
+        self.hear_beacon(realm, beacon.as_deref());
+        match realm.seals.open(&file.link, sealed) {
+            Ok(Content::Link(kept)) => self.judge_link(realm, &kept, ask),
+            Ok(Content::Refusal(kept)) => self.judge_refusal(realm, &kept, ask),
+            Ok(Content::Failure { .. } | Content::Beacon { .. } | Content::Member { .. }) => {
+                realm.rejected(Rejection::Malformed);
+                Judged::Rejected
+            }
+            Err(why) => {
+                realm.rejected(why);
+                Judged::Rejected
+            }
+        }
+    }
+
+    /// The beacon comes with every value: a replica that was paused does not know how late it is.
+    pub(super) fn hear_beacon(&self, realm: &Realm, beacon: Option<&[u8]>) {
+        let Some(sealed) = beacon else { return };
+        match realm.seals.open(&realm.names.fleet().beacon, sealed) {
+            Ok(Content::Beacon { at }) => self.kie_clock.told(Witness::Beacon, at, self.clock.now()),
+            Ok(_) => realm.rejected(Rejection::Malformed),
+            Err(why) => realm.rejected(why),
+        }
+    }
+
+    fn judge_link(&self, realm: &Realm, kept: &Kept, ask: &Ask) -> Judged {
+        let passed = Judged::Passed(kept.minted_at);
+        let now = self.clock.now();
+        self.kie_clock.told(Witness::Mint, kept.minted_at, now);
+        let alive = match shared::judge(kept, self.kie_clock.upper_bound(now), self.config.margin, now) {
+            Ok(alive) => alive,
+            Err(why) => {
+                realm.tier.withheld(why);
+                return passed;
+            }
+        };
+        let Some(welcome) = &ask.welcome else { return passed };
+        // SECURITY: whoever sealed it has checked it; this replica's rules may be stricter.
+        let Ok(link) = Link::parse(&kept.text, &self.config.links) else {
+            realm.rejected(Rejection::Malformed);
+            return passed;
+        };
+        let is_young = alive.age <= self.config.force_interval;
+        let is_welcome = welcome.other_than.as_ref() != Some(&link)
+            && (is_young
+                || welcome.max_age.is_none_or(|max_age| alive.age <= max_age)
+                    && welcome.min_fresh.is_none_or(|least| now.until(alive.deadline) >= least));
+        if !is_welcome {
+            return passed;
+        }
+        Judged::Link(Minted {
+            link,
+            sent_at: now - alive.age,
+            ends_at: alive.ends_at,
+            // Nothing that is known now contradicts it; what comes later may.
+            heard: self.kie_clock.heard(None, None, now, now),
+            says_its_end: false,
+            via: Via::Shared,
+        })
+    }
+
+    fn judge_refusal(&self, realm: &Realm, kept: &Kept, ask: &Ask) -> Judged {
+        let passed = Judged::Passed(kept.minted_at);
+        let now = self.clock.now();
+        let Some(welcome) = &ask.welcome else { return passed };
+        let alive = match shared::judge(kept, self.kie_clock.upper_bound(now), Duration::ZERO, now) {
+            Ok(alive) => alive,
+            Err(why) => {
+                realm.tier.withheld(why);
+                return passed;
+            }
+        };
+        // Whoever insists asks whether the refusal still stands.
+        let is_asked_again = ask.reason != Reason::Refresh
+            && welcome.max_age.is_some_and(|max_age| alive.age > max_age.max(self.config.force_interval));
+        match words::read(&kept.text) {
+            Some(cause) if cause.is_refusal() && !is_asked_again => {
+                Judged::Refusal(Error::Relayed { cause: Box::new(cause), left: now.until(alive.ends_at) })
+            }
+            Some(_) | None => passed,
+        }
+    }
+}

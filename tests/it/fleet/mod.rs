@@ -1,0 +1,120 @@
+//! Many kielinks as one: real ones, a simulated kie.ai, and a real redis-server, without which these tests pass with a
+//! message.
+
+mod quota;
+mod server;
+mod sharing;
+mod trouble;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::task::JoinSet;
+
+use self::server::Server;
+use crate::support::{FakeKie, Sidecar, encode, eventually};
+
+/// No test of these waits for the tier so long that a busy machine could make it pass for one that is silent.
+const PATIENT: (&str, &str) = ("shared.timeout", "2s");
+
+/// kielinks with one key, one tier, and one kie.ai.
+struct Fleet {
+    server: Server,
+    kie: FakeKie,
+    replicas: Vec<Sidecar>,
+}
+
+impl Fleet {
+    /// All of them see each other when this returns. `None` where there is no redis-server.
+    async fn of(replicas: usize, settings: &[(&str, &str)]) -> Option<Fleet> {
+        let server = Server::start()?;
+        let kie = FakeKie::start();
+        let mut fleet = Fleet { server, kie, replicas: Vec::new() };
+        for _ in 0..replicas {
+            fleet.add(settings);
+        }
+        fleet.is_whole().await;
+        Some(fleet)
+    }
+
+    fn add(&mut self, settings: &[(&str, &str)]) {
+        let url = self.server.url();
+        let mut all = vec![("shared.url", url.as_str()), ("log.level", "info"), PATIENT];
+        all.extend_from_slice(settings);
+        self.replicas.push(Sidecar::with(&self.kie, &all));
+    }
+
+    async fn is_whole(&self) {
+        let count = self.replicas.len().to_string();
+        for replica in &self.replicas {
+            eventually("all replicas see each other", async || {
+                metric(replica, "kielink_shared_replicas").await == count
+            })
+            .await;
+        }
+    }
+
+    /// Each asks for each file so often, all at once. The links that came, by file, and how they were found.
+    async fn ask_all(&self, files: usize, callers: usize) -> (BTreeMap<usize, Vec<String>>, BTreeMap<String, usize>) {
+        let mut asked = JoinSet::new();
+        for replica in &self.replicas {
+            for file in 0..files {
+                for _ in 0..callers {
+                    let request = replica.client().get(link_path(replica, file));
+                    asked.spawn(async move {
+                        let response = request.send().await.unwrap();
+                        let status = response.status();
+                        let found = response.headers()["cache-status"].to_str().unwrap().to_owned();
+                        let text = response.text().await.unwrap();
+                        assert_eq!(status, 200, "{text}");
+                        let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+                        (file, body["url"].as_str().unwrap().to_owned(), outcome(&found))
+                    });
+                }
+            }
+        }
+        let (mut links, mut found) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::new());
+        while let Some(answer) = asked.join_next().await {
+            let (file, link, outcome) = answer.unwrap();
+            links.entry(file).or_default().push(link);
+            *found.entry(outcome).or_default() += 1;
+        }
+        links.values_mut().for_each(|links| links.sort_unstable());
+        links.values_mut().for_each(|links| links.dedup());
+        (links, found)
+    }
+
+    /// Ends all of them beside the test.
+    async fn ended(self) {
+        for replica in self.replicas {
+            replica.ended().await;
+        }
+    }
+}
+
+fn source(file: usize) -> String {
+    format!("https://tempfile.aiquickdraw.com/s/{file}.png")
+}
+
+fn link_path(replica: &Sidecar, file: usize) -> String {
+    format!("{}/v1/link?url={}", replica.base_url(), encode(&source(file)))
+}
+
+/// `Cache-Status` without its numbers.
+fn outcome(status: &str) -> String {
+    status.split("; ").filter(|part| !part.starts_with("ttl=")).collect::<Vec<_>>().join("; ")
+}
+
+/// The value of the first line of a metric.
+async fn metric(replica: &Sidecar, name: &str) -> String {
+    let metrics = replica.get_admin("/metrics").await.body;
+    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+    let value = line.and_then(|line| line.rsplit(" ").next()).unwrap_or_default();
+    value.trim_end_matches(".0").to_owned()
+}
+
+/// Two hundred milliseconds a mint.
+fn slow_mints(kie: &FakeKie) {
+    kie.answer(crate::support::Answer::link().after(Duration::from_millis(200)));
+}
+
+const ROOM: [(&str, &str); 2] = [("upstream.rate", "1000"), ("upstream.burst", "1000")];

@@ -1,0 +1,121 @@
+//! One mint for a whole fleet, and what the others find.
+
+use super::{Fleet, ROOM, metric, outcome, slow_mints, source};
+use crate::support::{Answer, encode, eventually};
+
+#[tokio::test]
+async fn eight_replicas_that_are_asked_for_fifty_files_at_once_mint_each_once() {
+    let Some(mut fleet) = Fleet::of(8, &ROOM).await else { return };
+    slow_mints(&fleet.kie);
+    let (links, found) = fleet.ask_all(50, 1).await;
+    let mints = fleet.kie.mints();
+    eprintln!("{mints} mints for 50 files and 400 callers: {found:?}");
+    assert!((50..=55).contains(&mints), "{mints} mints");
+    assert_eq!(links.len(), 50);
+    assert!(links.values().all(|links| links.len() == 1) || mints > 50, "each file has one link: {links:?}");
+    fleet.add(&ROOM);
+    fleet.is_whole().await;
+    let ninth = fleet.replicas.last().unwrap();
+    // It shows what kie.ai's clock shows.
+    assert_eq!(ninth.link(&source(1000)).await.status, 200);
+    for file in 0..50 {
+        let reply = ninth.link(&source(file)).await;
+        assert_eq!(outcome(reply.header("cache-status")), "kielink; hit; detail=shared", "{reply:?}");
+        assert!(links[&file].contains(&reply.json()["url"].as_str().unwrap().to_owned()));
+        let again = ninth.link(&source(file)).await;
+        assert_eq!(outcome(again.header("cache-status")), "kielink; hit", "it is in memory now");
+    }
+    assert_eq!(fleet.kie.mints(), mints + 1);
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_heard_by_all_and_so_is_a_failure_by_those_who_wait() {
+    let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
+    let [one, other] = &fleet.replicas[..] else { panic!() };
+    fleet.kie.answer(Answer::envelope(422, "no such thing"));
+    assert_eq!(one.link(&source(1)).await.slug(), "source-refused");
+    let mints = fleet.kie.mints();
+    eventually("the refusal is shared", async || !fleet.server.names("*1l.*").is_empty()).await;
+    // A first answer shows the other one kie.ai's clock.
+    assert_eq!(other.link(&source(2)).await.slug(), "source-refused");
+    let told = other.link(&source(1)).await;
+    assert_eq!(told.slug(), "source-refused");
+    assert_eq!(outcome(told.header("cache-status")), "kielink; hit; detail=negative");
+    assert_eq!(fleet.kie.mints(), mints + 1);
+
+    fleet.kie.answer(Answer::envelope(501, "it will not be done").after(std::time::Duration::from_millis(300)));
+    let third = source(3);
+    let (first, second) = tokio::join!(one.link(&third), async {
+        fleet.kie.wait_for_mints(mints + 2).await;
+        other.link(&third).await
+    });
+    assert_eq!((first.slug().as_str(), second.slug().as_str()), ("upstream-error", "upstream-error"));
+    assert_eq!(fleet.kie.mints(), mints + 2, "the second one has heard why the first one failed");
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn who_insists_gets_a_newer_link_from_the_fleet_or_from_kie_ai() {
+    let Some(fleet) = Fleet::of(2, &[ROOM[0], ROOM[1], ("cache.force_interval", "1ms")]).await else { return };
+    let [one, other] = &fleet.replicas[..] else { panic!() };
+    let path = format!("/v1/link?url={}", encode(&source(1)));
+    assert_eq!(other.link(&source(2)).await.status, 200, "it knows kie.ai's clock now");
+    let first = one.link(&source(1)).await;
+    eventually("it is shared", async || fleet.server.names("*1l.*").len() == 2).await;
+    let content = other.get_with(&path, "cache-control", "max-age=60").await;
+    assert_eq!(outcome(content.header("cache-status")), "kielink; hit; detail=shared");
+    assert_eq!(content.json()["url"], first.json()["url"]);
+    let newer = other.get_with(&path, "cache-control", "no-cache").await;
+    assert_eq!(outcome(newer.header("cache-status")), "kielink; fwd=request; stored");
+    assert_ne!(newer.json()["url"], first.json()["url"]);
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn what_one_replica_forgets_is_forgotten_by_all_and_no_flight_brings_it_back() {
+    let Some(fleet) = Fleet::of(3, &ROOM).await else { return };
+    let (links, _) = fleet.ask_all(1, 1).await;
+    assert_eq!(links[&0].len(), 1);
+    let path = format!("{}/v1/link?url={}", fleet.replicas[0].admin_url(), encode(&source(0)));
+    let forgotten = fleet.replicas[0].send(fleet.replicas[0].client().delete(&path)).await;
+    assert_eq!((forgotten.status, forgotten.body.as_str()), (200, r#"{"replicas":"told"}"#));
+    for replica in &fleet.replicas {
+        eventually("it is forgotten", async || {
+            let known = replica.get_admin(&format!("/v1/explain?url={}", encode(&source(0)))).await;
+            known.json()["state"] == "absent"
+        })
+        .await;
+    }
+    // A mint that was under way when the file was forgotten.
+    fleet.kie.hold();
+    let mints = fleet.kie.mints();
+    let file = source(0);
+    let (minted, ()) = tokio::join!(fleet.replicas[1].link(&file), async {
+        fleet.kie.wait_for_mints(mints + 1).await;
+        fleet.replicas[0].send(fleet.replicas[0].client().delete(&path)).await;
+        // The other replica hears of it.
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        fleet.kie.release();
+    });
+    assert_eq!(minted.status, 200);
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(fleet.server.names("*1l.*").is_empty(), "its flight does not bring it back");
+    let anew = fleet.replicas[1].link(&source(0)).await;
+    assert_ne!(anew.json()["url"], minted.json()["url"]);
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn metrics_and_status_tell_of_the_fleet() {
+    let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
+    let one = &fleet.replicas[0];
+    assert_eq!(metric(one, "kielink_shared_up").await, "1");
+    assert_eq!(metric(one, "kielink_mints_duplicate_total").await, "0");
+    let ready = one.get_admin("/readyz?verbose").await.body;
+    assert!(ready.contains("[+]shared tier up, 2 replicas\n"), "{ready}");
+    let status = one.get_admin("/status.json").await.json();
+    assert_eq!(status["shared"]["members"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!((&status["shared"]["state"], &status["settings"]["shared.url"]), (&"up".into(), &"\"redis\"".into()));
+    fleet.ended().await;
+}
