@@ -247,9 +247,13 @@ impl App {
         let App { kie_clock, fleet, status, telemetry, clock, drain, .. } = self;
         let Drain { callers, background, cut, sums, sum_up, .. } = &drain;
         background.spawn(keys.watch(reload, cut.clone()));
-        background.spawn(kie_clock.watch(clock, cut.clone()));
+        background.spawn(kie_clock.clone().watch(clock, cut.clone()));
         background.spawn(status.watch(cut.clone()));
         if let Some((fleet, kie, links)) = fleet {
+            let greeter = kie.clone();
+            let (shown, stopped) = (kie_clock.clone(), cut.clone());
+            // Nobody waits for it.
+            background.spawn(async move { stopped.run_until_cancelled(greeter.greet(&shown)).await });
             background.spawn(together(fleet, kie, links, background.clone(), cut.clone()));
         }
         sums.spawn(telemetry.limiter.sum_up(sum_up.clone()));

@@ -407,6 +407,11 @@ impl KieClock {
         Timestamp::from_duration(self.lock().most(now, |_| Duration::ZERO)?).ok()
     }
 
+    /// How long ago the last answer came that showed it.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.lock().answers.iter().map(|answer| answer.at).max().map(|at| at.until(now))
+    }
+
     /// Notes at `now` that kie.ai's clock shows `shown` or more, by another replica.
     pub fn told(&self, witness: Witness, shown: Timestamp, now: Instant) {
         let ahead = since_epoch(shown).saturating_sub(signed(now.since_origin()));

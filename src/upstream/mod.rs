@@ -48,7 +48,7 @@ use self::{
     suspicion::FileId,
 };
 use crate::{
-    clock::{Clock, Heard, Instant},
+    clock::{Clock, Heard, Instant, KieClock},
     link::Link,
     source::SourceUrl,
     telemetry::trace::Span,
@@ -244,6 +244,11 @@ pub trait Transport: Send + Sync + 'static {
 
     /// A number that changes whenever the next request would carry another key.
     fn key_version(&self) -> u64;
+
+    /// One request without a key, whose answer, whatever it is, shows kie.ai's clock. Cancel safe.
+    fn greet<'a>(&'a self, _patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async {})
+    }
 }
 
 /// kie.ai, asked with restraint. Cheap to clone.
@@ -351,6 +356,29 @@ impl Kie {
     }
 }
 
+/// How often kie.ai is greeted at most, and how long after the last time.
+const GREETINGS: u32 = 5;
+const GREETED_AGAIN: Duration = Duration::from_secs(2);
+
+impl Kie {
+    /// Has kie.ai show its clock, where it has not: another replica's links cannot be judged without. Takes a token, as
+    /// any request does; gives up where nothing comes.
+    pub async fn greet(&self, kie_clock: &KieClock) {
+        for _ in 0..GREETINGS {
+            let now = self.0.clock.now();
+            if kie_clock.upper_bound(now).is_some() {
+                return;
+            }
+            if !self.0.greet().await {
+                tracing::debug!("kie.ai could not be asked what its clock shows");
+            }
+            if kie_clock.upper_bound(self.0.clock.now()).is_none() {
+                tokio::time::sleep(GREETED_AGAIN).await;
+            }
+        }
+    }
+}
+
 impl Mint for Kie {
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
         Box::pin(self.0.mint(source, ask))
@@ -428,6 +456,32 @@ impl Inner {
             last = Some(error);
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether the rules allowed it.
+    async fn greet(&self) -> bool {
+        let party = Party { request: fastrand::u64(..), ..Party::default() };
+        let patience = Patience::until(self.clock.now() + self.attempt_timeout, party);
+        let ask = Ask {
+            reason: Reason::Miss,
+            party,
+            patience,
+            urgent: false,
+            seen_to_fail: false,
+            span: Span::default(),
+            welcome: None,
+            progress: Arc::default(),
+        };
+        let (file, key) = (self.file_hash.hash_one(party.request), self.wire.key_version());
+        let wanted = Wanted { priority: Priority::Caller, party, file, seen_to_fail: false, key };
+        let Ok(_permit) = self.gate.pass(wanted, &ask.patience).await else { return false };
+        if let Some(quota) = &self.quota
+            && quota.take(&ask).await.is_err()
+        {
+            return false;
+        }
+        self.wire.greet(self.attempt_timeout).await;
+        true
     }
 
     fn recent(&self) -> MutexGuard<'_, VecDeque<Option<String>>> {

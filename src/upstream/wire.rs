@@ -4,7 +4,9 @@
 
 use std::{
     fmt,
+    future::Future,
     io::{self, Read as _},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -206,6 +208,18 @@ impl Transport for Wire {
 
     fn key_version(&self) -> u64 {
         self.keys.version()
+    }
+
+    fn greet<'a>(&'a self, patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let pool = self.connections.pool();
+            let sent_at = self.clock.now();
+            let request = pool.client().head(self.config.base_url.clone()).send();
+            if let Ok(Ok(response)) = tokio::time::timeout(patience, request).await {
+                let (date, age) = (http_date(response.headers()), age(response.headers()));
+                self.kie_clock.heard(date, age, sent_at, self.clock.now());
+            }
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::{Fleet, link_path, source};
 use crate::support::{Answer, eventually};
@@ -92,7 +93,7 @@ async fn a_429_to_one_replica_pauses_all() {
     fleet.kie.answer(Answer::too_frequent());
     // It tries again after the pause; nobody waits for that here.
     let first = fleet.replicas[0].client().get(link_path(&fleet.replicas[0], 1)).send();
-    let first = tokio::spawn(first);
+    let first = TaskTracker::new().spawn(first);
     fleet.kie.wait_for_mints(1).await;
     eventually("the pause is shared", async || !fleet.server.names("*}p").is_empty()).await;
     for replica in &fleet.replicas[1..] {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::{Fleet, ROOM, link_path, metric, outcome, source};
 use crate::support::{encode, eventually};
@@ -176,7 +177,7 @@ async fn a_replica_that_ends_lets_its_files_go_and_says_goodbye() {
     let Some(mut fleet) = Fleet::of(2, &[ROOM[0], ROOM[1], ("server.shutdown_grace", "1s")]).await else { return };
     fleet.kie.hold();
     let mut ending = fleet.replicas.remove(0);
-    let cut = tokio::spawn(ending.client().get(link_path(&ending, 1)).send());
+    let cut = TaskTracker::new().spawn(ending.client().get(link_path(&ending, 1)).send());
     fleet.kie.wait_for_mints(1).await;
     assert_eq!(fleet.server.names("*1w.*").len(), 1);
     ending.stopped().await;
