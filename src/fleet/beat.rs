@@ -25,6 +25,9 @@ const RENEWED_AT_ONCE: usize = 64;
 /// Links put at once when the tier is back: callers' questions must not wait behind a megabyte.
 const PUT_AT_ONCE: usize = 64;
 
+/// A token that is spent already is taken however late it comes.
+const PROMISED: Duration = Duration::from_secs(120);
+
 /// For the last words of all: the process ends.
 const GOODBYE: Duration = Duration::from_millis(20);
 
@@ -130,9 +133,13 @@ impl Inner {
         if !was_up {
             self.catch_up(realm).await;
         }
-        let owed = if is_newest { self.local().back(self.quota) } else { None };
+        let (owed, promised) = if is_newest { self.local().back(self.quota, self.clock.now()) } else { (None, 0) };
         if let Some(owed) = owed {
             let _ = realm.tier.ask(Request::pay(realm.names.fleet(), self.quota, owed.get()), BEHIND).await;
+        }
+        // Requests that wait for tokens of the share go when these come: the fleet's bucket has that many fewer.
+        for _ in 0..promised.min(self.quota.burst.get()) {
+            let _ = realm.tier.ask(Request::take(realm.names.fleet(), self.quota, PROMISED, 0), BEHIND).await;
         }
         let request = self.beat_of(realm, beating, minted, false);
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };

@@ -15,10 +15,17 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Has so many tokens from now on.
+    /// Has so many tokens from now on; less than none where some to come are promised already.
     pub(super) fn set(&mut self, tokens: f64, quota: Quota, now: Instant) {
-        let missing = (f64::from(quota.burst.get()) - tokens.max(0.0)).max(0.0);
+        let missing = (f64::from(quota.burst.get()) - tokens).max(0.0);
         self.full_at = Some(now + quota.period.mul_f64(missing));
+    }
+
+    /// How many tokens are promised that have not come yet.
+    pub(super) fn promised(&self, quota: Quota, now: Instant) -> u32 {
+        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
+        let beyond = ahead.saturating_sub(quota.window());
+        (beyond.as_secs_f64() / quota.period.as_secs_f64()).ceil() as u32
     }
 
     /// A token, now or within the wait, which leaves `keep` tokens for others. Only a token that is given is counted.
@@ -59,6 +66,7 @@ mod tests {
         let mut bucket = Bucket::default();
         let taken: Vec<_> = (0..6).map(|_| bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000))).collect();
         assert_eq!(taken, [go(0), go(0), go(0), go(0), go(100), go(200)]);
+        assert_eq!(bucket.promised(QUOTA, at(1000)), 2);
         assert_eq!(bucket.take(QUOTA, Duration::from_millis(299), 0, at(1000)), full(300));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1300)), go(0), "what was refused is not counted");
     }
@@ -74,7 +82,7 @@ mod tests {
     #[test]
     fn it_begins_with_what_it_is_given() {
         let mut bucket = Bucket::default();
-        for (tokens, first) in [(0.0, full(100)), (-3.0, full(100)), (0.5, full(50)), (1.0, go(0)), (9.0, go(0))] {
+        for (tokens, first) in [(0.0, full(100)), (-3.0, full(400)), (0.5, full(50)), (1.0, go(0)), (9.0, go(0))] {
             bucket.set(tokens, QUOTA, at(1000));
             assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), first, "{tokens}");
         }

@@ -19,7 +19,7 @@ pub(super) struct Local {
     /// The tier is away, and the share counts.
     is_away: bool,
     /// What the fleet's bucket held with the last beat; `None` before the first.
-    level: Option<f64>,
+    level: Option<(f64, Instant)>,
     /// Tokens that this replica has taken there since.
     taken: u32,
 }
@@ -46,7 +46,7 @@ impl Local {
     /// A beat has told how many replicas there are, and what the fleet's bucket holds.
     pub(super) fn saw(&mut self, live: u32, level: f64, now: Instant) {
         self.seen.saw(live, now);
-        (self.level, self.taken) = (Some(level), 0);
+        (self.level, self.taken) = (Some((level, now)), 0);
     }
 
     /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
@@ -57,18 +57,23 @@ impl Local {
         let replicas = self.replicas();
         let share = quota.share(replicas);
         let tokens = match self.level {
-            Some(level) => level / f64::from(replicas.get()) - f64::from(self.taken),
+            Some((level, at)) => {
+                let since = at.until(now).as_secs_f64() / share.period.as_secs_f64();
+                level / f64::from(replicas.get()) + since - f64::from(self.taken)
+            }
             None => f64::from(share.burst.get()),
         };
         self.bucket.set(tokens, share, now);
     }
 
-    /// The tier is back: what it is owed.
-    pub(super) fn back(&mut self, quota: Quota) -> Option<NonZeroU32> {
+    /// The tier is back: what it is owed, and how many tokens are promised here that have not come yet.
+    pub(super) fn back(&mut self, quota: Quota, now: Instant) -> (Option<NonZeroU32>, u32) {
         if !std::mem::replace(&mut self.is_away, false) {
-            return None;
+            return (None, 0);
         }
-        self.debt.settle(quota)
+        let promised = self.bucket.promised(quota.share(self.replicas()), now);
+        let owed = self.debt.settle(quota).and_then(|owed| NonZeroU32::new(owed.get().saturating_sub(promised)));
+        (owed, promised)
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {

@@ -32,16 +32,19 @@ impl Quota {
 /// The bucket's key outlives a full bucket by so much; the number stands in `bucket.lua`, too.
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// Nobody queues for longer; so does this.
+const LONGEST_QUEUE: Duration = Duration::from_secs(120);
+
 impl Quota {
-    /// What a bucket holds that is kept in the tier for so long. One that is not there, or that somebody's clock has
-    /// spoilt, begins empty.
+    /// What a bucket holds that is kept in the tier for so long; less than nothing where tokens to come are promised
+    /// already. One that is not there, or that somebody's clock has spoilt, begins empty.
     pub fn tokens(self, kept_for: Duration) -> f64 {
         let full = f64::from(self.burst.get());
         let ahead = kept_for.saturating_sub(HOUR);
-        if kept_for.is_zero() || self.period.is_zero() {
+        if kept_for.is_zero() || self.period.is_zero() || ahead > self.window() + LONGEST_QUEUE {
             return 0.0;
         }
-        (full - ahead.as_secs_f64() / self.period.as_secs_f64()).max(0.0)
+        full - ahead.as_secs_f64() / self.period.as_secs_f64()
     }
 }
 
@@ -122,7 +125,9 @@ mod tests {
     #[test]
     fn what_a_bucket_holds_shows_in_how_long_it_is_kept() {
         let quota = quota(100, 20);
-        for (millis, tokens) in [(0, 0.0), (3_599_000, 20.0), (3_600_000, 20.0), (3_601_500, 5.0), (3_700_000, 0.0)] {
+        for (millis, tokens) in
+            [(0, 0.0), (3_599_000, 20.0), (3_600_000, 20.0), (3_601_500, 5.0), (3_603_000, -10.0), (3_800_000, 0.0)]
+        {
             assert_eq!(quota.tokens(Duration::from_millis(millis)), tokens, "{millis}");
         }
     }
