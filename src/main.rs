@@ -70,7 +70,7 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let done = match command {
             Command::Serve => return serve(sources, inherited, signals).await,
-            Command::Sandbox(flags) => return sandbox(flags, sources, signals).await,
+            Command::Sandbox(flags) => return sandbox(*flags, sources, signals).await,
             Command::Healthcheck => signals.unless_stopped(healthcheck(sources)).await,
             Command::Wait { max } => signals.unless_stopped(wait(sources, max)).await,
             Command::CheckConfig => signals.unless_stopped(check_config(sources)).await,

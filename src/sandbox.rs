@@ -1,4 +1,5 @@
-//! `kielink sandbox` puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try.
+//! `kielink sandbox` puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try. With
+//! `--kie-url` it is one more kielink in front of another sandbox's simulated kie.ai, as in a fleet.
 
 use std::{
     fmt::Write as _,
@@ -28,6 +29,14 @@ use crate::{
 pub struct Sandbox {
     /// kielink's own settings, turned towards the simulation.
     pub config: app::Config,
+    /// Where the simulated kie.ai is.
+    kie: Url,
+    /// `None` where the simulation is another sandbox's.
+    inside: Option<Inside>,
+}
+
+/// The simulation of this sandbox.
+struct Inside {
     world: Arc<World>,
     kie: Bound,
     files: Bound,
@@ -63,36 +72,42 @@ impl Sandbox {
     /// # Errors
     /// When an address is taken, a flag makes no sense, or the user's settings are wrong.
     pub fn bind(flags: &cli::Sandbox, sources: Sources, clock: &Clock) -> Result<Sandbox, Error> {
-        let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
-        let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
-        // Unless the user gives a key, this run has a key of its own, so that the simulation can tell it from all
-        // others.
-        let secret = match &flags.kie_key {
-            Some(secret) => secret.clone(),
-            None => SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..))),
+        let secrets = match flags.kie_key.as_slice() {
+            // This run has a key of its own, so that the simulation can tell it from all others.
+            [] if flags.kie_key_file.is_none() => {
+                vec![SecretString::from(format!("sandbox-{:032x}", fastrand::u128(..)))]
+            }
+            given => given.to_vec(),
         };
-        let key = ApiKey::new(secret.expose_secret())?;
-        let behaviour = kie_sim::Config {
-            latency: flags.latency,
-            failure_rate: flags.failure_rate,
-            link_life: flags.link_life,
-            quota: flags.quota,
-            ..kie_sim::Config::GOOD_DAY
+        let keys = secrets.iter().map(|secret| ApiKey::new(secret.expose_secret())).collect::<Result<Vec<_>, _>>()?;
+        let (kie, files, inside) = match (&flags.kie_url, &flags.files_url) {
+            // SECURITY: another scheme's origin is "null", and so is that of any link which is no address.
+            (Some(_), Some(files)) if !matches!(files.scheme(), "http" | "https") => {
+                return Err(kie_sim::Error::Files.into());
+            }
+            (Some(kie), Some(files)) => (kie.clone(), files.clone(), None),
+            (_, files) => {
+                let inside = Inside::bind(flags, secrets, clock)?;
+                (inside.kie.url.clone(), files.as_ref().unwrap_or(&inside.files.url).clone(), Some(inside))
+            }
         };
-        let world = World::new(behaviour, Some(secret), files_url.clone(), clock.clone(), fastrand::u64(..))?;
         let sandbox = config::Sandbox {
-            key,
-            files: files_url.origin().ascii_serialization(),
+            key: keys.into_iter().next(),
+            files: files.origin().ascii_serialization(),
             defaults: short_lives(flags.link_life),
         };
         // These win over the file and the environment, which may be meant for a kielink that uses the real kie.ai.
         let mut flags_first = vec![
-            ("upstream.base_url".to_owned(), kie.url.to_string()),
+            ("upstream.base_url".to_owned(), kie.to_string()),
             ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
         ];
+        flags_first.extend(flags.kie_key_file.clone().map(|path| ("upstream.api_key_file".to_owned(), path)));
         flags_first.extend(sources.flags);
-        let config = config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), ..sources })?;
-        Ok(Sandbox { config, world, kie, files })
+        // SECURITY: a key that is there for the real kie.ai goes to no simulation.
+        let mut environment = sources.environment;
+        environment.retain(|name, _| !matches!(name.as_str(), "KIE_API_KEY" | "KIE_API_KEY_FILE"));
+        let config = config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), environment, ..sources })?;
+        Ok(Sandbox { config, kie, inside })
     }
 
     /// Must be called on a runtime. The simulation serves until the returned value is dropped.
@@ -102,9 +117,11 @@ impl Sandbox {
     pub fn start(self) -> io::Result<Simulation> {
         let drain = CancellationToken::new();
         let tasks = TaskTracker::new();
-        for (bound, host) in [(self.kie, Host::Kie), (self.files, Host::Files)] {
-            let listener = tokio::net::TcpListener::from_std(bound.listener)?;
-            tasks.spawn(kie_sim::serve(listener, Arc::clone(&self.world), host, drain.clone()));
+        if let Some(Inside { world, kie, files }) = self.inside {
+            for (bound, host) in [(kie, Host::Kie), (files, Host::Files)] {
+                let listener = tokio::net::TcpListener::from_std(bound.listener)?;
+                tasks.spawn(kie_sim::serve(listener, Arc::clone(&world), host, drain.clone()));
+            }
         }
         Ok(Simulation { drain })
     }
@@ -113,13 +130,17 @@ impl Sandbox {
     pub fn welcome(&self, listeners: &Listeners) -> String {
         let (to_data, data) = way(&listeners.addresses().data);
         let (to_admin, admin) = way(&listeners.addresses().admin);
-        let kie = self.kie.url.to_string();
-        let kie = kie.trim_end_matches('/');
-        let samples = self.world.sources();
+        let kie = self.kie.as_str().trim_end_matches('/');
+        let samples = World::sources();
         let first = samples[0].source_url;
         let mut text = String::new();
         let mut say = |line: &str| writeln!(text, "{line}").expect("a String takes everything");
-        say("kielink sandbox: a simulated kie.ai and its file host, kielink in front. No key, no network.\n");
+        match self.inside {
+            Some(_) => {
+                say("kielink sandbox: a simulated kie.ai and its file host, kielink in front. No key, no network.\n");
+            }
+            None => say(&format!("kielink sandbox: one more kielink in front of the simulated kie.ai at {kie}\n")),
+        }
         say("Files that the simulated kie.ai generated:");
         for Sample { source_url, about, .. } in &samples {
             say(&format!("  {source_url}  ({about})"));
@@ -141,6 +162,23 @@ impl Sandbox {
         say(&format!("  curl {kie}/sandbox"));
         say("\nCtrl-C ends it.");
         text
+    }
+}
+
+impl Inside {
+    fn bind(flags: &cli::Sandbox, keys: Vec<SecretString>, clock: &Clock) -> Result<Inside, Error> {
+        let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
+        let behaviour = kie_sim::Config {
+            latency: flags.latency,
+            failure_rate: flags.failure_rate,
+            link_life: flags.link_life,
+            quota: flags.quota,
+            ..kie_sim::Config::GOOD_DAY
+        };
+        let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
+        let world = World::new(behaviour, None, files_url, clock.clone(), fastrand::u64(..))?;
+        world.script(|script| script.keys = Some(keys));
+        Ok(Inside { world, kie, files })
     }
 }
 

@@ -48,7 +48,7 @@ pub enum Command {
     /// Serve links (the default)
     Serve,
     /// Try it without a key and without a network: a simulated kie.ai inside, kielink in front
-    Sandbox(Sandbox),
+    Sandbox(Box<Sandbox>),
     /// Ask the running kielink whether it is ready: exit 0 or 1 within a second
     Healthcheck,
     /// Wait until the running kielink is ready; a signal ends it with exit code 1
@@ -79,15 +79,29 @@ pub struct Sandbox {
     /// Where the simulated kie.ai listens
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = address)]
     pub kie_listen: SocketAddr,
-    /// The API key that the simulated kie.ai takes, so that another kielink can ask it [default: made up anew]
-    #[arg(long, value_name = "KEY", value_parser = secret)]
-    pub kie_key: Option<SecretString>,
+    /// An API key that the simulated kie.ai takes, so that another kielink can ask it; may be repeated, and kielink here
+    /// has the first [default: made up anew]
+    #[arg(long, value_name = "KEY", value_parser = secret, group = "key")]
+    pub kie_key: Vec<SecretString>,
     /// Where the simulated file host listens
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = address)]
     pub files_listen: SocketAddr,
     /// The file host's address as callers reach it, e.g. http://sidecar:8081 [default: where it listens]
     #[arg(long, value_name = "URL", value_parser = url)]
     pub files_url: Option<url::Url>,
+    /// No simulated kie.ai here, but one more kielink in front of another sandbox's: its address, with that sandbox's
+    /// --files-url and a key that it takes
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = url,
+        requires_all = ["files_url", "key"],
+        conflicts_with_all = ["latency", "failure_rate", "quota", "kie_listen", "files_listen"]
+    )]
+    pub kie_url: Option<url::Url>,
+    /// With --kie-url: a file that holds the key, looked at as KIE_API_KEY_FILE is, so that the key can be changed
+    #[arg(long, value_name = "FILE", requires = "kie_url", group = "key")]
+    pub kie_key_file: Option<String>,
 }
 
 impl Settings {

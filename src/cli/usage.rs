@@ -21,7 +21,12 @@ pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::NoEquals => {
             format!("{}: {}", flag(error), expected(error))
         }
-        ErrorKind::ArgumentConflict => format!("{}: it can be given once", flag(error)),
+        ErrorKind::ArgumentConflict => match prior(error) {
+            Some(prior) if prior != flag(error) => format!("{}: it does not go with {prior}", flag(error)),
+            Some(_) | None => format!("{}: it can be given once", flag(error)),
+        },
+        // Names of flags, which are our own words.
+        ErrorKind::MissingRequiredArgument => format!("missing: {}", missing(error)),
         ErrorKind::TooManyValues => format!("{}: it takes no value", flag(error)),
         ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => format!("{}: a value is missing", flag(error)),
         ErrorKind::InvalidUtf8 => "an argument is no UTF-8".to_owned(),
@@ -69,6 +74,19 @@ fn place(typed: &str, arguments: &[OsString]) -> String {
 /// The flag whose value is wrong, as the help shows it.
 fn flag(error: &clap::Error) -> &str {
     text(error, ContextKind::InvalidArg).unwrap_or("an argument")
+}
+
+/// The flag that stands before, and with which the other one does not go.
+fn prior(error: &clap::Error) -> Option<&str> {
+    text(error, ContextKind::PriorArg)
+}
+
+/// The flags that must be there, too.
+fn missing(error: &clap::Error) -> String {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(flags)) => flags.join(", "),
+        _ => "an argument".to_owned(),
+    }
 }
 
 /// What the flag's own parser wants. Each parser says so without the value.
@@ -125,6 +143,18 @@ mod tests {
             (&["--set", "x"], ("error: --set <KEY=VALUE>: expected KEY=VALUE, e.g. cache.ttl=15m".to_owned(), None)),
             (&["--config", "a", "--config", "b"], ("error: --config <FILE>: it can be given once".to_owned(), None)),
             (
+                &["sandbox", "--kie-url", "http://kie:1", "--kie-key", "k"],
+                ("error: missing: --files-url <URL>".to_owned(), None),
+            ),
+            (
+                &["sandbox", "--kie-url", "http://kie:1", "--files-url", "http://kie:2"],
+                ("error: missing: <--kie-key <KEY>|--kie-key-file <FILE>>".to_owned(), None),
+            ),
+            (
+                &["sandbox", "--quota", "1", "--kie-url", "http://kie:1"],
+                ("error: --quota <QUOTA>: it does not go with --kie-url <URL>".to_owned(), None),
+            ),
+            (
                 &["sandbox", "--quota", "many"],
                 ("error: --quota <QUOTA>: expected a whole number of requests a second".to_owned(), None),
             ),
@@ -166,6 +196,9 @@ mod tests {
             &["sandbox", "--kie-listen", KEY],
             &["sandbox", "--files-listen", KEY],
             &["sandbox", "--files-url", KEY],
+            &["sandbox", "--kie-url", KEY],
+            &["sandbox", "--kie-url", "http://kie:1", "--kie-key", KEY],
+            &["sandbox", "--kie-key", KEY, "--kie-key-file", KEY],
         ] {
             let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
             // `--set` takes this key for a setting and its value: it is refused later.

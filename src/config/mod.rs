@@ -20,7 +20,7 @@ pub struct Sources {
     pub environment: HashMap<String, String>,
     /// `section.key` = value, from flags.
     pub flags: Vec<(String, String)>,
-    /// A key and links policy that replace the configured ones; for the sandbox.
+    /// A links policy, and mostly a key, that replace the configured ones; for the sandbox.
     pub sandbox: Option<Sandbox>,
     /// Bytes of memory that the process may take, where that is limited: with little memory some defaults are smaller.
     pub memory_limit: Option<u64>,
@@ -29,7 +29,8 @@ pub struct Sources {
 /// What the sandbox puts in the place of kie.ai's key and file host.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    pub key: ApiKey,
+    /// `None` where the key is configured as usual, so that it can be changed.
+    pub key: Option<ApiKey>,
     /// `http://host:port` of the sandbox's file host.
     pub files: String,
     /// `section.key` = value, in the place of some defaults: whatever the user sets wins.

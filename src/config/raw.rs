@@ -256,8 +256,8 @@ fn toml_place(message: &str) -> Option<String> {
 pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config, Problems> {
     let (mut raw, mut reader) = read(sources, file)?;
     let shared = find_shared(&mut raw, &mut reader);
-    let key = match &sources.sandbox {
-        Some(sandbox) => Some((sandbox.key.clone(), KeySource::Sandbox)),
+    let key = match sources.sandbox.as_ref().and_then(|sandbox| sandbox.key.clone()) {
+        Some(key) => Some((key, KeySource::Sandbox)),
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
     };
     check(&raw, &mut reader);

@@ -129,7 +129,7 @@ mod tests {
             ("audio/wav", b"RIFF"),
             ("text/plain; charset=utf-8", b"This file"),
         ];
-        for (sample, (content_type, start)) in bench.world.sources().iter().zip(table) {
+        for (sample, (content_type, start)) in crate::kie_sim::World::sources().iter().zip(table) {
             let reply = fetch(&bench, "GET", &minted(&bench, sample.source_url), "").await;
             assert_eq!((reply.status, reply.header("content-type")), (200, content_type));
             assert_eq!(reply.header("date"), "Tue, 15 Apr 2025 10:10:07 GMT");

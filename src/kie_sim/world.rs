@@ -140,7 +140,7 @@ impl World {
 
     /// The files there are. Any other URL on a result host gets a link too, as with kie.ai, but one that leads to a
     /// 404.
-    pub fn sources(&self) -> Vec<Sample> {
+    pub fn sources() -> Vec<Sample> {
         SAMPLES.to_vec()
     }
 

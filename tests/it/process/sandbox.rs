@@ -36,6 +36,14 @@ impl Sandbox {
         Sandbox::of(run.arguments(arguments)).await
     }
 
+    /// One more kielink in front of its simulated kie.ai, which takes the key.
+    async fn beside(&self, arguments: &[&str]) -> Sandbox {
+        let kie = Url::parse(&self.command("/sandbox?outage=").url).unwrap().origin().ascii_serialization();
+        let link = Url::parse(self.child.link(SUNRISE).await.json()["url"].as_str().unwrap()).unwrap();
+        let files = link.origin().ascii_serialization();
+        Sandbox::start(&[&["--kie-url", &kie, "--files-url", &files], arguments].concat()).await
+    }
+
     async fn of(run: Run) -> Sandbox {
         let child = run.ready().await;
         eventually("it has printed its commands", async || child.stdout().contains("Ctrl-C ends it.")).await;
@@ -239,6 +247,51 @@ async fn another_kielink_can_ask_the_simulated_kie_with_the_key_that_it_was_give
         assert!(reply.json()["url"].as_str().unwrap().starts_with("https://files.example/"), "{reply:?}");
     }
     assert_eq!(sandbox.mints().await, 2);
+}
+
+#[tokio::test]
+async fn two_kielinks_stand_before_one_simulated_kie() {
+    let sandbox = Sandbox::start(&["--latency", "0s", "--kie-key", KEY]).await;
+    let other = sandbox.beside(&["--kie-key", KEY]).await;
+    assert!(other.child.stdout().contains("one more kielink"), "{}", other.child.stdout());
+    let (_, picture) = other.perform(other.command("/v1/redirect")).await;
+    assert!(picture.starts_with(PNG), "{} bytes", picture.len());
+    // Its own, of the same kie.ai: there is no shared tier between the two.
+    assert_eq!((sandbox.mints().await, other.mints().await), (2, 2));
+    let stranger = sandbox.beside(&["--kie-key", "another-key-4321"]).await;
+    assert_eq!(stranger.child.link(SUNRISE).await.slug(), "key-refused");
+    // The real kie.ai's key is not for a simulation, and kielink here wants one that is.
+    for arguments in [["--kie-url", "http://127.0.0.1:1"], ["--kie-key-file", "/nowhere"]] {
+        let run = Run::new(&["sandbox"]).arguments(&arguments).key().finished().await;
+        assert_eq!(run.code, Some(2), "{run:?}");
+    }
+    let run = Run::new(&["sandbox", "--kie-url", "http://127.0.0.1:1", "--files-url", "data:x", "--kie-key", KEY]);
+    assert_eq!(run.finished().await.code, Some(2));
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_in_front_of_the_simulated_kie() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, KEY).unwrap();
+    let sandbox = Sandbox::start(&["--latency", "0s", "--kie-key", KEY, "--kie-key", "the-next-key-4321"]).await;
+    let other = sandbox.beside(&["--kie-key-file", path.to_str().unwrap()]).await;
+    let get = async |name: &str| other.child.link(&format!("https://file.kie.ai/{name}")).await.status;
+    assert_eq!(get("1").await, 200);
+
+    std::fs::write(&path, "no-key-of-that-kie-4321").unwrap();
+    other.child.hang_up();
+    other.child.wait_for_log("a new API key was read; the next mint tries it").await;
+    assert_eq!(get("2").await, 200);
+    other.child.wait_for_log("kie.ai refuses the new API key; the old one goes on").await;
+
+    std::fs::write(&path, "the-next-key-4321").unwrap();
+    other.child.hang_up();
+    eventually("the next key serves", async || {
+        assert_eq!(get(&fastrand::u64(..).to_string()).await, 200);
+        !other.child.log_lines("the new API key has minted; the old one is let go").is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
