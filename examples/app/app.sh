@@ -14,13 +14,17 @@ ask() {
 
 echo "I need the file   $SOURCE_URL"
 echo "I ask             $KIELINK_URL, without a key"
-link=$(ask '%{redirect_url}')
+answer=$(ask '%{redirect_url}\n%header{cache-status}')
+link=${answer%%
+*}
 if [ -z "$link" ]; then
     echo "There is no link: $(cat answer)"
     exit 1
 fi
 # Whoever has the signature has the file: it stays out of logs.
 echo "I get a link      ${link%%\?*}?(signature)"
+echo "which comes from  ${answer#*
+}"
 echo "I ask again       $(ask '%{time_total} s, %header{cache-status}')"
 file=${SOURCE_URL##*/}
 file=${file%%\?*}
