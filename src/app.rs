@@ -182,7 +182,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         tasks: background.clone(),
         clock: clock.clone(),
         log_hash: log_hash.clone(),
-        stays_open: config.data.stays_open(),
+        keep_alive: config.data.keep_alive(),
     };
     let hosts = config.http.allowed_hosts.clone();
     let service = http::service(config.http, parts, own);

@@ -239,7 +239,6 @@ pub struct PackedHeard {
 impl From<Heard> for PackedHeard {
     fn from(heard: Heard) -> PackedHeard {
         let Heard { number, sent_at, at, ahead, shown: _, stepped } = heard;
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let signed = |duration: SignedDuration| {
             let most = if duration.is_negative() { i64::MIN } else { i64::MAX };
             i64::try_from(duration.as_nanos()).unwrap_or(most)

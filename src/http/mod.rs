@@ -79,12 +79,12 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) log_hash: LogHash,
     /// What an answer says of a connection that stays open.
-    pub(crate) stays_open: HeaderMap,
+    pub(crate) keep_alive: HeaderMap,
 }
 
 /// Everything that callers can reach. What it counts goes to `registry`.
 pub(crate) fn service(config: Config, parts: Parts, registry: &mut Registry) -> Service {
-    let Parts { links, probes, watched, failures, tasks, clock, log_hash, stays_open } = parts;
+    let Parts { links, probes, watched, failures, tasks, clock, log_hash, keep_alive } = parts;
     let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
     let requests = watched.requests.clone();
@@ -109,7 +109,7 @@ pub(crate) fn service(config: Config, parts: Parts, registry: &mut Registry) -> 
         tasks,
         config,
     });
-    let hits = Hits::new(Arc::clone(&endpoints), Arc::clone(&edge), &stays_open);
+    let hits = Hits::new(Arc::clone(&endpoints), Arc::clone(&edge), &keep_alive);
     let handlers = Handlers { endpoints, probes, places };
     let routes =
         Route::ALL.into_iter().fold(Router::new(), |router, route| router.route(route.path(), handlers.of(route)));

@@ -23,7 +23,7 @@ use super::{
 pub(super) struct Account {
     activity: Activity,
     /// What an answer says of a connection that stays open.
-    stays_open: Arc<HeaderMap>,
+    keep_alive: Arc<HeaderMap>,
     crowd: Crowd,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Account {
 pub(super) struct Open {
     under_way: UnderWay,
     /// What the answer says of the connection, which may stay open; nothing over HTTP/2.
-    stays_open: Option<Arc<HeaderMap>>,
+    keep_alive: Option<Arc<HeaderMap>>,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
 }
@@ -46,9 +46,9 @@ const ANSWER_BYTES: usize = 2 * 1024;
 pub(super) struct NoRoom;
 
 impl Account {
-    /// `stays_open` is what an answer says of a connection that stays open. Answers over HTTP/2 are charged to `crowd`.
-    pub(super) fn new(activity: &Activity, stays_open: &Arc<HeaderMap>, crowd: &Crowd) -> Account {
-        Account { activity: activity.clone(), stays_open: Arc::clone(stays_open), crowd: crowd.clone() }
+    /// `keep_alive` is what an answer says of a connection that stays open. Answers over HTTP/2 are charged to `crowd`.
+    pub(super) fn new(activity: &Activity, keep_alive: &Arc<HeaderMap>, crowd: &Crowd) -> Account {
+        Account { activity: activity.clone(), keep_alive: Arc::clone(keep_alive), crowd: crowd.clone() }
     }
 
     /// A request has come.
@@ -56,7 +56,7 @@ impl Account {
         let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
         Open {
             under_way: self.activity.begin(),
-            stays_open: stays_open.then(|| Arc::clone(&self.stays_open)),
+            keep_alive: stays_open.then(|| Arc::clone(&self.keep_alive)),
             // HTTP/1 has one answer at a time, which its connection is charged for.
             crowd: (request.version() == Version::HTTP_2).then(|| self.crowd.clone()),
         }
@@ -71,7 +71,7 @@ impl Account {
 impl Open {
     /// Whether the request is one over HTTP/1.1 that leaves its connection open.
     pub(super) fn stays_open(&self) -> bool {
-        self.stays_open.is_some()
+        self.keep_alive.is_some()
     }
 
     pub(super) fn hands_over(self, answer: Response<Body>) -> Result<Response<Answer>, NoRoom> {
@@ -81,10 +81,10 @@ impl Open {
             charge = Some(crowd.charge(self.under_way.activity(), bytes).ok_or(NoRoom)?);
         }
         let mut answer = answer.map(Content::Body);
-        if let Some(stays_open) = &self.stays_open
+        if let Some(keep_alive) = &self.keep_alive
             && !closes(answer.headers())
         {
-            answer.headers_mut().extend(HeaderMap::clone(stays_open));
+            answer.headers_mut().extend(HeaderMap::clone(keep_alive));
         }
         Ok(self.answer(answer, charge))
     }
@@ -96,7 +96,7 @@ impl Open {
     }
 
     fn answer(self, answer: Response<Content>, charge: Option<Charge>) -> Response<Answer> {
-        let Open { mut under_way, stays_open: _, crowd } = self;
+        let Open { mut under_way, keep_alive: _, crowd } = self;
         under_way.is_ours(false);
         answer.map(|content| Answer { content, under_way, crowd, charge, is_over: false })
     }
@@ -301,8 +301,8 @@ mod tests {
             if !asks.is_empty() {
                 request = request.header(CONNECTION, asks);
             }
-            let stays_open = Arc::new(super::super::stays_open(Duration::from_secs(75)));
-            let account = Account::new(&Activity::default(), &stays_open, &Crowd::new(1, 1 << 20));
+            let keep_alive = Arc::new(super::super::keep_alive(Duration::from_secs(75)));
+            let account = Account::new(&Activity::default(), &keep_alive, &Crowd::new(1, 1 << 20));
             let answer = account.open(&request.body(()).unwrap()).hands_over(response).unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))

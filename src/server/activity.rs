@@ -90,14 +90,20 @@ impl OfferMade {
     }
 
     /// Asks the connection to go; false where it has made its offer anew. (Of this and of `anew`, whichever comes second
-    /// sees the other: hence the order.)
+    /// sees the other: hence the order.) Until the offer is open again, it says that it is taken up.
     pub(super) fn take_up(&self) -> bool {
         self.is_taken_up.store(true, SeqCst);
-        self.latest.load(SeqCst) == self.opened()
+        self.is_latest()
     }
 
+    /// Also for the moment in which an offer that was made anew is put in its new place: `is_latest` tells.
     pub(super) fn is_taken_up(&self) -> bool {
         self.is_taken_up.load(SeqCst)
+    }
+
+    /// Whether it has not been made anew since it was opened.
+    pub(super) fn is_latest(&self) -> bool {
+        self.latest.load(SeqCst) == self.opened()
     }
 }
 

@@ -23,17 +23,22 @@ use super::{
     framing::Heads,
     listener::Peer,
 };
+use crate::clock::Instant;
 
 /// What may answer a request before the router has its turn: out of memory, without waiting for anything. It is asked
 /// over HTTP/1.1 only, for requests of whose framing there is nothing to say and after which the connection stays open.
 pub(crate) trait AtOnce: Send + Sync {
-    /// Whether the request can only be answered with its body, which is so many bytes long. If not, its body is empty
-    /// or it goes to the router.
-    fn wants_body(&self, head: &Parts, bytes: u64) -> bool;
+    /// For a request that can only be answered with its body, which is so many bytes long: the present moment, from which
+    /// its time counts. `None` where it goes to the router.
+    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began>;
 
-    /// The answer, which has all its headers (`Config::stays_open` among them); or `None`, and the router has its turn.
-    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer) -> Option<Response<Bytes>>;
+    /// The answer to a request that began then (`None`: now), which has all its headers (`Config::keep_alive` among them); or `None`, and the router has its turn.
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Began>) -> Option<Response<Bytes>>;
 }
+
+/// When a request began whose body was waited for; in its extensions, where it goes to the router after all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Began(pub(crate) Instant);
 
 /// Serves one connection. Cheap to clone.
 #[derive(Clone)]
@@ -80,11 +85,14 @@ where
             && let Some(at_once) = &inner.at_once
         {
             if body.is_end_stream() {
-                if let Some(answer) = inner.answer(&**at_once, &head, &[]) {
+                if let Some(answer) = inner.answer(&**at_once, &head, &[], None) {
                     return Answering::AtOnce(Some(open.hands_over_whole(answer)));
                 }
-            } else if body.size_hint().exact().is_some_and(|bytes| at_once.wants_body(&head, bytes)) {
-                return Answering::Asking(Some(Asking { inner: Arc::clone(&self.0), head, body, open, soon: None }));
+            } else if let Some(bytes) = body.size_hint().exact()
+                && let Some(began) = at_once.waits_for_body(&head, bytes)
+            {
+                let inner = Arc::clone(&self.0);
+                return Answering::Asking(Some(Asking { inner, head, body, open, began, soon: None }));
             }
         }
         Answering::Routed(inner.route(head, Peeked { first: None, rest: body }, open))
@@ -93,8 +101,8 @@ where
 
 impl<S> Inner<S> {
     /// A panic is told by the log, and the router has a try.
-    fn answer(&self, at_once: &dyn AtOnce, head: &Parts, body: &[u8]) -> Option<Response<Bytes>> {
-        catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, &self.peer))).ok().flatten()
+    fn answer(&self, at_once: &dyn AtOnce, head: &Parts, body: &[u8], began: Option<Began>) -> Option<Response<Bytes>> {
+        catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, &self.peer, began))).ok().flatten()
     }
 
     fn route<B>(&self, mut head: Parts, body: Peeked<B>, open: Open) -> Routed
@@ -124,6 +132,7 @@ pub(super) struct Asking<S, B> {
     head: Parts,
     body: Question<B>,
     open: Open,
+    began: Began,
     /// Until when the body is waited for here, once it has to be.
     soon: Option<Pin<Box<Sleep>>>,
 }
@@ -151,15 +160,16 @@ where
 
     /// Looks at what has come of the body. Where it is whole and can be answered, it is; else the router goes on with it.
     fn go_on(self, first: First<B>) -> Answering<S, B> {
-        let Asking { inner, head, body, open, soon: _ } = self;
+        let Asking { inner, mut head, body, open, began, soon: _ } = self;
         if let Some(Some(Ok(frame))) = &first
             && let Some(bytes) = frame.data_ref()
             && body.is_end_stream()
             && let Some(at_once) = &inner.at_once
-            && let Some(answer) = inner.answer(&**at_once, &head, bytes)
+            && let Some(answer) = inner.answer(&**at_once, &head, bytes, Some(began))
         {
             return Answering::AtOnce(Some(open.hands_over_whole(answer)));
         }
+        head.extensions.insert(began);
         Answering::Routed(inner.route(head, Peeked { first, rest: body }, open))
     }
 }
@@ -243,11 +253,11 @@ mod tests {
     struct Known;
 
     impl AtOnce for Known {
-        fn wants_body(&self, _: &Parts, bytes: u64) -> bool {
-            bytes < 100
+        fn waits_for_body(&self, _: &Parts, bytes: u64) -> Option<Began> {
+            (bytes < 100).then_some(Began(Instant::from_origin(Duration::ZERO)))
         }
 
-        fn answer(&self, head: &Parts, body: &[u8], _: &Peer) -> Option<Response<Bytes>> {
+        fn answer(&self, head: &Parts, body: &[u8], _: &Peer, _: Option<Began>) -> Option<Response<Bytes>> {
             let text = [head.uri.path().trim_start_matches('/').as_bytes(), body].concat();
             assert!(!text.starts_with(b"panic"), "as the test wants it");
             text.starts_with(b"known").then(|| Response::new(Bytes::from("at once")))

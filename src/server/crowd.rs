@@ -224,7 +224,7 @@ impl Member {
     }
 
     pub(super) fn is_asked_to_go(&self) -> bool {
-        self.offer.is_some() && self.activity.offer().is_taken_up()
+        self.offer.is_some() && self.activity.offer().is_taken_up() && self.activity.offer().is_latest()
     }
 
     /// Takes the offer back. If the connection was asked to go meanwhile, another connection is asked in its place.

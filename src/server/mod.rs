@@ -56,7 +56,7 @@ pub use self::{
     watch::GivesWay,
 };
 pub(crate) use self::{
-    at_once::AtOnce,
+    at_once::{AtOnce, Began},
     framing::{Ambiguous, HeadTooLarge, LastRequest},
     listener::Peer,
     unserved::{Refuse, Unserved},
@@ -141,7 +141,7 @@ impl From<Router> for Service {
 #[derive(Clone)]
 pub(crate) struct Server {
     service: Service,
-    stays_open: Arc<HeaderMap>,
+    keep_alive: Arc<HeaderMap>,
     /// What is said where there is no request to serve.
     refuse: Refuse,
     crowd: Crowd,
@@ -169,10 +169,10 @@ impl Server {
     pub(crate) fn new(config: &Config, service: Service, refuse: Refuse, ending: Ending) -> Server {
         let Config { header_timeout: head, idle_timeout: idle, gives_way, streams, header_list, .. } = *config;
         let crowd = Crowd::new(config.connections, config.unread);
-        let stays_open = Arc::new(config.stays_open());
+        let keep_alive = Arc::new(config.keep_alive());
         Server {
             service,
-            stays_open,
+            keep_alive,
             refuse,
             crowd,
             patience: Patience { head, idle, gives_way },
@@ -260,8 +260,6 @@ impl Server {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // hyper's own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
-        // An answer is small: to copy it behind its head costs less than to write both in one call that knows of two.
-        builder.http1().writev(false);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -278,7 +276,7 @@ impl Server {
         let peer = Peer::of(&stream);
         let heads = Heads::default();
         let Service { router, at_once } = self.service.clone();
-        let account = Account::new(&activity, &self.stays_open, &self.crowd);
+        let account = Account::new(&activity, &self.keep_alive, &self.crowd);
         let service = Connection::new(account, heads.clone(), peer, at_once, router);
         let stream = Goodbye::new(stream, activity.clone());
         let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
@@ -348,13 +346,13 @@ fn spare_file() -> Option<File> {
 
 impl Config {
     /// What an answer over HTTP/1.1 says of a connection that stays open.
-    pub(crate) fn stays_open(&self) -> HeaderMap {
-        stays_open(self.idle_timeout)
+    pub(crate) fn keep_alive(&self) -> HeaderMap {
+        keep_alive(self.idle_timeout)
     }
 }
 
 /// Callers are told a second less than the time between requests is, as a request may be on its way when it ends.
-fn stays_open(idle: Duration) -> HeaderMap {
+fn keep_alive(idle: Duration) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let seconds = match idle.as_secs() {
         0 => return headers,
@@ -373,7 +371,7 @@ mod tests {
     #[test]
     fn callers_hear_a_little_less_than_the_time_between_requests() {
         let say = |millis| {
-            let headers = stays_open(Duration::from_millis(millis));
+            let headers = keep_alive(Duration::from_millis(millis));
             headers.get("keep-alive").map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(say(75_000).as_deref(), Some("timeout=74"));

@@ -161,7 +161,9 @@ impl Watch {
         }
         if !self.is_set || now >= self.timer.deadline() {
             self.is_set = true;
-            if self.timer.as_mut().poll(cx).is_ready() {
+            // A task that has used up its turn would be told "not yet", and never be woken by the timer.
+            let timer = tokio::task::unconstrained(self.timer.as_mut());
+            if std::pin::pin!(timer).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

@@ -1,4 +1,4 @@
-//! Latencies for people: counted without a lock, to within a thirty-second of each.
+//! Spread for people: counted without a lock, to within a thirty-second of each.
 
 use std::{
     array,
@@ -59,7 +59,7 @@ impl Counting {
     pub(super) fn take(&self) -> Recent {
         let least_life = self.least_life.swap(u64::MAX, Relaxed);
         Recent {
-            latencies: Latencies(self.latencies.iter().map(|count| count.swap(0, Relaxed)).collect()),
+            latencies: Spread(self.latencies.iter().map(|count| count.swap(0, Relaxed)).collect()),
             least_life: (least_life != u64::MAX).then(|| Duration::from_nanos(least_life)),
         }
     }
@@ -68,22 +68,22 @@ impl Counting {
 /// What has happened since the last look.
 #[derive(Debug, Clone, Default)]
 pub struct Recent {
-    pub latencies: Latencies,
+    pub latencies: Spread,
     /// Least life left of a link that was handed out.
     pub least_life: Option<Duration>,
 }
 
 /// How many requests took how long.
 #[derive(Debug, Clone)]
-pub struct Latencies(Box<[u32]>);
+pub struct Spread(Box<[u32]>);
 
-impl Default for Latencies {
-    fn default() -> Latencies {
-        Latencies([0; COUNTS].into())
+impl Default for Spread {
+    fn default() -> Spread {
+        Spread([0; COUNTS].into())
     }
 }
 
-impl Latencies {
+impl Spread {
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|count| *count == 0)
     }
@@ -93,7 +93,7 @@ impl Latencies {
         self.0.iter().sum()
     }
 
-    pub fn add(&mut self, more: &Latencies) {
+    pub fn add(&mut self, more: &Spread) {
         self.0.iter_mut().zip(&more.0).for_each(|(count, more)| *count = count.saturating_add(*more));
     }
 
@@ -112,8 +112,8 @@ impl Latencies {
 
 /// Of microseconds.
 #[cfg(test)]
-impl FromIterator<u64> for Latencies {
-    fn from_iter<I: IntoIterator<Item = u64>>(all: I) -> Latencies {
+impl FromIterator<u64> for Spread {
+    fn from_iter<I: IntoIterator<Item = u64>>(all: I) -> Spread {
         let counting = Counting::default();
         all.into_iter().for_each(|micros| counting.latency(Duration::from_micros(micros)));
         counting.take().latencies

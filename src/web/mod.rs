@@ -16,5 +16,5 @@ pub(crate) mod record;
 pub mod route;
 mod unserved;
 
-pub use self::latencies::{Latencies, Recent};
+pub use self::latencies::{Recent, Spread};
 pub(crate) use self::unserved::refuse;

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::Serialize;
 
-use crate::web::{Latencies, Recent};
+use crate::web::{Recent, Spread};
 
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ struct Sample {
 pub(super) struct History {
     before: Totals,
     samples: VecDeque<Sample>,
-    latencies: VecDeque<Latencies>,
+    latencies: VecDeque<Spread>,
 }
 
 /// The last minute.

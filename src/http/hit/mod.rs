@@ -1,8 +1,9 @@
 //! A hit, before the router: the usual request for a link that memory has, answered at once.
 //!
-//! Nothing is decided here that is not decided elsewhere. Each step is a function that the router's way calls, too, and
-//! where one of them says no, the request goes that way as if this file were not there. A test holds the two ways
-//! together (`tests`).
+//! Who may ask, what is asked for, what memory says and what is counted are decided by the functions that the router's
+//! way calls, too; where one of them says no, the request goes that way as if this file were not there. Its own are only
+//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`): `tests` sends
+//! requests both ways and holds these together.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use tracing::Level;
 use super::{answer, bodies::USUAL_BODY, directives, handlers::Endpoints};
 use crate::{
     links::Lookup,
-    server::{AtOnce, Peer},
+    server::{AtOnce, Began, Peer},
     source::Normal,
     telemetry::NOTED,
     web::{
@@ -62,8 +63,8 @@ impl Form {
 }
 
 impl Hits {
-    /// `stays_open` is what an answer says of a connection that stays open.
-    pub(crate) fn new(endpoints: Arc<Endpoints>, edge: Arc<Edge>, stays_open: &HeaderMap) -> Hits {
+    /// `keep_alive` is what an answer says of a connection that stays open.
+    pub(crate) fn new(endpoints: Arc<Endpoints>, edge: Arc<Edge>, keep_alive: &HeaderMap) -> Hits {
         let template = |form| {
             let own = || HeaderValue::from_static("");
             let mut headers = HeaderMap::new();
@@ -74,9 +75,13 @@ impl Hits {
                 Form::Redirect => drop(headers.insert(header::LOCATION, own())),
             }
             headers::sign(&mut headers, own());
-            headers.extend(stays_open.clone());
+            headers.extend(keep_alive.clone());
             headers
         };
+        // `answer_with` counts on it.
+        let names = |headers: &HeaderMap| headers.keys().take(4).cloned().collect::<Vec<_>>();
+        let fourth = [header::CACHE_CONTROL, CACHE_STATUS.clone(), header::LOCATION, X_REQUEST_ID.clone()];
+        assert_eq!(names(&template(Form::Redirect)), fourth, "headers stand in the order in which they were set");
         Hits { endpoints, edge, with_document: template(Form::Link), with_location: template(Form::Redirect) }
     }
 
@@ -140,17 +145,21 @@ impl Hits {
 const OWN_BYTES: usize = 200;
 
 impl AtOnce for Hits {
-    fn wants_body(&self, head: &Parts, bytes: u64) -> bool {
+    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began> {
         let most = USUAL_BODY.min(self.endpoints.config.body);
-        bytes <= most as u64 && matches!(Form::of(head), Some((Form::DownloadUrl, _)))
+        let is_form = matches!(Form::of(head), Some((Form::DownloadUrl, _)));
+        // Who asks leave to send the body (`Expect`) hears at once where it is refused.
+        let is_asked_for = head.headers.keys().any(|name| *name == header::EXPECT);
+        let is_here = bytes <= most as u64 && is_form && !is_asked_for && !self.is_told_of();
+        is_here.then(|| Began(self.endpoints.clock.now()))
     }
 
-    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer) -> Option<Response<Bytes>> {
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Began>) -> Option<Response<Bytes>> {
         if self.is_told_of() {
             return None;
         }
         let Endpoints { links, clock, config, .. } = &*self.endpoints;
-        let began = clock.now();
+        let now = clock.now();
         let (form, route) = Form::of(head)?;
         guard::check(head, Some(peer), &self.edge.allowed_hosts).ok()?;
         // To look at the few names that came costs less than to look for each that might have.
@@ -163,7 +172,7 @@ impl AtOnce for Hits {
             Form::Link | Form::Redirect => query::source_parameter(head.uri.query()).ok()?,
         };
         let source = Normal::recognise(&text).filter(|source| config.sources.allows_host(source.host()))?;
-        let lookup = links.remembered(source.as_str(), &wish, began)?;
+        let lookup = links.remembered(source.as_str(), &wish, now)?;
         let response = self.answer_with(form, source, &lookup, said);
         if let Some(watched) = &self.edge.watched {
             // A trace of the caller's own.
@@ -172,7 +181,7 @@ impl AtOnce for Hits {
                 endpoint: route.into(),
                 outcome: Label::Of(Outcome::Found(lookup.found)),
                 status: response.status().as_u16(),
-                took: clock.now().since(began),
+                took: clock.now().since(began.map_or(now, |Began(at)| at)),
                 life_left: Some(lookup.now.until(lookup.times.ends_at)),
                 trace_id,
             });

@@ -120,7 +120,7 @@ fn bench() -> Bench {
         tasks: tasks.clone(),
         clock,
         log_hash,
-        stays_open: HeaderMap::new(),
+        keep_alive: HeaderMap::new(),
     };
     let config = Config {
         request_timeout: 20 * SECOND,
@@ -165,10 +165,8 @@ impl Bench {
 
     fn at_once(&self, head: &Parts, body: &[u8], peer: &Peer) -> Option<Answer> {
         // As the server does it.
-        if !body.is_empty() && !self.at_once.wants_body(head, body.len() as u64) {
-            return None;
-        }
-        let answer = self.at_once.answer(head, body, peer)?;
+        let began = if body.is_empty() { None } else { Some(self.at_once.waits_for_body(head, body.len() as u64)?) };
+        let answer = self.at_once.answer(head, body, peer, began)?;
         Some(told(answer.headers(), answer.status(), answer.body()))
     }
 }
