@@ -4,9 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, words};
 use crate::{
-    shared::{self, Content, FileNames, Holder, Kept, Put, Request},
+    shared::{self, Content, FileNames, Holder, Kept, Put, Request, State},
     source::SourceUrl,
-    upstream::{Ask, Error, Mint, MintFuture, Minted, Via},
+    upstream::{Ask, Error, FindFuture, Mint, MintFuture, Minted, Via, Welcome},
 };
 
 /// A fleet in front of whatever makes links by itself.
@@ -61,6 +61,14 @@ impl Minter {
 impl Mint for Minter {
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
         Box::pin(self.mint(source, ask))
+    }
+
+    fn find<'a>(&'a self, sources: &'a [SourceUrl], welcome: &'a Welcome) -> FindFuture<'a> {
+        Box::pin(self.fleet.0.find(sources, welcome))
+    }
+
+    fn can_find(&self) -> bool {
+        self.fleet.state() == State::Up
     }
 
     fn kept(&self, source: &SourceUrl, minted: Option<&Minted>) {

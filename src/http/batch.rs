@@ -151,6 +151,7 @@ pub(crate) async fn links(
     let batch = Arc::new(Batch { endpoints, call, wish, asked, own_links, refused: OnceLock::new() });
     let mut known = Vec::with_capacity(batch.asked.len());
     let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
+    let waiting = batch.find_shared(waiting, &mut known).await;
     let content_type = if as_lines { NDJSON } else { "application/json" };
     if waiting.is_empty() && batch.is_small(&known) {
         let mut whole = Vec::new();
@@ -282,6 +283,26 @@ impl Batch {
             None => true,
         };
         wanted.into_iter().filter(must_wait).collect()
+    }
+
+    /// Adds to `known` what other replicas have minted, all in one trip; returns the items that must wait.
+    async fn find_shared(&self, waiting: Vec<usize>, known: &mut Vec<Item>) -> Vec<usize> {
+        let links = &self.endpoints.links;
+        if waiting.is_empty() || self.wish.only_if_cached || !links.may_find_shared() {
+            return waiting;
+        }
+        let (places, sources): (Vec<_>, Vec<_>) =
+            waiting.iter().filter_map(|index| Some((*index, self.source(*index).ok()?))).unzip();
+        let found = links.find_shared(&sources, &self.wish).await;
+        let mut left: BTreeSet<_> = waiting.into_iter().collect();
+        for (index, lookup) in places.into_iter().zip(found) {
+            if let Some(lookup) = lookup {
+                left.remove(&index);
+                known.push(Item { index, result: Some(Ok(self.keep(lookup))) });
+            }
+        }
+        known.sort_unstable_by_key(|item| item.index);
+        left.into_iter().collect()
     }
 
     /// What is known of an item without a mint; `None` where it takes one.

@@ -51,7 +51,7 @@ use crate::{
         self,
         trace::{Position, Span, Tracer},
     },
-    upstream::{self, Mint, Party, Patience, Reason, Via},
+    upstream::{self, Mint, Party, Patience, Reason, Via, Welcome},
 };
 
 /// How long links are kept and when they are renewed.
@@ -367,6 +367,20 @@ impl Links {
         Err(Error::Lost)
     }
 
+    /// Links that other replicas have minted, of files for which memory has none that will do: in the order asked,
+    /// `None` where none was found. Takes next to no time, and none where there is no shared tier. Cancel safe.
+    pub async fn find_shared(&self, sources: &[SourceUrl], wish: &Wish) -> Vec<Option<Lookup>> {
+        let inner = &self.0;
+        let welcome = Welcome { max_age: wish.max_age, min_fresh: wish.min_fresh, other_than: None };
+        let found = inner.mint.find(sources, &welcome).await;
+        sources.iter().zip(found).map(|(source, minted)| inner.adopt(source, minted?)).collect()
+    }
+
+    /// Whether there is a shared tier that may be asked now.
+    pub fn may_find_shared(&self) -> bool {
+        self.0.mint.can_find()
+    }
+
     /// The points of an entry's life as they are known now.
     pub fn times(&self, entry: &Entry, now: Instant) -> Times {
         self.0.times(entry, now)
@@ -448,6 +462,28 @@ impl Inner {
 
     fn is_alive(&self, entry: &Entry, now: Instant) -> bool {
         now < self.times(entry, now).deadline
+    }
+
+    /// Takes a link of another replica's into memory.
+    fn adopt(self: &Arc<Inner>, source: &SourceUrl, minted: upstream::Minted) -> Option<Lookup> {
+        let now = self.clock.now();
+        // Whoever holds a file's flight is the only one to put its links into the cache.
+        let Role::Lead(lead) = self.flights.join(source, &Note::until(now, Party::default())) else { return None };
+        let minted = self.first_ends.bound(minted, &self.kie_clock);
+        let entry = Arc::new(Entry::new(minted, &self.config, fastrand::f64(), None));
+        if !self.is_alive(&entry, now) {
+            return None;
+        }
+        self.entries.insert(source.clone(), Arc::clone(&entry));
+        self.failures.forget(source);
+        if self.flights.note(source).is_some_and(|note| note.is_forgotten()) {
+            self.remove(source, RemovalCause::Explicit);
+        }
+        let times = self.times(&entry, now);
+        // Whoever has joined meanwhile is served.
+        let landed = Landed { result: Ok((Arc::clone(&entry), Via::Shared)), reason: Reason::Miss, position: None };
+        lead.land(landed);
+        Some(Lookup { entry, times, found: Found::Shared, forced: false, now })
     }
 
     /// The entry of a normalised source URL, and what it is good for.

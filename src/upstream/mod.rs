@@ -209,12 +209,25 @@ pub enum Refused {
     Paused(Duration),
 }
 
+pub type FindFuture<'a> = Pin<Box<dyn Future<Output = Vec<Option<Minted>>> + Send + 'a>>;
+
 pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + Send + 'a>>;
 
 /// Whatever makes links. `Kie` in earnest; a script in tests.
 pub trait Mint: Send + Sync + 'static {
     /// Makes one link, asking as often as it takes. Cancel safe: dropping the future drops the request.
     fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
+
+    /// Links that are there already for many files at once, with no request to kie.ai; `None` where there is none that
+    /// will do. Takes next to no time. Cancel safe.
+    fn find<'a>(&'a self, sources: &'a [SourceUrl], _welcome: &'a Welcome) -> FindFuture<'a> {
+        Box::pin(async { vec![None; sources.len()] })
+    }
+
+    /// Whether `find` can find anything at all.
+    fn can_find(&self) -> bool {
+        false
+    }
 
     /// What became of a link that `mint` made: it is in memory, with the end that it really has; or, where it is `None`,
     /// it is of no use.

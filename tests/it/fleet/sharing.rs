@@ -1,7 +1,7 @@
 //! One mint for a whole fleet, and what the others find.
 
 use super::{Fleet, ROOM, metric, outcome, slow_mints, source};
-use crate::support::{Answer, encode, eventually};
+use crate::support::{Answer, KEY, encode, eventually};
 
 #[tokio::test]
 async fn eight_replicas_that_are_asked_for_fifty_files_at_once_mint_each_once() {
@@ -117,5 +117,80 @@ async fn metrics_and_status_tell_of_the_fleet() {
     let status = one.get_admin("/status.json").await.json();
     assert_eq!(status["shared"]["members"].as_array().unwrap().len(), 2, "{status}");
     assert_eq!((&status["shared"]["state"], &status["settings"]["shared.url"]), (&"up".into(), &"\"redis\"".into()));
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_batch_asks_the_tier_for_all_its_files_at_once() {
+    let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
+    let urls: Vec<_> = (0..100).map(source).collect();
+    let ask = async |replica: usize| {
+        let replica = &fleet.replicas[replica];
+        let request = replica.client().post(format!("{}/v1/links", replica.base_url()));
+        let reply = replica.send(request.body(serde_json::json!({ "urls": urls }).to_string())).await;
+        let items = reply.json()["links"].as_array().unwrap().clone();
+        items.iter().map(|item| item["url"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = ask(0).await;
+    eventually("all are shared", async || fleet.server.names("*1l.*").len() == 100).await;
+    assert_eq!(ask(1).await, first);
+    assert_eq!(fleet.kie.mints(), 100);
+    let metrics = fleet.replicas[1].get_admin("/metrics").await.body;
+    for line in [
+        "kielink_shared_requests_total{operation=\"peek\",result=\"ok\"} 2",
+        "kielink_shared_requests_total{operation=\"look\",result=\"ok\"} 0",
+        "kielink_batch_items_total{outcome=\"shared\"} 100",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} in {metrics}");
+    }
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_replica_by_replica_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |replica: usize, key: usize| {
+        let (path, next) = (folder.path().join(replica.to_string()), folder.path().join("next"));
+        std::fs::write(&next, format!("{KEY}-{key}\n")).unwrap();
+        std::fs::rename(next, &path).unwrap();
+        path.display().to_string()
+    };
+    let Some(mut fleet) = Fleet::of(0, &[]).await else { return };
+    for replica in 0..3 {
+        let path = put(replica, 1);
+        fleet.add(&[ROOM[0], ROOM[1], ("upstream.api_key_file", &path)]);
+    }
+    fleet.is_whole().await;
+    let (links, _) = fleet.ask_all(5, 1).await;
+    assert_eq!(fleet.kie.mints(), 5);
+    for replica in 0..3 {
+        put(replica, 2);
+        fleet.replicas[replica].reload();
+        // Its next mint tries the new key.
+        eventually("the new key has minted", async || {
+            let number = 100 + fleet.kie.mints();
+            assert_eq!(fleet.replicas[replica].link(&source(number)).await.status, 200);
+            let status = fleet.replicas[replica].get_admin("/status.json").await.json();
+            status["key"]["on_trial"].is_null() && status["key"]["reloads"]["ok"] == 1
+        })
+        .await;
+    }
+    let mints = fleet.kie.mints();
+    let (after, _) = fleet.ask_all(5, 1).await;
+    assert_eq!((after, fleet.kie.mints()), (links, mints), "what is in memory stays");
+    fleet.is_whole().await;
+    // All of them are in the new namespace.
+    let (new, _) = {
+        let (mut found, mut outcomes) = (Vec::new(), Vec::new());
+        for replica in &fleet.replicas {
+            let reply = replica.link(&source(7)).await;
+            outcomes.push(outcome(reply.header("cache-status")));
+            found.push(reply.json()["url"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(outcomes[1..], ["kielink; hit; detail=shared", "kielink; hit; detail=shared"]);
+        (found, outcomes)
+    };
+    assert!(new.iter().all(|link| *link == new[0]), "{new:?}");
+    assert_eq!(fleet.kie.mints(), mints + 1);
     fleet.ended().await;
 }
