@@ -244,3 +244,36 @@ fn little_memory_makes_defaults_smaller_and_leaves_settings_alone() {
     assert_eq!((config.http.batch_budget, config.http.body_budget, config.http.batch_at_once), (12 << 20, 4 << 20, 32));
     assert!(config.fitted.is_empty() && config.warnings.is_empty());
 }
+
+#[test]
+fn the_shared_tier_is_one_address_and_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    std::fs::write(&path, "rediss://user:very-secret@tier.internal\n").unwrap();
+    let file = path.display().to_string();
+    assert!(load(&[]).unwrap().fleet.is_none());
+    let address = ("KIELINK__SHARED__URL", "redis+sentinel://:very-secret@one.internal,two.internal/main");
+    for (setting, shown) in [
+        (address, "url = \"redis+sentinel, 2 hosts\"\n"),
+        (("KIELINK__SHARED__URL_FILE", file.as_str()), "url_file = "),
+    ] {
+        let config = load(&[setting]).unwrap();
+        let fleet = config.fleet.as_ref().unwrap();
+        assert_eq!((fleet.presumed.get(), fleet.tier.timeout), (4, Duration::from_millis(20)));
+        let text = render(&config);
+        assert!(text.contains(shown) && !text.contains("secret") && !text.contains("internal"), "{text}");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+    let both = load(&[address, ("KIELINK__SHARED__URL_FILE", &file)]).unwrap_err().to_string();
+    assert!(both.contains("shared.url_file: shared.url is set, too"), "{both}");
+    for (name, value, why) in [
+        ("KIELINK__SHARED__URL", "http://very-secret", "shared.url: it begins with none of redis://"),
+        ("KIELINK__SHARED__URL", "redis://:very-secret@", "shared.url: it has no host"),
+        ("KIELINK__SHARED__URL_FILE", "/nowhere/very-secret", "shared.url_file: the file cannot be read"),
+        ("KIELINK__SHARED__TIMEOUT", "0s", "shared.timeout: it must be more than zero"),
+        ("KIELINK__SHARED__REPLICAS", "0", "shared.replicas: it must be at least 1"),
+    ] {
+        let problems = load(&[(name, value)]).unwrap_err().to_string();
+        assert!(problems.contains(why) && !problems.contains("very-secret"), "{problems}");
+    }
+}

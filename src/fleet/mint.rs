@@ -6,7 +6,7 @@ use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, wor
 use crate::{
     shared::{self, Content, FileNames, Holder, Kept, Put, Request, State},
     source::SourceUrl,
-    upstream::{Ask, Error, FindFuture, Mint, MintFuture, Minted, Via, Welcome},
+    upstream::{Ask, Error, FindFuture, Mint, MintFuture, Minted, Reason, Via, Welcome},
 };
 
 /// A fleet in front of whatever makes links by itself.
@@ -48,11 +48,12 @@ impl Minter {
         let file = realm.file(source);
         inner.leases.insert(source, Lease::new(&realm, file, holder, &ask.progress, inner.clock.now()));
         let mut guard = Guard { inner, source, is_armed: true };
+        let reason = ask.reason;
         let result = self.alone.mint(source, ask).await;
         // A link is kept in memory first, then told.
         guard.is_armed = false;
         if let Err(error) = &result {
-            inner.failed(source, error);
+            inner.failed(source, error, reason);
         }
         result
     }
@@ -102,10 +103,12 @@ impl Inner {
     }
 
     /// Tells the others what kie.ai has said; of a trouble of our own, only that they may try.
-    fn failed(&self, source: &SourceUrl, error: &Error) {
+    fn failed(&self, source: &SourceUrl, error: &Error, reason: Reason) {
         let Some(Lease { realm, file, holder, .. }) = self.leases.remove(source) else { return };
         let now = self.clock.now();
-        let (Some(text), Some(at)) = (words::write(error), self.kie_clock.beacon(now)) else {
+        // A refresh gives up early, since nobody waited for it: callers of other replicas, who do, had better try.
+        let is_told = reason != Reason::Refresh || error.is_refusal();
+        let (Some(text), Some(at)) = (words::write(error).filter(|_| is_told), self.kie_clock.beacon(now)) else {
             return self.release(&realm, &file, &holder);
         };
         if error.is_refusal() {

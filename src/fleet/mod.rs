@@ -275,3 +275,6 @@ impl fmt::Debug for Fleet {
         f.debug_struct("Fleet").field("replica", &self.0.replica).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::{
+    clock::testing::VirtualTime,
+    key::{ApiKey, KeySource},
+    link::{Link, Policy},
+    upstream::{
+        Ask, Error, Mint, MintFuture, Minted, Party, Patience, Progress, Quota as _, Reason, Refused, Via, Welcome,
+    },
+};
+
+/// Makes a link at once, and counts.
+#[derive(Default)]
+struct Script(AtomicUsize);
+
+impl Mint for Script {
+    fn mint<'a>(&'a self, _source: &'a SourceUrl, _ask: Ask) -> MintFuture<'a> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Err::<Minted, _>(Error::Timeout) })
+    }
+}
+
+fn ask(reason: Reason, deadline: crate::clock::Instant) -> Ask {
+    Ask {
+        reason,
+        party: Party::default(),
+        patience: Patience::until(deadline, Party::default()),
+        urgent: false,
+        seen_to_fail: false,
+        span: crate::telemetry::trace::Span::default(),
+        welcome: Some(Welcome::default()),
+        progress: Arc::new(Progress::default()),
+    }
+}
+
+/// Its tier is never there.
+fn lonely(clock: &Clock, rate: u32, burst: u32) -> Fleet {
+    let some = |number| NonZeroU32::new(number).unwrap();
+    let config = Config {
+        tier: shared::Config { address: "redis://127.0.0.1:1".parse().unwrap(), timeout: Duration::from_millis(20) },
+        presumed: some(4),
+        rate: some(rate),
+        burst: some(burst),
+        margin: Duration::from_secs(60),
+        negative_ttl: Duration::from_secs(30),
+        force_interval: Duration::from_secs(10),
+        reserve: Duration::from_secs(2),
+        links: Policy::default(),
+    };
+    let keys = Keys::new(ApiKey::new("first-key").unwrap(), KeySource::Environment, clock.clone());
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    Fleet::new(config, Parts { keys, clock: clock.clone(), kie_clock: KieClock::default(), tasks, stop })
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let fleet = lonely(&clock, 10, 20);
+    let script = Arc::new(Script::default());
+    let minter = Minter::new(fleet.clone(), Arc::clone(&script) as Arc<dyn Mint>);
+    let (source, began) = (SourceUrl::parse("https://h.kie.ai/a").unwrap(), clock.now());
+    let ask = ask(Reason::Miss, began + Duration::from_secs(20));
+    assert!(matches!(minter.mint(&source, ask).await, Err(Error::Timeout)));
+    assert_eq!((clock.now(), script.0.load(Ordering::Relaxed)), (began, 1));
+    let link = Link::parse("https://h.example/a", &Policy::default()).unwrap();
+    let heard = KieClock::default().heard(None, None, began, began);
+    let ends_at = began + link::LIFE;
+    let minted = Minted { link, sent_at: began, ends_at, heard, says_its_end: false, via: Via::Kie };
+    minter.kept(&source, Some(&minted));
+    minter.kept(&SourceUrl::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
+    assert_eq!(fleet.forget(&SourceUrl::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
+    let (forgotten, links) = fleet.0.later().take(began);
+    assert_eq!((forgotten.len(), links.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_tier_a_replica_has_its_part_of_the_quota() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let fleet = lonely(&clock, 10, 20);
+    let began = clock.now();
+    let caller = |patience| ask(Reason::Miss, began + Duration::from_secs(patience));
+    for taken in 0..5 {
+        assert_eq!(fleet.take(&caller(20)).await, Ok(()));
+        assert_eq!(clock.now(), began, "{taken}");
+    }
+    // A quarter of ten a second.
+    assert!(fleet.take(&ask(Reason::Refresh, began + Duration::from_secs(20))).await.is_err());
+    assert_eq!(fleet.take(&caller(20)).await, Ok(()));
+    let waited = began.until(clock.now());
+    assert!((Duration::from_millis(411)..Duration::from_millis(415)).contains(&waited), "{waited:?}");
+    assert!(matches!(fleet.take(&caller(2)).await, Err(Refused::Full(_))));
+}
