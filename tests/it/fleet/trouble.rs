@@ -189,3 +189,53 @@ async fn a_replica_that_ends_lets_its_files_go_and_says_goodbye() {
     ending.ended().await;
     fleet.ended().await;
 }
+
+#[tokio::test]
+async fn a_file_whose_holder_is_dead_or_hangs_is_minted_by_another_replica() {
+    let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
+    let [one, other] = &fleet.replicas[..] else { panic!() };
+    fleet.kie.hold();
+    let file = source(1);
+    let (first, second, took) = tokio::join!(
+        one.link(&file),
+        async {
+            fleet.kie.wait_for_mints(1).await;
+            other.link(&file).await
+        },
+        async {
+            fleet.kie.wait_for_mints(1).await;
+            let began = tokio::time::Instant::now();
+            // It is held until four seconds after it was sent, and for a lease's life.
+            fleet.kie.wait_for_mints(2).await;
+            let hung = began.elapsed();
+            fleet.kie.release();
+            hung
+        },
+    );
+    eprintln!("a mint that hangs was made again after {took:?}");
+    assert_eq!((first.status, second.status), (200, 200));
+    assert!((Duration::from_secs(4)..Duration::from_millis(6500)).contains(&took), "{took:?}");
+
+    fleet.kie.hold();
+    let (mints, file) = (fleet.kie.mints(), source(2));
+    let (_, _, took) = tokio::join!(
+        one.link(&file),
+        async {
+            fleet.kie.wait_for_mints(mints + 1).await;
+            let leases = fleet.server.names("*1w.*");
+            fleet.server.run(&[b"SET", &leases[0], b"whoever.1", b"PX", b"2000"]);
+            other.link(&file).await
+        },
+        async {
+            fleet.kie.wait_for_mints(mints + 1).await;
+            let began = tokio::time::Instant::now();
+            fleet.kie.wait_for_mints(mints + 2).await;
+            let dead = began.elapsed();
+            fleet.kie.release();
+            dead
+        },
+    );
+    eprintln!("a dead replica's file was minted after {took:?}");
+    assert!(took < Duration::from_millis(2300), "{took:?}");
+    fleet.ended().await;
+}
