@@ -33,6 +33,9 @@ build:
 nextest: build
     cargo nextest run --locked
 
+instructions: build
+    tests/instructions
+
 slow-clients: build
     tests/slow-clients
 
