@@ -106,8 +106,9 @@ impl Inner {
     fn failed(&self, source: &SourceUrl, error: &Error, reason: Reason) {
         let Some(Lease { realm, file, holder, .. }) = self.leases.remove(source) else { return };
         let now = self.clock.now();
-        // A refresh gives up early, since nobody waited for it: callers of other replicas, who do, had better try.
-        let is_told = reason != Reason::Refresh || error.is_refusal();
+        // A refresh gives up early, since nobody waited for it, and so does a caller with little patience where kie.ai may
+        // serve a moment later: callers of other replicas, who wait, had better try.
+        let is_told = error.is_refusal() || reason != Reason::Refresh && !error.is_transient();
         let (Some(text), Some(at)) = (words::write(error).filter(|_| is_told), self.kie_clock.beacon(now)) else {
             return self.release(&realm, &file, &holder);
         };

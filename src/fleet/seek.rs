@@ -109,7 +109,8 @@ impl Inner {
     /// one request may wait for the tier.
     pub(super) async fn find(&self, sources: &[SourceUrl], welcome: &Welcome) -> Vec<Option<Minted>> {
         let mut found = vec![None; sources.len()];
-        let budget = self.config.tier.timeout;
+        // The other half is for the flights that follow.
+        let budget = self.config.tier.timeout / 2;
         let Some(realm) = self.realms().first().cloned().filter(|realm| realm.is_up()) else { return found };
         let files: Vec<_> = sources.iter().map(|source| realm.file(source)).collect();
         let trips = files.chunks(PEEK).map(|files| realm.tier.ask(Request::peek(files, realm.names.fleet()), budget));

@@ -343,6 +343,15 @@ impl Links {
             // The clock again: the wait may have been long, and the machine may have slept in it.
             let now = inner.clock.now();
             match landed.result {
+                // Another replica's link, for which the flight's first caller did not mind its age: this one does.
+                Ok((ref entry, via))
+                    if found == Found::Joined
+                        && via != Via::Kie
+                        && now < deadline
+                        && inner.times(entry, now).judge(wish, now) == Freshness::TooOld =>
+                {
+                    round += 1;
+                }
                 Ok((entry, via)) if inner.is_alive(&entry, now) => {
                     let times = inner.times(&entry, now);
                     let found = match via {

@@ -602,3 +602,21 @@ async fn a_file_that_failed_is_told_at_once_and_asked_for_after_its_back_off() {
     bench.land(Ok(bench.link("a"))).await;
     assert!(caller.await.unwrap().is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_minds_a_links_age_does_not_take_another_replicas_old_one_by_joining() {
+    let bench = bench();
+    tokio::time::sleep(300 * SECOND).await;
+    let any = bench.caller(Wish::default()).await;
+    let young = bench.caller(Wish { max_age: Some(60 * SECOND), ..Wish::default() }).await;
+    assert_eq!(bench.mints(), 1, "they share a flight");
+    let mut old = bench.link("old");
+    old.via = Via::Shared;
+    old.sent_at = old.sent_at - 300 * SECOND;
+    bench.land(Ok(old)).await;
+    let any = any.await.unwrap().unwrap();
+    assert_eq!((name(&any), any.found), ("old", Found::Shared));
+    assert_eq!(bench.reasons(), [Reason::Forced], "the other asks on");
+    bench.land(Ok(bench.link("young"))).await;
+    assert_eq!(name(&young.await.unwrap().unwrap()), "young");
+}
