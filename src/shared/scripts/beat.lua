@@ -66,4 +66,10 @@ local pause = redis.call('PTTL', KEYS[5])
 if pause > 120000 then
   pause = 10000
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, redis.call('PTTL', KEYS[8]))}
+-- A bucket that has long been full stays so as long as replicas live: after a quiet hour it would be taken for a new one.
+local kept = redis.call('PTTL', KEYS[8])
+if kept > 0 and kept < 3600000 then
+  redis.call('PEXPIRE', KEYS[8], 3600000)
+  kept = 3600000
+end
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, kept)}

@@ -337,6 +337,19 @@ async fn a_bucket_from_before_the_tier_s_clock_was_set_back_is_empty_and_no_more
 }
 
 #[tokio::test]
+async fn a_bucket_stays_full_through_a_quiet_hour_as_long_as_replicas_live() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    // It has been full for an hour less a minute.
+    server.run(&["SET", &view.fleet().bucket, "0", "PX", "60000"]);
+    view.ask(beat_of(&view, None, None, false)).await;
+    let redis::Value::Int(left) = server.run(&["PTTL", &view.fleet().bucket]) else { panic!("no number") };
+    assert!((3_590_000..=3_600_000).contains(&left), "{left}");
+    assert!(matches!(view.take(quota(Duration::from_millis(100), 20), Duration::ZERO, 0).await, Take::Go { .. }));
+}
+
+#[tokio::test]
 async fn a_pause_holds_for_all_the_longer_one_and_no_longer_than_two_minutes() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
