@@ -39,13 +39,18 @@ impl Load {
                         let response = request.send().await.unwrap();
                         failed += usize::from(response.status() != 200);
                         longest = longest.max(began.elapsed());
-                        tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                     (failed, longest)
                 });
             }
         }
         Load { stop, asked, callers }
+    }
+
+    /// Waits until so many more have been asked.
+    async fn goes_on(&self, requests: usize) {
+        let until = self.asked.load(Ordering::Relaxed) + requests;
+        eventually("the callers go on", async || self.asked.load(Ordering::Relaxed) >= until).await;
     }
 
     /// How many requests there were, how many failed, and the longest.
@@ -79,18 +84,18 @@ const IMPATIENT: (&str, &str) = ("shared.timeout", "20ms");
 async fn a_tier_that_freezes_dies_or_forgets_fails_no_request() {
     let Some(mut fleet) = Fleet::of(3, &[ROOM[0], ROOM[1], IMPATIENT]).await else { return };
     let load = Load::on(&fleet);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(800).await;
     fleet.server.freeze();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.goes_on(2400).await;
     fleet.server.thaw();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(800).await;
     fleet.server.kill();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.goes_on(2400).await;
     fleet.server.restart();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(800).await;
     fleet.server.kill();
     fleet.server.restart();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(800).await;
     let (asked, failed, longest) = load.ended().await;
     eprintln!("{asked} requests, {failed} failed, the longest took {longest:?}; {} mints", fleet.kie.mints());
     assert_eq!(failed, 0);
