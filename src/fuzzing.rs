@@ -111,7 +111,7 @@ pub fn batch_body(data: &[u8]) {
 /// A request's head: `METHOD target VERSION`, then a header a line, as on the wire.
 pub fn request_head(data: &[u8]) {
     let Some(parts) = head(data) else { return };
-    if let Some(id) = guard::sane_request_id(&parts.headers) {
+    if let Some(id) = crate::web::request_id::sane_request_id(&parts.headers) {
         assert!((1..=128).contains(&id.len()) && HeaderValue::from_str(id).is_ok(), "{id:?}");
         assert!(!id.contains(|c: char| !c.is_ascii_graphic() || "\"'\\<>{},;".contains(c)), "not for logs: {id:?}");
     }

@@ -14,8 +14,7 @@ use crate::{
     links::{Lookup, Times},
     source::SourceUrl,
     web::{
-        cache_status::{CACHE_STATUS, CacheStatus},
-        headers::push_number,
+        cache_status::{CACHE_STATUS, CacheStatus, push_number},
         record::Served,
     },
 };

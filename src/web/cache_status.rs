@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue};
 
-use super::{headers::push_number, outcome::NoLink};
+use super::outcome::NoLink;
 use crate::{kind::Kind, links::Found};
 
 pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -65,6 +65,21 @@ impl CacheStatus {
     }
 }
 
+/// A number, written behind `text`.
+pub(crate) fn push_number(text: &mut Vec<u8>, number: u64) {
+    let mut digits = [b'0'; 20];
+    let (mut first, mut rest) = (digits.len() - 1, number);
+    loop {
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+        first -= 1;
+    }
+    text.extend_from_slice(&digits[first..]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +103,15 @@ mod tests {
             (CacheStatus::Bypass, "fwd=bypass"),
         ] {
             assert_eq!(status.header(), format!("kielink; {said}"));
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_it_is_everywhere() {
+        for number in [0, 9, 10, 1138, u64::MAX - 1, u64::MAX] {
+            let mut text = b"a=".to_vec();
+            push_number(&mut text, number);
+            assert_eq!(text, format!("a={number}").as_bytes());
         }
     }
 }

@@ -16,11 +16,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
     guard,
-    headers::{finish, request_id},
+    headers::finish,
     metrics::{Endpoint, Requests},
     problem::{self, Kind, Problem},
     record::{Record, known, name},
-    unserved,
+    request_id, unserved,
 };
 use crate::{
     clock::{Clock, Instant},
@@ -103,7 +103,7 @@ pub(crate) fn layered(routes: Router, edge: Arc<Edge>) -> Router {
 
 async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let began = request.extensions().get().map_or_else(|| edge.clock.now(), |Began(at)| *at);
-    let request_id: Arc<str> = request_id(request.headers()).into();
+    let request_id: Arc<str> = request_id::of(request.headers()).into();
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
     let span = edge.watched.as_ref().map_or_else(Span::default, |watched| watched.span(request.headers()));

@@ -13,6 +13,7 @@ pub(crate) mod probes;
 pub(crate) mod problem;
 pub(crate) mod query;
 pub(crate) mod record;
+pub(crate) mod request_id;
 pub mod route;
 mod unserved;
 

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use super::{
     guard, headers,
     problem::{Kind, Problem},
+    request_id,
 };
 use crate::{
     clock::Clock,
@@ -51,9 +52,9 @@ pub(super) fn problem(why: Unserved) -> Problem {
 fn request_id(found: Option<&[u8]>) -> String {
     let mut headers = HeaderMap::new();
     if let Some(value) = found.and_then(|found| HeaderValue::from_bytes(found).ok()) {
-        headers.insert(headers::X_REQUEST_ID.clone(), value);
+        headers.insert(request_id::X_REQUEST_ID.clone(), value);
     }
-    headers::request_id(&headers)
+    request_id::of(&headers)
 }
 
 /// The answer as it stands on the wire, in HTTP/1.1.

@@ -23,11 +23,11 @@ use crate::{
     web::{
         cache_status::CACHE_STATUS,
         edge::{Edge, TRACEPARENT},
-        guard,
-        headers::{self, X_REQUEST_ID},
+        guard, headers,
         metrics::{Answered, Label},
         outcome::Outcome,
         query,
+        request_id::{self, X_REQUEST_ID},
         route::Route,
     },
 };
@@ -113,7 +113,7 @@ impl Hits {
         let life = text.len();
         answer::cache_status(lookup).push(&mut text);
         let status = text.len();
-        headers::push_request_id(&mut text, said);
+        request_id::push_request_id(&mut text, said);
         let id = text.len();
         if form == Form::Redirect {
             text.extend_from_slice(link.as_str().as_bytes());

@@ -5,13 +5,10 @@
 mod hosts;
 mod pages;
 
-use axum::http::{HeaderMap, Uri, request::Parts};
+use axum::http::{Uri, request::Parts};
 
 pub(crate) use self::hosts::{Host, pattern};
-use super::{
-    headers::X_REQUEST_ID,
-    problem::{Kind, Problem},
-};
+use super::problem::{Kind, Problem};
 use crate::server::{Ambiguous, Peer};
 
 /// A source URL takes at most 4,096 bytes, or three times that percent-encoded.
@@ -35,14 +32,6 @@ fn length(uri: &Uri) -> usize {
     uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
-/// The caller's request id, if it may be repeated in headers and logs as it is.
-pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
-    let sane = (1..=128).contains(&id.len())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte));
-    sane.then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
@@ -60,19 +49,5 @@ mod tests {
         let of = |bytes| verdict(|r| r.uri(long(bytes)).header("host", "localhost"));
         assert_eq!(of(MAX_URI_BYTES), None);
         assert_eq!(of(MAX_URI_BYTES + 1), Some(Kind::UriTooLong));
-    }
-
-    #[test]
-    fn request_ids_are_repeated_only_if_sane() {
-        let id = |value: &[u8]| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-request-id", axum::http::HeaderValue::from_bytes(value).unwrap());
-            sane_request_id(&headers).map(str::to_owned)
-        };
-        assert_eq!(id(b"a-B_1.2:3/4+5=6@7").as_deref(), Some("a-B_1.2:3/4+5=6@7"));
-        assert_eq!(id("x".repeat(128).as_bytes()).map(|id| id.len()), Some(128));
-        for insane in [b"".as_slice(), b"a b", b"a\"b", b"<script>", b"\xff", "x".repeat(129).as_bytes()] {
-            assert_eq!(id(insane), None);
-        }
     }
 }

@@ -1,0 +1,69 @@
+//! The id of a request: the caller's own, if it may be repeated, else a new one.
+
+use axum::http::{HeaderMap, HeaderName};
+
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The caller's request id, if it may be repeated, else a new one.
+pub(super) fn of(headers: &HeaderMap) -> String {
+    sane_request_id(headers).map_or_else(|| new_id().as_str().to_owned(), str::to_owned)
+}
+
+/// 32 hex digits.
+struct NewId([u8; 32]);
+
+impl NewId {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits")
+    }
+}
+
+fn new_id() -> NewId {
+    let random = fastrand::u128(..).to_be_bytes();
+    NewId(std::array::from_fn(|at| {
+        let byte = random[at / 2];
+        b"0123456789abcdef"[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+    }))
+}
+
+/// The caller's request id, if it may be repeated, else a new one, written behind `text`.
+pub(crate) fn push_request_id(text: &mut Vec<u8>, headers: Option<&HeaderMap>) {
+    match headers.and_then(sane_request_id) {
+        Some(id) => text.extend_from_slice(id.as_bytes()),
+        None => text.extend_from_slice(&new_id().0),
+    }
+}
+
+/// The caller's request id, if it may be repeated in headers and logs as it is.
+pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
+    let sane = (1..=128).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte));
+    sane.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_id_is_its_own_and_32_hex_digits() {
+        let ids = [(), ()].map(|()| of(&HeaderMap::new()));
+        assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())), "{ids:?}");
+        assert_ne!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn request_ids_are_repeated_only_if_sane() {
+        let id = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", axum::http::HeaderValue::from_bytes(value).unwrap());
+            sane_request_id(&headers).map(str::to_owned)
+        };
+        assert_eq!(id(b"a-B_1.2:3/4+5=6@7").as_deref(), Some("a-B_1.2:3/4+5=6@7"));
+        assert_eq!(id("x".repeat(128).as_bytes()).map(|id| id.len()), Some(128));
+        for insane in [b"".as_slice(), b"a b", b"a\"b", b"<script>", b"\xff", "x".repeat(129).as_bytes()] {
+            assert_eq!(id(insane), None);
+        }
+    }
+}
