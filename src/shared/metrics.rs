@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{connection::Tier, fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
+use super::{fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
 use crate::telemetry::metrics::{Histogram, reading, readings};
 
 /// Seconds. A trip takes half a millisecond; nobody waits longer than 20 ms but for what nobody waits for.
@@ -70,22 +70,20 @@ impl Metrics {
     pub(super) fn tripped(&self) {
         self.trips.inc();
     }
-}
 
-impl Tier {
     /// Notes that a value was found and not believed.
-    pub fn rejected(&self, why: Rejection) {
-        self.metrics().rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
+    pub(super) fn rejected(&self, why: Rejection) {
+        self.rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
     }
 
     /// Notes that a link was found, and must not be served.
-    pub fn withheld(&self, why: Withheld) {
-        self.metrics().rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
+    pub(super) fn withheld(&self, why: Withheld) {
+        self.rejected.get_or_create(&Reason { reason: why.as_str() }).inc();
     }
 
     /// Adds what is known of the tier to what `/metrics` shows; `state` tells whether it is used now.
-    pub fn register(&self, registry: &mut Registry, state: impl Fn() -> State + Clone + Send + Sync + 'static) {
-        let Metrics { requests, durations, rejected, trips } = self.metrics().clone();
+    pub(super) fn register(&self, registry: &mut Registry, state: impl Fn() -> State + Clone + Send + Sync + 'static) {
+        let Metrics { requests, durations, rejected, trips } = self.clone();
         registry.register("shared_requests", "Questions to the shared tier, by what came of them", requests);
         let help = "How long the shared tier took to answer, or was waited for";
         registry.register_with_unit("shared_request_duration", help, Unit::Seconds, durations);
@@ -109,7 +107,7 @@ mod tests {
     use crate::{
         clock::Clock,
         key::ApiKey,
-        shared::{Config, Names, Request},
+        shared::{Config, Names, Request, Tier},
     };
 
     #[tokio::test]

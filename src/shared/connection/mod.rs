@@ -15,6 +15,7 @@ use futures_util::{
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt as _},
 };
+use prometheus_client::registry::Registry;
 use redis::{Value, aio::MultiplexedConnection};
 use serde::{Serialize, Serializer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -23,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     dial::{Dialer, Line},
     fault::{self, Error, Fault},
+    life::Withheld,
     metrics::Metrics,
     names::Names,
     scripts::{self, Commands, Request},
+    seal::Rejection,
     state::{Health, State},
     url::Address,
 };
@@ -104,6 +107,21 @@ struct UnderWay {
 type Answer = (u64, Result<Value, Fault>);
 
 impl Tier {
+    /// Notes that a value was found and not believed.
+    pub fn rejected(&self, why: Rejection) {
+        self.metrics().rejected(why);
+    }
+
+    /// Notes that a link was found, and must not be served.
+    pub fn withheld(&self, why: Withheld) {
+        self.metrics().withheld(why);
+    }
+
+    /// Adds what is known of the tier to what `/metrics` shows; `state` tells whether it is used now.
+    pub fn register(&self, registry: &mut Registry, state: impl Fn() -> State + Clone + Send + Sync + 'static) {
+        self.metrics().register(registry, state);
+    }
+
     /// Does not connect: the tier is away until the supervisor runs and has found it.
     pub fn new(config: Config, names: Names, clock: Clock) -> (Tier, Supervisor) {
         Tier::counting(config, names, clock, Metrics::default())
