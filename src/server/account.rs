@@ -31,8 +31,8 @@ pub(super) struct Account {
 #[derive(Debug)]
 pub(super) struct Open {
     under_way: UnderWay,
-    /// What the answer says of the connection, which may stay open; nothing over HTTP/2.
-    keep_alive: Option<Arc<HeaderMap>>,
+    /// Whether the request is one over HTTP/1.1 that leaves its connection open.
+    stays_open: bool,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
 }
@@ -56,10 +56,14 @@ impl Account {
         let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
         Open {
             under_way: self.activity.begin(),
-            keep_alive: stays_open.then(|| Arc::clone(&self.keep_alive)),
+            stays_open,
             // HTTP/1 has one answer at a time, which its connection is charged for.
             crowd: (request.version() == Version::HTTP_2).then(|| self.crowd.clone()),
         }
+    }
+
+    pub(super) fn keep_alive(&self) -> Arc<HeaderMap> {
+        Arc::clone(&self.keep_alive)
     }
 
     /// Watches a request's body.
@@ -69,22 +73,20 @@ impl Account {
 }
 
 impl Open {
-    /// Whether the request is one over HTTP/1.1 that leaves its connection open.
     pub(super) fn stays_open(&self) -> bool {
-        self.keep_alive.is_some()
+        self.stays_open
     }
 
-    pub(super) fn hands_over(self, answer: Response<Body>) -> Result<Response<Answer>, NoRoom> {
+    /// `keep_alive` is what an answer says of a connection that stays open.
+    pub(super) fn hands_over(self, answer: Response<Body>, keep_alive: &HeaderMap) -> Result<Response<Answer>, NoRoom> {
         let mut charge = None;
         if let Some(crowd) = &self.crowd {
             let bytes = ANSWER_BYTES + answer.body().size_hint().exact().map_or(0, |bytes| bytes as usize);
             charge = Some(crowd.charge(self.under_way.activity(), bytes).ok_or(NoRoom)?);
         }
         let mut answer = answer.map(Content::Body);
-        if let Some(keep_alive) = &self.keep_alive
-            && !closes(answer.headers())
-        {
-            answer.headers_mut().extend(HeaderMap::clone(keep_alive));
+        if self.stays_open && !closes(answer.headers()) {
+            answer.headers_mut().extend(keep_alive.clone());
         }
         Ok(self.answer(answer, charge))
     }
@@ -96,7 +98,7 @@ impl Open {
     }
 
     fn answer(self, answer: Response<Content>, charge: Option<Charge>) -> Response<Answer> {
-        let Open { mut under_way, keep_alive: _, crowd } = self;
+        let Open { mut under_way, stays_open: _, crowd } = self;
         under_way.is_ours(false);
         answer.map(|content| Answer { content, under_way, crowd, charge, is_over: false })
     }
@@ -254,7 +256,7 @@ mod tests {
             ));
         let open = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0)).open(&Request::new(()));
         assert_eq!(phase(&activity), Phase::Busy);
-        let answer = open.hands_over(Response::new(body)).unwrap();
+        let answer = open.hands_over(Response::new(body), &HeaderMap::new()).unwrap();
         assert_eq!(phase(&activity), Phase::Unread, "its head is there");
         let mut body = answer.into_body();
         let mut cx = Context::from_waker(Waker::noop());
@@ -270,10 +272,11 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_a_body_is_charged_until_it_is_sent() {
         let activity = Activity::default();
+        activity.speaks_http_2();
         let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20));
         let answer = |version| {
             let open = account.open(&Request::builder().version(version).body(()).unwrap());
-            open.hands_over(Response::new(Body::empty())).unwrap().into_body()
+            open.hands_over(Response::new(Body::empty()), &HeaderMap::new()).unwrap().into_body()
         };
         let mut body = answer(Version::HTTP_2);
         assert!(!body.is_end_stream() && body.size_hint().exact().is_none());
@@ -303,7 +306,7 @@ mod tests {
             }
             let keep_alive = Arc::new(super::super::keep_alive(Duration::from_secs(75)));
             let account = Account::new(&Activity::default(), &keep_alive, &Crowd::new(1, 1 << 20));
-            let answer = account.open(&request.body(()).unwrap()).hands_over(response).unwrap();
+            let answer = account.open(&request.body(()).unwrap()).hands_over(response, &keep_alive).unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))
         };

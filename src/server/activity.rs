@@ -190,6 +190,10 @@ impl Activity {
 
     /// Since when the peer has not taken a piece of an answer over HTTP/2, whatever else it has taken.
     pub(super) fn untaken_since(&self) -> Option<Instant> {
+        // Looked at in each turn of each connection: HTTP/1 need not take the lock.
+        if !self.is_http_2() {
+            return None;
+        }
         self.untaken().since.first_key_value().map(|(_, since)| *since)
     }
 

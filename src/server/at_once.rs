@@ -79,7 +79,6 @@ where
         let is_clear = inner.heads.judge(&mut request);
         let open = inner.account.open(&request);
         let (head, body) = request.into_parts();
-        let body = inner.account.question(body);
         if is_clear
             && open.stays_open()
             && let Some(at_once) = &inner.at_once
@@ -91,10 +90,11 @@ where
             } else if let Some(bytes) = body.size_hint().exact()
                 && let Some(began) = at_once.waits_for_body(&head, bytes)
             {
-                let inner = Arc::clone(&self.0);
+                let (inner, body) = (Arc::clone(&self.0), inner.account.question(body));
                 return Answering::Asking(Some(Asking { inner, head, body, open, began, soon: None }));
             }
         }
+        let body = inner.account.question(body);
         Answering::Routed(inner.route(head, Peeked { first: None, rest: body }, open))
     }
 }
@@ -113,7 +113,8 @@ impl<S> Inner<S> {
     {
         head.extensions.insert(self.peer.clone());
         let answer = self.router.clone().call(Request::from_parts(head, body));
-        Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {})) })
+        let keep_alive = self.account.keep_alive();
+        Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {}), &keep_alive) })
     }
 }
 

@@ -33,6 +33,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// hyper has the whole line.
 const KEPT_BYTES: usize = 256;
 
+/// A head and a body of no more bytes than this are written as one piece: to copy them costs less than the kernel takes
+/// for a second piece.
+const SMALL_BYTES: usize = 2 * 1024;
+
 /// Why it is unclear where a request ends. Travels in the request's extensions; the service answers with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ambiguous {
@@ -428,7 +432,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
             this.replace(slices.first().map_or(&[], |first| &**first));
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if length > SMALL_BYTES {
+            return Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        }
+        let mut whole = [0; SMALL_BYTES];
+        let mut rest = &mut whole[..];
+        for slice in slices {
+            let (here, after) = rest.split_at_mut(slice.len());
+            here.copy_from_slice(slice);
+            rest = after;
+        }
+        Pin::new(&mut this.stream).poll_write(cx, &whole[..length])
     }
 
     fn is_write_vectored(&self) -> bool {
