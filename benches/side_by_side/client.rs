@@ -1,24 +1,13 @@
 //! A client that costs little: fixed bytes over plain sockets, and of an answer only what shows that it is the right
 //! one.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::net::SocketAddr;
 
-use kielink::clock::Clock;
 use memchr::memmem;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::JoinSet,
 };
-
-use crate::servers::Server;
 
 /// A source URL's number has so many digits, so that another number makes no request longer.
 pub(crate) const DIGITS: usize = 8;
@@ -53,7 +42,7 @@ impl Ask {
         request
     }
 
-    fn write_number(&self, request: &mut [u8], number: u64) {
+    pub(crate) fn write_number(&self, request: &mut [u8], number: u64) {
         if let Some(at) = self.number_at {
             request[at..at + DIGITS].copy_from_slice(format!("{number:0DIGITS$}").as_bytes());
         }
@@ -63,7 +52,7 @@ impl Ask {
         self.is_answered_with(answer, self.says)
     }
 
-    fn is_answered_with(&self, answer: &Answer<'_>, says: &str) -> bool {
+    pub(crate) fn is_answered_with(&self, answer: &Answer<'_>, says: &str) -> bool {
         answer.head.starts_with(self.status.as_bytes())
             && memmem::find(answer.head, says.as_bytes()).is_some()
             // In a batch each item has an outcome of its own.
@@ -177,57 +166,4 @@ fn length(head: &[u8]) -> Option<usize> {
     let at = memmem::find(head, b"ontent-length: ").or_else(|| memmem::find(head, b"ontent-Length: "))?;
     let digits = head[at + b"ontent-length: ".len()..].iter().take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
-}
-
-/// What one measurement found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    /// Microseconds of CPU time of the server, for each answer.
-    pub(crate) micros: f64,
-    /// The share of the time in which the server was at work, all its threads together.
-    pub(crate) busy: f64,
-}
-
-/// Before this, connections are opened and memory is taken.
-const WARM_UP: Duration = Duration::from_millis(250);
-
-/// Asks over this many connections, each again as soon as it is answered.
-pub(crate) async fn load(server: &Server, ask: &Ask, connections: usize, length: Duration) -> Cost {
-    let clock = Clock::system();
-    let ask = Arc::new(ask.clone());
-    let answers = Arc::new(AtomicU64::new(0));
-    let misses = Arc::new(AtomicU64::new(ask.files));
-    let ends = Arc::new(AtomicBool::new(false));
-    let mut callers = JoinSet::new();
-    for number in 0..connections as u64 {
-        let (ask, answers, misses, ends) = (ask.clone(), answers.clone(), misses.clone(), ends.clone());
-        let mut connection = Connection::to(server.address).await;
-        callers.spawn(async move {
-            let hit = ask.of_file(number % ask.files);
-            let mut miss = hit.clone();
-            for turn in number.. {
-                if ends.load(Relaxed) {
-                    break;
-                }
-                let is_miss = ask.miss_every.is_some_and(|every| turn % every == 0);
-                let (request, says) = if is_miss {
-                    ask.write_number(&mut miss, misses.fetch_add(1, Relaxed));
-                    (&miss, "fwd=miss; stored")
-                } else {
-                    (&hit, ask.says)
-                };
-                let answer = connection.ask(request).await;
-                assert!(ask.is_answered_with(&answer, says), "not {says}: {}", answer.text());
-                answers.fetch_add(1, Relaxed);
-            }
-        });
-    }
-    tokio::time::sleep(WARM_UP).await;
-    let (began, cpu, already) = (clock.now(), server.cpu(), answers.load(Relaxed));
-    tokio::time::sleep(length).await;
-    let (took, cpu, answers) = (clock.now().since(began), server.cpu().since(&cpu), answers.load(Relaxed) - already);
-    ends.store(true, Relaxed);
-    // A caller that was answered wrongly has panicked.
-    callers.join_all().await;
-    Cost { micros: cpu.as_secs_f64() * 1e6 / answers as f64, busy: cpu.as_secs_f64() / took.as_secs_f64() }
 }

@@ -6,8 +6,9 @@ use kielink::clock::Clock;
 
 use crate::{
     Options,
-    client::{self, Ask, Connection, Cost, DIGITS},
+    client::{Ask, Connection, DIGITS},
     hyper::Manner,
+    load::{self, Cost},
     servers::{Kie, Machine, Place, Server},
     spread,
 };
@@ -80,7 +81,7 @@ impl Contender {
 
     async fn measure(&self, options: &Options, machine: &Machine, kie: &Kie, place: Place, workers: usize) -> Cost {
         let server = self.start(machine, kie, place, workers).await;
-        client::load(&server, &self.ask, options.connections, options.length()).await
+        load::load(&server, &self.ask, options.connections, options.length()).await
     }
 }
 

@@ -12,6 +12,7 @@ mod client;
 mod crowd;
 mod hits;
 mod hyper;
+mod load;
 mod process;
 mod servers;
 

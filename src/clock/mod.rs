@@ -8,6 +8,7 @@
 //!
 //! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
 
+mod heard;
 mod kie;
 
 use std::{
@@ -19,7 +20,10 @@ use std::{
 
 use jiff::Timestamp;
 
-pub use self::kie::{Heard, KieClock, PackedHeard, Witness};
+pub use self::{
+    heard::{Heard, PackedHeard},
+    kie::{KieClock, Witness},
+};
 
 /// A point on the suspend-proof clock. Only meaningful within one boot of one machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
