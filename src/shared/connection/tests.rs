@@ -3,7 +3,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::shared::{
     Newer,
-    testing::{Manner, Proxy, Replica, Server, eventually, free_port},
+    testing::{Cluster, LAST_SLOTS, Manner, Proxy, Replica, Server, Watched, eventually, free_port, says},
 };
 
 const BUDGET: Duration = Duration::from_millis(20);
@@ -180,11 +180,13 @@ async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
         (Manner::Swallows, &["no answer"][..]),
         (Manner::Garbles, &["an answer is no Redis protocol"]),
         (Manner::Doubles, &["it answers another question than it was asked"]),
+        (Manner::Swaps, &["it answers another question than it was asked", "no answer"]),
         (Manner::Floods, &["an answer is too long", "no answer"]),
         (Manner::Promises, &["no answer"]),
         (Manner::Closes, &["the connection was lost"]),
+        (Manner::Resets, &["the connection was lost"]),
     ] {
-        let proxy = Proxy::before(&server, &tasks).await;
+        let proxy = Proxy::before(server.port, &tasks).await;
         let replica = Replica::new(&url(proxy.port), Duration::from_millis(200));
         comes_back(&replica).await;
         proxy.set(manner);
@@ -228,43 +230,20 @@ async fn a_caller_that_leaves_harms_nobody() {
     eventually("all are freed", || async { replica.tier.describe().calls_under_way == 0 }).await;
 }
 
-/// A sentinel or a node of a cluster, whose peers must find it before it is of use.
-async fn says(server: &Server, command: &[&str], word: &str) {
-    eventually(word, || async { format!("{:?}", server.try_run(command)).contains(word) }).await;
-}
-
 #[tokio::test]
 async fn sentinels_lead_to_the_new_master_and_not_to_the_frozen_one() {
-    let Some(mut master) = Server::start(&[]) else { return };
-    let Some(heir) = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]) else { return };
-    says(&heir, &["INFO", "replication"], "master_link_status:up").await;
-    let mut sentinels = Vec::new();
-    for _ in 0..3 {
-        let monitor = format!("sentinel monitor mymaster 127.0.0.1 {} 2", master.port);
-        let settings = [
-            monitor.as_str(),
-            "sentinel down-after-milliseconds mymaster 500",
-            "sentinel failover-timeout mymaster 3000",
-        ];
-        let Some(sentinel) = Server::sentinel(&settings) else { return };
-        sentinels.push(sentinel);
-    }
-    for sentinel in &sentinels {
-        says(sentinel, &["SENTINEL", "CKQUORUM", "mymaster"], "3 usable").await;
-        says(sentinel, &["SENTINEL", "REPLICAS", "mymaster"], &heir.port.to_string()).await;
-    }
-    let seeds: Vec<_> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-    let replica = Replica::new(&format!("redis+sentinel://{}/mymaster", seeds.join(",")), BUDGET);
+    let Some(mut watched) = Watched::start().await else { return };
+    let replica = Replica::new(&format!("{}/mymaster", watched.url()), BUDGET);
     comes_back(&replica).await;
     // One of those that are asked is frozen, too.
-    sentinels[0].freeze();
-    master.freeze();
+    watched.sentinels[0].freeze();
+    watched.master.freeze();
     trips(&replica).await;
-    says(&heir, &["ROLE"], "master").await;
+    says(&watched.heir, &["ROLE"], "master").await;
     comes_back(&replica).await;
-    master.kill();
+    watched.master.kill();
     assert!(answers(&replica).await);
-    let nobody = Replica::patient(&format!("redis+sentinel://{}/other", seeds.join(",")));
+    let nobody = Replica::patient(&format!("{}/other", watched.url()));
     eventually("it is told that there is no such master", || async {
         nobody.tier.describe().last_fault.as_deref() == Some("no sentinel knows a master of this name")
     })
@@ -273,47 +252,21 @@ async fn sentinels_lead_to_the_new_master_and_not_to_the_frozen_one() {
 
 #[tokio::test]
 async fn a_cluster_s_owner_of_our_slot_is_asked_and_its_heir_when_it_dies() {
-    let mut nodes = Vec::new();
-    for _ in 0..4 {
-        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-        let Some(node) = Server::start(&settings) else { return };
-        nodes.push(node);
-    }
+    let Some(cluster) = Cluster::start().await else { return };
     let slot = Names::new(&crate::key::ApiKey::new("first-key").unwrap().fleet_secret()).slot();
-    // The slot's owner, its heir, and two more that have a vote.
-    let owner = usize::from(slot > 5000) + usize::from(slot > 10_000);
-    let heir = 3;
-    let ports: Vec<_> = nodes.iter().map(|node| node.port.to_string()).collect();
-    for (place, node) in nodes.iter().enumerate() {
-        node.run(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
-        nodes[0].run(&["CLUSTER", "MEET", "127.0.0.1", &ports[place]]);
-    }
-    for (node, range) in nodes.iter().zip([["0", "5000"], ["5001", "10000"], ["10001", "16383"]]) {
-        node.run(&["CLUSTER", "ADDSLOTSRANGE", range[0], range[1]]);
-    }
-    for node in &nodes {
-        says(node, &["CLUSTER", "INFO"], "cluster_known_nodes:4").await;
-    }
-    let redis::Value::BulkString(id) = nodes[owner].run(&["CLUSTER", "MYID"]) else { panic!() };
-    let id = String::from_utf8(id).unwrap();
-    eventually("it is known", || async { nodes[heir].try_run(&["CLUSTER", "REPLICATE", &id]).is_ok() }).await;
-    says(&nodes[heir], &["INFO", "replication"], "master_link_status:up").await;
-    for node in &nodes {
-        says(node, &["CLUSTER", "INFO"], "cluster_state:ok").await;
-    }
-    let seeds: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let replica = Replica::new(&format!("redis+cluster://{}", seeds.join(",")), BUDGET);
+    let place = LAST_SLOTS.iter().filter(|last| slot > **last).count();
+    let (owner, heir) = (&cluster.nodes[place], &cluster.nodes[place + 3]);
+    let replica = Replica::new(&cluster.url(), BUDGET);
     comes_back(&replica).await;
     // Asked to give up, it sends us to its heir.
-    says(&nodes[owner], &["INFO", "replication"], "state=online").await;
-    nodes[heir].run(&["CLUSTER", "FAILOVER"]);
-    says(&nodes[heir], &["ROLE"], "master").await;
+    heir.run(&["CLUSTER", "FAILOVER"]);
+    says(heir, &["ROLE"], "master").await;
     comes_back(&replica).await;
-    says(&nodes[owner], &["INFO", "replication"], "master_link_status:up").await;
+    says(owner, &["INFO", "replication"], "master_link_status:up").await;
     // And a frozen one has a new heir.
-    nodes[heir].freeze();
+    heir.freeze();
     trips(&replica).await;
-    says(&nodes[owner], &["ROLE"], "master").await;
+    says(owner, &["ROLE"], "master").await;
     comes_back(&replica).await;
 }
 

@@ -2,6 +2,7 @@
 //! message.
 
 mod quota;
+#[path = "../../../src/shared/testing/server.rs"]
 mod server;
 mod sharing;
 mod trouble;
@@ -16,6 +17,22 @@ use crate::support::{FakeKie, Sidecar, encode, eventually};
 /// No test of these waits for the tier so long that a busy machine could make it pass for one that is silent.
 const PATIENT: (&str, &str) = ("shared.timeout", "2s");
 
+impl Server {
+    /// The names that match a pattern.
+    fn names(&self, pattern: &str) -> Vec<String> {
+        redis::from_redis_value(self.run(&["KEYS", pattern])).unwrap()
+    }
+
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        redis::from_redis_value(self.run(&["GET", name])).unwrap()
+    }
+
+    fn set(&self, name: &str, value: &[u8]) {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        redis::cmd("SET").arg(name).arg(value).arg("PX").arg(600_000).exec(&mut connection).unwrap();
+    }
+}
+
 /// kielinks with one key, one tier, and one kie.ai.
 struct Fleet {
     server: Server,
@@ -26,7 +43,7 @@ struct Fleet {
 impl Fleet {
     /// All of them see each other when this returns. `None` where there is no redis-server.
     async fn of(replicas: usize, settings: &[(&str, &str)]) -> Option<Fleet> {
-        let server = Server::start()?;
+        let server = Server::start(&[])?;
         let kie = FakeKie::start();
         let mut fleet = Fleet { server, kie, replicas: Vec::new() };
         for _ in 0..replicas {
