@@ -1,141 +1,33 @@
-//! Makes one connection to the tier: finds the node, connects, is let in, and sees that it takes writes.
+//! Makes the one connection to the tier: finds the node, is let in, and sees that it takes writes.
 //!
 //! Does not know when to try, nor what is asked later.
 
-use std::{
-    collections::HashMap,
-    fmt, io,
-    net::{SocketAddr, ToSocketAddrs as _},
-    pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
-};
-
-use futures_util::future::{self, BoxFuture};
-use redis::{
-    AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, Value,
-    aio::{AsyncStream, MultiplexedConnection},
-};
-use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_rustls::TlsConnector;
+use redis::Value;
 
 use super::{
-    fault::{self, Fault},
+    fault::Fault,
+    line::{Line, Lines},
     names::Names,
     resolve,
     scripts::Request,
     url::{Address, Endpoint},
 };
-use crate::roots::Roots;
-
-/// One step on the way to a connection: TCP, TLS, each first question. A tier that takes longer would be of no use.
-const STEP: Duration = Duration::from_millis(250);
-
-/// A name server may take longer, once; the look-up goes on for the next try.
-const LOOKUP: Duration = Duration::from_secs(2);
-
-/// Bytes that may come before an answer is whole. The longest answer, of `scripts::PEEK` links, has 0.5 MiB; several may
-/// come before anybody has time to look.
-const LONGEST_ANSWERS: usize = 8 * 1024 * 1024;
-
-/// Calls that may lie in the client library's queue: more than are ever under way.
-const QUEUE: usize = 2048;
 
 /// Makes connections to the tier of one address.
+#[derive(Debug)]
 pub(super) struct Dialer {
-    address: Address,
+    lines: Lines,
     names: Names,
-    lookups: Mutex<HashMap<Endpoint, JoinHandle<io::Result<Vec<SocketAddr>>>>>,
-    trust: Mutex<Trust>,
-}
-
-/// The root certificates, read when they are needed first, and again after TLS has failed.
-#[derive(Default)]
-struct Trust {
-    tls: Option<Arc<ClientConfig>>,
-    /// One thread at a time reads them, which may hang on a dead mount.
-    reading: Option<JoinHandle<Result<Roots, Option<crate::roots::ReadError>>>>,
-}
-
-/// An open connection, and the task that moves its bytes, which is to be polled by whoever has the line.
-pub(super) struct Line {
-    pub(super) connection: MultiplexedConnection,
-    pub(super) driver: BoxFuture<'static, ()>,
-    pub(super) allowance: Allowance,
-}
-
-/// How many bytes the tier may still send. Without it a tier could fill the memory with one answer.
-#[derive(Clone)]
-pub(super) struct Allowance(Arc<AtomicUsize>);
-
-impl Allowance {
-    fn new() -> Allowance {
-        Allowance(Arc::new(AtomicUsize::new(LONGEST_ANSWERS)))
-    }
-
-    /// An answer has come.
-    pub(super) fn renew(&self) {
-        self.0.store(LONGEST_ANSWERS, Ordering::Relaxed);
-    }
-
-    fn spend(&self, bytes: usize) -> io::Result<()> {
-        let left = self.0.load(Ordering::Relaxed).saturating_sub(bytes);
-        self.0.store(left, Ordering::Relaxed);
-        if left == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
-    }
-
-    /// Whether the connection was given up because of it.
-    pub(super) fn is_spent(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// A stream with an allowance.
-struct Bounded {
-    stream: Pin<Box<dyn AsyncStream + Send>>,
-    allowance: Allowance,
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(self.stream.as_mut().poll_read(cx, buffer))?;
-        Poll::Ready(self.allowance.spend(buffer.filled().len() - before))
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_shutdown(cx)
-    }
 }
 
 impl Dialer {
     pub(super) fn new(address: Address, names: Names) -> Dialer {
-        Dialer { address, names, lookups: Mutex::default(), trust: Mutex::default() }
+        Dialer { lines: Lines::new(address), names }
     }
 
     /// A connection to the node that takes our writes now. Takes a few seconds at most. Cancel safe.
     pub(super) async fn dial(&self) -> Result<Line, Fault> {
-        let candidates = resolve::candidates(self, &self.address, self.names.slot()).await?;
+        let candidates = resolve::candidates(&self.lines, self.names.slot()).await?;
         let mut last = Fault::NoMaster;
         for endpoint in &candidates {
             match self.master(endpoint).await {
@@ -147,10 +39,11 @@ impl Dialer {
     }
 
     async fn master(&self, endpoint: &Endpoint) -> Result<Line, Fault> {
-        let mut line = self.connect(endpoint).await?;
-        self.log_in(&mut line).await?;
-        if self.address.database != 0 {
-            line.ask(redis::cmd("SELECT").arg(self.address.database)).await?;
+        let mut line = self.lines.open(endpoint).await?;
+        self.lines.log_in(&mut line).await?;
+        let database = self.lines.address().database;
+        if database != 0 {
+            line.ask(redis::cmd("SELECT").arg(database)).await?;
         }
         // A replica that was told to take writes would lose them. Whoever may not ask this must do without.
         match line.ask(&redis::cmd("ROLE")).await {
@@ -166,126 +59,9 @@ impl Dialer {
         Ok(line)
     }
 
-    /// Gives user and password, where there are any.
-    pub(super) async fn log_in(&self, line: &mut Line) -> Result<(), Fault> {
-        let Some(password) = self.address.password() else { return Ok(()) };
-        let mut command = redis::cmd("AUTH");
-        if let Some(user) = &self.address.user {
-            command.arg(user);
-        }
-        line.ask(command.arg(password)).await.map(drop)
-    }
-
-    /// A connection, without a word said on it.
-    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Line, Fault> {
-        let addresses = self.look_up(endpoint).await?;
-        let tcp = timeout(STEP, tcp(addresses)).await.map_err(|_| Fault::Silent)?.map_err(Fault::Connect)?;
-        let stream: Pin<Box<dyn AsyncStream + Send>> =
-            if self.address.has_tls { self.tls(endpoint, tcp).await? } else { Box::pin(tcp) };
-        let allowance = Allowance::new();
-        let bounded = Bounded { stream, allowance: allowance.clone() };
-        // What we say first we say ourselves, so that this says nothing and cannot fail.
-        let nothing = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let made = MultiplexedConnection::new_with_config(&nothing, bounded, config).await;
-        let (connection, driver) = made.map_err(|_| Fault::Lost)?;
-        Ok(Line { connection, driver: Box::pin(driver), allowance })
-    }
-
-    async fn tls(&self, endpoint: &Endpoint, tcp: TcpStream) -> Result<Pin<Box<dyn AsyncStream + Send>>, Fault> {
-        let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| Fault::TlsName)?;
-        let connector = TlsConnector::from(self.trust().await?);
-        match timeout(STEP, connector.connect(name, tcp)).await.map_err(|_| Fault::Silent)? {
-            Ok(stream) => Ok(Box::pin(stream)),
-            Err(error) => {
-                // A private authority's certificate may have been rotated.
-                self.lock_trust().tls = None;
-                Err(Fault::Tls(error))
-            }
-        }
-    }
-
-    async fn trust(&self) -> Result<Arc<ClientConfig>, Fault> {
-        let mut reading = {
-            let mut trust = self.lock_trust();
-            if let Some(tls) = &trust.tls {
-                return Ok(Arc::clone(tls));
-            }
-            trust.reading.take().unwrap_or_else(|| tokio::task::spawn_blocking(Roots::read))
-        };
-        let Ok(read) = timeout(LOOKUP, &mut reading).await else {
-            self.lock_trust().reading = Some(reading);
-            return Err(Fault::NoRoots(None));
-        };
-        let roots = read.unwrap_or(Err(None)).map_err(Fault::NoRoots)?;
-        self.lock_trust().tls = Some(Arc::clone(&roots.tls));
-        Ok(roots.tls)
-    }
-
-    /// Anew each time: names move. One thread for each name at most.
-    async fn look_up(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Fault> {
-        let pending = self.lock_lookups().remove(endpoint);
-        let mut pending = pending.unwrap_or_else(|| {
-            let Endpoint { host, port } = endpoint.clone();
-            tokio::task::spawn_blocking(move || Ok((host.as_str(), port).to_socket_addrs()?.collect()))
-        });
-        let Ok(found) = timeout(LOOKUP, &mut pending).await else {
-            self.lock_lookups().insert(endpoint.clone(), pending);
-            return Err(Fault::SlowLookup);
-        };
-        found.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(Fault::Lookup)
-    }
-
-    fn lock_trust(&self) -> std::sync::MutexGuard<'_, Trust> {
-        // Every section is one assignment.
-        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_lookups(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, JoinHandle<io::Result<Vec<SocketAddr>>>>> {
-        // Every section is one insertion or removal.
-        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Has these certificates vouch for the tier.
     #[cfg(test)]
-    pub(super) fn trust_in(&self, tls: Arc<ClientConfig>) {
-        self.lock_trust().tls = Some(tls);
-    }
-}
-
-impl Line {
-    /// One question and its answer, while nobody else has the line.
-    pub(super) async fn ask(&mut self, command: &Cmd) -> Result<Value, Fault> {
-        let Line { connection, driver, allowance } = self;
-        let answer = timeout(STEP, async {
-            tokio::select! {
-                biased;
-                answer = connection.send_packed_command(command) => fault::read(answer),
-                () = driver => Err(Fault::Lost),
-            }
-        });
-        let answer = answer.await.unwrap_or(Err(Fault::Silent));
-        allowance.renew();
-        answer
-    }
-}
-
-/// A connection to whichever address answers first.
-async fn tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    if addresses.is_empty() {
-        return Err(io::Error::from(io::ErrorKind::NotFound));
-    }
-    let connecting = addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address)));
-    let (stream, _) = future::select_ok(connecting).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-impl fmt::Debug for Dialer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialer").finish_non_exhaustive()
+    pub(super) fn trust_in(&self, tls: std::sync::Arc<rustls::ClientConfig>) {
+        self.lines.trust_in(tls);
     }
 }

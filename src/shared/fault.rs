@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use redis::{RedisError, ServerError, Value};
+use rustls::CertificateError;
 
 /// Why a question has no answer. Whoever asked does without the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -47,12 +48,19 @@ pub(super) enum Fault {
     NoRoots(#[source] Option<crate::roots::ReadError>),
     #[error("its name can stand in no certificate")]
     TlsName,
+    #[error("its certificate is for another name than the one by which it is reached")]
+    OtherName,
     #[error("TLS failed")]
     Tls(#[source] io::Error),
     #[error("no answer")]
     Silent,
     #[error("the connection was lost")]
     Lost,
+    #[error(
+        "it is in protected mode, which turns away whoever is not on its own machine: give it a password, or set \
+         `protected-mode no`"
+    )]
+    Protected,
     #[error("an answer is no Redis protocol")]
     Garbage,
     #[error("an answer is too long")]
@@ -127,13 +135,27 @@ impl fmt::Display for Code {
 }
 
 impl Fault {
+    /// Why TLS failed. Where the names differ, rustls tells both.
+    pub(super) fn of_tls(error: io::Error) -> Fault {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Fault::OtherName,
+            _ => Fault::Tls(error),
+        }
+    }
+
+    fn refused(code: Code) -> Fault {
+        if code.is("DENIED") { Fault::Protected } else { Fault::Refused(code) }
+    }
+
     /// What the client library says of a connection that it gives up.
     fn of(error: &RedisError) -> Fault {
         if error.kind() == redis::ErrorKind::Parse {
             return Fault::Garbage;
         }
         match error.code() {
-            Some(code) => Fault::Refused(Code::read(code, error.detail().unwrap_or_default())),
+            Some(code) => Fault::refused(Code::read(code, error.detail().unwrap_or_default())),
             None => Fault::Lost,
         }
     }
@@ -145,7 +167,7 @@ impl Fault {
 /// `Fault::Refused` for an error that the tier answers; any other where the connection is lost.
 pub(super) fn read(answer: Result<Value, RedisError>) -> Result<Value, Fault> {
     match answer {
-        Ok(Value::ServerError(error)) => Err(Fault::Refused(Code::of(&error))),
+        Ok(Value::ServerError(error)) => Err(Fault::refused(Code::of(&error))),
         Ok(value) => Ok(value),
         Err(error) => Err(Fault::of(&error)),
     }

@@ -9,6 +9,7 @@ mod connection;
 mod dial;
 mod fault;
 mod life;
+mod line;
 mod metrics;
 mod names;
 mod quota;

@@ -6,20 +6,21 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::Value;
 
 use super::{
-    dial::Dialer,
     fault::Fault,
-    url::{Address, Endpoint, Topology},
+    line::Lines,
+    url::{Endpoint, Topology},
 };
 
 /// The nodes that may be the one, the most likely first.
-pub(super) async fn candidates(dialer: &Dialer, address: &Address, slot: u16) -> Result<Vec<Endpoint>, Fault> {
+pub(super) async fn candidates(lines: &Lines, slot: u16) -> Result<Vec<Endpoint>, Fault> {
+    let address = lines.address();
     let none = match &address.topology {
         Topology::Standalone => return Ok(address.seeds.clone()),
         Topology::Sentinel { .. } => Fault::NoMaster,
         Topology::Cluster => Fault::NoOwner,
     };
     let mut asked: FuturesUnordered<_> =
-        address.seeds.iter().map(|seed| ask(dialer, &address.topology, seed, slot)).collect();
+        address.seeds.iter().map(|seed| ask(lines, &address.topology, seed, slot)).collect();
     let (mut votes, mut last, mut is_unknown) = (Vec::new(), None, false);
     while let Some(answer) = asked.next().await {
         match answer {
@@ -41,8 +42,8 @@ pub(super) async fn candidates(dialer: &Dialer, address: &Address, slot: u16) ->
 }
 
 /// Whom one seed names.
-async fn ask(dialer: &Dialer, topology: &Topology, seed: &Endpoint, slot: u16) -> Result<Option<Endpoint>, Fault> {
-    let mut line = dialer.connect(seed).await?;
+async fn ask(lines: &Lines, topology: &Topology, seed: &Endpoint, slot: u16) -> Result<Option<Endpoint>, Fault> {
+    let mut line = lines.open(seed).await?;
     match topology {
         Topology::Standalone => Ok(Some(seed.clone())),
         Topology::Sentinel { master } => {
@@ -51,7 +52,7 @@ async fn ask(dialer: &Dialer, topology: &Topology, seed: &Endpoint, slot: u16) -
             let answer = match line.ask(&command).await {
                 // Most sentinels have no password, those that have one have the same.
                 Err(Fault::Refused(code)) if code.is("NOAUTH") => {
-                    dialer.log_in(&mut line).await?;
+                    lines.log_in(&mut line).await?;
                     line.ask(&command).await
                 }
                 answer => answer,
@@ -59,7 +60,7 @@ async fn ask(dialer: &Dialer, topology: &Topology, seed: &Endpoint, slot: u16) -
             master_of(answer?).ok_or(Fault::Garbage)
         }
         Topology::Cluster => {
-            dialer.log_in(&mut line).await?;
+            lines.log_in(&mut line).await?;
             owner_of(slot, line.ask(redis::cmd("CLUSTER").arg("SLOTS")).await?, seed).ok_or(Fault::Garbage)
         }
     }

@@ -22,9 +22,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dial::{Dialer, Line},
+    dial::Dialer,
     fault::{self, Error, Fault},
     life::Withheld,
+    line::Line,
     metrics::Metrics,
     names::Names,
     scripts::{self, Commands, Request},
@@ -343,12 +344,12 @@ impl Supervisor {
                 }
                 Event::Lost => {
                     self.health.broken(now, fastrand::f64());
-                    if line.allowance.is_spent() {
-                        return Fault::TooLong;
-                    }
                     // The last answer tells why, if any does.
-                    let last = answers.next().now_or_never().flatten();
-                    return last.and_then(|(_, answer)| answer.err()).unwrap_or(Fault::Lost);
+                    let last = answers.next().now_or_never().flatten().and_then(|(_, answer)| answer.err());
+                    return match last {
+                        None | Some(Fault::Lost) => line.allowance.fault(),
+                        Some(fault) => fault,
+                    };
                 }
             }
             self.publish();
