@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Inner, realm::Realm, words};
 use crate::{
-    clock::Witness,
+    clock::{Instant, Witness},
     link::Link,
     shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request},
     source::SourceUrl,
@@ -22,7 +22,7 @@ const LOOK_EVERY: [(Duration, Duration); 3] = [
     (Duration::ZERO, Duration::from_millis(40)),
 ];
 
-/// A mint of another replica is waited for no longer than this, and than half the time that is left.
+/// One mint of another replica is waited for no longer than this, and than half the time that is left.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// A refresh that finds another replica minting its file comes again after this.
@@ -55,6 +55,16 @@ enum Waited {
     Sought(Sought),
     /// Nobody mints it any more.
     Free,
+}
+
+/// When it is looked again whether another replica's mint is over that was waited for so long.
+fn look_again_after(waited: Duration) -> Duration {
+    LOOK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every)
+}
+
+/// When a mint of another replica has been waited for long enough.
+fn steal_at(since: Instant, deadline: Instant) -> Instant {
+    since + LONGEST_WAIT.min(since.until(deadline) / 2)
 }
 
 impl Inner {
@@ -92,7 +102,7 @@ impl Inner {
                 Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh => {
                     return Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN });
                 }
-                Ok(Look::Wait { .. }) => match self.wait(newest, &file, ask, holder, newer).await {
+                Ok(Look::Wait { holder: from, .. }) => match self.wait(newest, &file, ask, holder, from, newer).await {
                     Waited::Sought(sought) => return sought,
                     // What was rejected may have been replaced.
                     Waited::Free if newer == Newer::Never && ask.welcome.is_some() => newer = Newer::Any,
@@ -154,19 +164,19 @@ impl Inner {
     }
 
     /// Waits for another replica's mint. Each look is short, and none is charged: it is the mint that is waited for.
-    async fn wait(&self, realm: &Arc<Realm>, file: &FileNames, ask: &Ask, holder: &Holder, newer: Newer) -> Waited {
-        let began = self.clock.now();
-        let steal_at = began + LONGEST_WAIT.min(began.until(ask.patience.deadline()) / 2);
+    async fn wait(
+        &self,
+        realm: &Arc<Realm>,
+        file: &FileNames,
+        ask: &Ask,
+        holder: &Holder,
+        mut from: Holder,
+        mut newer: Newer,
+    ) -> Waited {
         let budget = self.config.tier.timeout;
-        let mut newer = newer;
+        let mut since = self.clock.now();
         loop {
-            let waited = began.until(self.clock.now());
-            let every = LOOK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every);
-            tokio::time::sleep(every).await;
-            if self.clock.now() >= steal_at {
-                let stolen = realm.tier.ask(Request::steal(file, holder), budget).await;
-                return Waited::Sought(if stolen.is_ok() { Sought::Mine(Arc::clone(realm)) } else { Sought::Alone });
-            }
+            tokio::time::sleep(look_again_after(since.until(self.clock.now()))).await;
             match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), budget).await {
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
                     Judged::Link(minted) => {
@@ -180,7 +190,14 @@ impl Inner {
                     let error = self.failure(realm, file, &sealed);
                     return error.map_or(Waited::Free, |error| Waited::Sought(Sought::Failed(error)));
                 }
-                Ok(Look::Wait { .. }) => {}
+                // Of all that waited for the one before, this one was the first to try.
+                Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
+                Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
+                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), budget).await {
+                    Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
+                    Ok(false) => {}
+                    Err(_) => return Waited::Sought(Sought::Alone),
+                },
                 Ok(Look::Free) => return Waited::Free,
                 Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
             }
@@ -294,6 +311,31 @@ impl Inner {
                 Judged::Refusal(Error::Relayed { cause: Box::new(cause), left: now.until(alive.ends_at) })
             }
             Some(_) | None => passed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mint_of_another_is_waited_for_ten_seconds_and_half_the_time_that_is_left() {
+        let at = |millis| Instant::from_origin(Duration::from_millis(millis));
+        for (since, deadline, steals) in [
+            (1000, 61_000, 11_000),
+            (1000, 21_000, 11_000),
+            (1000, 20_000, 10_500),
+            // The next one is waited for again.
+            (11_000, 21_000, 16_000),
+            (16_000, 21_000, 18_500),
+            (21_000, 21_000, 21_000),
+            (22_000, 21_000, 22_000),
+        ] {
+            assert_eq!(steal_at(at(since), at(deadline)), at(steals), "{since} {deadline}");
+        }
+        for (waited, every) in [(0, 40), (999, 40), (1000, 100), (4999, 100), (5000, 250), (60_000, 250)] {
+            assert_eq!(look_again_after(Duration::from_millis(waited)), Duration::from_millis(every), "{waited}");
         }
     }
 }

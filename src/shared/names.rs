@@ -92,6 +92,11 @@ impl Replica {
 }
 
 impl Holder {
+    /// As a lease in the tier names it.
+    pub(super) fn heard(text: String) -> Holder {
+        Holder(text)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -14,7 +14,7 @@ if lease and lease ~= holder then
     -- A lease that lasts longer than any lease was taken before somebody set the tier's clock back.
     local left = redis.call('PTTL', KEYS[2])
     if left > 0 and left <= 2 * ARGV[3] then
-      return {'wait', left}
+      return {'wait', left, lease}
     end
   end
 end

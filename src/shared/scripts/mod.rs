@@ -81,7 +81,7 @@ pub enum Look {
     /// A mint failed a moment ago; the sealed failure. Told only to those who have no holder.
     Failed { sealed: Vec<u8> },
     /// Another holder mints it. It has the lease for so long, unless it renews it.
-    Wait { left: Duration },
+    Wait { left: Duration, holder: Holder },
     /// Nobody mints it. Told only to those who have no holder.
     Free,
     /// The lease is now this holder's, for `LEASE`.
@@ -183,7 +183,7 @@ impl Operation {
             Operation::Peek => lua!("values", "peek"),
             Operation::Renew => lua!("values", "renew"),
             Operation::Release => lua!("values", "release"),
-            Operation::Steal => lua!("steal"),
+            Operation::Steal => lua!("values", "steal"),
             Operation::Put => lua!("values", "put"),
             Operation::Drop => lua!("drop"),
             Operation::Take => lua!("bucket", "take"),
@@ -273,7 +273,10 @@ impl Request<Look> {
                 let look = match word(answer.next()?)?.as_str() {
                     "hit" => Look::Hit { sealed: bytes(answer.next()?)?, beacon: optional(answer.next()?)? },
                     "failed" => Look::Failed { sealed: bytes(answer.next()?)? },
-                    "wait" => Look::Wait { left: duration(answer.next()?)?.min(2 * LEASE) },
+                    "wait" => Look::Wait {
+                        left: duration(answer.next()?)?.min(2 * LEASE),
+                        holder: Holder::heard(word(answer.next()?)?),
+                    },
                     "free" => Look::Free,
                     "mine" => Look::Mine,
                     _ => return None,
@@ -325,12 +328,12 @@ impl Request<bool> {
         }
     }
 
-    /// STEAL: takes the lease, whoever has it.
-    pub fn steal(file: &FileNames, holder: &Holder) -> Request<bool> {
+    /// STEAL: takes the lease from another holder. False where that one does not have it any more.
+    pub fn steal(file: &FileNames, holder: &Holder, from: &Holder) -> Request<bool> {
         Request {
             operation: Operation::Steal,
             keys: vec![file.lease.clone()],
-            arguments: vec![text(holder.as_str()), millis(LEASE)],
+            arguments: vec![text(holder.as_str()), millis(LEASE), text(from.as_str())],
             read: flag,
         }
     }

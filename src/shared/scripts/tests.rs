@@ -80,8 +80,9 @@ async fn one_replica_mints_and_the_others_wait_and_find_its_link() {
     assert_eq!(one.look(None, Newer::Any).await, Look::Free);
     assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
     assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine, "its own lease is no obstacle");
-    let Look::Wait { left } = other.look(Some(1), Newer::Any).await else { panic!() };
+    let Look::Wait { left, holder } = other.look(Some(1), Newer::Any).await else { panic!() };
     assert!(left <= LEASE);
+    assert_eq!(holder, one.member.holder(1));
     assert!(matches!(other.look(None, Newer::Any).await, Look::Wait { .. }));
     assert!(matches!(one.look(Some(2), Newer::Any).await, Look::Wait { .. }), "another flight is another holder");
     assert_eq!(one.put(1, 0).await, Put::Kept);
@@ -108,7 +109,10 @@ async fn a_lease_is_renewed_released_and_stolen_by_the_right_holder_only() {
     assert_eq!(one.ask(Request::renew([])).await, Vec::<bool>::new());
     assert!(!other.ask(Request::release(&one.file, &theirs, None)).await);
     assert!(matches!(other.look(None, Newer::Any).await, Look::Wait { .. }));
-    assert!(other.ask(Request::steal(&one.file, &theirs)).await);
+    assert!(!other.ask(Request::steal(&one.file, &theirs, &one.member.holder(2))).await, "it has another holder");
+    assert!(!other.ask(Request::steal(&elsewhere, &theirs, &ours)).await, "nobody has it");
+    assert!(other.ask(Request::steal(&one.file, &theirs, &ours)).await);
+    assert!(!one.ask(Request::steal(&one.file, &one.member.holder(3), &ours)).await, "somebody was faster");
     assert!(!one.ask(Request::release(&one.file, &ours, None)).await);
     assert!(other.ask(Request::release(&one.file, &theirs, None)).await);
     assert_eq!(one.look(None, Newer::Any).await, Look::Free);
@@ -166,7 +170,8 @@ async fn a_lease_from_before_the_tier_s_clock_was_set_back_is_free() {
     let replica = Replica::of(&server).await;
     let (one, other) = (View::of(&replica), View::of(&replica));
     for spoil in [&["PEXPIRE", &one.file.lease, HOURS][..], &["PERSIST", &one.file.lease]] {
-        assert!(one.ask(Request::steal(&one.file, &one.member.holder(1))).await);
+        server.run(&["DEL", &one.file.lease]);
+        assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
         server.run(spoil);
         assert_eq!(other.look(None, Newer::Any).await, Look::Free);
         assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);
@@ -489,8 +494,10 @@ fn answers_of_a_wrong_type_are_errors() {
         Array(vec![bulk("hit"), Nil, Nil]),
         Array(vec![bulk("hit"), bulk("x"), Int(1)]),
         Array(vec![bulk("hit"), bulk("x"), Nil, Nil]),
-        Array(vec![bulk("wait"), Int(-1)]),
-        Array(vec![bulk("wait"), bulk("1")]),
+        Array(vec![bulk("wait"), Int(1)]),
+        Array(vec![bulk("wait"), Int(-1), bulk("a.1")]),
+        Array(vec![bulk("wait"), bulk("1"), bulk("a.1")]),
+        Array(vec![bulk("wait"), Int(1), Int(1)]),
         Array(vec![bulk("else")]),
         Array(vec![Int(1), Int(1)]),
         BulkString(vec![0xff]),
@@ -513,8 +520,8 @@ fn answers_of_a_wrong_type_are_errors() {
         assert_eq!(beat(answer.clone()), None, "{answer:?}");
     }
     let hours = Int(7_200_000);
-    let wait = Some(Look::Wait { left: 2 * LEASE });
-    assert_eq!(look(Array(vec![bulk("wait"), hours.clone()])), wait, "what is read is clamped");
+    let wait = Some(Look::Wait { left: 2 * LEASE, holder: Holder::heard("a.1".to_owned()) });
+    assert_eq!(look(Array(vec![bulk("wait"), hours.clone(), bulk("a.1")])), wait, "what is read is clamped");
     let paused = Some(Take::Paused { left: LONGEST_PAUSE });
     assert_eq!(take(Array(vec![bulk("paused"), hours.clone()])), paused);
     assert_eq!(take(Array(vec![bulk("go"), hours])), Some(Take::Go { wait: LONGEST_WAIT }));
