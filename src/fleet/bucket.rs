@@ -28,6 +28,11 @@ impl Bucket {
         (beyond.as_secs_f64() / quota.period.as_secs_f64()).ceil() as u32
     }
 
+    /// One token is not needed after all.
+    pub(super) fn give_back(&mut self, quota: Quota) {
+        self.full_at = self.full_at.map(|full_at| full_at - quota.period);
+    }
+
     /// A token, now or within the wait, which leaves `keep` tokens for others. Only a token that is given is counted.
     pub(super) fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
         let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
@@ -69,6 +74,21 @@ mod tests {
         assert_eq!(bucket.promised(QUOTA, at(1000)), 2);
         assert_eq!(bucket.take(QUOTA, Duration::from_millis(299), 0, at(1000)), full(300));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1300)), go(0), "what was refused is not counted");
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again() {
+        let mut bucket = Bucket::default();
+        for _ in 0..5 {
+            bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000));
+        }
+        bucket.give_back(QUOTA);
+        assert_eq!(bucket.promised(QUOTA, at(1000)), 0);
+        assert_eq!(bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000)), go(100));
+        let mut full = Bucket::default();
+        full.give_back(QUOTA);
+        let taken: Vec<_> = (0..5).map(|_| full.take(QUOTA, Duration::ZERO, 0, at(1000))).collect();
+        assert_eq!(taken, [go(0), go(0), go(0), go(0), self::full(100)], "no more than it holds");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
 //! this replica's share.
 
-use std::{future::Future, num::NonZeroU32, pin::Pin, time::Duration};
+use std::{future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
-use super::{BEHIND, Fleet, Inner, bucket::Bucket};
+use futures_util::future::BoxFuture;
+
+use super::{BEHIND, Fleet, Inner, bucket::Bucket, realm::Realm};
 use crate::{
     clock::Instant,
     shared::{self, Debt, Quota, Request, Take},
@@ -68,10 +70,8 @@ impl Local {
 
     /// The tier is back: what it is owed, and how many tokens are promised here that have not come yet.
     pub(super) fn back(&mut self, quota: Quota, now: Instant) -> (Option<NonZeroU32>, u32) {
-        if !std::mem::replace(&mut self.is_away, false) {
-            return (None, 0);
-        }
-        let promised = self.bucket.promised(quota.share(self.replicas()), now);
+        let was_away = std::mem::replace(&mut self.is_away, false);
+        let promised = if was_away { self.bucket.promised(quota.share(self.replicas()), now) } else { 0 };
         let owed = self.debt.settle(quota).and_then(|owed| NonZeroU32::new(owed.get().saturating_sub(promised)));
         (owed, promised)
     }
@@ -79,16 +79,20 @@ impl Local {
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
         let share = quota.share(self.replicas());
         let keep = keep.min(share.burst.get() - 1);
-        let taken = self.bucket.take(share, longest_wait, keep, now);
-        if matches!(taken, Take::Go { .. }) {
-            self.debt.spent();
-        }
-        taken
+        self.bucket.take(share, longest_wait, keep, now)
+    }
+
+    /// The last token of the share is not needed: the tier has given one.
+    fn give_back(&mut self, quota: Quota) {
+        self.bucket.give_back(quota.share(self.replicas()));
     }
 }
 
+/// A question for a token that was asked, and may be answered late.
+type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
+
 impl Inner {
-    async fn take(&self, ask: &Ask) -> Result<(), Refused> {
+    async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
         let now = self.clock.now();
         let (longest_wait, keep) = match ask.reason {
             // What callers need is left.
@@ -97,46 +101,98 @@ impl Inner {
                 (now.until(ask.patience.deadline() - self.config.reserve), 0)
             }
         };
-        let mut wait = Duration::ZERO;
-        let mut was_asked = false;
+        let (mut wait, mut late) = (None, None);
         for realm in self.realms() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             if left.is_zero() || !realm.is_up() {
                 continue;
             }
             let asked_at = self.clock.now();
-            let request = Request::take(realm.names.fleet(), self.quota, longest_wait, keep);
-            let taken = realm.tier.ask(request, left).await;
+            let mut taking = self.taking(realm, longest_wait, keep);
+            let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
-                Ok(Take::Go { wait: told }) => {
-                    (wait, was_asked) = (wait.max(told), true);
-                    self.local().taken += 1;
-                }
-                Ok(Take::Full { retry_after }) => return Err(Refused::Full(retry_after)),
-                Ok(Take::Paused { left }) => return Err(Refused::Paused(left)),
+                Ok(Ok(taken)) => wait = wait.max(Some(granted(taken)?)),
                 // As if it were away.
-                Err(_) => {}
+                Ok(Err(_)) => {}
+                Err(_) => late = late.or(Some(taking)),
             }
         }
-        if !was_asked {
-            wait = self.take_of_the_share(longest_wait, keep)?;
-        }
+        let wait = match (wait, late) {
+            (Some(wait), _) => wait,
+            (None, None) => {
+                let wait = self.take_of_the_share(longest_wait, keep)?;
+                self.local().debt.spent();
+                wait
+            }
+            (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
+        };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
         Ok(())
     }
 
+    fn taking(self: &Arc<Inner>, realm: Arc<Realm>, longest_wait: Duration, keep: u32) -> Taking {
+        let fleet = Arc::clone(self);
+        Box::pin(async move {
+            let request = Request::take(realm.names.fleet(), fleet.quota, longest_wait, keep);
+            let taken = realm.tier.ask(request, BEHIND).await;
+            if matches!(taken, Ok(Take::Go { .. })) {
+                fleet.local().taken += 1;
+            }
+            taken
+        })
+    }
+
+    /// The tier was asked, and has not answered in time. The share tells when the request may go; who has to wait for that
+    /// hears the tier's answer meanwhile. A token that the tier gives is the one that counts, however late.
+    async fn take_late(
+        self: &Arc<Inner>,
+        mut taking: Taking,
+        longest_wait: Duration,
+        keep: u32,
+    ) -> Result<Duration, Refused> {
+        let share = self.take_of_the_share(longest_wait, keep);
+        let began = self.clock.now();
+        match tokio::time::timeout(share.unwrap_or(BEHIND), &mut taking).await {
+            Ok(Ok(taken)) => {
+                if share.is_ok() {
+                    self.local().give_back(self.quota);
+                }
+                granted(taken)
+            }
+            Ok(Err(_)) => {
+                let wait = share?;
+                self.local().debt.spent();
+                Ok(wait.saturating_sub(began.until(self.clock.now())))
+            }
+            Err(_) => {
+                share?;
+                let fleet = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    if !matches!(taking.await, Ok(Take::Go { .. })) {
+                        fleet.local().debt.spent();
+                    }
+                });
+                Ok(Duration::ZERO)
+            }
+        }
+    }
+
     fn take_of_the_share(&self, longest_wait: Duration, keep: u32) -> Result<Duration, Refused> {
         let now = self.clock.now();
         let mut local = self.local();
         local.away(self.quota, now);
-        match local.take(self.quota, longest_wait, keep, now) {
-            Take::Go { wait } => Ok(wait),
-            Take::Full { retry_after } => Err(Refused::Full(retry_after)),
-            Take::Paused { left } => Err(Refused::Paused(left)),
-        }
+        granted(local.take(self.quota, longest_wait, keep, now))
+    }
+}
+
+fn granted(taken: Take) -> Result<Duration, Refused> {
+    match taken {
+        Take::Go { wait } => Ok(wait),
+        Take::Full { retry_after } => Err(Refused::Full(retry_after)),
+        Take::Paused { left } => Err(Refused::Paused(left)),
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     line::Line,
     metrics::Metrics,
     names::Names,
-    scripts::{self, Commands, Request},
+    scripts::{self, Commands, Operation, Request},
     seal::Rejection,
     state::{Health, State},
     url::Address,
@@ -100,6 +100,8 @@ pub struct Supervisor {
 /// A question that was sent.
 struct UnderWay {
     asked_at: Instant,
+    /// Whoever asked wants to know what became of it, however late: a token was given or not.
+    is_wanted_late: bool,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
     _permit: OwnedSemaphorePermit,
@@ -303,8 +305,10 @@ impl Supervisor {
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
                     let Call { commands, reply, permit } = call;
+                    let is_wanted_late = commands.operation() == Operation::Take;
                     answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
-                    under_way.insert(count, UnderWay { asked_at: now, reply: Some(reply), _permit: permit });
+                    under_way
+                        .insert(count, UnderWay { asked_at: now, is_wanted_late, reply: Some(reply), _permit: permit });
                     count += 1;
                 }
                 Event::Call(call) => call.refuse(),
@@ -334,7 +338,8 @@ impl Supervisor {
                 }
                 Event::Silent => {
                     self.health.silent(now, fastrand::f64());
-                    for reply in under_way.values_mut().filter_map(|call| call.reply.take()) {
+                    let told = under_way.values_mut().filter(|call| !call.is_wanted_late);
+                    for reply in told.filter_map(|call| call.reply.take()) {
                         let _ = reply.send(Err(Error::Away));
                     }
                     self.shared.metrics.tripped();

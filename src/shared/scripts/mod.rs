@@ -209,6 +209,10 @@ pub(super) struct Commands {
 }
 
 impl Commands {
+    pub(super) fn operation(&self) -> Operation {
+        self.operation
+    }
+
     /// By the script's name, which is short.
     pub(super) fn by_name(&self, number: u64) -> Cmd {
         self.command("EVALSHA", &self.operation.hash(), number)
