@@ -3,6 +3,7 @@
 use std::{future::Future, io, sync::Arc};
 
 use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::dispatcher;
 
@@ -283,12 +284,32 @@ async fn together(fleet: Fleet, kie: Kie, links: Links, tasks: TaskTracker, stop
         let good = counted.mints().into_iter().filter(|count| count.result == MintResult::Ok);
         good.map(|count| count.count).sum()
     };
+    let (tell, told) = mpsc::unbounded_channel();
     let forget = move |forgotten: Forgotten| {
+        // It is heard until the fleet has ended.
+        let _ = tell.send(forgotten);
+    };
+    let forgetting = in_turn(told, Forgotten::and, move |forgotten: Forgotten| {
         let links = links.clone();
         // All that is in memory is looked at, which other tasks must not wait for.
-        tasks.spawn_blocking(move || links.forget_where(|source| forgotten.is_meant(source)));
-    };
-    fleet.run(kie, minted, forget, stop).await;
+        let looking = tasks.spawn_blocking(move || links.forget_where(|source| forgotten.is_meant(source)));
+        async move { drop(looking.await) }
+    });
+    tokio::join!(fleet.run(kie, minted, forget, stop), forgetting);
+}
+
+/// Does one thing at a time: what comes meanwhile is put together, and done next. Ends when nothing more can come.
+async fn in_turn<T, F: Future<Output = ()>>(
+    mut coming: mpsc::UnboundedReceiver<T>,
+    and: impl Fn(T, T) -> T,
+    work: impl Fn(T) -> F,
+) {
+    while let Some(mut all) = coming.recv().await {
+        while let Ok(more) = coming.try_recv() {
+            all = and(all, more);
+        }
+        work(all).await;
+    }
 }
 
 /// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.
@@ -341,5 +362,40 @@ impl Drop for AdminThread {
             // Its tasks end at once, since `kill` is `drain`.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_while_something_is_done_is_done_at_once_after_it() {
+        let (tell, told) = mpsc::unbounded_channel();
+        let (done, go_on) = (Mutex::new(Vec::new()), Semaphore::new(0));
+        let work = |all: Vec<u32>| {
+            done.lock().unwrap().push(all);
+            async { go_on.acquire().await.unwrap().forget() }
+        };
+        let and = |mut all: Vec<u32>, more| {
+            all.extend(more);
+            all
+        };
+        let telling = async {
+            tell.send(vec![1]).unwrap();
+            tokio::task::yield_now().await;
+            assert_eq!(done.lock().unwrap().len(), 1);
+            (2..5).for_each(|number| tell.send(vec![number]).unwrap());
+            tokio::task::yield_now().await;
+            assert_eq!(done.lock().unwrap().len(), 1, "one at a time");
+            go_on.add_permits(2);
+            drop(tell);
+        };
+        tokio::join!(telling, in_turn(told, and, work));
+        assert_eq!(*done.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
     }
 }

@@ -1,8 +1,11 @@
 //! What replicas tell each other every second, and what happens when the tier goes and comes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::{join, join_all, select_all};
+use futures_util::{
+    FutureExt as _,
+    future::{join, join_all, select_all},
+};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -46,15 +49,26 @@ pub struct Member {
 }
 
 /// Which files other replicas were told to forget: known by what stands for them.
-pub struct Forgotten {
-    realm: Arc<Realm>,
-    ids: Vec<String>,
-}
+pub struct Forgotten(Vec<(Arc<Realm>, HashSet<String>)>);
 
 impl Forgotten {
+    pub(super) fn of(realm: Arc<Realm>, ids: HashSet<String>) -> Forgotten {
+        Forgotten(vec![(realm, ids)])
+    }
+
     pub fn is_meant(&self, source: &SourceUrl) -> bool {
-        let id = self.realm.file(source).id;
-        self.ids.contains(&id)
+        self.0.iter().any(|(realm, ids)| ids.contains(&realm.file(source).id))
+    }
+
+    /// These and those.
+    pub fn and(mut self, others: Forgotten) -> Forgotten {
+        for (realm, ids) in others.0 {
+            match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &realm)) {
+                Some((_, known)) => known.extend(ids),
+                None => self.0.push((realm, ids)),
+            }
+        }
+        self
     }
 }
 
@@ -75,33 +89,14 @@ impl Fleet {
         stop: CancellationToken,
     ) {
         let inner = &self.0;
-        let beats = async {
-            let mut beating = Beating { began: inner.clock.now(), minted: minted() };
-            loop {
-                let realms = inner.realms();
-                // A tier that comes or goes is noticed at once, also where it does so in this turn.
-                let mut changes: Vec<_> = realms.iter().map(|realm| realm.tier.changes()).collect();
-                changes.iter_mut().for_each(|changes| {
-                    changes.borrow_and_update();
-                });
-                let count = minted();
-                let since = count.saturating_sub(std::mem::replace(&mut beating.minted, count));
-                for (place, realm) in realms.iter().enumerate() {
-                    inner.look_after(realm, place == 0, &beating, since, &kie, &forget).await;
-                }
-                let changed = select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed())));
-                tokio::select! {
-                    () = tokio::time::sleep(EVERY) => {}
-                    _ = changed => {}
-                }
-            }
-        };
-        let renewals = async {
+        let began = inner.clock.now();
+        let beats = unbroken("beats", || inner.beat_on(began, &kie, &minted, &forget));
+        let renewals = unbroken("renewals", || async {
             loop {
                 tokio::time::sleep(RENEW_EVERY).await;
                 inner.renew().await;
             }
-        };
+        });
         tokio::select! {
             () = stop.cancelled() => {}
             () = async { tokio::join!(beats, renewals); } => {}
@@ -112,7 +107,43 @@ impl Fleet {
     }
 }
 
+/// Begins it anew after a panic: without it this replica would be alone, or forgotten by the others.
+async fn unbroken<F: Future<Output = ()>>(task: &'static str, work: impl Fn() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        tracing::error!(task, "a task of the fleet has panicked and begins anew");
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
 impl Inner {
+    async fn beat_on(
+        &self,
+        began: Instant,
+        kie: &Kie,
+        minted: &(impl Fn() -> u64 + Sync),
+        forget: &(impl Fn(Forgotten) + Sync),
+    ) {
+        let mut beating = Beating { began, minted: minted() };
+        loop {
+            let realms = self.realms();
+            // A tier that comes or goes is noticed at once, also where it does so in this turn.
+            let mut changes: Vec<_> = realms.iter().map(|realm| realm.tier.changes()).collect();
+            changes.iter_mut().for_each(|changes| {
+                changes.borrow_and_update();
+            });
+            let count = minted();
+            let since = count.saturating_sub(std::mem::replace(&mut beating.minted, count));
+            for (place, realm) in realms.iter().enumerate() {
+                self.look_after(realm, place == 0, &beating, since, kie, forget).await;
+            }
+            let changed = select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed())));
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                _ = changed => {}
+            }
+        }
+    }
+
     async fn look_after(
         &self,
         realm: &Arc<Realm>,
@@ -160,7 +191,7 @@ impl Inner {
             );
         }
         if !forgotten.is_empty() {
-            forget(Forgotten { realm: Arc::clone(realm), ids: forgotten });
+            forget(Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect()));
         }
         realm.set_sequence(sequence);
         if is_newest {
@@ -246,6 +277,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
@@ -253,5 +286,15 @@ mod tests {
         let said = r#"{"version":"1.2.3","age_seconds":5,"mints":1,"rate":10,"later":true}"#;
         let member: Member = serde_json::from_str(said).unwrap();
         assert_eq!((member.version.as_str(), member.rate, member.id.as_str()), ("1.2.3", 10, ""));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_begins_anew_a_second_later() {
+        let (began, runs) = (tokio::time::Instant::now(), AtomicU64::new(0));
+        unbroken("a test", || async {
+            assert_eq!(runs.fetch_add(1, Ordering::Relaxed), 2, "a defect");
+        })
+        .await;
+        assert_eq!((runs.into_inner(), began.elapsed()), (3, 2 * EVERY));
     }
 }

@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicUsize;
+use std::{collections::HashSet, sync::atomic::AtomicUsize};
 
 use super::*;
 use crate::{
@@ -92,4 +92,19 @@ async fn without_a_tier_a_replica_has_its_part_of_the_quota() {
     let waited = began.until(clock.now());
     assert!((Duration::from_millis(411)..Duration::from_millis(415)).contains(&waited), "{waited:?}");
     assert!(matches!(fleet.take(&caller(2)).await, Err(Refused::Full(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_several_beats_had_forgotten_is_looked_for_at_once() {
+    let time = VirtualTime::new();
+    let (one, other) = (lonely(&time.clock(), 10, 20), lonely(&time.clock(), 10, 20));
+    let source = |number| SourceUrl::parse(&format!("https://h.kie.ai/{number}")).unwrap();
+    let forgotten = |fleet: &Fleet, number| {
+        let realm = fleet.0.realms().remove(0);
+        let ids = HashSet::from([realm.file(&source(number)).id]);
+        Forgotten::of(realm, ids)
+    };
+    let all = forgotten(&one, 1).and(forgotten(&one, 2)).and(forgotten(&other, 3));
+    let meant: Vec<_> = (0..5).filter(|number| all.is_meant(&source(*number))).collect();
+    assert_eq!(meant, [1, 2, 3]);
 }

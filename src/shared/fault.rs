@@ -75,6 +75,8 @@ pub(super) enum Fault {
     NoMaster,
     #[error("no node of the cluster knows who has our slot")]
     NoOwner,
+    #[error("kielink has a defect; the log says where")]
+    Defect,
 }
 
 /// The first word of an error: what kind it is, without the tier's own text, which may name anything.

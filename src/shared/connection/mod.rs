@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -233,8 +234,13 @@ impl Supervisor {
     pub async fn run(mut self, stop: CancellationToken) {
         let supervise = async {
             loop {
-                let line = self.connect().await;
-                let fault = self.serve(line).await;
+                // A panic is a defect of ours, after which the tier is worth another try all the same.
+                let fault = AssertUnwindSafe(self.connect_and_serve()).catch_unwind().await.unwrap_or_else(|_| {
+                    let now = self.clock.now();
+                    self.health.broken(now, fastrand::f64());
+                    self.health.try_failed(now, fastrand::f64());
+                    Fault::Defect
+                });
                 self.went_down(&fault);
             }
         };
@@ -242,6 +248,11 @@ impl Supervisor {
             () = stop.cancelled() => {}
             () = supervise => {}
         }
+    }
+
+    async fn connect_and_serve(&mut self) -> Fault {
+        let line = self.connect().await;
+        self.serve(line).await
     }
 
     /// Tries until there is a connection. Who saw the tier up a moment ago is told that it is away.

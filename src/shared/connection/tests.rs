@@ -85,6 +85,23 @@ async fn a_paused_tier_answers_late_and_is_used_again() {
 }
 
 #[tokio::test]
+async fn whether_a_token_was_given_is_told_however_late() {
+    let Some(server) = Server::start(&[]) else { return };
+    let proxy = Proxy::before(server.port, &TaskTracker::new()).await;
+    let replica = Replica::new(&url(proxy.port), Duration::from_millis(100));
+    comes_back(&replica).await;
+    let quota = crate::shared::Quota { period: Duration::from_secs(1), burst: std::num::NonZeroU32::new(5).unwrap() };
+    let patience = Duration::from_secs(30);
+    let take = || replica.tier.ask(Request::take(replica.names.fleet(), quota, patience, 0), patience);
+    // From now on it knows both scripts, so that each takes one trip.
+    eventually("it is asked", || async { take().await.is_ok() && answers(&replica).await }).await;
+    proxy.delay(Duration::from_millis(200));
+    let (taken, looked) = tokio::join!(take(), replica.tier.ask(look(&replica), patience));
+    assert!(matches!(taken, Ok(crate::shared::Take::Go { .. })), "{taken:?}");
+    assert_eq!(looked, Err(Error::Away), "whoever asked does without it");
+}
+
+#[tokio::test]
 async fn a_killed_tier_is_found_again_without_its_memory() {
     let Some(mut server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
@@ -198,6 +215,44 @@ async fn no_bad_manners_on_the_way_last_longer_than_they_are_shown() {
         proxy.set(Manner::Honest);
         comes_back(&replica).await;
     }
+}
+
+/// It says so before it is asked anything, and hangs up.
+#[tokio::test]
+async fn a_redis_in_protected_mode_is_told_as_such_with_what_helps() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let replica = Replica::patient(&url(listener.local_addr().unwrap().port()));
+    let refusing = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let denied = b"-DENIED Redis is running in protected mode because protected mode is enabled\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, denied).await;
+        }
+    };
+    let told = eventually("it is told", || async {
+        replica.tier.describe().last_fault.is_some_and(|fault| fault.starts_with("it is in protected mode"))
+    });
+    tokio::select! {
+        () = refusing => {}
+        () = told => {}
+    }
+}
+
+#[tokio::test]
+async fn a_defect_costs_a_connection_and_no_more() {
+    let Some(server) = Server::start(&[]) else { return };
+    // Of which the first line that is logged is one: that the tier is up.
+    let is_mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let has_failed = Arc::clone(&is_mended);
+    let defect = move || {
+        assert!(is_mended.swap(true, std::sync::atomic::Ordering::Relaxed), "a defect");
+        std::io::sink()
+    };
+    let _logs = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(defect).finish());
+    let replica = Replica::of(&server).await;
+    assert!(answers(&replica).await);
+    assert!(has_failed.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(replica.tier.describe().last_fault.as_deref(), Some("kielink has a defect; the log says where"));
 }
 
 #[tokio::test]
