@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, words};
 use crate::{
-    shared::{self, Content, FileNames, Holder, Kept, Put, Request, State},
+    shared::{self, Content, FileNames, Holder, Kept, Put, Request},
     source::SourceUrl,
     upstream::{Ask, Error, FindFuture, Mint, MintFuture, Minted, Reason, Via, Welcome},
 };
@@ -69,7 +69,7 @@ impl Mint for Minter {
     }
 
     fn can_find(&self) -> bool {
-        self.fleet.state() == State::Up
+        self.fleet.0.realms().iter().any(|realm| realm.is_up())
     }
 
     fn kept(&self, source: &SourceUrl, minted: Option<&Minted>) {

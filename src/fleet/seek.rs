@@ -115,25 +115,36 @@ impl Inner {
         Sought::Alone
     }
 
-    /// Links that other replicas have minted of many files, in one trip for each 64, all at once, within the time that
-    /// one request may wait for the tier.
+    /// Links that other replicas have minted of many files, in one trip for each 64 and each key in use, all at once,
+    /// within the time that one request may wait for the tier. Those of the newest key come first.
     pub(super) async fn find(&self, sources: &[SourceUrl], welcome: &Welcome) -> Vec<Option<Minted>> {
+        let realms = self.realms();
+        let each = realms.iter().filter(|realm| realm.is_up()).map(|realm| self.find_in(realm, sources, welcome));
+        let mut found = vec![None; sources.len()];
+        for in_one in join_all(each).await {
+            for (found, in_one) in found.iter_mut().zip(in_one) {
+                *found = found.take().or(in_one);
+            }
+        }
+        found
+    }
+
+    async fn find_in(&self, realm: &Realm, sources: &[SourceUrl], welcome: &Welcome) -> Vec<Option<Minted>> {
         let mut found = vec![None; sources.len()];
         // The other half is for the flights that follow.
         let budget = self.config.tier.timeout / 2;
-        let Some(realm) = self.realms().first().cloned().filter(|realm| realm.is_up()) else { return found };
         let files: Vec<_> = sources.iter().map(|source| realm.file(source)).collect();
         let trips = files.chunks(PEEK).map(|files| realm.tier.ask(Request::peek(files, realm.names.fleet()), budget));
         let peeked = join_all(trips).await;
         for (chunk, peeked) in peeked.into_iter().enumerate() {
             let Ok(Peek { beacon, links }) = peeked else { continue };
-            self.hear_beacon(&realm, beacon.as_deref());
+            self.hear_beacon(realm, beacon.as_deref());
             for (place, sealed) in links.into_iter().enumerate() {
                 let at = chunk * PEEK + place;
                 let (Some(sealed), Some(file)) = (sealed, files.get(at)) else { continue };
                 // What is not believed is told by the flight that follows, which looks again.
                 if let Ok(Content::Link(kept)) = realm.seals.open(&file.link, &sealed)
-                    && let Judged::Link(minted) = self.judge_link(&realm, &kept, Some(welcome))
+                    && let Judged::Link(minted) = self.judge_link(realm, &kept, Some(welcome))
                 {
                     found[at] = Some(minted);
                 }
