@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{kind::Kind, link::Unusable};
 
 /// Why a mint gave no link. Messages are for operators; callers see a `web::problem::Problem`.
@@ -70,6 +72,36 @@ pub enum Error {
     MintedElsewhere { retry_after: Duration },
     #[error("the mint was cut short by shutdown")]
     ShuttingDown,
+}
+
+/// What an answer of kie.ai's says that gives no link: enough to make the same error of it elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Said {
+    SourceRefused,
+    SourceNotFound,
+    KeyRefused,
+    CreditsExhausted,
+    RateLimited,
+    Maintenance,
+    Unavailable,
+    Failed,
+}
+
+impl Said {
+    /// The error of whoever has asked.
+    pub fn error(self, answer: Answer, retry_after: Option<Duration>) -> Error {
+        match self {
+            Said::SourceRefused => Error::SourceRefused(answer),
+            Said::SourceNotFound => Error::SourceNotFound(answer),
+            Said::KeyRefused => Error::KeyRefused(answer),
+            Said::CreditsExhausted => Error::CreditsExhausted(answer),
+            Said::RateLimited => Error::RateLimited { answer, retry_after },
+            Said::Maintenance => Error::Maintenance { answer, retry_after },
+            Said::Unavailable => Error::Unavailable { answer, retry_after: retry_after.unwrap_or_default() },
+            Said::Failed => Error::Failed(answer),
+        }
+    }
 }
 
 /// What kie.ai refuses the whole account.
@@ -228,18 +260,25 @@ impl Error {
     /// kie.ai's answer, where there was one.
     pub fn answer(&self) -> Option<&Answer> {
         match self {
-            Error::SourceRefused(answer)
-            | Error::SourceNotFound(answer)
-            | Error::KeyRefused(answer)
-            | Error::KeyReplaced(answer)
-            | Error::CreditsExhausted(answer)
-            | Error::RateLimited { answer, .. }
-            | Error::Maintenance { answer, .. }
-            | Error::Unavailable { answer, .. }
-            | Error::Failed(answer)
-            | Error::Unusable { answer, .. } => Some(answer),
             Error::Recalled { cause, .. } | Error::Relayed { cause, .. } => cause.answer(),
-            Error::ShortLived
+            error => error.said().map(|(_, answer)| answer),
+        }
+    }
+
+    /// What kie.ai said, where it was asked and has answered.
+    pub fn said(&self) -> Option<(Said, &Answer)> {
+        match self {
+            Error::SourceRefused(answer) => Some((Said::SourceRefused, answer)),
+            Error::SourceNotFound(answer) => Some((Said::SourceNotFound, answer)),
+            Error::KeyRefused(answer) | Error::KeyReplaced(answer) => Some((Said::KeyRefused, answer)),
+            Error::CreditsExhausted(answer) => Some((Said::CreditsExhausted, answer)),
+            Error::RateLimited { answer, .. } => Some((Said::RateLimited, answer)),
+            Error::Maintenance { answer, .. } => Some((Said::Maintenance, answer)),
+            Error::Unavailable { answer, .. } => Some((Said::Unavailable, answer)),
+            Error::Failed(answer) | Error::Unusable { answer, .. } => Some((Said::Failed, answer)),
+            Error::Recalled { .. }
+            | Error::Relayed { .. }
+            | Error::ShortLived
             | Error::Unreachable(_)
             | Error::DeadConnection(_)
             | Error::SilentConnection

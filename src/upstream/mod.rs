@@ -36,7 +36,7 @@ pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 pub(crate) use self::wire::{Life, life};
 pub use self::{
     connections::{SetupError, check_roots, most_idle},
-    error::{Answer, BadAnswer, Error},
+    error::{Answer, BadAnswer, Error, Said},
     gate::{BreakerState, Config as GateConfig},
     patience::Patience,
     wire::{Config as WireConfig, Wire},
