@@ -6,6 +6,7 @@
 mod failures;
 mod line;
 mod numbers;
+mod replicas;
 mod sections;
 mod strips;
 
@@ -17,6 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use self::{
     failures::failures,
     numbers::{span, time_of_day},
+    replicas::replicas,
     sections::{cache, key, kie, mints, outcomes, settings},
     strips::strips,
 };
@@ -63,6 +65,7 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
                         (outcomes(snapshot))
                         (mints(snapshot))
                     }
+                    (replicas(snapshot.shared.as_ref()))
                     (settings(snapshot))
                 }
                 footer {
@@ -165,9 +168,10 @@ mod tests {
         *,
     };
     use crate::{
-        key,
+        fleet, key,
         kind::Kind,
         links::{self, MintResult, Rule},
+        shared,
         telemetry::{Config, Failed, Failure, Format, NOTED, Severity, Telemetry, What},
         upstream::{BreakerState, Condition, Reason},
     };
@@ -333,6 +337,42 @@ mod tests {
         ] {
             assert!(page.contains(text), "{text}: {page}");
         }
+    }
+
+    #[test]
+    fn each_replica_is_shown_as_it_says_of_itself() {
+        let member = |id: &str, rate| fleet::Member {
+            id: id.to_owned(),
+            version: MARKUP.to_owned(),
+            age_seconds: 723,
+            mints: 1234,
+            rate,
+        };
+        let fleet = fleet::Description {
+            tier: shared::Description {
+                address: "redis".to_owned(),
+                state: shared::State::Up,
+                last_fault: None,
+                calls_under_way: 0,
+            },
+            id: "0a".to_owned(),
+            replicas: 2,
+            members: vec![member("0a", 10), member("0b", 20)],
+            warning: Some("replicas disagree about upstream.rate"),
+        };
+        let page = render(&Snapshot { shared: Some(fleet.clone()), ..snapshot(1) }).replace('\u{a0}', " ");
+        let table = between(&page, "<h2 id=\"replicas\">", "</section>");
+        for text in [
+            "<code>0a</code> <span class=\"note\">this one</span>",
+            "<code>0b</code></th>",
+            "&lt;script&gt;",
+            "<td class=\"number\">12 min 3 s</td><td class=\"number\">1,234</td><td class=\"number\">20</td>",
+            "replicas disagree about upstream.rate",
+        ] {
+            assert!(table.contains(text), "{text}: {table}");
+        }
+        let alone = Snapshot { shared: Some(fleet::Description { members: vec![], ..fleet }), ..snapshot(1) };
+        assert!(!render(&alone).contains("id=\"replicas\""), "nobody was heard of");
     }
 
     #[test]
