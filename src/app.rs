@@ -1,6 +1,6 @@
 //! The composition root: builds the parts, runs them, and has them end.
 
-use std::{future::Future, io, sync::Arc};
+use std::{fmt, future::Future, io, sync::Arc};
 
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -14,6 +14,7 @@ use crate::{
         status::{self, Status},
     },
     clock::{Clock, KieClock},
+    credits::{self, Credits},
     drain::{self, Drain},
     fleet::{self, Fleet, Forgotten, Minter},
     http,
@@ -22,7 +23,7 @@ use crate::{
     readiness::{Latch, Readiness},
     server::{self, Address, Bound, Ending, Inherited, Server},
     telemetry::{self, Telemetry, metrics::counting},
-    upstream::{self, Chain, Kie, Mint, SetupError, Wire},
+    upstream::{self, Amount, Chain, Kie, Mint, SetupError, Transport as _, Wire},
     web::{self, edge::Watched, metrics::Requests, probes::Probes},
 };
 
@@ -38,6 +39,7 @@ pub struct Config {
     pub http: http::Config,
     pub links: links::Config,
     pub upstream: upstream::Config,
+    pub credits: credits::Config,
     /// Where there is a shared tier.
     pub fleet: Option<fleet::Config>,
     pub log: telemetry::Config,
@@ -73,6 +75,8 @@ pub struct App {
     keys: Keys,
     kie_clock: KieClock,
     fleet: Option<(Fleet, Kie, Links)>,
+    credits: Credits,
+    links: Links,
     status: Status,
     telemetry: Telemetry,
     clock: Clock,
@@ -159,6 +163,9 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     };
     let links = Links::new(config.links, links);
     background.spawn(links.clone().sweep_until(cut.clone()));
+    let (tasks, stop) = (background.clone(), cut.clone());
+    let parts = credits::Parts { kie: kie.clone(), fleet: fleet.clone(), clock: clock.clone(), tasks, stop };
+    let credits = Credits::new(config.credits, parts);
     let requests = Requests::default();
     let watched = Watched { requests: requests.clone(), tracer: telemetry.tracer.clone() };
     let probes = Probes { readiness: readiness.clone(), kie: kie.clone(), fleet: fleet.clone() };
@@ -171,12 +178,14 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
     keys.register(own);
     kie.register(own);
     links.register(own);
+    credits.register(own);
     if let Some(fleet) = &fleet {
         fleet.register(own);
     }
     let running = fleet.clone().map(|fleet| (fleet, kie.clone(), links.clone()));
     let parts = http::Parts {
         links: links.clone(),
+        credits: credits.clone(),
         probes: probes.clone(),
         watched,
         failures: telemetry.failures.clone(),
@@ -197,6 +206,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         requests,
         links: links.clone(),
         kie,
+        credits: credits.clone(),
         fleet: fleet.clone(),
         keys: keys.clone(),
         failures: telemetry.failures.clone(),
@@ -205,7 +215,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         settings: config.effective,
     });
     let service = admin::router(admin::Parts {
-        links,
+        links: links.clone(),
         fleet,
         probes,
         registry,
@@ -230,11 +240,74 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         keys,
         kie_clock,
         fleet: running,
+        credits,
+        links,
         status,
         telemetry,
         clock,
         drain,
     })
+}
+
+/// What kie.ai says of the key, for people.
+#[derive(Debug)]
+pub struct KeyTaken {
+    fingerprint: String,
+    left: Amount,
+}
+
+impl fmt::Display for KeyTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kie.ai takes the API key {}; its account has {} credits left", self.fingerprint, self.left)
+    }
+}
+
+/// Why a key is of no use, or perhaps is. The key is told by its fingerprint.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyTrouble {
+    #[error("cannot set up the client for kie.ai")]
+    Client(#[source] SetupError),
+    #[error(
+        "kie.ai refuses the API key {fingerprint}, from {from}: {answer}. Compare it with the key that kie.ai shows, and put \
+         a good one there"
+    )]
+    Refused { fingerprint: String, from: KeySource, answer: upstream::Answer },
+    #[error("kie.ai takes the API key {fingerprint}, and its account has no credits: {left} are left. Top it up")]
+    NoCredits { fingerprint: String, left: Amount },
+    #[error("kie.ai takes the API key {fingerprint}, and says that its account has no credits: {answer}. Top it up")]
+    CreditsExhausted { fingerprint: String, answer: upstream::Answer },
+    #[error(
+        "kie.ai limits how often the credits are asked for, so that nothing is known of the API key. Try again later"
+    )]
+    Limited,
+    #[error("{base_url} did not say whether it takes the API key {fingerprint}")]
+    Unknown {
+        base_url: String,
+        fingerprint: String,
+        #[source]
+        why: upstream::Error,
+    },
+}
+
+/// Asks kie.ai for the credits left, once, with the configured key. No kielink need run.
+///
+/// # Errors
+/// When kie.ai cannot be asked, refuses the key, or has no credits for it.
+pub async fn check_key(config: Config, clock: Clock) -> Result<KeyTaken, KeyTrouble> {
+    let (key, from) = (config.key, config.key_source);
+    let fingerprint = key.fingerprint().to_owned();
+    let base_url = config.upstream.wire.base_url.to_string();
+    // Whatever the file says meanwhile: it is this key that is asked about.
+    let keys = Keys::new(key, KeySource::Environment, clock.clone());
+    let wire = Wire::new(config.upstream.wire, keys, clock, KieClock::default()).map_err(KeyTrouble::Client)?;
+    match wire.credits(config.upstream.kie.attempt_timeout).await {
+        Ok(left) if left.as_f64() > 0.0 => Ok(KeyTaken { fingerprint, left }),
+        Ok(left) => Err(KeyTrouble::NoCredits { fingerprint, left }),
+        Err(upstream::Error::KeyRefused(answer)) => Err(KeyTrouble::Refused { fingerprint, from, answer }),
+        Err(upstream::Error::CreditsExhausted(answer)) => Err(KeyTrouble::CreditsExhausted { fingerprint, answer }),
+        Err(upstream::Error::RateLimited { .. }) => Err(KeyTrouble::Limited),
+        Err(why) => Err(KeyTrouble::Unknown { base_url, fingerprint, why }),
+    }
 }
 
 impl App {
@@ -245,11 +318,13 @@ impl App {
     /// When a listener cannot be used, or the admin thread cannot be started.
     pub async fn run(self, reload: Reload, stop: impl Future<Output = ()>) -> Result<Ended, Error> {
         let App { addresses, listeners, data, admin, listening, keys, .. } = self;
-        let App { kie_clock, fleet, status, telemetry, clock, drain, .. } = self;
+        let App { kie_clock, fleet, credits, links, status, telemetry, clock, drain, .. } = self;
         let Drain { callers, background, cut, sums, sum_up, .. } = &drain;
         background.spawn(keys.watch(reload, cut.clone()));
         background.spawn(kie_clock.clone().watch(clock, cut.clone()));
         background.spawn(status.watch(cut.clone()));
+        // Nothing waits for it.
+        background.spawn(credits.watch(move || minted(&links), cut.clone()));
         if let Some((fleet, kie, links)) = fleet {
             let greeter = kie.clone();
             let (shown, stopped) = (kie_clock.clone(), cut.clone());
@@ -280,10 +355,7 @@ impl App {
 /// What a fleet's replica does besides serving, until `stop`.
 async fn together(fleet: Fleet, kie: Kie, links: Links, tasks: TaskTracker, stop: CancellationToken) {
     let counted = links.clone();
-    let minted = move || {
-        let good = counted.mints().into_iter().filter(|count| count.result == MintResult::Ok);
-        good.map(|count| count.count).sum()
-    };
+    let minted = move || minted(&counted);
     let (tell, told) = mpsc::unbounded_channel();
     let forget = move |forgotten: Forgotten| {
         // It is heard until the fleet has ended.
@@ -310,6 +382,12 @@ async fn in_turn<T, F: Future<Output = ()>>(
         }
         work(all).await;
     }
+}
+
+/// Links minted since the start.
+fn minted(links: &Links) -> u64 {
+    let good = links.mints().into_iter().filter(|count| count.result == MintResult::Ok);
+    good.map(|count| count.count).sum()
 }
 
 /// The admin interface on its own thread and runtime: under full load of the data interface, probes still answer.

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     // The ways out of this process, the links between them, and what both interfaces share.
     &["server", "shared", "upstream"],
     &["fleet"],
-    &["links"],
+    &["credits", "links"],
     &["web"],
     // What is served.
     &["http", "admin"],
@@ -40,7 +40,20 @@ const CRATES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["telemetry"]),
     (
         "prometheus_client",
-        &["admin", "app", "fleet", "http", "key", "links", "server", "shared", "telemetry", "upstream", "web"],
+        &[
+            "admin",
+            "app",
+            "credits",
+            "fleet",
+            "http",
+            "key",
+            "links",
+            "server",
+            "shared",
+            "telemetry",
+            "upstream",
+            "web",
+        ],
     ),
     ("clap", &["cli"]),
     ("anyhow", &[]),

@@ -58,6 +58,7 @@
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
 //! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), what is answered before the router (`at_once`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
 //! | [`shared`] | the tier that a fleet shares: what rests there (`seal`, `names`), what is asked of it (`scripts`), the one connection and whether it is used (`connection`, `dial`, `resolve`, `state`, `url`), the fleet's quota while it is away (`quota`), life across machines (`life`) |
+//! | [`credits`] | the credits left at kie.ai: what was seen last, and when to ask anew |
 //! | [`fleet`] | many replicas as one: stands between `links` and `upstream` where there is a shared tier. A mint that asks the tier first (`mint`, `seek`), files that this replica mints for all (`leases`), the common quota (`quota`, and its own part of it: `bucket`), what replicas tell each other every second (`beat`), what the tier is told when it is back (`later`), one connection for each API key (`realm`) |
 //! | [`key`], [`telemetry`] | the API key: one way out; found in any spelling in other people's text (`spelling`); read from a file (`file`, `looks`), replaced without an event (`rotation`). Logs; lines that repeat (`limiter`); what failed of late, noted where it happens (`failures`); what the parts need to count (`metrics`) and to trace themselves (`trace`). |
 //! | [`clock`] | the one place that reads clocks; what kie.ai's shows (`kie`) |
@@ -100,6 +101,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credits;
 pub mod drain;
 pub mod fleet;
 #[cfg(test)]

@@ -64,7 +64,11 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let inherited = match command {
         // Only while the process has one thread.
         Command::Serve => Inherited::take_all(names),
-        Command::Sandbox(_) | Command::Healthcheck | Command::Wait { .. } | Command::CheckConfig => Ok(Vec::new()),
+        Command::Sandbox(_)
+        | Command::Healthcheck
+        | Command::Wait { .. }
+        | Command::CheckConfig
+        | Command::CheckKey => Ok(Vec::new()),
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
@@ -74,6 +78,7 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
             Command::Healthcheck => signals.unless_stopped(healthcheck(sources)).await,
             Command::Wait { max } => signals.unless_stopped(wait(sources, max)).await,
             Command::CheckConfig => signals.unless_stopped(check_config(sources)).await,
+            Command::CheckKey => signals.unless_stopped(check_key(sources)).await,
         };
         done.unwrap_or_else(|signal| Err(anyhow::anyhow!("ended by {signal}"))).map(|()| ExitCode::SUCCESS)
     });
@@ -159,6 +164,11 @@ async fn check_config(sources: Sources) -> anyhow::Result<()> {
         aside(|| Ok(upstream::check_roots()?)).await?;
     }
     Ok(())
+}
+
+async fn check_key(sources: Sources) -> anyhow::Result<()> {
+    let config = aside(move || Ok(config::load(&sources)?)).await?;
+    say(&format!("{}\n", app::check_key(config, Clock::system()).await?))
 }
 
 /// Does what may block (files, names) where it holds up no signal.

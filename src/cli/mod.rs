@@ -59,6 +59,8 @@ pub enum Command {
     },
     /// Check the settings and print them as they take effect; all problems at once
     CheckConfig,
+    /// Ask kie.ai once for the credits left: whether it can be reached, takes the key, and has credits; exit 0 or 1
+    CheckKey,
 }
 
 /// How the simulated kie.ai behaves. It can be changed while it runs; the sandbox prints how.

@@ -18,7 +18,7 @@ use super::{
     reader::{Reader, shown_name},
 };
 use crate::{
-    app, drain, fleet, http,
+    app, credits, drain, fleet, http,
     key::{self, ApiKey, KeySource, misplaced},
     link, links,
     server::{self, Address, GivesWay, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
@@ -66,6 +66,7 @@ pub(super) struct Raw {
     rate: NonZeroU32,
     burst: NonZeroU32,
     upstream_in_flight: NonZeroU32,
+    credits_every: Duration,
     ttl: Duration,
     margin: Duration,
     refresh_after: Duration,
@@ -114,6 +115,7 @@ pub(super) fn read(sources: &Sources, file: Option<&str>) -> Result<(Raw, Reader
         rate: r.number("upstream.rate"),
         burst: r.number("upstream.burst"),
         upstream_in_flight: r.number("upstream.in_flight"),
+        credits_every: r.duration("upstream.credits_every"),
         ttl: r.some_time("cache.ttl"),
         margin: r.duration("cache.margin"),
         refresh_after: r.some_time("cache.refresh_after"),
@@ -370,6 +372,7 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
                 attempts: raw.attempts,
             },
         },
+        credits: credits::Config { every: raw.credits_every },
         fleet: shared.map(|address| fleet::Config {
             tier: shared::Config { address, timeout: raw.shared_timeout },
             presumed: raw.shared_replicas,

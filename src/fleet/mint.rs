@@ -94,7 +94,7 @@ impl Inner {
         self.release_with(realm, Request::release(file, holder, None));
     }
 
-    fn release_with(&self, realm: &Arc<Realm>, request: Request<bool>) {
+    pub(super) fn release_with(&self, realm: &Arc<Realm>, request: Request<bool>) {
         let realm = Arc::clone(realm);
         self.tasks.spawn(async move {
             // It lapses by itself.

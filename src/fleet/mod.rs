@@ -7,6 +7,7 @@
 
 mod beat;
 mod bucket;
+mod credits;
 mod later;
 mod leases;
 mod metrics;
@@ -31,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     beat::{Forgotten, Member},
+    credits::{SeenBefore, Turn},
     mint::Minter,
 };
 use self::{later::Later, leases::Leases, metrics::Metrics, quota::Local, realm::Realm};

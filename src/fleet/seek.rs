@@ -216,7 +216,7 @@ impl Inner {
     }
 
     /// Why another replica's mint failed.
-    fn failure(&self, realm: &Realm, file: &FileNames, sealed: &[u8]) -> Option<Error> {
+    pub(super) fn failure(&self, realm: &Realm, file: &FileNames, sealed: &[u8]) -> Option<Error> {
         match realm.seals.open(&file.lease, sealed) {
             Ok(Content::Failure { text, .. }) => {
                 let cause = Box::new(words::read(&text)?);
@@ -246,7 +246,7 @@ impl Inner {
         match realm.seals.open(&file.link, sealed) {
             Ok(Content::Link(kept)) => self.judge_link(realm, &kept, ask.welcome.as_ref()),
             Ok(Content::Refusal(kept)) => self.judge_refusal(realm, &kept, ask),
-            Ok(Content::Failure { .. } | Content::Beacon { .. } | Content::Member { .. }) => {
+            Ok(Content::Failure { .. } | Content::Beacon { .. } | Content::Member { .. } | Content::Credits { .. }) => {
                 realm.rejected(Rejection::Malformed);
                 Judged::Rejected
             }

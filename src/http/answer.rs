@@ -10,8 +10,9 @@ use memchr::memchr2;
 
 use crate::{
     clock::{self, Clock},
+    credits::{self, Given},
     link::Link,
-    links::{Lookup, Times},
+    links::{Found, Lookup, Times},
     source::SourceUrl,
     web::{
         cache_status::{CACHE_STATUS, CacheStatus, push_number},
@@ -104,6 +105,21 @@ pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, 
     headers.insert(&CACHE_STATUS, cache_status(lookup).header());
     let life_left = lookup.now.until(lookup.times.ends_at);
     response.extensions_mut().insert(Served { source, found: lookup.found, life_left });
+    response
+}
+
+/// The credits left, in kie.ai's own envelope.
+pub(crate) fn credits(given: &Given) -> Response {
+    let body = format!(r#"{{"code":200,"msg":"success","data":{}}}"#, given.seen.left);
+    let mut response = Response::new(Body::from(body));
+    json_type(response.headers_mut());
+    let found = match given.found {
+        credits::Found::Seen => Found::Hit,
+        credits::Found::Asked => Found::Miss,
+        credits::Found::Joined => Found::Joined,
+    };
+    let status = CacheStatus::Link { found, forced: false, ttl: given.left.as_secs() };
+    response.headers_mut().insert(&CACHE_STATUS, status.header());
     response
 }
 

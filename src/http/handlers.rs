@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    credits::Credits,
     links::{Links, Lookup, Wish},
     source::SourceUrl,
     web::{edge::Call, metrics::Requests, problem::Problem, query},
@@ -28,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     pub(crate) links: Links,
+    pub(crate) credits: Credits,
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) places: Places,
@@ -84,6 +86,22 @@ pub(crate) async fn redirect(
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     answer::location(response.headers_mut(), &lookup.entry.link);
     Ok(response)
+}
+
+/// `GET /api/v1/chat/credit`, by kie.ai's own contract: the credits left, as last seen.
+pub(crate) async fn credit(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+) -> Result<Response, Problem> {
+    let credits = &endpoints.credits;
+    let found = match credits.recall() {
+        Some(known) => known,
+        None => {
+            let place = endpoints.places.take(&call.party)?;
+            place.hold(credits.get(call.deadline)).await?
+        }
+    };
+    Ok(answer::credits(&found.map_err(Problem::of_credits)?))
 }
 
 /// What a `GET` asks for. Headers and URI are as large as callers like: they are taken, and dropped, since nobody needs

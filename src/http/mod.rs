@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
+    credits::Credits,
     key::LogHash,
     links::Links,
     server::Service,
@@ -71,6 +72,7 @@ pub struct Config {
 /// What the data interface works with.
 pub(crate) struct Parts {
     pub(crate) links: Links,
+    pub(crate) credits: Credits,
     pub(crate) probes: Probes,
     pub(crate) watched: Watched,
     pub(crate) failures: Failures,
@@ -84,7 +86,7 @@ pub(crate) struct Parts {
 
 /// Everything that callers can reach. What it counts goes to `registry`.
 pub(crate) fn service(config: Config, parts: Parts, registry: &mut Registry) -> Service {
-    let Parts { links, probes, watched, failures, tasks, clock, log_hash, keep_alive } = parts;
+    let Parts { links, credits, probes, watched, failures, tasks, clock, log_hash, keep_alive } = parts;
     let places = Places::new(config.places, config.waiting_connections, config.body_timeout, clock.clone());
     let arrivals = Arrivals::new(config.arrivals);
     let requests = watched.requests.clone();
@@ -101,6 +103,7 @@ pub(crate) fn service(config: Config, parts: Parts, registry: &mut Registry) -> 
     });
     let endpoints = Arc::new(Endpoints {
         links,
+        credits,
         clock,
         places: places.clone(),
         batch_budget: Budget::new(config.batch_budget, &places, &arrivals),
@@ -130,6 +133,7 @@ impl Handlers {
             Route::Link => get(handlers::link),
             Route::Redirect | Route::NamedRedirect => get(handlers::redirect),
             Route::Links => post(batch::links),
+            Route::Credit => get(handlers::credit),
             Route::Health => return get(probes::readyz).with_state(self.probes.clone()),
             Route::Root => return get(async || Redirect::temporary(Route::Docs.path())),
             Route::Description => return get(openapi::openapi),

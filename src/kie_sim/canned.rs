@@ -22,8 +22,8 @@ impl Answer {
     }
 
     /// The documentation says that it is an integer; real values have decimals.
-    pub fn credits() -> Self {
-        Self::data(json!(5916.25))
+    pub fn credits(left: f64) -> Self {
+        Self::data(json!(left))
     }
 
     /// HTTP 200 with kie's own code in the body, as most errors come.

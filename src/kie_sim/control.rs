@@ -19,7 +19,7 @@ use crate::clock::Instant;
 pub(super) const PATH: &str = "/sandbox";
 
 const KNOWN: &str = "outage=30s, latency=2s, failure_rate=0.3, quota=2 (calls a second), link_life=30s, answer=402, \
-    file=SOURCE (with answer), account=402, credit=401, kept=reset, clock=1170 (seconds ahead), silent=30s, \
+    file=SOURCE (with answer), account=402, credit=401, balance=100, spend=0.5 (credits a second), kept=reset, clock=1170 (seconds ahead), silent=30s, \
     refuse=30s, hang_up=30s and connections=mute, reset or close";
 
 /// No demonstration takes longer, and a mistyped unit is caught.
@@ -66,6 +66,8 @@ struct Change {
     file: Option<String>,
     account: Option<Said>,
     credit: Option<Said>,
+    balance: Option<f64>,
+    spend: Option<f64>,
     kept: Option<Said>,
     clock: Option<i64>,
     silent: Option<Duration>,
@@ -116,7 +118,7 @@ fn apply(world: &World, change: Change) -> Result<(), Refusal> {
     if let Some(outage) = change.outage {
         state.outage_end = now + outage;
     }
-    let State { script, switched, .. } = &mut *state;
+    let State { script, switched, balance, .. } = &mut *state;
     let mut take = |said: Said, shown_as: &str| {
         switched.remove(shown_as);
         let (answer, text) = said.0?;
@@ -132,7 +134,10 @@ fn apply(world: &World, change: Change) -> Result<(), Refusal> {
         (None, _) => {}
     }
     if let Some(said) = change.credit {
-        script.credit = take(said, "credit").unwrap_or_else(Answer::credits);
+        script.credit = take(said, "credit");
+    }
+    if change.balance.is_some() || change.spend.is_some() {
+        balance.change(change.balance, change.spend, now);
     }
     if let Some(said) = change.account {
         script.account = take(said, "account");
@@ -167,6 +172,7 @@ fn parse(query: &str) -> Result<Change, Refusal> {
         let (name, value) = (name.as_ref(), value.as_ref());
         let no_value = || Refusal::Value { name: name.to_owned(), value: value.to_owned() };
         let duration = || humantime::parse_duration(value).map_err(|_| no_value());
+        let credits = || value.parse().ok().filter(|it: &f64| it.is_finite() && *it >= 0.0).ok_or_else(no_value);
         let said = || match value {
             "ok" => Ok(Said(None)),
             _ => value.parse().map(|answer| Said(Some((answer, value.to_owned())))),
@@ -181,6 +187,8 @@ fn parse(query: &str) -> Result<Change, Refusal> {
             "file" => fill(&mut change.file, name, value.to_owned())?,
             "account" => fill(&mut change.account, name, said()?)?,
             "credit" => fill(&mut change.credit, name, said()?)?,
+            "balance" => fill(&mut change.balance, name, credits()?)?,
+            "spend" => fill(&mut change.spend, name, credits()?)?,
             "kept" => fill(&mut change.kept, name, said()?)?,
             "clock" => fill(&mut change.clock, name, words::seconds(value.trim()).ok_or_else(no_value)?)?,
             "silent" => fill(&mut change.silent, name, duration()?)?,
@@ -214,7 +222,7 @@ fn report(world: &World) -> Value {
     let left = |end: Instant| Some(now.until(end)).filter(|left| !left.is_zero()).map(duration);
     let wire = *world.wire.borrow();
     let state = world.state();
-    let State { config, script, record, switched, .. } = &*state;
+    let State { config, script, record, switched, balance, .. } = &*state;
     let mut settings = json!({
         "outage_left": left(state.outage_end),
         "latency": duration(config.latency),
@@ -225,6 +233,9 @@ fn report(world: &World) -> Value {
     // A setting that is as usual is not worth a line.
     for (name, text) in switched {
         settings[name] = text.as_str().into();
+    }
+    if let Some((left, spent)) = balance.shown(now) {
+        (settings["balance"], settings["spend"]) = (left.into(), spent.into());
     }
     if script.clock_off_seconds != 0 {
         settings["clock"] = script.clock_off_seconds.into();
@@ -334,6 +345,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn credits_run_out_as_they_are_spent() {
+        let bench = Bench::new();
+        let table = [
+            ("balance=10&spend=2.5", 0, 10.0, 200),
+            ("", 3, 2.5, 200),
+            ("", 3, 0.0, 402),
+            ("balance=100.25", 0, 100.25, 200),
+            ("spend=0", 1, 100.25, 200),
+        ];
+        for (query, pass_secs, left, minted) in table {
+            if !query.is_empty() {
+                change(&bench, query).await;
+            }
+            bench.pass(Duration::from_secs(pass_secs));
+            assert_eq!(bench.ask("GET", CREDIT, "").await.json()["data"], left, "{query} {pass_secs}");
+            assert_eq!(mint(&bench, NOTES).await, minted, "{query} {pass_secs}");
+        }
+        let shown = change(&bench, "spend=1").await["settings"].clone();
+        assert_eq!((&shown["balance"], &shown["spend"]), (&json!(100.25), &json!(1.0)));
+    }
+
+    #[tokio::test]
     async fn what_is_not_understood_is_refused_with_a_sentence_and_changes_nothing() {
         let bench = Bench::new();
         let before = bench.world.state().config.clone();
@@ -341,6 +374,8 @@ mod tests {
             ("POST", "/sandbox", "There is nothing to change: the sandbox knows outage=30s,"),
             ("POST", "/sandbox?quota=1&speed=2", "There is no parameter `speed`: the sandbox knows outage=30s,"),
             ("POST", "/sandbox?quota=1&quota=2", "The parameter `quota` is there twice."),
+            ("POST", "/sandbox?balance=-1", "`-1` is no value for `balance`:"),
+            ("POST", "/sandbox?spend=NaN", "`NaN` is no value for `spend`:"),
             ("POST", "/sandbox?quota=many", "`many` is no value for `quota`:"),
             ("POST", "/sandbox?latency=fast", "`fast` is no value for `latency`:"),
             ("POST", "/sandbox?quota=1&failure_rate=30", "That cannot be: failure_rate is a share from 0 to 1"),

@@ -12,6 +12,7 @@ use super::{
     request::Request,
     world::{State, accepts},
 };
+use crate::clock::Instant;
 
 pub const DOWNLOAD_URL: &str = "/api/v1/common/download-url";
 pub const DOWNLOAD_URL_4O: &str = "/api/v1/gpt4o-image/download-url";
@@ -46,7 +47,7 @@ pub(super) fn choose(world: &World, request: &Request, is_kept: bool) -> Answer 
     answer
 }
 
-fn decide(state: &mut State, request: &Request, is_kept: bool, now: crate::clock::Instant) -> Answer {
+fn decide(state: &mut State, request: &Request, is_kept: bool, now: Instant) -> Answer {
     if let Some(answer) = state.script.kept.as_ref().filter(|_| is_kept) {
         return answer.clone();
     }
@@ -56,9 +57,9 @@ fn decide(state: &mut State, request: &Request, is_kept: bool, now: crate::clock
     if state.outage_end > now {
         return Answer::html(502);
     }
-    let (answer, method): (fn(&mut State, &Request) -> Answer, _) = match request.path() {
+    let (answer, method): (fn(&mut State, &Request, Instant) -> Answer, _) = match request.path() {
         DOWNLOAD_URL | DOWNLOAD_URL_4O => (mint, "POST"),
-        CREDIT => (|state, _| state.script.credit.clone(), "GET"),
+        CREDIT => (|state, _, now| credit(state, now), "GET"),
         _ => return Answer::spring_404(),
     };
     if request.method != method {
@@ -77,10 +78,17 @@ fn decide(state: &mut State, request: &Request, is_kept: bool, now: crate::clock
     if !state.quota.take(now) {
         return Answer::too_frequent();
     }
-    answer(state, request)
+    answer(state, request, now)
 }
 
-fn mint(state: &mut State, request: &Request) -> Answer {
+fn credit(state: &State, now: Instant) -> Answer {
+    state.script.credit.clone().unwrap_or_else(|| Answer::credits(state.balance.left(now)))
+}
+
+fn mint(state: &mut State, request: &Request, now: Instant) -> Answer {
+    if state.balance.left(now) <= 0.0 {
+        return Answer::code(402);
+    }
     // What kie.ai says to a body that is no JSON is not known; 400 is among its codes.
     if !request.is_json {
         return Answer::envelope(400, "request body is not readable");

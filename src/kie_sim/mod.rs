@@ -11,12 +11,13 @@
 //! | `files`, `range`, `samples` | the host that the links lead to: it serves a file until the link's end and not a second longer |
 //! | `control` | `/sandbox` on kie.ai's port: what to change while it runs |
 //! | `door`, `connection`, `wire`, `request` | connections, request by request, on the raw stream |
-//! | `record`, `quota` | what was asked, and how often it may be |
+//! | `record`, `quota`, `balance` | what was asked, how often it may be, and the credits left |
 //!
 //! It speaks HTTP/1.1 by hand: a library would keep it from breaking the protocol. It knows nothing of kielink but its
 //! clock, prints nothing, and nothing that a peer sends makes it panic or grow.
 
 mod answer;
+mod balance;
 mod body;
 mod canned;
 mod connection;

@@ -20,6 +20,7 @@ use url::Url;
 use super::{
     Config, Error, Host,
     answer::Answer,
+    balance::Balance,
     links::Links,
     quota::Quota,
     record::{Arrival, Record},
@@ -51,6 +52,7 @@ pub(super) struct State {
     pub(super) record: Record,
     pub(super) outage_end: Instant,
     pub(super) quota: Quota,
+    pub(super) balance: Balance,
     pub(super) random: fastrand::Rng,
     /// What was switched on at `/sandbox`, as it was written there.
     pub(super) switched: BTreeMap<String, String>,
@@ -65,8 +67,8 @@ pub struct Script {
     pub next: VecDeque<Answer>,
     /// The usual answer for one source URL.
     pub by_source: HashMap<String, Answer>,
-    /// The answer to `GET /api/v1/chat/credit`.
-    pub credit: Answer,
+    /// The answer to `GET /api/v1/chat/credit`; `None`: the balance.
+    pub credit: Option<Answer>,
     /// The keys that are accepted; `None` accepts any key.
     pub keys: Option<Vec<SecretString>>,
     /// The answer to calls with any other key.
@@ -109,7 +111,7 @@ impl World {
             usual: Answer::link(),
             next: VecDeque::new(),
             by_source: HashMap::new(),
-            credit: Answer::credits(),
+            credit: None,
             keys: key.map(|key| vec![key]),
             refusal: Answer::unauthorized(),
             account: None,
@@ -119,6 +121,7 @@ impl World {
         let links = Links::new(files, seed, config.remembers);
         let state = State {
             quota: Quota::new(config.quota, now),
+            balance: Balance::new(now),
             config,
             script,
             record: Record::default(),

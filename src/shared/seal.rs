@@ -63,6 +63,11 @@ pub enum Content {
         at: Timestamp,
         text: String,
     },
+    /// The credits left, as kie.ai said at that time.
+    Credits {
+        at: Timestamp,
+        text: String,
+    },
 }
 
 /// What is kept of one file.
@@ -106,13 +111,17 @@ impl Content {
             Content::Failure { .. } => b'E',
             Content::Beacon { .. } => b'B',
             Content::Member { .. } => b'M',
+            Content::Credits { .. } => b'C',
         }
     }
 
     fn at(&self) -> Timestamp {
         match self {
             Content::Link(kept) | Content::Refusal(kept) => kept.minted_at,
-            Content::Failure { at, .. } | Content::Beacon { at } | Content::Member { at, .. } => *at,
+            Content::Failure { at, .. }
+            | Content::Beacon { at }
+            | Content::Member { at, .. }
+            | Content::Credits { at, .. } => *at,
         }
     }
 
@@ -123,7 +132,9 @@ impl Content {
                 body.extend_from_slice(kept.text.as_bytes());
                 body
             }
-            Content::Failure { text, .. } | Content::Member { text, .. } => text.clone().into_bytes(),
+            Content::Failure { text, .. } | Content::Member { text, .. } | Content::Credits { text, .. } => {
+                text.clone().into_bytes()
+            }
             Content::Beacon { .. } => Vec::new(),
         }
     }
@@ -140,6 +151,7 @@ impl Content {
             b'E' => Some(Content::Failure { at, text: text(body)? }),
             b'B' if body.is_empty() => Some(Content::Beacon { at }),
             b'M' => Some(Content::Member { at, text: text(body)? }),
+            b'C' => Some(Content::Credits { at, text: text(body)? }),
             _ => None,
         }
     }
@@ -263,6 +275,7 @@ mod tests {
             (time(), ".{0,300}").prop_map(|(at, text)| Content::Failure { at, text }),
             time().prop_map(|at| Content::Beacon { at }),
             (time(), ".{0,300}").prop_map(|(at, text)| Content::Member { at, text }),
+            (time(), ".{0,30}").prop_map(|(at, text)| Content::Credits { at, text }),
         ]
     }
 

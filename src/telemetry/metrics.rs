@@ -94,6 +94,17 @@ pub(crate) fn reading(
     registry.register_collector(Box::new(Reading { name, help, kind: MetricType::Gauge, encode }));
 }
 
+/// The same, where there is no value as long as nothing is known.
+pub(crate) fn reading_if_known(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+) {
+    let encode = move |metric: MetricEncoder<'_>| read().map_or(Ok(()), |value| ConstGauge::new(value).encode(metric));
+    registry.register_collector(Box::new(Reading { name, help, kind: MetricType::Gauge, encode }));
+}
+
 /// Registers a counter that is kept elsewhere and read when it is looked at; `_total` is added to its name.
 pub(crate) fn counting(
     registry: &mut Registry,

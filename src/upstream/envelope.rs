@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::error::{Answer, BadAnswer, Error};
 
@@ -21,6 +21,26 @@ pub(crate) struct Raw<'a> {
 
 /// The text that stands where the link should, or why there is none. `present` makes messages fit to be shown.
 pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<String, Error> {
+    match data(raw, present)? {
+        (Value::String(link), _) => Ok(link),
+        (_, answer) => Err(Error::Unusable { reason: BadAnswer::NoLink, answer }),
+    }
+}
+
+/// The number that stands where the credits left should, or why there is none: with decimals or without, and some
+/// writers of JSON put numbers into quotes.
+pub(super) fn number(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<Number, Error> {
+    let (data, answer) = data(raw, present)?;
+    let number = match data {
+        Value::Number(number) => Some(number),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    number.ok_or(Error::Unusable { reason: BadAnswer::NoNumber, answer })
+}
+
+/// What a good answer carries, or why it is none.
+fn data(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<(Value, Answer), Error> {
     let parsed = parse(raw.body);
     let (code, message) = match &parsed {
         Ok(envelope) => (envelope.code, envelope.message.as_deref().map(&present)),
@@ -34,12 +54,7 @@ pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<St
         return Err(Error::Unusable { reason: BadAnswer::Redirect, answer });
     }
     match parsed {
-        Ok(Envelope { code: Some(200), data, .. }) if success => match data {
-            Value::String(link) => Ok(link),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                Err(Error::Unusable { reason: BadAnswer::NoLink, answer })
-            }
-        },
+        Ok(Envelope { code: Some(200), data, .. }) if success => Ok((data, answer)),
         Ok(Envelope { code: Some(code), .. }) if code != 200 => Err(refusal(code, answer, raw.retry_after)),
         // No envelope, or one that says 200 under an HTTP error: the HTTP status speaks. Its 404 and 422 are not
         // about the file (an unknown path is a wrong base_url), so they are no reason to remember a refusal.
@@ -216,6 +231,30 @@ mod tests {
             (200, r#"{"code":200,"data":"https://h/l""#, "NotJson"),
         ] {
             assert_eq!(kind(answer(status, body)), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn credits_are_a_number_and_nothing_else_is() {
+        for (body, expected) in [
+            (r#"{"code":200,"msg":"success","data":5916.25}"#, Ok("5916.25")),
+            (r#"{"code":200,"data":100}"#, Ok("100")),
+            (r#"{"code":200,"data":0}"#, Ok("0")),
+            (r#"{"code":200,"data":-1.5}"#, Ok("-1.5")),
+            (r#"{"code":200,"data":" 12.5 "}"#, Ok("12.5")),
+            (r#"{"code":200,"data":"many"}"#, Err("NoNumber")),
+            (r#"{"code":200,"data":"NaN"}"#, Err("NoNumber")),
+            (r#"{"code":200,"data":null}"#, Err("NoNumber")),
+            (r#"{"code":200,"data":{"credits":7}}"#, Err("NoNumber")),
+            (r#"{"code":200,"data":1e999}"#, Err("NotJson")),
+            (r#"{"code":401,"msg":"Unauthorized"}"#, Err("KeyRefused")),
+            (r#"{"code":429,"msg":"x","data":null}"#, Err("RateLimited")),
+            ("", Err("Empty")),
+        ] {
+            let raw = Raw { http_status: 200, retry_after: None, body: body.as_bytes() };
+            let read = number(&raw, str::to_owned).map(|number| number.to_string());
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(read.map_err(|error| kind(Err(error))), expected, "{body}");
         }
     }
 

@@ -126,6 +126,8 @@ pub enum BadAnswer {
     TooLong,
     #[error("its `data` is no string")]
     NoLink,
+    #[error("its `data` is no number")]
+    NoNumber,
     #[error(transparent)]
     BadLink(#[from] Unusable),
     #[error("its link carries the API key")]
@@ -377,6 +379,7 @@ impl Error {
                 BadAnswer::NotJson | BadAnswer::OtherShape => answer.http_status >= 500,
                 BadAnswer::TooLong
                 | BadAnswer::NoLink
+                | BadAnswer::NoNumber
                 | BadAnswer::BadLink(_)
                 | BadAnswer::LinkWithKey
                 | BadAnswer::Redirect => false,

@@ -42,6 +42,11 @@ pub(crate) fn presentable(message: &str, source: &SourceUrl, keys: &[ApiKey]) ->
     tidy(&key::scrub(keys, &without_source(message, source)))
 }
 
+/// What may be repeated of a message that kie.ai gave to a call which names no file.
+pub(super) fn presentable_alone(message: &str, keys: &[ApiKey]) -> String {
+    tidy(&key::scrub(keys, message))
+}
+
 /// `message` without the source URL, in the spellings in which it may come back.
 fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
     let mut message = Cow::Borrowed(message);

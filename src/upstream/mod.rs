@@ -4,6 +4,7 @@
 //! request), and every request passes the `gate`.
 
 mod connections;
+mod credits;
 pub(crate) mod envelope;
 mod error;
 mod gate;
@@ -36,6 +37,7 @@ pub(crate) use self::retry_after::LONGEST as LONGEST_RETRY_AFTER;
 pub(crate) use self::wire::{Life, life};
 pub use self::{
     connections::{SetupError, check_roots, most_idle},
+    credits::{Amount, CreditsFuture},
     error::{Answer, BadAnswer, Error, Said},
     gate::{BreakerState, Config as GateConfig},
     patience::Patience,
@@ -56,6 +58,9 @@ use crate::{
 
 /// The path of the one endpoint, below `base_url`; also the path under which kielink offers it.
 pub const DOWNLOAD_URL: &str = "/api/v1/common/download-url";
+
+/// The path of the credits left, likewise.
+pub const CREDIT: &str = "/api/v1/chat/credit";
 
 /// A link takes at most 8 KiB; nothing that kie.ai says needs more than this, unpacked.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -258,6 +263,12 @@ pub trait Transport: Send + Sync + 'static {
     /// A number that changes whenever the next request would carry another key.
     fn key_version(&self) -> u64;
 
+    /// One request for the credits left, with the newest key, within `patience`. Cancel safe: dropping the future closes
+    /// the connection.
+    fn credits<'a>(&'a self, _patience: Duration) -> CreditsFuture<'a> {
+        Box::pin(async { Err(Error::ShuttingDown) })
+    }
+
     /// One request without a key, whose answer, whatever it is, shows kie.ai's clock. Cancel safe.
     fn greet<'a>(&'a self, _patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async {})
@@ -277,8 +288,7 @@ struct Inner {
     attempts: u32,
     /// Files are told apart by a keyed hash.
     file_hash: RandomState,
-    /// How each of the last requests failed, `None` where it did not; the oldest first.
-    recent: Mutex<VecDeque<Option<String>>>,
+    recent: Mutex<Recent>,
     metrics: Metrics,
     quota: Option<Arc<dyn Quota>>,
 }
@@ -345,6 +355,24 @@ pub struct RecentCalls {
     pub last_was_good: bool,
 }
 
+/// What people are told of the last requests.
+#[derive(Debug, Default)]
+struct Recent {
+    /// How each failed, `None` where it did not; the oldest first.
+    calls: VecDeque<Option<String>>,
+    /// The version of the key that kie.ai has taken last.
+    taken_key: Option<u64>,
+}
+
+/// What kie.ai thinks of the key, as far as it has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyState {
+    NotTried,
+    Taken,
+    Refused,
+}
+
 /// Enough to tell a hiccup from an outage, and few enough that they are recent.
 const RECENT_CALLS: usize = 6;
 
@@ -359,13 +387,28 @@ impl Kie {
     }
 
     pub fn recent_calls(&self) -> RecentCalls {
-        let recent = self.0.recent();
+        let calls = &self.0.recent().calls;
         RecentCalls {
-            calls: recent.len(),
-            failed: recent.iter().flatten().count(),
-            last_failure: recent.iter().rev().flatten().next().cloned(),
-            last_was_good: recent.back().is_some_and(Option::is_none),
+            calls: calls.len(),
+            failed: calls.iter().flatten().count(),
+            last_failure: calls.iter().rev().flatten().next().cloned(),
+            last_was_good: calls.back().is_some_and(Option::is_none),
         }
+    }
+
+    /// Of the newest key. One that was taken once is not tried anew with every call.
+    pub fn key_state(&self) -> KeyState {
+        let version = self.key_version();
+        match self.0.recent().taken_key {
+            _ if self.0.gate.refuses_key(version) => KeyState::Refused,
+            Some(taken) if taken == version => KeyState::Taken,
+            Some(_) | None => KeyState::NotTried,
+        }
+    }
+
+    /// Changes whenever the next request would carry another key.
+    pub fn key_version(&self) -> u64 {
+        self.0.wire.key_version()
     }
 }
 
@@ -497,9 +540,27 @@ impl Inner {
         true
     }
 
-    fn recent(&self) -> MutexGuard<'_, VecDeque<Option<String>>> {
-        // Every section is a push and a pop.
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // Every section leaves it whole.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how a call went that carried the key of this version, for people.
+    fn remember(&self, error: Option<&Error>, key: u64) {
+        let failure = error.filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
+        // Whoever refuses a file has taken the key.
+        let takes_key = match error {
+            None => true,
+            Some(error) => error.is_refusal() && error.answer().is_some_and(|answer| answer.code.is_some()),
+        };
+        let mut recent = self.recent();
+        if recent.calls.len() == RECENT_CALLS {
+            recent.calls.pop_front();
+        }
+        recent.calls.push_back(failure);
+        if takes_key {
+            recent.taken_key = Some(key);
+        }
     }
 
     /// The error as callers hear it, when nothing more is tried.
@@ -523,15 +584,9 @@ impl Inner {
         doubt: Option<&Doubt>,
         permit: Permit,
     ) -> Result<Minted, Error> {
+        let key = self.wire.key_version();
         let result = self.wire.send(source, doubt, self.attempt_timeout, &ask.span).await;
-        {
-            let failure = result.as_ref().err().filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
-            let mut recent = self.recent();
-            if recent.len() == RECENT_CALLS {
-                recent.pop_front();
-            }
-            recent.push_back(failure);
-        }
+        self.remember(result.as_ref().err(), key);
         permit.report(match &result {
             Ok(_) => Verdict::Well,
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),

@@ -13,21 +13,25 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
-use reqwest::header::{
-    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER,
+use reqwest::{
+    RequestBuilder,
+    header::{
+        ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER,
+    },
 };
 use url::Url;
 
 use super::{
-    DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport, Via,
+    CREDIT, DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport, Via,
     connections::{Connections, Pool, Settings, SetupError},
+    credits::{Amount, CreditsFuture},
     envelope::{self, Raw},
     error::{AccountTrouble, Answer, BadAnswer, Error},
     message, retry_after,
     suspicion::Suspicion,
 };
 use crate::{
-    clock::{Clock, KieClock},
+    clock::{Clock, Heard, Instant, KieClock},
     key::{self, ApiKey, Keys},
     link::{self, Link},
     source::SourceUrl,
@@ -49,6 +53,7 @@ pub struct Config {
 pub struct Wire {
     connections: Arc<Connections>,
     endpoint: Url,
+    credit: Url,
     keys: Keys,
     /// About a key on trial, by its version: a file was refused with it, and served with the old key.
     suspicion: Mutex<Suspicion<u64>>,
@@ -67,11 +72,14 @@ impl Wire {
             config.base_url.scheme() != "http",
             Settings { connect_timeout: config.connect_timeout, most_idle: config.most_idle },
         )?;
-        let mut endpoint = config.base_url.clone();
-        let path = format!("{}{DOWNLOAD_URL}", endpoint.path().trim_end_matches('/'));
-        endpoint.set_path(&path);
+        let at = |path: &str| {
+            let mut url = config.base_url.clone();
+            url.set_path(&format!("{}{path}", config.base_url.path().trim_end_matches('/')));
+            url
+        };
+        let (endpoint, credit) = (at(DOWNLOAD_URL), at(CREDIT));
         let (connections, suspicion) = (Arc::new(connections), Mutex::default());
-        Ok(Wire { connections, endpoint, keys, suspicion, clock, kie_clock, config })
+        Ok(Wire { connections, endpoint, credit, keys, suspicion, clock, kie_clock, config })
     }
 
     /// One request, and what its answer says of the key that it carried.
@@ -84,15 +92,7 @@ impl Wire {
     ) -> Result<Minted, Error> {
         let stand_in = doubt.and_then(|doubt| Some((doubt, self.keys.in_place_of(doubt.key)?)));
         let key = stand_in.as_ref().map_or_else(|| self.keys.newest(), |(_, key)| key.clone());
-        let pool = self.connections.pool();
-        let was_kept = pool.may_be_kept();
-        let request = tokio::time::timeout(patience, self.request(source, &key, &pool, span)).await;
-        let result = request.unwrap_or(Err(if was_kept { Error::SilentConnection } else { Error::Timeout }));
-        if let Err(error) = &result
-            && (error.is_silence() || error.is_of_a_kept_connection())
-        {
-            self.connections.renew(&pool);
-        }
+        let result = self.within(patience, async |pool| self.mint(source, &key, &pool, span).await).await;
         let error = match result {
             Ok(minted) => {
                 self.keys.minted_with(&key);
@@ -129,19 +129,72 @@ impl Wire {
         }
     }
 
-    async fn request(&self, source: &SourceUrl, key: &ApiKey, pool: &Pool, span: &Span) -> Result<Minted, Error> {
+    /// One request over the connections in use, which are given up where no answer comes.
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        request: impl AsyncFnOnce(Arc<Pool>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let pool = self.connections.pool();
         let was_kept = pool.may_be_kept();
-        let sent_at = self.clock.now();
+        let result = tokio::time::timeout(patience, request(Arc::clone(&pool))).await;
+        let result = result.unwrap_or(Err(if was_kept { Error::SilentConnection } else { Error::Timeout }));
+        if let Err(error) = &result
+            && (error.is_silence() || error.is_of_a_kept_connection())
+        {
+            self.connections.renew(&pool);
+        }
+        result
+    }
+
+    async fn mint(&self, source: &SourceUrl, key: &ApiKey, pool: &Pool, span: &Span) -> Result<Minted, Error> {
         let request = pool.client().post(self.endpoint.clone());
         let request = match span.traceparent() {
             Some(position) => request.header("traceparent", position),
             None => request,
         };
+        let request = request
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(serde_json::json!({ "url": source.as_str() }).to_string());
+        let answer = self.exchange(request, key, pool).await?;
+        // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
+        let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();
+        let secrets = with_own(self.keys.all());
+        let text = envelope::read(&answer.raw(), |message| message::presentable(message, source, &secrets))?;
+        let unusable = |reason| Error::Unusable { reason, answer: answer.good() };
+        let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
+        // SECURITY: an upstream that writes the key into a link would have us hand it out.
+        if key::any_is_in(&with_own(self.keys.proven()), link.as_str()) {
+            return Err(unusable(BadAnswer::LinkWithKey));
+        }
+        let Reply { sent_at, heard, date, age, .. } = answer;
+        let Life { left, says_its_end } = life(&link, date, age, self.clock.wall());
+        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
+    }
+
+    async fn credits(&self, key: &ApiKey, pool: &Pool) -> Result<Amount, Error> {
+        let answer = self.exchange(pool.client().get(self.credit.clone()), key, pool).await?;
+        let secrets: Vec<_> = self.keys.all().into_iter().chain([key.clone()]).collect();
+        let read = envelope::number(&answer.raw(), |message| message::presentable_alone(message, &secrets));
+        let amount = Amount::from(read.map_err(|error| match error {
+            // There is no file that this could be about.
+            Error::SourceRefused(answer) | Error::SourceNotFound(answer) => Error::Failed(answer),
+            error => error,
+        })?);
+        // SECURITY: a key may be made of digits.
+        if key::any_is_in(&secrets, &amount.to_string()) {
+            return Err(Error::Unusable { reason: BadAnswer::NoNumber, answer: answer.good() });
+        }
+        Ok(amount)
+    }
+
+    /// Sends a request with the key, and reads what comes, whatever it says.
+    async fn exchange(&self, request: RequestBuilder, key: &ApiKey, pool: &Pool) -> Result<Reply, Error> {
+        let was_kept = pool.may_be_kept();
+        let sent_at = self.clock.now();
         let mut response = request
             .header(AUTHORIZATION, authorization(key))
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))
-            .body(serde_json::json!({ "url": source.as_str() }).to_string())
             .send()
             .await
             .map_err(|error| Error::of_request(error, was_kept))?;
@@ -150,8 +203,10 @@ impl Wire {
         let heard = self.kie_clock.heard(date, age, sent_at, self.clock.now());
         let pauses = response.headers().get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
         let retry_after = retry_after::read(pauses, date);
-        let answer = || Answer { http_status: status.as_u16(), code: None, message: None };
-        let unreadable = |reason| Error::Unusable { reason, answer: answer() };
+        let unreadable = |reason| Error::Unusable {
+            reason,
+            answer: Answer { http_status: status.as_u16(), code: None, message: None },
+        };
         let is_packed = is_packed(response.headers());
         let read = read_bounded(&mut response).await;
         if let Err(error) = &read
@@ -171,19 +226,29 @@ impl Wire {
             Err(reason) => return Err(unreadable(reason)),
         };
         pool.answered();
-        let raw = Raw { http_status: status.as_u16(), retry_after, body: &body };
-        // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
-        let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();
-        let secrets = with_own(self.keys.all());
-        let text = envelope::read(&raw, |message| message::presentable(message, source, &secrets))?;
-        let unusable = |reason| Error::Unusable { reason, answer: Answer { code: Some(200), ..answer() } };
-        let link = Link::parse(&text, &self.config.links).map_err(|why| unusable(why.into()))?;
-        // SECURITY: an upstream that writes the key into a link would have us hand it out.
-        if key::any_is_in(&with_own(self.keys.proven()), link.as_str()) {
-            return Err(unusable(BadAnswer::LinkWithKey));
-        }
-        let Life { left, says_its_end } = life(&link, date, age, self.clock.wall());
-        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
+        Ok(Reply { http_status: status.as_u16(), retry_after, body, sent_at, heard, date, age })
+    }
+}
+
+/// What came back.
+struct Reply {
+    http_status: u16,
+    retry_after: Option<Duration>,
+    body: Vec<u8>,
+    sent_at: Instant,
+    heard: Heard,
+    date: Option<Timestamp>,
+    age: Option<Duration>,
+}
+
+impl Reply {
+    fn raw(&self) -> Raw<'_> {
+        Raw { http_status: self.http_status, retry_after: self.retry_after, body: &self.body }
+    }
+
+    /// The answer of an envelope that says success.
+    fn good(&self) -> Answer {
+        Answer { http_status: self.http_status, code: Some(200), message: None }
     }
 }
 
@@ -208,6 +273,21 @@ impl Transport for Wire {
 
     fn key_version(&self) -> u64 {
         self.keys.version()
+    }
+
+    fn credits<'a>(&'a self, patience: Duration) -> CreditsFuture<'a> {
+        Box::pin(async move {
+            let key = self.keys.newest();
+            let result = self.within(patience, async |pool| self.credits(&key, &pool).await).await;
+            // Only its own code shows that kie.ai speaks of the key.
+            match result {
+                Err(Error::KeyRefused(answer)) if matches!(answer.code, Some(401 | 403)) => {
+                    let has_another = self.keys.refused(&key, &answer).await;
+                    Err(if has_another { Error::KeyReplaced(answer) } else { Error::KeyRefused(answer) })
+                }
+                result => result,
+            }
+        })
     }
 
     fn greet<'a>(&'a self, patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {

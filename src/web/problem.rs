@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{cache_status::CacheStatus, outcome::NoLink};
 pub(crate) use crate::kind::Kind;
 use crate::{
-    links,
+    credits, links,
     source::SourceUrl,
     upstream::{self, Answer},
 };
@@ -96,6 +96,21 @@ impl Problem {
             links::Error::Lost => Problem::internal("The mint failed inside kielink. Its log tells more."),
         };
         Problem { source: Some(source.clone()), ..problem }
+    }
+
+    /// Why the credits left cannot be told.
+    pub(crate) fn of_credits(error: credits::Error) -> Problem {
+        match error {
+            credits::Error::Upstream(cause) => Problem::upstream(cause, NoLink::Error),
+            credits::Error::TimedOut => Problem {
+                why: NoLink::Error,
+                ..Problem::refused(
+                    Kind::Timeout,
+                    "There was no answer of kie.ai's in time. Trying again later may help.",
+                )
+            },
+            credits::Error::Lost => Problem::internal("The call failed inside kielink. Its log tells more."),
+        }
     }
 
     fn upstream(cause: Arc<upstream::Error>, why: NoLink) -> Problem {

@@ -12,6 +12,7 @@ use super::{
     metrics::{Answered, Endpoint, Label},
     outcome::{NoLink, Outcome},
     problem::Problem,
+    route::{Gives, Route},
 };
 use crate::{
     key::LogHash,
@@ -80,14 +81,18 @@ impl<'a> Record<'a> {
         let extensions = response.extensions();
         let problem = extensions.get::<Arc<Problem>>().map(|problem| &**problem);
         let served = extensions.get::<Served>();
+        let route = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let asks_for_credits = route.and_then(Route::of).is_some_and(|route| route.gives() == Gives::Credits);
         Record {
-            route: extensions.get::<MatchedPath>().map(MatchedPath::as_str),
+            route,
             served,
             is_batch: extensions.get::<ServedBatch>().is_some(),
             problem,
             source: served.map(|served| &served.source).or(problem.and_then(|problem| problem.source.as_ref())),
             outcome: match (served, problem) {
                 (Some(served), _) => Some(Outcome::Found(served.found)),
+                // Whoever asked kie.ai for them has counted, logged and noted it.
+                (None, Some(_)) if asks_for_credits => None,
                 (None, Some(problem)) => Some(Outcome::NoLink(problem.why)),
                 (None, None) => None,
             },

@@ -1,7 +1,7 @@
 //! The one table of routes of the data interface: the router is made of it, labels are taken from it, and the
 //! description of the interface is held against it.
 
-use crate::upstream::DOWNLOAD_URL;
+use crate::upstream::{CREDIT, DOWNLOAD_URL};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {
@@ -11,6 +11,7 @@ pub enum Route {
     /// The same redirect under a name, for tools that save the file.
     NamedRedirect,
     Links,
+    Credit,
     /// For load balancers that cannot reach the admin interface.
     Health,
     Root,
@@ -22,18 +23,21 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gives {
     Links,
+    /// What the account has: asked of kie.ai, and no link.
+    Credits,
     /// Something for people to open, from whatever page they come: it is the same for everybody, and does nothing.
     Pages,
     Probe,
 }
 
 impl Route {
-    pub(crate) const ALL: [Route; 9] = [
+    pub(crate) const ALL: [Route; 10] = [
         Route::DownloadUrl,
         Route::Link,
         Route::Redirect,
         Route::NamedRedirect,
         Route::Links,
+        Route::Credit,
         Route::Health,
         Route::Root,
         Route::Description,
@@ -48,6 +52,7 @@ impl Route {
             Route::Redirect => ("/v1/redirect", Gives::Links),
             Route::NamedRedirect => ("/v1/redirect/{name}", Gives::Links),
             Route::Links => ("/v1/links", Gives::Links),
+            Route::Credit => (CREDIT, Gives::Credits),
             Route::Health => ("/healthz", Gives::Probe),
             Route::Root => ("/", Gives::Pages),
             Route::Description => ("/openapi.json", Gives::Pages),

@@ -26,6 +26,7 @@ use self::{
 use super::metrics::REVISION;
 use crate::{
     clock::{self, Clock, Instant},
+    credits::{self, Credits},
     fleet::{self, Fleet},
     key::{self, Keys},
     kind::Kind,
@@ -46,6 +47,7 @@ pub(crate) struct Sources {
     pub(crate) requests: Requests,
     pub(crate) links: Links,
     pub(crate) kie: Kie,
+    pub(crate) credits: Credits,
     pub(crate) fleet: Option<Fleet>,
     pub(crate) keys: Keys,
     pub(crate) failures: Failures,
@@ -83,6 +85,8 @@ struct Snapshot<'a> {
     links: Cached,
     mints: Mints,
     kie: Upstream,
+    /// The credits left, as last seen; `null` before they were.
+    credits: Option<credits::Description>,
     key: key::Description,
     /// The shared tier; `null` where there is none.
     shared: Option<fleet::Description>,
@@ -207,6 +211,7 @@ impl Status {
                 retries: sources.kie.retries(),
             },
             kie,
+            credits: sources.credits.describe(),
             key: sources.keys.describe(),
             shared: sources.fleet.as_ref().and_then(Fleet::describe),
             failures: sources.failures.recent(MOST_FAILURES),

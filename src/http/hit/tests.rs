@@ -19,6 +19,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::{
     clock::{Clock, KieClock, testing::VirtualTime},
+    credits::{self, Credits},
     http::{Config, Parts as HttpParts, service},
     key::ApiKey,
     link::{Link, Policy},
@@ -108,12 +109,16 @@ fn bench() -> Bench {
             tracer: Tracer::default(),
             noted: Failures::default(),
             tasks: tasks.clone(),
-            stop,
+            stop: stop.clone(),
         },
     );
     let mut registry = Registry::default();
+    let config = credits::Config { every: SECOND };
+    let (kie_too, tasks_too) = (kie.clone(), tasks.clone());
+    let parts = credits::Parts { kie: kie_too, fleet: None, clock: clock.clone(), tasks: tasks_too, stop };
     let parts = HttpParts {
         links,
+        credits: Credits::new(config, parts),
         probes: Probes { readiness: Readiness::waiting_for([]).0, kie, fleet: None },
         watched: Watched { requests: Requests::default(), tracer: Tracer::default() },
         failures: Failures::default(),

@@ -77,6 +77,19 @@ impl Account {
         }
     }
 
+    /// The same for a request that mints nothing: of what is refused, it can only find out whether the key still is.
+    pub(super) fn admission_aside(&self, key: u64, now: Instant) -> Admission {
+        let refused = self.refused.as_ref().filter(|refused| refused.key == key);
+        match (refused, self.trouble()) {
+            (Some(_), Some(AccountTrouble::Key)) => self.admission(key, true, now),
+            (Some(refused), Some(AccountTrouble::Unavailable)) if now < refused.until => {
+                Admission::Told(refused.error.clone(), refused.until)
+            }
+            // No credits, or a call that is disabled: this call may be served all the same.
+            (Some(_) | None, _) => Admission::Go,
+        }
+    }
+
     /// The probe sets out.
     pub(super) fn probing(&mut self) {
         if let Some(refused) = &mut self.refused {
@@ -133,6 +146,16 @@ impl Account {
         self.refused.take().is_some()
     }
 
+    /// kie.ai took the key, and says nothing of mints. True when that ended a pause.
+    pub(super) fn key_taken(&mut self, sent_at: Instant) -> bool {
+        self.trouble() == Some(AccountTrouble::Key) && self.well(sent_at)
+    }
+
+    /// Whether the key of this version is refused.
+    pub(super) fn refuses_key(&self, key: u64) -> bool {
+        self.trouble() == Some(AccountTrouble::Key) && self.refused.as_ref().is_some_and(|refused| refused.key == key)
+    }
+
     /// The probe came to no end, or heard something else: another may try.
     pub(super) fn probe_lost(&mut self) {
         if let Some(refused) = &mut self.refused {
@@ -157,6 +180,35 @@ mod tests {
 
     fn key_refused(code: Option<i64>) -> Error {
         Error::KeyRefused(Answer { http_status: 401, code, message: None })
+    }
+
+    #[test]
+    fn a_call_that_mints_nothing_finds_out_whether_the_key_is_taken_and_nothing_else() {
+        let answer = |code| Answer { http_status: 200, code: Some(code), message: None };
+        let maintenance = Error::Maintenance { answer: answer(455), retry_after: None };
+        for (error, now, after) in [
+            // What is refused; what the call hears at once, and when the pause is over.
+            (key_refused(Some(401)), "told", "probe"),
+            (maintenance, "told", "go"),
+            (Error::CreditsExhausted(answer(402)), "go", "go"),
+            (Error::Failed(answer(505)), "go", "go"),
+        ] {
+            let mut account = Account::default();
+            let of = |account: &Account, at: Instant| match account.admission_aside(1, at) {
+                Admission::Go => "go",
+                Admission::Probe => "probe",
+                Admission::Told(..) => "told",
+            };
+            assert_eq!(of(&account, at(100)), "go");
+            assert!(account.heard(&error, concern(1, 100), at(100)));
+            assert_eq!((of(&account, at(101)), of(&account, at(105))), (now, after), "{error}");
+            assert!(matches!(account.admission_aside(2, at(101)), Admission::Go), "another key");
+            let was_the_key = matches!(error, Error::KeyRefused(_));
+            assert_eq!((account.refuses_key(1), account.refuses_key(2)), (was_the_key, false));
+            assert!(!account.key_taken(at(99)), "it was sent before");
+            assert_eq!(account.key_taken(at(106)), was_the_key, "{error}");
+            assert_eq!(account.trouble().is_none(), was_the_key, "{error}");
+        }
     }
 
     fn unavailable(seconds: u64) -> Error {

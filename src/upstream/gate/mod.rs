@@ -72,6 +72,8 @@ pub(super) enum Priority {
     Refresh,
     /// Callers will wait for its file in a moment: may queue, and is a probe where others may not pass.
     UrgentRefresh,
+    /// No mint: passes like a refresh, and finds out nothing for mints but whether the key is taken.
+    Aside,
 }
 
 /// A request that wants to pass.
@@ -113,6 +115,8 @@ pub(super) enum Verdict {
     Limited(Option<Duration>),
     /// kie.ai did not serve, and its answer concerns the account, or may; or a gateway in front of it answered.
     Account(Error),
+    /// It took the key, in an answer that says nothing of mints.
+    KeyTaken,
     /// It answered, and failed.
     Failed,
     /// No answer came.
@@ -226,7 +230,7 @@ impl Gate {
         let turn = {
             let mut state = self.lock();
             let now = self.0.clock.now();
-            let is_refresh = wanted.priority == Priority::Refresh;
+            let is_refresh = matches!(wanted.priority, Priority::Refresh | Priority::Aside);
             // Callers come first: a refresh does not pass a queue.
             let admission = if state.queue.is_empty() { state.admit(&wanted, now) } else { Admission::WaitForAnswer };
             let admission = match admission {
@@ -297,6 +301,11 @@ impl Gate {
     /// The most tokens there can be, and how many are added a second.
     pub(super) fn budget_bounds(&self) -> (f64, f64) {
         self.lock().budget.bounds()
+    }
+
+    /// Whether kie.ai refuses the key of this version.
+    pub(super) fn refuses_key(&self, key: u64) -> bool {
+        self.lock().account.refuses_key(key)
     }
 
     pub(super) fn breaker(&self) -> BreakerState {
@@ -393,12 +402,18 @@ impl Gate {
 
 impl State {
     fn admit(&mut self, wanted: &Wanted, now: Instant) -> Admission {
+        let is_aside = wanted.priority == Priority::Aside;
         let breaker_probe = match self.breaker.admission(wanted.seen_to_fail, now) {
             breaker::Admission::Go => false,
+            breaker::Admission::Probe if is_aside => return Admission::Shut(Refusal::Unwell(Duration::ZERO)),
             breaker::Admission::Probe => true,
             breaker::Admission::Shut(until) => return Admission::Shut(Refusal::Unwell(now.until(until))),
         };
-        let account_probe = match self.account.admission(wanted.key, wanted.seen_to_fail, now) {
+        let admission = match is_aside {
+            true => self.account.admission_aside(wanted.key, now),
+            false => self.account.admission(wanted.key, wanted.seen_to_fail, now),
+        };
+        let account_probe = match admission {
             account::Admission::Go => false,
             account::Admission::Probe => true,
             account::Admission::Told(error, until) => {
@@ -407,6 +422,7 @@ impl State {
         };
         let pause_probe = match self.pause.admission(now) {
             pause::Admission::Go => false,
+            pause::Admission::Probe if is_aside => return Admission::WaitForAnswer,
             pause::Admission::Probe => true,
             pause::Admission::Wait(until) => return Admission::Wait(until),
             pause::Admission::WaitForProbe => return Admission::WaitForAnswer,
@@ -482,6 +498,12 @@ impl State {
                     tracing::warn!(%error, "kie.ai refuses the account: it is asked now and then whether it still does");
                 }
                 self.close_breaker();
+            }
+            Verdict::KeyTaken => {
+                self.window.lost();
+                if self.account.key_taken(concern.sent_at) {
+                    tracing::info!("kie.ai takes the API key again");
+                }
             }
             Verdict::Failed | Verdict::Silent => {
                 self.window.bad(now);

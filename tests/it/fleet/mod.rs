@@ -1,6 +1,7 @@
 //! Many kielinks as one: real ones, a simulated kie.ai, and a real redis-server, without which these tests pass with a
 //! message.
 
+mod credits;
 mod quota;
 #[path = "../../../src/shared/testing/server.rs"]
 mod server;

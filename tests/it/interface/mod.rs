@@ -1,6 +1,7 @@
 //! What callers may send and what they are told.
 
 mod callers;
+mod credits;
 mod description;
 mod guard;
 mod links;

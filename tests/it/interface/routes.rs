@@ -28,10 +28,12 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
     ] {
         not_found.assert_document(path, &sidecar.get(path).await);
     }
-    for path in ["/api", "/api/", "/api/v1", "/api/v1/common", "/api/v1/common/download-url/", "/api/v1/chat/credit"] {
+    for path in ["/api", "/api/", "/api/v1", "/api/v1/common", "/api/v1/common/download-url/", "/api/v1/chat/credits"] {
         let reply = sidecar.get(path).await;
         not_found.assert_envelope(path, &reply);
-        assert!(reply.body.contains("serves POST /api/v1/common/download-url. Send all others to kie.ai"), "{reply:?}");
+        for part in ["POST /api/v1/common/download-url", "GET /api/v1/chat/credit", "Send all others to kie.ai"] {
+            assert!(reply.body.contains(part), "{reply:?}");
+        }
     }
     let post = |path: &str| sidecar.client().post(format!("{}{path}", sidecar.base_url())).body("{}");
     not_found.assert_envelope("POST", &sidecar.send(post("/api/v1/jobs/createTask")).await);

@@ -1,5 +1,6 @@
 //! The binary itself: command line, exit codes, signals, probes, the sandbox.
 
+mod check_key;
 pub(crate) mod child;
 mod command_line;
 mod connections;

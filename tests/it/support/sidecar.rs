@@ -82,6 +82,8 @@ impl Sidecar {
             ("admin.listen", "127.0.0.1:0"),
             ("log.level", "trace"),
             ("log.format", "json"),
+            // So that kie.ai hears what the test asks for, and nothing else.
+            ("upstream.credits_every", "0s"),
         ];
         let base_url = kie.base_url();
         flags.push(("upstream.base_url", &base_url));

@@ -168,7 +168,7 @@ mod tests {
         *,
     };
     use crate::{
-        fleet, key,
+        credits, fleet, key,
         kind::Kind,
         links::{self, MintResult, Rule},
         shared,
@@ -237,6 +237,7 @@ mod tests {
                 budget_most_tokens: 19.0,
                 budget_tokens_per_second: 9.7,
             },
+            credits: some.then_some(credits::Description { left: 5916.25, age_seconds: 75 }),
             key: key::Description {
                 fingerprint: "c93ab9081bea".to_owned(),
                 source: "file",

@@ -105,7 +105,7 @@ impl FakeKie {
 
     /// The usual answer to `GET /api/v1/chat/credit`.
     pub(crate) fn answer_credit(&self, answer: Answer) {
-        self.script(|script| script.credit = answer);
+        self.script(|script| script.credit = Some(answer));
     }
 
     /// What every call with a good key hears, until it is `None`: the whole account is refused.
