@@ -48,6 +48,10 @@ browser: build
 deploy: build
     tests/deploy
 
+# The Debian package, on a booted Debian (root)
+systemd: build
+    tests/systemd
+
 monitoring: build
     tests/monitoring
 

@@ -311,6 +311,12 @@ pub async fn check_key(config: Config, clock: Clock) -> Result<KeyTaken, KeyTrou
 }
 
 impl App {
+    /// What `/status` says at its top, whenever it is asked.
+    pub fn headline(&self) -> impl Fn() -> String + use<> {
+        let status = self.status.clone();
+        move || status.headline()
+    }
+
     /// Serves until `stop` resolves, then ends in order ([`drain`]). Reads the key again when `reload` asks. An `App`
     /// whose run is dropped ends at once.
     ///

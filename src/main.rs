@@ -21,7 +21,7 @@ use kielink::{
     config::{self, Sources},
     sandbox,
     server::Inherited,
-    telemetry::{Log, Telemetry, trace::Tracer},
+    telemetry::{self, Log, Telemetry, trace::Tracer},
     upstream,
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::Instant};
@@ -50,7 +50,8 @@ fn main() -> ExitCode {
     match signals.and_then(|signals| run(cli, signals)) {
         Ok(code) => code,
         Err(error) => {
-            say_last(format!("kielink: {error:#}\n"));
+            let said = format!("kielink: {error:#}\n");
+            say_last(if systemd::logs_to_journal(&environment()) { systemd::as_errors(&said) } else { said });
             let is_configuration = error.is::<config::Problems>() || error.is::<upstream::SetupError>();
             if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
@@ -92,7 +93,7 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
     let environment = sources.environment.clone();
     let start = move || {
         let mut config = config::load(&sources)?;
-        let (telemetry, log) = start_logs(&config)?;
+        let (telemetry, log) = start_logs(&config, &sources.environment)?;
         raise_file_limit(&mut config);
         let inherited = inherited.context("cannot use the sockets that were handed over")?;
         let listeners = Listeners::bind(&config, inherited)?;
@@ -110,6 +111,7 @@ async fn serve(sources: Sources, inherited: io::Result<Vec<Inherited>>, signals:
 
 async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> anyhow::Result<ExitCode> {
     let environment = sources.environment.clone();
+    let known = environment.clone();
     let start = move || {
         let mut sandbox = match sandbox::Sandbox::bind(&flags, sources, &Clock::system()) {
             Ok(sandbox) => sandbox,
@@ -123,7 +125,7 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
                 return Err(error).context(hint);
             }
         };
-        let (telemetry, log) = start_logs(&sandbox.config)?;
+        let (telemetry, log) = start_logs(&sandbox.config, &known)?;
         raise_file_limit(&mut sandbox.config);
         let listeners = Listeners::bind(&sandbox.config, Vec::new())
             .context("another address can be given with --listen and --admin-listen")?;
@@ -221,8 +223,9 @@ async fn until_ended(app: App, is_supervised: bool, mut signals: Signals) -> any
         let _ = stopped.await;
     };
     let admin = app.addresses.admin[0].clone();
+    let headline = app.headline();
     tokio::select! {
-        never = systemd::report(admin, is_supervised) => match never {},
+        never = systemd::report(admin, is_supervised, headline) => match never {},
         ended = app.run(reload, stopped) => match ended? {
             Ended::Drained => Ok(ExitCode::SUCCESS),
             // It did what it was told to do, within the time it was given.
@@ -236,24 +239,25 @@ async fn until_ended(app: App, is_supervised: bool, mut signals: Signals) -> any
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-fn sources(settings: &Settings) -> Sources {
+fn environment() -> HashMap<String, String> {
     // `vars()` panics at any variable that is not UTF-8, even at one that is not ours. A setting or key that is not
     // UTF-8 is still refused: a replacement character is valid in none of them.
-    let environment = std::env::vars_os()
-        .map(|(name, value)| {
-            let text = |text: OsString| text.to_string_lossy().into_owned();
-            (text(name), text(value))
-        })
-        .collect::<HashMap<_, _>>();
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
+fn sources(settings: &Settings) -> Sources {
+    let environment = environment();
     let file = settings.config.clone().or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
     Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
 }
 
 /// Starts the logs of every thread of this process, which end with the returned `Log`; what fails is counted in
 /// `Telemetry`.
-fn start_logs(config: &app::Config) -> anyhow::Result<(Telemetry, Log)> {
+fn start_logs(config: &app::Config, environment: &HashMap<String, String>) -> anyhow::Result<(Telemetry, Log)> {
     let telemetry = Telemetry::default();
-    let (dispatch, log) = config.log.queued(io::stderr, &telemetry).context("cannot start logging")?;
+    let log = telemetry::Config { priorities: systemd::logs_to_journal(environment), ..config.log };
+    let (dispatch, log) = log.queued(io::stderr, &telemetry).context("cannot start logging")?;
     tracing::dispatcher::set_global_default(dispatch).context("cannot start logging")?;
     // SECURITY: the usual hook prints a panic's payload, which may hold anything.
     std::panic::set_hook(Box::new(|panic| {

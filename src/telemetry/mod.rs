@@ -10,6 +10,7 @@ mod level;
 mod limiter;
 mod line;
 pub(crate) mod metrics;
+mod priority;
 mod queue;
 pub mod trace;
 
@@ -19,13 +20,13 @@ use tracing::{Dispatch, level_filters::LevelFilter};
 use tracing_subscriber::{Layer as _, fmt::MakeWriter, layer::SubscriberExt};
 
 pub(crate) use self::queue::LAST_LINES;
-use self::trace::Tracer;
 pub use self::{
     failures::{Failed, Failure, Failures, Severity, What},
     level::LogLevel,
     limiter::Limiter,
     queue::{DroppedLines, Log},
 };
+use self::{priority::Prioritised, trace::Tracer};
 
 /// The target of lines that tell of a failure which is noted elsewhere, or that sum up other lines: such a line is no
 /// failure of its own.
@@ -36,6 +37,8 @@ pub(crate) const NOTED: &str = concat!(env!("CARGO_PKG_NAME"), "::noted");
 pub struct Config {
     pub format: Format,
     pub level: Level,
+    /// Whether each line begins with its priority, for systemd's journal.
+    pub priorities: bool,
 }
 
 /// What a run reports to, besides the log's writer. Cheap to clone; `Default` traces nothing.
@@ -84,6 +87,7 @@ impl Config {
         };
         if text {
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
+            let layer = layer.map_event_format(|format| Prioritised { format, priorities: self.priorities });
             Dispatch::new(all.with(layer.with_filter(limited)))
         } else {
             let layer = tracing_subscriber::fmt::layer()
@@ -92,7 +96,8 @@ impl Config {
                 .with_current_span(false)
                 .with_span_list(false)
                 .with_target(false)
-                .with_writer(writer);
+                .with_writer(writer)
+                .map_event_format(|format| Prioritised { format, priorities: self.priorities });
             Dispatch::new(all.with(layer.with_filter(limited)))
         }
     }

@@ -249,7 +249,7 @@ mod tests {
         let (answers, scripted) = mpsc::channel();
         let taken = Arc::default();
         let sink = Sink { answers: Arc::new(Mutex::new(scripted)), taken: Arc::clone(&taken) };
-        let config = Config { format: Format::Json, level: "info".parse::<Level>().unwrap() };
+        let config = Config { format: Format::Json, level: "info".parse::<Level>().unwrap(), priorities: false };
         let (dispatch, log) = config.queued(move || sink.clone(), &Telemetry::default()).unwrap();
         Bench { answers, taken, dispatch, log }
     }

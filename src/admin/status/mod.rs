@@ -155,6 +155,11 @@ impl Status {
         }
     }
 
+    /// The sentence at the top.
+    pub(crate) fn headline(&self) -> String {
+        self.snapshot().headline.text
+    }
+
     pub(super) fn routes(self) -> Router {
         Router::new().route("/status", get(show)).route("/status.json", get(json)).with_state(self)
     }

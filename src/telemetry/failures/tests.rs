@@ -8,7 +8,7 @@ use crate::{
 
 /// A log like kielink's own, from `level` on, which nobody reads.
 fn logged(level: &str, telemetry: &Telemetry, act: impl FnOnce()) {
-    let config = Config { format: Format::Json, level: level.parse().unwrap() };
+    let config = Config { format: Format::Json, level: level.parse().unwrap(), priorities: false };
     tracing::dispatcher::with_default(&config.dispatch(io::sink, telemetry), act);
 }
 

@@ -33,6 +33,8 @@ async fn systemd_hears_when_it_is_ready_alive_and_stopping() {
     assert_eq!(child.ended().await, Some(0));
     all.borrow_mut().extend(heard(&socket));
     assert_eq!((count("READY=1"), count("STOPPING=1")), (1, 1));
+    // What `/status` says at its top, and each sentence once.
+    assert_eq!(count("STATUS=Ready; nobody has asked for a link yet"), 1);
 }
 
 #[tokio::test]
@@ -43,4 +45,16 @@ async fn a_supervisor_that_is_gone_ends_nothing() {
     assert_eq!(child.get("/healthz").await.status, 200);
     child.terminate();
     assert_eq!(child.ended().await, Some(0));
+}
+
+/// An address of nobody's: kielink says that it starts, and then why it does not.
+#[tokio::test]
+async fn lines_have_their_priority_where_standard_error_is_the_journal() {
+    let arguments = ["--listen", "203.0.113.1:8080", "--admin-listen", "127.0.0.1:0"];
+    for (journal, expected) in [("%d:%i", ["<6>{\"time", "<3>kielink"]), ("%d:1", ["{\"timest", "kielink: c"])] {
+        let script = format!("JOURNAL_STREAM=$(stat -L -c {journal} /proc/self/fd/2) exec \"$@\"");
+        let ended = Run::scripted(&script, &arguments).key().finished().await;
+        let lines: Vec<_> = ended.stderr.lines().map(|line| &line[..10]).collect();
+        assert_eq!((ended.code, lines.first(), lines.last()), (Some(1), expected.first(), expected.last()));
+    }
 }

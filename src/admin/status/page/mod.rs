@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn reworded_the_page_still_joins() {
         let telemetry = Telemetry::default();
-        let log = Config { format: Format::Json, level: "info".parse().unwrap() };
+        let log = Config { format: Format::Json, level: "info".parse().unwrap(), priorities: false };
         let fail = |what, error: &str| {
             telemetry.failures.note(Failed {
                 severity: Severity::Warn,
