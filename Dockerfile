@@ -3,7 +3,13 @@
 #   docker build --build-arg REVISION=$(git rev-parse HEAD) -t kielink .     # names the commit at /status
 # amd64 and arm64 by the same file; nothing here needs more than the builder that Docker brings.
 
-FROM rust:1.95-slim-bookworm AS build
+# A tag gets patches, and is another image then. Whoever needs the same bytes twice names a digest, as .github/workflows/release.yml
+# does: --build-arg RUST_IMAGE=rust:1.95-slim-bookworm@sha256:... To renew it: docker buildx imagetools inspect
+# rust:1.95-slim-bookworm, and the Rust version here where Cargo.toml's rust-version has risen.
+ARG RUST_IMAGE=rust:1.95-slim-bookworm
+FROM ${RUST_IMAGE} AS build
+# Where a bill of materials is asked for (`docker buildx build --sbom true`), it lists this stage, too, which has Cargo.lock.
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
 WORKDIR /build
 # Static, because nothing else is in the image that could be linked at run time. The flag reaches the
 # binary alone and not the build scripts and macros (which cannot be static), as --target is spelled out.
@@ -53,8 +59,12 @@ ENTRYPOINT ["/usr/local/bin/kielink"]
 # Last, so that a new revision changes no layer.
 ARG VERSION=dev
 ARG REVISION=unknown
+ARG CREATED=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="kielink" \
       org.opencontainers.image.description="A sidecar that holds one kie.ai API key and serves signed download links" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}"
