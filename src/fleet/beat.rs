@@ -25,8 +25,9 @@ const RENEW_EVERY: Duration = Duration::from_millis(LEASE.as_millis() as u64 * 3
 /// Leases renewed in one question.
 const RENEWED_AT_ONCE: usize = 64;
 
-/// Links put at once when the tier is back: callers' questions must not wait behind a megabyte.
-const PUT_AT_ONCE: usize = 64;
+/// Links put at once when the tier is back: callers' questions must not wait behind many, nor the tier be taken for silent
+/// where all of them take longer than a caller's patience with it.
+const PUT_AT_ONCE: usize = 16;
 
 /// A token that is spent already is taken however late it comes.
 const PROMISED: Duration = Duration::from_secs(120);
