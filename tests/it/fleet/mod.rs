@@ -1,11 +1,19 @@
 //! Many kielinks as one: real ones, a simulated kie.ai, and a real redis-server, without which these tests pass with a
 //! message.
 
+mod clocks;
 mod credits;
+mod faults;
+mod load;
+#[path = "../../../src/shared/testing/proxy.rs"]
+mod proxy;
 mod quota;
 #[path = "../../../src/shared/testing/server.rs"]
 mod server;
 mod sharing;
+mod soak;
+#[path = "../../../src/shared/testing/topology.rs"]
+mod topology;
 mod trouble;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -37,6 +45,8 @@ impl Server {
 /// kielinks with one key, one tier, and one kie.ai.
 struct Fleet {
     server: Server,
+    /// `shared.url`.
+    url: String,
     kie: FakeKie,
     replicas: Vec<Sidecar>,
 }
@@ -45,18 +55,22 @@ impl Fleet {
     /// All of them see each other when this returns. `None` where there is no redis-server.
     async fn of(replicas: usize, settings: &[(&str, &str)]) -> Option<Fleet> {
         let server = Server::start(&[])?;
-        let kie = FakeKie::start();
-        let mut fleet = Fleet { server, kie, replicas: Vec::new() };
+        let url = server.url();
+        Some(Fleet::behind(server, url, replicas, settings).await)
+    }
+
+    /// With another way to the server.
+    async fn behind(server: Server, url: String, replicas: usize, settings: &[(&str, &str)]) -> Fleet {
+        let mut fleet = Fleet { server, url, kie: FakeKie::start(), replicas: Vec::new() };
         for _ in 0..replicas {
             fleet.add(settings);
         }
         fleet.is_whole().await;
-        Some(fleet)
+        fleet
     }
 
     fn add(&mut self, settings: &[(&str, &str)]) {
-        let url = self.server.url();
-        let mut all = vec![("shared.url", url.as_str()), ("log.level", "info"), PATIENT];
+        let mut all = vec![("shared.url", self.url.as_str()), ("log.level", "info"), PATIENT];
         all.extend_from_slice(settings);
         self.replicas.push(Sidecar::with(&self.kie, &all));
     }
@@ -130,9 +144,19 @@ async fn metric(replica: &Sidecar, name: &str) -> String {
     value.trim_end_matches(".0").to_owned()
 }
 
+/// The value of a metric that has one operation, where it went well.
+async fn labelled(replica: &Sidecar, name: &str, operation: &str) -> f64 {
+    let start = format!("{name}{{operation=\"{operation}\",result=\"ok\"}} ");
+    let metrics = replica.get_admin("/metrics").await.body;
+    metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+}
+
 /// Two hundred milliseconds a mint.
 fn slow_mints(kie: &FakeKie) {
     kie.answer(crate::support::Answer::link().after(Duration::from_millis(200)));
 }
+
+/// The default, on a machine that may be busy.
+const IMPATIENT: (&str, &str) = ("shared.timeout", "20ms");
 
 const ROOM: [(&str, &str); 2] = [("upstream.rate", "1000"), ("upstream.burst", "1000")];

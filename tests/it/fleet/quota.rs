@@ -5,22 +5,22 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::{Fleet, link_path, source};
-use crate::support::{Answer, eventually};
+use super::{Fleet, labelled, link_path, proxy::Proxy, server::Server, source};
+use crate::support::{Answer, KEY, eventually};
 
 /// How many requests kie.ai has seen at most, beyond the rate and since any moment.
-fn most_at_once(times: &[Duration], rate: f64) -> f64 {
-    let mut most = 0.0f64;
-    for (first, from) in times.iter().enumerate() {
-        for (last, to) in times.iter().enumerate().skip(first) {
-            let allowed = (*to - *from).as_secs_f64() * rate;
-            most = most.max((last - first + 1) as f64 - allowed);
-        }
+pub(super) fn most_at_once(times: &[Duration], rate: f64) -> f64 {
+    let (mut most, mut least_before) = (0.0f64, f64::INFINITY);
+    for (place, at) in times.iter().enumerate() {
+        // How many came before this one, less what the rate allows until then.
+        let beyond = place as f64 - at.as_secs_f64() * rate;
+        least_before = least_before.min(beyond);
+        most = most.max(beyond - least_before + 1.0);
     }
     most
 }
 
-async fn times(fleet: &Fleet) -> Vec<Duration> {
+pub(super) async fn times(fleet: &Fleet) -> Vec<Duration> {
     let requests = fleet.kie.requests();
     let first = requests.iter().map(|request| request.at).min().unwrap();
     let mut times: Vec<_> = requests.iter().map(|request| request.at - first).collect();
@@ -84,6 +84,109 @@ async fn ten_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back()
     );
     assert!(burst <= 20.0, "{burst}");
     assert!(good >= 20, "{good}");
+    fleet.ended().await;
+}
+
+/// With the defaults, each of 25 has a burst of one while the tier is away: five more than all of them together.
+#[tokio::test]
+async fn twenty_five_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back() {
+    let Some(mut fleet) = Fleet::of(25, &[("upstream.rate", "10"), ("upstream.burst", "20")]).await else { return };
+    ask_for_new_files(&fleet, 1, Duration::from_secs(1)).await;
+    fleet.server.kill();
+    ask_for_new_files(&fleet, 1, Duration::from_secs(4)).await;
+    fleet.server.restart();
+    ask_for_new_files(&fleet, 1, Duration::from_secs(3)).await;
+    let times = times(&fleet).await;
+    let burst = most_at_once(&times, 10.0);
+    eprintln!("{} requests in {:?}; never more than 10 a second and {burst:.1}", times.len(), times.last());
+    assert!(burst <= 25.0, "{burst}");
+    fleet.ended().await;
+}
+
+/// Milliseconds for which a fleet's bucket is kept: an hour where it is full, and a period more for each token that is
+/// missing.
+fn kept(fleet: &Fleet, bucket: &str) -> i64 {
+    redis::from_redis_value(fleet.server.run(&["PTTL", bucket])).unwrap()
+}
+
+const HOUR: i64 = 3_600_000;
+
+fn fill(fleet: &Fleet, bucket: &str) {
+    fleet.server.run(&["SET", bucket, "0", "PX", &HOUR.to_string()]);
+}
+
+/// One a second, so that a token is worth a second of the bucket's life.
+const SLOW: [(&str, &str); 2] = [("upstream.rate", "1"), ("upstream.burst", "20")];
+
+#[tokio::test]
+async fn a_token_that_the_tier_gives_late_is_the_one_that_is_paid_with() {
+    let Some(server) = Server::start(&[]) else { return };
+    let proxy = Proxy::before(server.port, &TaskTracker::new()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let fleet = Fleet::behind(server, url, 1, &[SLOW[0], SLOW[1], ("shared.timeout", "600ms")]).await;
+    let replica = &fleet.replicas[0];
+    assert_eq!(replica.link(&source(0)).await.status, 200);
+    let bucket = fleet.server.names("*}q").remove(0);
+    fill(&fleet, &bucket);
+    let beats = async |more: f64| {
+        let until = labelled(replica, "kielink_shared_requests_total", "beat").await + more;
+        eventually("it has beaten", async || labelled(replica, "kielink_shared_requests_total", "beat").await >= until)
+            .await;
+    };
+    beats(2.0).await;
+    // LOOK is answered in time, and leaves too little for TAKE.
+    proxy.delay(Duration::from_millis(350));
+    let files: Vec<_> = (1..=6).map(source).collect();
+    let replies = futures_util::future::join_all(files.iter().map(|file| replica.link(file))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    proxy.delay(Duration::ZERO);
+    // With these it would pay what it owed.
+    beats(2.0).await;
+    let missing = (kept(&fleet, &bucket) - HOUR) as f64 / 1030.0;
+    let taken = labelled(replica, "kielink_shared_requests_total", "take").await;
+    eprintln!("{taken} tokens were given, {missing:.1} are missing some seconds later");
+    assert_eq!((fleet.kie.mints(), taken), (7, 7.0));
+    assert!(missing < 6.0, "{missing}");
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn while_a_key_is_replaced_each_request_takes_a_token_of_both_quotas() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key").display().to_string();
+    std::fs::write(&path, format!("{KEY}-1\n")).unwrap();
+    let settings = [SLOW[0], SLOW[1], ("upstream.api_key_file", path.as_str())];
+    let Some(fleet) = Fleet::of(1, &settings).await else { return };
+    let replica = &fleet.replicas[0];
+    assert_eq!(replica.link(&source(0)).await.status, 200);
+    let old = fleet.server.names("*}q").remove(0);
+    fill(&fleet, &old);
+    std::fs::write(&path, format!("{KEY}-2\n")).unwrap();
+    replica.reload();
+    // Its next mint tries the new key, whose quota begins empty.
+    eventually("the new key has minted", async || {
+        assert_eq!(replica.link(&source(100 + fleet.kie.mints())).await.status, 200);
+        let status = replica.get_admin("/status.json").await.json();
+        status["key"]["on_trial"].is_null() && status["key"]["reloads"]["ok"] == 1
+    })
+    .await;
+    // Its first mint may have been faster than its connection for that key.
+    eventually("both have a quota", async || {
+        assert_eq!(replica.link(&source(200 + fleet.kie.mints())).await.status, 200);
+        fleet.server.names("*}q").len() == 2
+    })
+    .await;
+    let buckets = fleet.server.names("*}q");
+    for files in [1..=3, 4..=6] {
+        buckets.iter().for_each(|bucket| fill(&fleet, bucket));
+        for file in files {
+            assert_eq!(replica.link(&source(file)).await.status, 200);
+        }
+        for bucket in &buckets {
+            let missing = (kept(&fleet, bucket) - HOUR) as f64 / 1030.0;
+            assert!((1.0..=3.0).contains(&missing), "{missing}");
+        }
+    }
     fleet.ended().await;
 }
 

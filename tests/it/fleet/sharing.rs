@@ -1,7 +1,7 @@
 //! One mint for a whole fleet, and what the others find.
 
 use super::{Fleet, ROOM, metric, outcome, slow_mints, source};
-use crate::support::{Answer, KEY, encode, eventually};
+use crate::support::{Answer, KEY, Sidecar, encode, eventually};
 
 #[tokio::test]
 async fn eight_replicas_that_are_asked_for_fifty_files_at_once_mint_each_once() {
@@ -121,6 +121,31 @@ async fn metrics_and_status_tell_of_the_fleet() {
 }
 
 #[tokio::test]
+async fn replicas_that_disagree_about_the_rate_say_so() {
+    let Some(mut fleet) = Fleet::of(1, &ROOM).await else { return };
+    fleet.add(&[("upstream.rate", "7"), ("upstream.burst", "7")]);
+    fleet.is_whole().await;
+    let shared = async |replica: &Sidecar| replica.get_admin("/status.json").await.json()["shared"].take();
+    for replica in &fleet.replicas {
+        eventually("it knows what each has said", async || {
+            shared(replica).await["warning"] == "replicas disagree about upstream.rate"
+        })
+        .await;
+        let said = shared(replica).await;
+        let mut rates: Vec<_> = said["members"].as_array().unwrap().iter().map(|member| &member["rate"]).collect();
+        rates.sort_by_key(|rate| rate.as_u64());
+        assert_eq!(rates, [7, 1000], "{said}");
+        let page = replica.get_admin("/status").await.body;
+        assert!(page.contains(said["id"].as_str().unwrap()), "{page}");
+        assert!(page.contains("replicas disagree about upstream.rate"));
+    }
+    // Whoever is alone agrees.
+    fleet.replicas.remove(1).ended().await;
+    eventually("the other one has gone", async || shared(&fleet.replicas[0]).await["warning"].is_null()).await;
+    fleet.ended().await;
+}
+
+#[tokio::test]
 async fn a_batch_asks_the_tier_for_all_its_files_at_once() {
     let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
     let urls: Vec<_> = (0..100).map(source).collect();
@@ -143,6 +168,41 @@ async fn a_batch_asks_the_tier_for_all_its_files_at_once() {
     ] {
         assert!(metrics.lines().any(|shown| shown == line), "{line} in {metrics}");
     }
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_batch_finds_what_other_replicas_minted_with_the_key_that_is_being_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |replica: usize| folder.path().join(replica.to_string()).display().to_string();
+    let Some(mut fleet) = Fleet::of(0, &[]).await else { return };
+    for replica in 0..2 {
+        std::fs::write(path(replica), format!("{KEY}-1\n")).unwrap();
+        fleet.add(&[ROOM[0], ROOM[1], ("upstream.api_key_file", &path(replica))]);
+    }
+    fleet.is_whole().await;
+    let urls: Vec<_> = (0..70).map(source).collect();
+    let ask = async |replica: usize| {
+        let replica = &fleet.replicas[replica];
+        let request = replica.client().post(format!("{}/v1/links", replica.base_url()));
+        let reply = replica.send(request.body(serde_json::json!({ "urls": urls }).to_string())).await;
+        let items = reply.json()["links"].as_array().unwrap().clone();
+        items.iter().map(|item| item["url"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = ask(0).await;
+    eventually("all are shared", async || fleet.server.names("*1l.*").len() == 70).await;
+    std::fs::write(path(1), format!("{KEY}-2\n")).unwrap();
+    fleet.replicas[1].reload();
+    eventually("the new key has minted", async || {
+        let number = 100 + fleet.kie.mints();
+        assert_eq!(fleet.replicas[1].link(&source(number)).await.status, 200);
+        let status = fleet.replicas[1].get_admin("/status.json").await.json();
+        status["key"]["on_trial"].is_null() && status["key"]["reloads"]["ok"] == 1
+    })
+    .await;
+    let mints = fleet.kie.mints();
+    let found = ask(1).await;
+    assert_eq!((found, fleet.kie.mints()), (first, mints));
     fleet.ended().await;
 }
 

@@ -1,88 +1,19 @@
 //! The tier is frozen, killed, forged: nobody's request fails.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::{Fleet, ROOM, link_path, metric, outcome, source};
+use super::{
+    Fleet, ROOM, labelled, link_path,
+    load::{Load, is_used_again},
+    metric, outcome, source,
+};
 use crate::support::{encode, eventually};
-
-/// Callers that ask for ever new files, and count.
-struct Load {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    callers: JoinSet<(usize, Duration)>,
-}
-
-impl Load {
-    fn on(fleet: &Fleet) -> Load {
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
-        let mut callers = JoinSet::new();
-        for replica in &fleet.replicas {
-            for _ in 0..3 {
-                let (client, stop, asked) = (replica.client().clone(), Arc::clone(&stop), Arc::clone(&asked));
-                let base = replica.base_url().to_owned();
-                callers.spawn(async move {
-                    let (mut failed, mut longest) = (0, Duration::ZERO);
-                    while !stop.load(Ordering::Relaxed) {
-                        // Now and then two ask for the same file.
-                        let number = 10_000 + asked.fetch_add(1, Ordering::Relaxed) * 2 / 3;
-                        let began = tokio::time::Instant::now();
-                        let request = client.get(format!("{base}/v1/link?url={}", encode(&source(number))));
-                        let response = request.send().await.unwrap();
-                        failed += usize::from(response.status() != 200);
-                        longest = longest.max(began.elapsed());
-                    }
-                    (failed, longest)
-                });
-            }
-        }
-        Load { stop, asked, callers }
-    }
-
-    /// Waits until so many more have been asked.
-    async fn goes_on(&self, requests: usize) {
-        let until = self.asked.load(Ordering::Relaxed) + requests;
-        eventually("the callers go on", async || self.asked.load(Ordering::Relaxed) >= until).await;
-    }
-
-    /// How many requests there were, how many failed, and the longest.
-    async fn ended(self) -> (usize, usize, Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = self.callers.join_all().await;
-        let failed = ended.iter().map(|(failed, _)| failed).sum();
-        (self.asked.load(Ordering::Relaxed), failed, ended.iter().map(|(_, longest)| *longest).max().unwrap())
-    }
-}
-
-async fn is_used_again(fleet: &Fleet) {
-    for replica in &fleet.replicas {
-        eventually("the tier is used again", async || metric(replica, "kielink_shared_up").await == "1").await;
-    }
-    // The links of one are the others'.
-    assert_eq!(fleet.replicas[0].link(&source(1)).await.status, 200);
-    eventually("the other finds it", async || {
-        let names = fleet.server.names("*1l.*").len();
-        names > 0
-    })
-    .await;
-    let found = fleet.replicas[1].link(&source(1)).await;
-    assert_eq!(outcome(found.header("cache-status")), "kielink; hit; detail=shared");
-}
-
-/// The default, on a machine that may be busy.
-const IMPATIENT: (&str, &str) = ("shared.timeout", "20ms");
 
 #[tokio::test]
 async fn a_tier_that_freezes_dies_or_forgets_fails_no_request() {
-    let Some(mut fleet) = Fleet::of(3, &[ROOM[0], ROOM[1], IMPATIENT]).await else { return };
+    let Some(mut fleet) = Fleet::of(3, &[ROOM[0], ROOM[1], super::IMPATIENT]).await else { return };
     let load = Load::on(&fleet);
     load.goes_on(800).await;
     fleet.server.freeze();
@@ -96,9 +27,7 @@ async fn a_tier_that_freezes_dies_or_forgets_fails_no_request() {
     fleet.server.kill();
     fleet.server.restart();
     load.goes_on(800).await;
-    let (asked, failed, longest) = load.ended().await;
-    eprintln!("{asked} requests, {failed} failed, the longest took {longest:?}; {} mints", fleet.kie.mints());
-    assert_eq!(failed, 0);
+    load.failed_none(&fleet).await;
     is_used_again(&fleet).await;
     fleet.ended().await;
 }
@@ -193,6 +122,40 @@ async fn a_replica_that_ends_lets_its_files_go_and_says_goodbye() {
     assert_eq!(fleet.server.run(&["ZCARD", &members[0]]), redis::Value::Int(1));
     fleet.kie.release();
     ending.ended().await;
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn of_many_that_wait_for_a_mint_that_hangs_one_takes_it_over_and_the_others_wait_for_that_one() {
+    let settings = [ROOM[0], ROOM[1], ("server.request_timeout", "6s")];
+    let Some(fleet) = Fleet::of(5, &settings).await else { return };
+    fleet.kie.hold();
+    let (file, (one, others)) = (source(1), fleet.replicas.split_first().unwrap());
+    let waiting = async {
+        fleet.kie.wait_for_mints(1).await;
+        futures_util::future::join_all(others.iter().map(|other| other.link(&file))).await
+    };
+    let looks = async || {
+        let looks = others.iter().map(|other| labelled(other, "kielink_shared_requests_total", "look"));
+        futures_util::future::join_all(looks).await
+    };
+    let watching = async {
+        // After half of their time.
+        fleet.kie.wait_for_mints(2).await;
+        let before = looks().await;
+        eventually("three of four go on looking", async || {
+            let more = looks().await.into_iter().zip(&before).filter(|(now, before)| *now >= **before + 4.0);
+            more.count() == 3
+        })
+        .await;
+        let mints = fleet.kie.mints();
+        fleet.kie.release();
+        mints
+    };
+    let (first, served, mints) = tokio::join!(one.link(&file), waiting, watching);
+    assert_eq!(mints, 2);
+    assert!(first.status == 200 && served.iter().all(|reply| reply.status == 200), "{served:?}");
+    assert_eq!(fleet.kie.mints(), 2);
     fleet.ended().await;
 }
 

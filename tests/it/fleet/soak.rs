@@ -1,0 +1,99 @@
+//! Half an hour of a fleet under load whose tier has a fault every ten seconds. Not run by default:
+//!
+//! ```sh
+//! KIELINK_SOAK_SECONDS=1800 cargo test --test it -- --ignored --nocapture fleet::soak
+//! ```
+
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Fleet, IMPATIENT,
+    load::{Load, is_used_again},
+    metric,
+    proxy::{Manner, Proxy},
+    quota::{most_at_once, times},
+    server::{Server, free_port},
+};
+
+const FAULT_EVERY: Duration = Duration::from_secs(10);
+const FAULT_LASTS: Duration = Duration::from_secs(5);
+
+/// So many kinds of faults there are.
+const KINDS: usize = 14;
+
+/// Begins a fault of this number, or ends it.
+fn fault(number: usize, begins: bool, server: &mut Server, proxy: &Proxy) {
+    let manner = |manner| proxy.set(if begins { manner } else { Manner::Honest });
+    let run = |server: &Server, begin: &[&str], end: &[&str]| {
+        let command = if begins { begin } else { end };
+        if !command.is_empty() {
+            server.run(command);
+        }
+    };
+    let elsewhere = free_port().to_string();
+    match number % KINDS {
+        0 if begins => server.freeze(),
+        0 => server.thaw(),
+        1 if begins => server.kill(),
+        1 => server.restart(),
+        2 => run(server, &["FLUSHALL"], &[]),
+        3 => run(server, &["CLIENT", "PAUSE", "300", "ALL"], &["SCRIPT", "FLUSH"]),
+        4 => run(server, &["REPLICAOF", "127.0.0.1", &elsewhere], &["REPLICAOF", "NO", "ONE"]),
+        5 => run(server, &["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+        6 => manner(Manner::Swallows),
+        7 => manner(Manner::Garbles),
+        8 => manner(Manner::Swaps),
+        9 => manner(Manner::Doubles),
+        10 => manner(Manner::Closes),
+        11 => manner(Manner::Resets),
+        12 => proxy.delay(Duration::from_millis(if begins { 12 } else { 0 })),
+        _ => proxy.delay(Duration::from_millis(if begins { 40 } else { 0 })),
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes half an hour"]
+#[expect(clippy::disallowed_methods, reason = "the test run's own setting, not kielink's")]
+async fn half_an_hour_of_faults_fails_no_request() {
+    let seconds = std::env::var("KIELINK_SOAK_SECONDS").map_or(1800, |text| text.parse().unwrap());
+    let Some(server) = Server::start(&[]) else { return };
+    let proxy = Proxy::before(server.port, &TaskTracker::new()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let settings = [("upstream.rate", "50"), ("upstream.burst", "50"), IMPATIENT];
+    let mut fleet = Fleet::behind(server, url, 5, &settings).await;
+    let load = Load::on(&fleet);
+    let mut turns = tokio::time::interval(FAULT_EVERY);
+    turns.tick().await;
+    for number in 0..seconds / FAULT_EVERY.as_secs() {
+        let number = usize::try_from(number).unwrap();
+        fault(number, true, &mut fleet.server, &proxy);
+        tokio::time::sleep(FAULT_LASTS).await;
+        fault(number, false, &mut fleet.server, &proxy);
+        turns.tick().await;
+    }
+    is_used_again(&fleet).await;
+    let asked = load.failed_none(&fleet).await;
+    let times = times(&fleet).await;
+    let burst = most_at_once(&times, 50.0);
+    eprintln!(
+        "{asked} requests in {seconds} s; {} to kie.ai, never more than 50 a second and {burst:.1}; {} links in the tier",
+        times.len(),
+        fleet.server.names("*1l.*").len(),
+    );
+    for replica in &fleet.replicas {
+        let [silences, duplicates, calls] =
+            ["kielink_shared_silences_total", "kielink_mints_duplicate_total", "kielink_cache_entries"];
+        eprintln!(
+            "{} silences, {} duplicate mints, {} entries",
+            metric(replica, silences).await,
+            metric(replica, duplicates).await,
+            metric(replica, calls).await
+        );
+    }
+    let connections = fleet.server.run(&["INFO", "clients"]);
+    eprintln!("{}", format!("{connections:?}").split("\\r\\n").nth(1).unwrap_or_default());
+    assert!(burst <= 50.0, "{burst}");
+    fleet.ended().await;
+}
