@@ -213,3 +213,21 @@ impl upstream::Quota for Fleet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debt_that_shows_when_the_tier_is_back_already_is_paid_with_the_next_beat() {
+        let some = |number| NonZeroU32::new(number).unwrap();
+        let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
+        let quota = Quota { period: Duration::from_millis(100), burst: some(20) };
+        let mut local = Local::new(some(1), quota, at(0));
+        assert_eq!(local.back(quota, at(1)), (None, 0));
+        // A question for a token that was asked before, and has no answer.
+        local.debt.spent();
+        assert_eq!(local.back(quota, at(2)), (Some(some(1)), 0));
+        assert_eq!(local.back(quota, at(3)), (None, 0), "once");
+    }
+}

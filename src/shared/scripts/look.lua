@@ -14,7 +14,8 @@ if lease and lease ~= holder then
     -- A lease that lasts longer than any lease was taken before somebody set the tier's clock back.
     local left = redis.call('PTTL', KEYS[2])
     if left > 0 and left <= 2 * ARGV[3] then
-      return {'wait', left, lease}
+      -- No holder has a longer name; whatever somebody put there is not to come with each look.
+      return {'wait', left, string.sub(lease, 1, 64)}
     end
   end
 end

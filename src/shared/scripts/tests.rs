@@ -116,6 +116,9 @@ async fn a_lease_is_renewed_released_and_stolen_by_the_right_holder_only() {
     assert!(!one.ask(Request::release(&one.file, &ours, None)).await);
     assert!(other.ask(Request::release(&one.file, &theirs, None)).await);
     assert_eq!(one.look(None, Newer::Any).await, Look::Free);
+    server.run(&["SET", &one.file.lease, &"x".repeat(1000), "PX", "2000"]);
+    let Look::Wait { holder, .. } = one.look(Some(1), Newer::Any).await else { panic!() };
+    assert_eq!(holder.as_str().len(), 64, "what somebody else put there");
 }
 
 #[tokio::test]
