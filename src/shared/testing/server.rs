@@ -122,7 +122,9 @@ fn spawn(
 ) -> std::io::Result<Child> {
     Command::new("redis-server")
         .arg(folder.path().join(SETTINGS))
-        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
+        // A replica would wait five seconds for others that may come.
+        .args(["--repl-diskless-sync-delay", "0", "--dir"])
         .arg(folder.path())
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -56,7 +56,12 @@ impl Cluster {
         let nodes = (0..6).map(|_| Server::start(&settings)).collect::<Option<Vec<_>>>()?;
         for (place, node) in nodes.iter().enumerate() {
             node.run(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
-            nodes[0].run(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+        }
+        // Each meets each: by hearsay it takes them seconds.
+        for (place, node) in nodes.iter().enumerate() {
+            for other in &nodes[..place] {
+                node.run(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]);
+            }
         }
         let [first, second] = LAST_SLOTS;
         for (node, slots) in nodes.iter().zip([0..=first, first + 1..=second, second + 1..=16_383]) {
@@ -68,6 +73,8 @@ impl Cluster {
         for (node, heir) in nodes.iter().zip(&nodes[3..]) {
             let id: String = redis::from_redis_value(node.run(&["CLUSTER", "MYID"])).unwrap();
             eventually("it is known", || async { heir.try_run(&["CLUSTER", "REPLICATE", &id]).is_ok() }).await;
+        }
+        for (node, heir) in nodes.iter().zip(&nodes[3..]) {
             says(heir, &["INFO", "replication"], "master_link_status:up").await;
             says(node, &["INFO", "replication"], "state=online").await;
         }

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{civil::DateTime, tz::TimeZone};
+use kielink::clock::Clock;
 use tokio::task::JoinSet;
 
 use super::{Fleet, metric, outcome, source};
@@ -108,7 +109,7 @@ pub(super) fn life_left(link: &str) -> i64 {
     let signed = TimeZone::UTC.to_timestamp(signed).unwrap();
     let life: i64 = field("X-Amz-Expires=").parse().unwrap();
     // kie.ai's simulation tells whole seconds.
-    signed.as_second() + life - Timestamp::now().as_second()
+    signed.as_second() + life - Clock::system().wall().as_second()
 }
 
 /// The tier is used by all, and the links of one are the others'.

@@ -115,15 +115,15 @@ fn fill(fleet: &Fleet, bucket: &str) {
     fleet.server.run(&["SET", bucket, "0", "PX", &HOUR.to_string()]);
 }
 
-/// One a second, so that a token is worth a second of the bucket's life.
-const SLOW: [(&str, &str); 2] = [("upstream.rate", "1"), ("upstream.burst", "20")];
+/// One a second, so that a token is worth a second of the bucket's life; and none for the credits left.
+const SLOW: [(&str, &str); 3] = [("upstream.rate", "1"), ("upstream.burst", "20"), ("upstream.credits_every", "0s")];
 
 #[tokio::test]
 async fn a_token_that_the_tier_gives_late_is_the_one_that_is_paid_with() {
     let Some(server) = Server::start(&[]) else { return };
     let proxy = Proxy::before(server.port, &TaskTracker::new()).await;
     let url = format!("redis://127.0.0.1:{}", proxy.port);
-    let fleet = Fleet::behind(server, url, 1, &[SLOW[0], SLOW[1], ("shared.timeout", "600ms")]).await;
+    let fleet = Fleet::behind(server, url, 1, &[SLOW[0], SLOW[1], SLOW[2], ("shared.timeout", "600ms")]).await;
     let replica = &fleet.replicas[0];
     assert_eq!(replica.link(&source(0)).await.status, 200);
     let bucket = fleet.server.names("*}q").remove(0);
@@ -155,7 +155,7 @@ async fn while_a_key_is_replaced_each_request_takes_a_token_of_both_quotas() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key").display().to_string();
     std::fs::write(&path, format!("{KEY}-1\n")).unwrap();
-    let settings = [SLOW[0], SLOW[1], ("upstream.api_key_file", path.as_str())];
+    let settings = [SLOW[0], SLOW[1], SLOW[2], ("upstream.api_key_file", path.as_str())];
     let Some(fleet) = Fleet::of(1, &settings).await else { return };
     let replica = &fleet.replicas[0];
     assert_eq!(replica.link(&source(0)).await.status, 200);

@@ -1,6 +1,6 @@
 //! One mint for a whole fleet, and what the others find.
 
-use super::{Fleet, ROOM, metric, outcome, slow_mints, source};
+use super::{Fleet, ROOM, labelled, metric, outcome, slow_mints, source};
 use crate::support::{Answer, KEY, Sidecar, encode, eventually};
 
 #[tokio::test]
@@ -200,9 +200,12 @@ async fn a_batch_finds_what_other_replicas_minted_with_the_key_that_is_being_rep
         status["key"]["on_trial"].is_null() && status["key"]["reloads"]["ok"] == 1
     })
     .await;
-    let mints = fleet.kie.mints();
+    let asked = async |operation: &str| labelled(&fleet.replicas[1], "kielink_shared_requests_total", operation).await;
+    let (mints, looks, peeks) = (fleet.kie.mints(), asked("look").await, asked("peek").await);
     let found = ask(1).await;
     assert_eq!((found, fleet.kie.mints()), (first, mints));
+    // Two trips for each key.
+    assert_eq!((asked("look").await, asked("peek").await), (looks, peeks + 4.0));
     fleet.ended().await;
 }
 
