@@ -5,7 +5,7 @@
 //! said about input that is refused, where possible in words of its own: a rule that is copied from the parser finds
 //! nothing.
 
-use std::{slice, str, sync::Arc, time::Duration};
+use std::{borrow::Cow, slice, str, sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use jiff::Timestamp;
@@ -21,12 +21,12 @@ use crate::{
     link::{self, Link},
     links,
     server::Address,
-    source::{self, AllowList, SourceUrl},
+    source::{self, AllowList, Source},
     upstream::{self, BadAnswer, Error, envelope::Raw},
     web::{
         guard,
         problem::{Kind, Problem},
-        query as asked,
+        query::{self as asked, Asked},
     },
 };
 
@@ -56,21 +56,41 @@ const KEY: &str = "Fixed-Key-0123456789";
 /// Stands in inputs where somebody has put a secret in the wrong place. No setting's name has such a form.
 const MISPLACED: &str = "Misplaced-7f3a";
 
-/// The query string of `GET /v1/link` and `GET /v1/redirect`.
+/// The query string of whatever asks for one link.
 pub fn query(data: &[u8]) {
     let Ok(query) = str::from_utf8(data) else { return };
-    let text = match asked::source_parameter(Some(query)).map(std::borrow::Cow::into_owned) {
-        Ok(text) => text,
+    let asked = match asked::asked(Some(query)) {
+        Ok(asked) => asked,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
     // A reader that takes queries for forms reads the same.
-    let form: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
-    assert_eq!(form, [("url".into(), text.as_str().into())], "a form has it otherwise");
-    check_source(&text);
+    let mut form: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    form.sort();
+    form.iter_mut().filter(|(name, _)| name == "taskId").for_each(|(name, _)| *name = "task_id".into());
+    form.reverse();
+    let pairs = [Some(("url".into(), asked.url.clone())), asked.task.clone().map(|task| ("task_id".into(), task))];
+    assert_eq!(form, pairs.into_iter().flatten().collect::<Vec<_>>(), "a form has it otherwise");
+    check_source(&asked.url);
+    check_task(&asked);
 }
 
-/// The body of `POST /api/v1/common/download-url`.
+/// The body of kie.ai's own contracts, with a task and without.
 pub fn compat_body(data: &[u8]) {
+    match asked::task_fields(data) {
+        Ok(asked) => {
+            if let Ok(value) = serde_json::from_slice::<Value>(data) {
+                assert_eq!(item(&value), Some((&*asked.url, asked.task.as_deref())), "the body says otherwise");
+            }
+            let again = json!({ "taskId": asked.task, "url": asked.url }).to_string();
+            assert_eq!(
+                asked::task_fields(again.as_bytes()).as_ref().ok(),
+                Some(&asked),
+                "written again, it is another"
+            );
+            check_task(&asked);
+        }
+        Err(problem) => check_problem(&problem, Kind::MalformedRequest),
+    }
     let text = match asked::source_field(data).map(std::borrow::Cow::into_owned) {
         Ok(text) => text,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
@@ -94,18 +114,50 @@ pub fn batch_body(data: &[u8]) {
         Ok(asked) => asked,
         Err(problem) => return check_problem(&problem, Kind::MalformedRequest),
     };
-    let texts: Vec<&str> = (0..asked.len()).map(|place| asked.get(place)).collect();
-    assert!(texts.len() <= BATCH, "{} source URLs", texts.len());
+    let items: Vec<Asked<'_>> = (0..asked.len()).map(|place| asked.get(place)).collect();
+    assert!(items.len() <= BATCH, "{} source URLs", items.len());
     if let Ok(value) = serde_json::from_slice::<Value>(data) {
-        assert_eq!(value.get("urls"), Some(&json!(texts)), "the body says otherwise");
+        let said = value.get("urls").and_then(Value::as_array).expect("a list");
+        let said: Vec<_> = said.iter().map(item).collect();
+        let found = items.iter().map(|asked| Some((&*asked.url, asked.task.as_deref())));
+        assert_eq!(said, found.collect::<Vec<_>>(), "the body says otherwise");
     }
-    let again = json!({ "urls": texts }).to_string();
-    assert_eq!(batch::parse(again.as_bytes(), texts.len()).ok().as_ref(), Some(&asked), "written again, it is another");
-    if let Some(fewer) = texts.len().checked_sub(1) {
+    let written = items.iter().map(|Asked { url, task }| match task {
+        Some(task) => json!({ "url": url, "task_id": task }),
+        None => json!(url),
+    });
+    let again = json!({ "urls": written.collect::<Vec<_>>() }).to_string();
+    assert_eq!(batch::parse(again.as_bytes(), items.len()).ok().as_ref(), Some(&asked), "written again, it is another");
+    if let Some(fewer) = items.len().checked_sub(1) {
         assert!(batch::parse(data, fewer).is_err(), "the limit is one off");
     }
-    // All texts are read alike; to check only a few leaves time for other batches.
-    texts.iter().take(8).for_each(|text| check_source(text));
+    // All items are read alike; to check only a few leaves time for other batches.
+    for asked in items.iter().take(8) {
+        check_source(&asked.url);
+        check_task(asked);
+    }
+}
+
+/// A source URL and a task as JSON has them: a text, or an object.
+fn item(value: &Value) -> Option<(&str, Option<&str>)> {
+    let Some(fields) = value.as_object() else { return Some((value.as_str()?, None)) };
+    let task = fields.get("task_id").or(fields.get("taskId")).and_then(Value::as_str);
+    Some((fields.get("url")?.as_str()?, task))
+}
+
+/// What must hold of every task that is taken.
+fn check_task(asked: &Asked<'_>) {
+    let Some(task) = &asked.task else { return };
+    let is_sane = (1..=256).contains(&task.len()) && !task.contains(|c: char| !('!'..='~').contains(&c));
+    match asked.source() {
+        Ok(source) => {
+            assert!(is_sane && source.task() == Some(task), "{task:?}");
+            let plain = Asked::from(asked.url.clone()).source().expect("the same URL");
+            assert!(source != plain && source.url() == plain.url() && source.host() == plain.host(), "{task:?}");
+        }
+        Err(problem) if problem.kind == Kind::MalformedRequest => assert!(!is_sane, "{task:?}: {}", problem.detail),
+        Err(problem) => check_problem(&problem, Kind::InvalidSourceUrl),
+    }
 }
 
 /// A request's head: `METHOD target VERSION`, then a header a line, as on the wire.
@@ -159,7 +211,7 @@ pub fn envelope(data: &[u8]) {
     let http_status = status.unwrap_or(200);
     let key = ApiKey::new(KEY).expect("a key");
     let raw = Raw { http_status, retry_after: Some(Duration::from_secs(3)), body };
-    let source = SourceUrl::parse("https://file.kie.ai/a.png").expect("a source URL");
+    let source = Source::parse("https://file.kie.ai/a.png").expect("a source URL");
     let present = |text: &str| upstream::message::presentable(text, &source, slice::from_ref(&key));
     let error = match upstream::envelope::read(&raw, present) {
         Ok(text) => {
@@ -289,7 +341,7 @@ pub fn config(data: &[u8]) {
 /// What must hold of every source URL that is taken, and of what is said of one that is not.
 fn check_source(text: &str) {
     let allow = AllowList::new(&ALLOWED_SOURCES).expect("patterns");
-    let source = match (SourceUrl::parse(text), asked::allowed_source(text, &allow)) {
+    let source = match (Source::parse(text), Asked::from(Cow::from(text)).allowed(&allow)) {
         (Ok(source), Ok(allowed)) => {
             assert_eq!(source, allowed);
             let host = source.host();
@@ -304,7 +356,7 @@ fn check_source(text: &str) {
         (Err(_), Err(problem)) => return check_problem(&problem, Kind::InvalidSourceUrl),
         (Err(why), Ok(_)) => panic!("allowed though {why}"),
     };
-    let normal = source.as_str();
+    let normal = source.url();
     assert!(normal.len() <= source::MAX_BYTES && text.len() <= source::MAX_BYTES, "{} bytes", normal.len());
     assert!(normal.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'), "{normal:?}");
     assert!(!percent_decode_str(normal).any(|byte| byte.is_ascii_control()), "control characters: {normal:?}");
@@ -316,12 +368,12 @@ fn check_source(text: &str) {
     assert!(authority.strip_prefix(source.host()).is_some_and(is_port), "{normal:?}");
     let url = Url::parse(normal).expect("a source URL is a URL");
     assert_eq!(url.host_str(), Some(source.host()));
-    assert_eq!(format!("{source:?}"), format!("SourceUrl({})", source.host()), "what logs show");
+    assert_eq!(format!("{source:?}"), format!("Source({})", source.host()), "what logs show");
 
     // A caller that takes the answer's `source_url` and asks again asks for the same file.
     const LEAST: &AsciiSet = &CONTROLS.add(b'%').add(b'&').add(b'+');
-    let again = |query: String| asked::source_parameter(Some(&query)).and_then(|text| asked::source(&text)).ok();
-    assert_eq!(SourceUrl::parse(normal).as_ref(), Ok(&source), "not normal: {normal:?}");
+    let again = |query: String| asked::asked(Some(&query)).and_then(|asked| asked.source()).ok();
+    assert_eq!(Source::parse(normal).as_ref(), Ok(&source), "not normal: {normal:?}");
     assert_eq!(again(format!("url={}", utf8_percent_encode(normal, NON_ALPHANUMERIC))), Some(source.clone()));
     assert_eq!(again(format!("url={}", utf8_percent_encode(normal, LEAST))), Some(source.clone()));
     assert_eq!(again(format!("url={}", utf8_percent_encode(text, NON_ALPHANUMERIC))), Some(source));

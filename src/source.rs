@@ -1,4 +1,4 @@
-//! Source URLs: parsed, normalised, checked against the allow-list. Pure.
+//! What links are asked for: source URLs, parsed, normalised, checked against the allow-list; and tasks. Pure.
 
 use std::{
     borrow::Borrow,
@@ -23,12 +23,21 @@ const MAX_LABEL_CHARS: usize = 63;
 /// The longest name, in characters.
 const MAX_NAME_CHARS: usize = 254;
 
-/// The normalised address of a file that kie.ai generated. Two equal ones share one entry.
+/// The longest task ID taken, in bytes.
+pub const MAX_TASK_BYTES: usize = 256;
+
+/// Stands between the source URL and the task. Neither has control characters.
+const BEFORE_TASK: char = '\n';
+
+/// What a link is asked for: the normalised address of a file that kie.ai generated, and, where it is asked of kie.ai's
+/// 4o image API, the task that generated it. Two equal ones share one entry.
 ///
 /// `Debug` shows the host only: a full source URL is never logged.
 #[derive(Clone)]
-pub struct SourceUrl {
+pub struct Source {
+    /// The URL; behind `BEFORE_TASK` the task, where there is one.
     text: Arc<str>,
+    url_end: u16,
     host: HostRange,
 }
 
@@ -46,10 +55,13 @@ struct HostRange {
     end: u16,
 }
 
+/// A place within the first `MAX_BYTES` bytes.
+fn fits(at: usize) -> u16 {
+    u16::try_from(at).expect("bounded by MAX_BYTES")
+}
+
 impl HostRange {
-    /// Both within the first `MAX_BYTES` bytes.
     fn new(start: usize, end: usize) -> HostRange {
-        let fits = |at: usize| u16::try_from(at).expect("bounded by MAX_BYTES");
         HostRange { start: fits(start), end: fits(end) }
     }
 
@@ -77,19 +89,24 @@ pub enum Invalid {
     Host,
 }
 
-impl SourceUrl {
+/// Why a text is no task ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is not 1 to {MAX_TASK_BYTES} visible ASCII characters")]
+pub struct BadTask;
+
+impl Source {
     /// Parses and normalises: scheme and host case, default port, empty path, dot segments, the
     /// percent-encoding of unreserved characters in the path (RFC 3986 section 6.2.2) and the case of hex digits in
     /// what stays encoded there (section 6.2.2.1), the fragment.
     /// The path's case and the query stay as they are, for they may mean something to kie.ai.
-    pub fn parse(text: &str) -> Result<SourceUrl, Invalid> {
+    pub fn parse(text: &str) -> Result<Source, Invalid> {
         match Normal::recognise(text) {
             Some(normal) => Ok(normal.into()),
-            None => SourceUrl::parse_any(text),
+            None => Source::parse_any(text),
         }
     }
 
-    fn parse_any(text: &str) -> Result<SourceUrl, Invalid> {
+    fn parse_any(text: &str) -> Result<Source, Invalid> {
         if text.is_empty() {
             return Err(Invalid::Empty);
         }
@@ -135,11 +152,33 @@ impl SourceUrl {
         }
         let host = url.host_str().ok_or(Invalid::Syntax)?;
         let start = url.scheme().len() + "://".len();
-        Ok(SourceUrl { text: Arc::from(text), host: HostRange::new(start, start + host.len()) })
+        let host = HostRange::new(start, start + host.len());
+        Ok(Source { url_end: fits(text.len()), text: Arc::from(text), host })
     }
 
-    /// The normalised text, which is also what kie.ai is asked.
-    pub fn as_str(&self) -> &str {
+    /// The same file, asked of the 4o image API. `task` is kie.ai's name of the task that generated it.
+    ///
+    /// # Errors
+    /// When it is not 1 to `MAX_TASK_BYTES` visible ASCII characters.
+    pub fn of_task(self, task: &str) -> Result<Source, BadTask> {
+        if !(1..=MAX_TASK_BYTES).contains(&task.len()) || !task.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadTask);
+        }
+        let text = format!("{}{BEFORE_TASK}{task}", self.url());
+        Ok(Source { text: Arc::from(text), ..self })
+    }
+
+    /// The normalised source URL, which is also what kie.ai is asked.
+    pub fn url(&self) -> &str {
+        &self.text[..usize::from(self.url_end)]
+    }
+
+    pub fn task(&self) -> Option<&str> {
+        self.text[usize::from(self.url_end)..].strip_prefix(BEFORE_TASK)
+    }
+
+    /// URL and task as one text, by which its entry is found. Without a task it is the URL.
+    pub fn key(&self) -> &str {
         &self.text
     }
 
@@ -149,30 +188,30 @@ impl SourceUrl {
     }
 }
 
-impl PartialEq for SourceUrl {
-    fn eq(&self, other: &SourceUrl) -> bool {
+impl PartialEq for Source {
+    fn eq(&self, other: &Source) -> bool {
         self.text == other.text
     }
 }
 
-impl Eq for SourceUrl {}
+impl Eq for Source {}
 
-/// As the text alone does: memory is asked by a text that nobody owns yet.
-impl Hash for SourceUrl {
+/// As its key alone does: memory is asked by a text that nobody owns yet.
+impl Hash for Source {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.text.hash(state);
     }
 }
 
-impl Borrow<str> for SourceUrl {
+impl Borrow<str> for Source {
     fn borrow(&self) -> &str {
         &self.text
     }
 }
 
-impl From<Normal<'_>> for SourceUrl {
-    fn from(normal: Normal<'_>) -> SourceUrl {
-        SourceUrl { text: Arc::from(normal.text), host: normal.host }
+impl From<Normal<'_>> for Source {
+    fn from(normal: Normal<'_>) -> Source {
+        Source { text: Arc::from(normal.text), url_end: fits(normal.text.len()), host: normal.host }
     }
 }
 
@@ -245,9 +284,9 @@ fn length_of_usual_name(text: &[u8]) -> Option<usize> {
     None
 }
 
-impl fmt::Debug for SourceUrl {
+impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SourceUrl({})", self.host())
+        write!(f, "Source({})", self.host())
     }
 }
 
@@ -328,7 +367,7 @@ impl AllowList {
         patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<_, _>>().map(AllowList)
     }
 
-    pub fn allows(&self, source: &SourceUrl) -> bool {
+    pub fn allows(&self, source: &Source) -> bool {
         self.allows_host(source.host())
     }
 
@@ -373,7 +412,7 @@ mod tests {
     use super::*;
 
     fn normal(text: &str) -> String {
-        SourceUrl::parse(text).unwrap_or_else(|why| panic!("{text}: {why}")).as_str().to_owned()
+        Source::parse(text).unwrap_or_else(|why| panic!("{text}: {why}")).url().to_owned()
     }
 
     #[test]
@@ -451,7 +490,7 @@ mod tests {
             ("https://h/a%00", Invalid::ControlCharacter),
             ("https://h/a?b=%0d%0a", Invalid::ControlCharacter),
         ] {
-            assert_eq!(SourceUrl::parse(text).map(|url| url.as_str().to_owned()), Err(why), "{text:?}");
+            assert_eq!(Source::parse(text).map(|source| source.url().to_owned()), Err(why), "{text:?}");
         }
     }
 
@@ -459,17 +498,17 @@ mod tests {
     fn the_length_limit_holds_as_asked_and_as_normalised() {
         let fits = format!("https://h/{}", "a".repeat(MAX_BYTES - 10));
         assert_eq!(normal(&fits).len(), MAX_BYTES);
-        assert_eq!(SourceUrl::parse(&format!("{fits}a")).unwrap_err(), Invalid::TooLong);
+        assert_eq!(Source::parse(&format!("{fits}a")).unwrap_err(), Invalid::TooLong);
         let shrinks = format!("https://h/a#{}", "a".repeat(MAX_BYTES));
-        assert_eq!(SourceUrl::parse(&shrinks).unwrap_err(), Invalid::TooLong);
+        assert_eq!(Source::parse(&shrinks).unwrap_err(), Invalid::TooLong);
         // Each ü becomes six bytes on the wire.
         let grows = format!("https://h/{}", "ü".repeat(1000));
-        assert_eq!(SourceUrl::parse(&grows).unwrap_err(), Invalid::TooLong);
+        assert_eq!(Source::parse(&grows).unwrap_err(), Invalid::TooLong);
     }
 
     #[test]
     fn the_host_has_limits_of_its_own() {
-        let of = |host: String| SourceUrl::parse(&format!("https://{host}/a")).map(|_| ());
+        let of = |host: String| Source::parse(&format!("https://{host}/a")).map(|_| ());
         assert_eq!(of("a".repeat(63)), Ok(()));
         assert_eq!(of("a".repeat(64)), Err(Invalid::Host));
         assert_eq!(of("xn--t".to_owned() + &"da".repeat(29)), Err(Invalid::Syntax), "within them, but no label");
@@ -493,14 +532,38 @@ mod tests {
             ("https://bücher.example/x", "xn--bcher-kva.example"),
             ("https://a.kie.ai/u@h/x", "a.kie.ai"),
         ] {
-            assert_eq!(SourceUrl::parse(text).unwrap().host(), host);
+            assert_eq!(Source::parse(text).unwrap().host(), host);
         }
     }
 
     #[test]
     fn debug_shows_the_host_only() {
-        let source = SourceUrl::parse("https://a.kie.ai/private/name.png?t=1").unwrap();
-        assert_eq!(format!("{source:?}"), "SourceUrl(a.kie.ai)");
+        let source = Source::parse("https://a.kie.ai/private/name.png?t=1").unwrap();
+        assert_eq!(format!("{source:?}"), "Source(a.kie.ai)");
+        assert_eq!(format!("{:?}", source.of_task("task12345").unwrap()), "Source(a.kie.ai)");
+    }
+
+    #[test]
+    fn a_task_makes_another_source_of_the_same_url() {
+        let plain = Source::parse("https://a.kie.ai/x?y").unwrap();
+        let of = |task: &str| plain.clone().of_task(task);
+        let asked = of("task12345").unwrap();
+        assert_eq!((asked.url(), asked.task(), asked.host()), (plain.url(), Some("task12345"), "a.kie.ai"));
+        assert_eq!((plain.task(), plain.key()), (None, "https://a.kie.ai/x?y"));
+        assert_eq!(asked, of("task12345").unwrap());
+        assert_eq!(asked.clone().of_task("other").unwrap(), of("other").unwrap(), "there is one task");
+        for other in [&plain, &of("task1234").unwrap(), &of("TASK12345").unwrap()] {
+            assert_ne!(&asked, other);
+        }
+        assert!(of("~").is_ok() && of("\"\\%26?&/").is_ok() && of(&"t".repeat(MAX_TASK_BYTES)).is_ok());
+        for bad in ["", " ", "a b", "a\nb", "a\u{0}", "\u{7f}", "\u{e9}", &"t".repeat(MAX_TASK_BYTES + 1)] {
+            assert_eq!(of(bad), Err(BadTask), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert_eq!(size_of::<Source>(), 24);
     }
 
     #[test]
@@ -517,10 +580,10 @@ mod tests {
             ("https://x.files.example.com/a", false),
             ("https://[::1]/a", true),
         ] {
-            assert_eq!(list.allows(&SourceUrl::parse(text).unwrap()), allowed, "{text}");
+            assert_eq!(list.allows(&Source::parse(text).unwrap()), allowed, "{text}");
         }
         let any = AllowList::new(&["*"]).unwrap();
-        assert!(any.allows(&SourceUrl::parse("https://anything.example/").unwrap()));
+        assert!(any.allows(&Source::parse("https://anything.example/").unwrap()));
     }
 
     #[test]
@@ -547,16 +610,16 @@ mod tests {
     proptest! {
         #[test]
         fn normalising_is_idempotent(path in "[a-zA-Z0-9%./_~?&=#\\\\ü -]{0,60}") {
-            if let Ok(once) = SourceUrl::parse(&format!("https://Tempfile.Kie.ai/{path}")) {
-                let twice = SourceUrl::parse(once.as_str());
-                prop_assert_eq!(twice.as_ref().map(SourceUrl::as_str), Ok(once.as_str()));
+            if let Ok(once) = Source::parse(&format!("https://Tempfile.Kie.ai/{path}")) {
+                let twice = Source::parse(once.url());
+                prop_assert_eq!(twice.as_ref().map(Source::url), Ok(once.url()));
             }
         }
 
         #[test]
         fn no_text_makes_it_panic(text in ".{0,80}") {
-            let _ = SourceUrl::parse(&text);
-            let _ = SourceUrl::parse(&format!("https://{text}"));
+            let _ = Source::parse(&text);
+            let _ = Source::parse(&format!("https://{text}"));
         }
     }
 
@@ -598,14 +661,14 @@ mod tests {
         // So many that chance does not decide about the counts below.
         proptest!(ProptestConfig::with_cases(1024), |((one, other) in spellings())| {
             let (one, other) = (format!("https://h.kie.ai{one}"), format!("HTTPS://H.kie.ai:443{other}"));
-            let (left, right) = (SourceUrl::parse(&one).unwrap(), SourceUrl::parse(&other).unwrap());
+            let (left, right) = (Source::parse(&one).unwrap(), Source::parse(&other).unwrap());
             if left == right {
                 equal.fetch_add(1, Ordering::Relaxed);
                 prop_assert_eq!(meaning(&one), meaning(&other), "{} {}", one, other);
             } else {
                 different.fetch_add(1, Ordering::Relaxed);
             }
-            prop_assert_eq!(meaning(left.as_str()), meaning(&one), "{} is asked as {}", one, left.as_str());
+            prop_assert_eq!(meaning(left.url()), meaning(&one), "{} is asked as {}", one, left.url());
         });
         // Of 1,024; else the generator has lost its way.
         let (equal, different) = (equal.into_inner(), different.into_inner());
@@ -628,9 +691,9 @@ mod tests {
             let text = format!("{scheme}://{}/{}", host.join("."), rest.concat());
             if let Some(normal) = Normal::recognise(&text) {
                 recognised.fetch_add(1, Ordering::Relaxed);
-                let parsed = SourceUrl::parse_any(&text);
-                prop_assert_eq!(parsed.as_ref().map(SourceUrl::as_str), Ok(normal.as_str()));
-                prop_assert_eq!(parsed.as_ref().map(SourceUrl::host), Ok(normal.host()));
+                let parsed = Source::parse_any(&text);
+                prop_assert_eq!(parsed.as_ref().map(Source::url), Ok(normal.as_str()));
+                prop_assert_eq!(parsed.as_ref().map(Source::host), Ok(normal.host()));
             }
         });
         // Of 1,024; else nothing was compared.

@@ -10,7 +10,6 @@ use serde::Serialize;
 use crate::{
     fleet::{Fleet, Told},
     links::{Links, Wish},
-    source::SourceUrl,
     upstream::Chain,
     web::{problem::Problem, query},
 };
@@ -19,6 +18,8 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Explanation<'a> {
     source_url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_id: Option<&'a str>,
     /// `fresh`, `due`, `dead`, or `absent`.
     state: &'static str,
     mint_under_way: bool,
@@ -46,9 +47,9 @@ struct Failure {
     error: String,
 }
 
-/// `GET /v1/explain?url=`
+/// `GET /v1/explain?url=&task_id=`
 pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Response, Problem> {
-    let source = query::source(&query::source_parameter(uri.query())?)?;
+    let source = query::asked(uri.query())?.source()?;
     let known = links.explain(&source);
     let now = known.now;
     let (refusal, failure) = match known.failure {
@@ -63,7 +64,8 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
         None => (None, None),
     };
     let explanation = Explanation {
-        source_url: source.as_str(),
+        source_url: source.url(),
+        task_id: source.task(),
         state: known.entry.as_ref().map_or("absent", |(_, times)| times.judge(&Wish::default(), now).as_str()),
         mint_under_way: known.in_flight,
         entry: known.entry.map(|(entry, times)| {
@@ -85,13 +87,13 @@ pub(crate) async fn explain(State(links): State<Links>, uri: Uri) -> Result<Resp
     Ok((StatusCode::OK, [json], body).into_response())
 }
 
-/// `DELETE /v1/link?url=`: 204, whether or not there was a link. With a shared tier 200, and whether the other replicas
+/// `DELETE /v1/link?url=&task_id=`: 204, whether or not there was a link. With a shared tier 200, and whether the other replicas
 /// hear of it now.
 pub(crate) async fn forget(
     State((links, fleet)): State<(Links, Option<Fleet>)>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let source: SourceUrl = query::source(&query::source_parameter(uri.query())?)?;
+    let source = query::asked(uri.query())?.source()?;
     links.forget(&source);
     let Some(fleet) = fleet else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     let replicas = fleet.forget(&source).await;

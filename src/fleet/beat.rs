@@ -13,7 +13,7 @@ use super::{BEHIND, Fleet, Inner, realm::Realm};
 use crate::{
     clock::Instant,
     shared::{Beat, Content, LEASE, Request, Saying},
-    source::SourceUrl,
+    source::Source,
     upstream::Kie,
 };
 
@@ -57,7 +57,7 @@ impl Forgotten {
         Forgotten(vec![(realm, ids)])
     }
 
-    pub fn is_meant(&self, source: &SourceUrl) -> bool {
+    pub fn is_meant(&self, source: &Source) -> bool {
         self.0.iter().any(|(realm, ids)| ids.contains(&realm.file(source).id))
     }
 

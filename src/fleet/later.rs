@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{clock::Instant, source::SourceUrl, upstream::Minted};
+use crate::{clock::Instant, source::Source, upstream::Minted};
 
 /// At the default `upstream.rate`, two minutes of links; 2 MB at most.
 const MOST_LINKS: usize = 1024;
@@ -14,9 +14,9 @@ const MOST_FORGOTTEN: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Later {
-    links: HashMap<SourceUrl, Kept>,
+    links: HashMap<Source, Kept>,
     count: u64,
-    forgotten: Vec<(SourceUrl, Instant)>,
+    forgotten: Vec<(Source, Instant)>,
 }
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 
 impl Later {
     /// Only the freshest are kept.
-    pub(super) fn put(&mut self, source: &SourceUrl, minted: &Minted, key: &str) {
+    pub(super) fn put(&mut self, source: &Source, minted: &Minted, key: &str) {
         self.count += 1;
         let kept = Kept { minted: minted.clone(), key: key.to_owned(), number: self.count };
         self.links.insert(source.clone(), kept);
@@ -42,7 +42,7 @@ impl Later {
     }
 
     /// A file is to be forgotten, and so is what was to be put.
-    pub(super) fn forget(&mut self, source: &SourceUrl, now: Instant) {
+    pub(super) fn forget(&mut self, source: &Source, now: Instant) {
         self.links.remove(source);
         self.forgotten.retain(|(known, at)| known != source && now.since(*at) < FORGOTTEN_FOR);
         if self.forgotten.len() < MOST_FORGOTTEN {
@@ -51,12 +51,12 @@ impl Later {
     }
 
     /// Its link need not be put any more: it was forgotten, or there is a newer one.
-    pub(super) fn drop_link(&mut self, source: &SourceUrl) {
+    pub(super) fn drop_link(&mut self, source: &Source) {
         self.links.remove(source);
     }
 
     /// All of it, once: the files to forget first.
-    pub(super) fn take(&mut self, now: Instant) -> (Vec<SourceUrl>, Vec<(SourceUrl, Kept)>) {
+    pub(super) fn take(&mut self, now: Instant) -> (Vec<Source>, Vec<(Source, Kept)>) {
         let forgotten = std::mem::take(&mut self.forgotten);
         let forgotten = forgotten.into_iter().filter(|(_, at)| now.since(*at) < FORGOTTEN_FOR);
         let mut links: Vec<_> =
@@ -79,8 +79,8 @@ mod tests {
         Instant::from_origin(Duration::from_secs(seconds))
     }
 
-    fn source(number: usize) -> SourceUrl {
-        SourceUrl::parse(&format!("https://h.kie.ai/{number}")).unwrap()
+    fn source(number: usize) -> Source {
+        Source::parse(&format!("https://h.kie.ai/{number}")).unwrap()
     }
 
     fn minted(number: usize) -> Minted {

@@ -10,7 +10,7 @@ use super::realm::Realm;
 use crate::{
     clock::Instant,
     shared::{FileNames, Holder},
-    source::SourceUrl,
+    source::Source,
     upstream::Progress,
 };
 
@@ -49,18 +49,18 @@ impl Lease {
 
 /// All of them, by file: there is one flight for each.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<HashMap<SourceUrl, Lease>>);
+pub(super) struct Leases(Mutex<HashMap<Source, Lease>>);
 
 impl Leases {
-    pub(super) fn insert(&self, source: &SourceUrl, lease: Lease) {
+    pub(super) fn insert(&self, source: &Source, lease: Lease) {
         self.lock().insert(source.clone(), lease);
     }
 
-    pub(super) fn remove(&self, source: &SourceUrl) -> Option<Lease> {
+    pub(super) fn remove(&self, source: &Source) -> Option<Lease> {
         self.lock().remove(source)
     }
 
-    pub(super) fn holder(&self, source: &SourceUrl) -> Option<Holder> {
+    pub(super) fn holder(&self, source: &Source) -> Option<Holder> {
         self.lock().get(source).map(|lease| lease.holder.clone())
     }
 
@@ -75,7 +75,7 @@ impl Leases {
         self.lock().drain().map(|(_, lease)| lease).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SourceUrl, Lease>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, Lease>> {
         // Every section is one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, words};
 use crate::{
     shared::{self, Content, FileNames, Holder, Kept, Put, Request},
-    source::SourceUrl,
+    source::Source,
     upstream::{Ask, Error, FindFuture, Mint, MintFuture, Minted, Reason, Via, Welcome},
 };
 
@@ -18,7 +18,7 @@ pub struct Minter {
 /// Lets a file go where its mint comes to no end: on a panic, or where it is cancelled.
 struct Guard<'a> {
     inner: &'a Inner,
-    source: &'a SourceUrl,
+    source: &'a Source,
     is_armed: bool,
 }
 
@@ -35,7 +35,7 @@ impl Minter {
         Minter { fleet, alone }
     }
 
-    async fn mint(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
+    async fn mint(&self, source: &Source, ask: Ask) -> Result<Minted, Error> {
         let inner = &*self.fleet.0;
         // A mint whose link was of no use is made again by the same flight.
         let holder = inner.leases.holder(source).unwrap_or_else(|| inner.holder());
@@ -60,11 +60,11 @@ impl Minter {
 }
 
 impl Mint for Minter {
-    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
+    fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a> {
         Box::pin(self.mint(source, ask))
     }
 
-    fn find<'a>(&'a self, sources: &'a [SourceUrl], welcome: &'a Welcome) -> FindFuture<'a> {
+    fn find<'a>(&'a self, sources: &'a [Source], welcome: &'a Welcome) -> FindFuture<'a> {
         Box::pin(self.fleet.0.find(sources, welcome))
     }
 
@@ -72,7 +72,7 @@ impl Mint for Minter {
         self.fleet.0.realms().iter().any(|realm| realm.is_up())
     }
 
-    fn kept(&self, source: &SourceUrl, minted: Option<&Minted>) {
+    fn kept(&self, source: &Source, minted: Option<&Minted>) {
         let inner = &self.fleet.0;
         match minted {
             Some(minted) if minted.via == Via::Kie => inner.put_link(source, minted),
@@ -84,7 +84,7 @@ impl Mint for Minter {
 
 impl Inner {
     /// Lets a file go, whoever waits for it: another replica may mint it.
-    fn let_go(&self, source: &SourceUrl) {
+    fn let_go(&self, source: &Source) {
         if let Some(Lease { realm, file, holder, .. }) = self.leases.remove(source) {
             self.release(&realm, &file, &holder);
         }
@@ -103,7 +103,7 @@ impl Inner {
     }
 
     /// Tells the others what kie.ai has said; of a trouble of our own, only that they may try.
-    fn failed(&self, source: &SourceUrl, error: &Error, reason: Reason) {
+    fn failed(&self, source: &Source, error: &Error, reason: Reason) {
         let Some(Lease { realm, file, holder, .. }) = self.leases.remove(source) else { return };
         let now = self.clock.now();
         // A refresh gives up early, since nobody waited for it, and so does a caller with little patience where kie.ai may
@@ -131,7 +131,7 @@ impl Inner {
     }
 
     /// Tells the others of a link that is in memory here. Nobody waits for that.
-    fn put_link(self: &Arc<Inner>, source: &SourceUrl, minted: &Minted) {
+    fn put_link(self: &Arc<Inner>, source: &Source, minted: &Minted) {
         let lease = self.leases.remove(source);
         self.later().drop_link(source);
         let Some(realm) = self.serving() else { return };
@@ -182,7 +182,7 @@ impl Inner {
     }
 
     /// A link as it rests in the tier, and for how long; `None` where its answer does not say what kie.ai's clock shows.
-    pub(super) fn sealed(&self, realm: &Realm, source: &SourceUrl, minted: &Minted) -> Option<(Vec<u8>, Duration)> {
+    pub(super) fn sealed(&self, realm: &Realm, source: &Source, minted: &Minted) -> Option<(Vec<u8>, Duration)> {
         let left = minted.heard.asked_at().until(minted.ends_at);
         let kept = shared::kept(&minted.heard, left, minted.link.as_str().to_owned())?;
         let sealed = realm.seals.seal(&realm.file(source).link, &Content::Link(kept));

@@ -41,7 +41,7 @@ use crate::{
     key::Keys,
     link,
     shared::{self, Holder, Quota, Replica, Request, State, Supervisor},
-    source::SourceUrl,
+    source::Source,
 };
 
 /// What nobody waits for may take so long. A tier that is silent is given up much earlier.
@@ -165,7 +165,7 @@ impl Fleet {
     }
 
     /// Has all replicas forget a file. Its mint under way, wherever that is, cannot bring it back.
-    pub async fn forget(&self, source: &SourceUrl) -> Told {
+    pub async fn forget(&self, source: &Source) -> Told {
         let now = self.0.clock.now();
         self.0.later().drop_link(source);
         let realms = self.0.realms();

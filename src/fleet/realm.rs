@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock, Instant},
     key::ApiKey,
     shared::{self, FileNames, Names, Rejection, Seals, State, Supervisor, Tier},
-    source::SourceUrl,
+    source::Source,
 };
 
 /// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it.
@@ -74,8 +74,8 @@ impl Realm {
         self.was_up.swap(is_up, Ordering::Relaxed)
     }
 
-    pub(super) fn file(&self, source: &SourceUrl) -> FileNames {
-        self.names.file(source.as_str())
+    pub(super) fn file(&self, source: &Source) -> FileNames {
+        self.names.file(source.key())
     }
 
     pub(super) fn rejected(&self, why: Rejection) {

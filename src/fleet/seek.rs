@@ -10,7 +10,7 @@ use crate::{
     clock::{Instant, Witness},
     link::Link,
     shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request},
-    source::SourceUrl,
+    source::Source,
     upstream::{Ask, Error, Minted, Reason, Via, Welcome},
 };
 
@@ -69,7 +69,7 @@ fn steal_at(since: Instant, deadline: Instant) -> Instant {
 
 impl Inner {
     /// Asks the tier for the file, for as long as this mint may wait for the tier; waits for another replica's mint.
-    pub(super) async fn seek(&self, source: &SourceUrl, ask: &Ask, holder: &Holder) -> Sought {
+    pub(super) async fn seek(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
         let realms = self.realms();
         let Some((newest, older)) = realms.split_first() else { return Sought::Alone };
         let file = newest.file(source);
@@ -117,7 +117,7 @@ impl Inner {
 
     /// Links that other replicas have minted of many files, in one trip for each 64 and each key in use, all at once,
     /// within the time that one request may wait for the tier. Those of the newest key come first.
-    pub(super) async fn find(&self, sources: &[SourceUrl], welcome: &Welcome) -> Vec<Option<Minted>> {
+    pub(super) async fn find(&self, sources: &[Source], welcome: &Welcome) -> Vec<Option<Minted>> {
         let realms = self.realms();
         let each = realms.iter().filter(|realm| realm.is_up()).map(|realm| self.find_in(realm, sources, welcome));
         let mut found = vec![None; sources.len()];
@@ -129,7 +129,7 @@ impl Inner {
         found
     }
 
-    async fn find_in(&self, realm: &Realm, sources: &[SourceUrl], welcome: &Welcome) -> Vec<Option<Minted>> {
+    async fn find_in(&self, realm: &Realm, sources: &[Source], welcome: &Welcome) -> Vec<Option<Minted>> {
         let mut found = vec![None; sources.len()];
         // The other half is for the flights that follow.
         let budget = self.config.tier.timeout / 2;
@@ -154,7 +154,7 @@ impl Inner {
     }
 
     /// While one key takes the place of another, replicas that have not heard of it yet mint with the old one.
-    async fn seek_in_older(&self, source: &SourceUrl, ask: &Ask, older: &[Arc<Realm>]) -> Option<Minted> {
+    async fn seek_in_older(&self, source: &Source, ask: &Ask, older: &[Arc<Realm>]) -> Option<Minted> {
         ask.welcome.as_ref()?;
         for realm in older.iter().filter(|realm| realm.is_up()) {
             let file = realm.file(source);

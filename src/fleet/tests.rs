@@ -15,7 +15,7 @@ use crate::{
 struct Script(AtomicUsize);
 
 impl Mint for Script {
-    fn mint<'a>(&'a self, _source: &'a SourceUrl, _ask: Ask) -> MintFuture<'a> {
+    fn mint<'a>(&'a self, _source: &'a Source, _ask: Ask) -> MintFuture<'a> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async { Err::<Minted, _>(Error::Timeout) })
     }
@@ -60,7 +60,7 @@ async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell
     let fleet = lonely(&clock, 10, 20);
     let script = Arc::new(Script::default());
     let minter = Minter::new(fleet.clone(), Arc::clone(&script) as Arc<dyn Mint>);
-    let (source, began) = (SourceUrl::parse("https://h.kie.ai/a").unwrap(), clock.now());
+    let (source, began) = (Source::parse("https://h.kie.ai/a").unwrap(), clock.now());
     let ask = ask(Reason::Miss, began + Duration::from_secs(20));
     assert!(matches!(minter.mint(&source, ask).await, Err(Error::Timeout)));
     assert_eq!((clock.now(), script.0.load(Ordering::Relaxed)), (began, 1));
@@ -69,8 +69,8 @@ async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell
     let ends_at = began + link::LIFE;
     let minted = Minted { link, sent_at: began, ends_at, heard, says_its_end: false, via: Via::Kie };
     minter.kept(&source, Some(&minted));
-    minter.kept(&SourceUrl::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
-    assert_eq!(fleet.forget(&SourceUrl::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
+    minter.kept(&Source::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
+    assert_eq!(fleet.forget(&Source::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
     let (forgotten, links) = fleet.0.later().take(began);
     assert_eq!((forgotten.len(), links.len()), (1, 1));
 }
@@ -98,7 +98,7 @@ async fn without_a_tier_a_replica_has_its_part_of_the_quota() {
 async fn what_several_beats_had_forgotten_is_looked_for_at_once() {
     let time = VirtualTime::new();
     let (one, other) = (lonely(&time.clock(), 10, 20), lonely(&time.clock(), 10, 20));
-    let source = |number| SourceUrl::parse(&format!("https://h.kie.ai/{number}")).unwrap();
+    let source = |number| Source::parse(&format!("https://h.kie.ai/{number}")).unwrap();
     let forgotten = |fleet: &Fleet, number| {
         let realm = fleet.0.realms().remove(0);
         let ids = HashSet::from([realm.file(&source(number)).id]);

@@ -13,7 +13,7 @@ use crate::{
     credits::{self, Given},
     link::Link,
     links::{Found, Lookup, Times},
-    source::SourceUrl,
+    source::Source,
     web::{
         cache_status::{CACHE_STATUS, CacheStatus, push_number},
         record::Served,
@@ -21,19 +21,31 @@ use crate::{
 };
 
 /// A link as `/v1/` shows it: `{"source_url","url","expires_at"}`, the last in RFC 3339, UTC, whole seconds, rounded
-/// down. `times` tells how long the link lives.
-pub(crate) fn document(source: &str, lookup: &Lookup, times: &Times, clock: &Clock) -> Vec<u8> {
-    let texts = source.len() + lookup.entry.link.as_str().len();
-    let mut json =
-        Vec::with_capacity(texts + r#"{"source_url":"","url":"","expires_at":"2026-11-23T03:40:00Z"}"#.len());
-    push_document(&mut json, source, lookup, times, clock);
+/// down; and `task_id`, where there is one. `times` tells how long the link lives.
+pub(crate) fn document(source: &Source, lookup: &Lookup, times: &Times, clock: &Clock) -> Vec<u8> {
+    let texts = source.key().len() + lookup.entry.link.as_str().len();
+    let mut json = Vec::with_capacity(
+        texts + r#"{"source_url":"","task_id":"","url":"","expires_at":"2026-11-23T03:40:00Z"}"#.len(),
+    );
+    push_document(&mut json, source.url(), source.task(), lookup, times, clock);
     json
 }
 
 /// The same, written behind `json`.
-pub(crate) fn push_document(json: &mut Vec<u8>, source: &str, lookup: &Lookup, times: &Times, clock: &Clock) {
+pub(crate) fn push_document(
+    json: &mut Vec<u8>,
+    url: &str,
+    task: Option<&str>,
+    lookup: &Lookup,
+    times: &Times,
+    clock: &Clock,
+) {
     json.extend_from_slice(br#"{"source_url":"#);
-    push_text(json, source);
+    push_text(json, url);
+    if let Some(task) = task {
+        json.extend_from_slice(br#","task_id":"#);
+        push_text(json, task);
+    }
     json.extend_from_slice(br#","url":"#);
     push_text(json, lookup.entry.link.as_str());
     json.extend_from_slice(br#","expires_at":""#);
@@ -95,7 +107,7 @@ pub(crate) fn json_type(headers: &mut HeaderMap) {
 }
 
 /// `body` with the headers that tell of the link, and a note for those who count and log.
-pub(crate) fn with_link(source: SourceUrl, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
+pub(crate) fn with_link(source: Source, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let mut life = Vec::new();

@@ -5,6 +5,7 @@
 //! few are under way at a time.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     convert::Infallible,
     fmt,
@@ -28,7 +29,7 @@ use futures_util::{
 };
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeSeed, SeqAccess, Visitor},
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -42,14 +43,14 @@ use super::{
 use crate::{
     clock::Instant,
     links::{self, Entry, Found, Links, Lookup, Times, Wish},
-    source::SourceUrl,
+    source::Source,
     upstream,
     web::{
         cache_status::{CACHE_STATUS, CacheStatus},
         edge::Call,
         outcome::Outcome,
         problem::{Document, Kind, Problem},
-        query,
+        query::{self, Fields},
         record::ServedBatch,
     },
 };
@@ -76,13 +77,21 @@ struct Ask {
     urls: Asked,
 }
 
-/// The source URLs of a batch as they were asked, in one piece of memory: a text of its own for each would take ten
-/// times the bytes of a short URL.
+/// What a batch asks for, as it was asked, in one piece of memory: a text of its own for each source URL would take ten
+/// times the bytes of a short one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
+    /// Source URLs, each with its task behind it, where it has one.
     texts: String,
-    /// Where each text ends.
-    ends: Vec<u32>,
+    ends: Vec<Ends>,
+}
+
+/// Where the texts of an item end.
+#[derive(Debug, PartialEq, Eq)]
+struct Ends {
+    url: u32,
+    /// Beyond the URL, by a byte at least, where there is a task.
+    item: u32,
 }
 
 /// A batch under way.
@@ -101,6 +110,8 @@ struct Batch {
 #[derive(Serialize)]
 struct NoLinkView<'a> {
     source_url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_id: Option<&'a str>,
     error: Document<'a>,
 }
 
@@ -361,8 +372,8 @@ impl Batch {
         self.endpoints.batch_budget.take(u32::try_from(bytes).ok()?)
     }
 
-    fn source(&self, index: usize) -> Result<SourceUrl, Problem> {
-        query::allowed_source(self.asked.get(index), &self.endpoints.config.sources)
+    fn source(&self, index: usize) -> Result<Source, Problem> {
+        self.asked.get(index).allowed(&self.endpoints.config.sources)
     }
 
     /// Whether the whole answer is at most `SMALL`, with links out of memory alone. Such an answer needs no place.
@@ -371,7 +382,7 @@ impl Batch {
             Some(Ok(Link { kept: Kept::ByCache(entry), .. })) => {
                 let link = entry.upgrade()?.link.as_str().len();
                 // A letter that is not ASCII takes three times its bytes in a URL.
-                Some(ITEM_BYTES + self.asked.get(item.index).len() * 3 + link)
+                Some(ITEM_BYTES + self.asked.bytes(item.index) * 3 + link)
             }
             Some(Ok(_) | Err(_)) | None => None,
         });
@@ -415,10 +426,12 @@ impl Batch {
             Err(problem) => requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None),
         }
         match &result {
-            Ok((source, lookup)) => answer::document(source.as_str(), lookup, &lookup.times, clock),
+            Ok((source, lookup)) => answer::document(source, lookup, &lookup.times, clock),
             Err(problem) => {
-                let source_url = problem.source.as_ref().map_or(self.asked.get(item.index), SourceUrl::as_str);
-                let view = NoLinkView { source_url, error: problem.item(&self.call.request_id) };
+                let query::Asked { url, task } = self.asked.get(item.index);
+                let source_url = problem.source.as_ref().map_or(&*url, Source::url);
+                let view =
+                    NoLinkView { source_url, task_id: task.as_deref(), error: problem.item(&self.call.request_id) };
                 serde_json::to_vec(&view).expect("texts serialise")
             }
         }
@@ -462,58 +475,90 @@ impl Asked {
         self.ends.len()
     }
 
-    pub(crate) fn get(&self, index: usize) -> &str {
-        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.texts[begin as usize..self.ends[index] as usize]
+    pub(crate) fn get(&self, index: usize) -> query::Asked<'_> {
+        let Ends { url, item } = self.ends[index];
+        let of = |from: usize, to: u32| Cow::Borrowed(&self.texts[from..to as usize]);
+        let task = (item > url).then(|| of(url as usize + BEFORE_TASK.len(), item));
+        query::Asked { url: of(self.begin(index), url), task }
+    }
+
+    /// How many bytes an item's texts take.
+    fn bytes(&self, index: usize) -> usize {
+        self.ends[index].item as usize - self.begin(index)
+    }
+
+    fn begin(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.ends[before].item as usize)
+    }
+
+    fn push(&mut self, url: &str, task: Option<&str>) -> Result<(), &'static str> {
+        let end = |texts: &String| u32::try_from(texts.len()).map_err(|_| "the texts are too long");
+        self.texts.push_str(url);
+        let url = end(&self.texts)?;
+        if let Some(task) = task {
+            self.texts.push_str(BEFORE_TASK);
+            self.texts.push_str(task);
+        }
+        self.ends.push(Ends { url, item: end(&self.texts)? });
+        Ok(())
     }
 }
+
+/// Tells an empty task, which is refused, from none.
+const BEFORE_TASK: &str = "\n";
 
 impl<'de> Deserialize<'de> for Asked {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Asked, D::Error> {
-        deserializer.deserialize_seq(Texts)
+        deserializer.deserialize_seq(Items)
     }
 }
 
-/// Reads an array of texts.
-struct Texts;
+/// Reads an array of items.
+struct Items;
 
-impl<'de> Visitor<'de> for Texts {
+impl<'de> Visitor<'de> for Items {
     type Value = Asked;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of texts")
+        f.write_str("a list of source URLs")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Asked, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Asked, A::Error> {
         let mut asked = Asked::default();
-        while texts.next_element_seed(Text(&mut asked))?.is_some() {}
+        while items.next_element_seed(OneItem(&mut asked))?.is_some() {}
         Ok(asked)
     }
 }
 
-/// Reads one text and adds it to the others.
-struct Text<'a>(&'a mut Asked);
+/// Reads one item, a text or an object with `url` and `task_id`, and adds it to the others.
+struct OneItem<'a>(&'a mut Asked);
 
-impl<'de> DeserializeSeed<'de> for Text<'_> {
+impl<'de> DeserializeSeed<'de> for OneItem<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
+        deserializer.deserialize_any(self)
     }
 }
 
-impl Visitor<'_> for Text<'_> {
+impl<'de> Visitor<'de> for OneItem<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
+        f.write_str("a text, or an object with `url` and `task_id`")
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        let Text(Asked { texts, ends }) = self;
-        texts.push_str(text);
-        ends.push(u32::try_from(texts.len()).map_err(|_| E::custom("the texts are too long"))?);
-        Ok(())
+    fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<(), E> {
+        self.0.push(url, None).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<(), A::Error> {
+        let fields = Fields::deserialize(MapAccessDeserializer::new(fields))?;
+        let missing = serde::de::Error::missing_field;
+        let url = fields.url().ok_or_else(|| missing("url"))?;
+        // Without one, the text alone is all there is to say.
+        let task = fields.task().ok_or_else(|| missing("task_id"))?;
+        self.0.push(url, Some(task)).map_err(serde::de::Error::custom)
     }
 }
 
@@ -571,14 +616,35 @@ mod tests {
     }
 
     #[test]
+    fn an_item_may_have_a_task() {
+        let asked = parse(
+            r#"{"urls":["a",{"url":"b","task_id":"t"},{"taskId":"t\n","url":""},{"url":"c","task_id":""},
+                {"url":"e","more":1,"task_id":"t"}]}"#
+                .as_bytes(),
+            9,
+        )
+        .unwrap();
+        let items = (0..asked.len()).map(|place| asked.get(place));
+        let found: Vec<_> = items.map(|item| (item.url.into_owned(), item.task.map(Cow::into_owned))).collect();
+        let of = |url: &str, task: Option<&str>| (url.to_owned(), task.map(str::to_owned));
+        let expected = [of("a", None), of("b", Some("t")), of("", Some("t\n")), of("c", Some("")), of("e", Some("t"))];
+        assert_eq!(found, expected);
+        assert_eq!((0..asked.len()).map(|place| asked.bytes(place)).sum::<usize>(), asked.texts.len());
+    }
+
+    #[test]
     fn a_batch_is_bounded_and_well_formed() {
         let texts = |body: &[u8]| {
             let asked = parse(body, 4).unwrap();
-            (0..asked.len()).map(|place| asked.get(place).to_owned()).collect::<Vec<_>>()
+            (0..asked.len()).map(|place| asked.get(place).url.into_owned()).collect::<Vec<_>>()
         };
         assert_eq!(texts(br#"{"urls":["a","bc"],"x":1}"#), ["a", "bc"]);
         assert_eq!(texts(r#"{"urls":["","ü","","\u00fc\n"]}"#.as_bytes()), ["", "ü", "", "ü\n"]);
         assert_eq!(texts(br#"{"urls":[]}"#), [""; 0]);
+        assert_eq!(
+            texts(br#"{"urls":[{"url":"a","task_id":"t"},"bc",{"x":{},"url":"d\n","task_id":""}]}"#),
+            ["a", "bc", "d\n"]
+        );
         for body in [
             "",
             "{}",
@@ -588,6 +654,14 @@ mod tests {
             r#"{"urls":[1]}"#,
             r#"{"urls":["a","b","c"]}"#,
             r#"{"url":"a"}"#,
+            r#"{"urls":[{}]}"#,
+            r#"{"urls":[{"task_id":"t"}]}"#,
+            r#"{"urls":[{"url":"a"}]}"#,
+            r#"{"urls":[{"url":"a","task_id":null}]}"#,
+            r#"{"urls":[{"url":1}]}"#,
+            r#"{"urls":[{"url":"a","task_id":1}]}"#,
+            r#"{"urls":[{"url":"a","task_id":"t","taskId":"t"}]}"#,
+            r#"{"urls":[["a"]]}"#,
         ] {
             assert_eq!(parse(body.as_bytes(), 2).unwrap_err().kind, Kind::MalformedRequest, "{body}");
         }

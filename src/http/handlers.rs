@@ -1,4 +1,4 @@
-//! The endpoints for callers of one link: kie.ai's own contract, `/v1/link`, `/v1/redirect`.
+//! The endpoints for callers of one link: kie.ai's own contracts, `/v1/link`, `/v1/redirect`.
 
 use std::sync::Arc;
 
@@ -21,8 +21,13 @@ use crate::{
     clock::Clock,
     credits::Credits,
     links::{Links, Lookup, Wish},
-    source::SourceUrl,
-    web::{edge::Call, metrics::Requests, problem::Problem, query},
+    source::Source,
+    web::{
+        edge::Call,
+        metrics::Requests,
+        problem::Problem,
+        query::{self, Asked},
+    },
 };
 
 /// What the endpoints work with.
@@ -46,13 +51,32 @@ pub(crate) async fn download_url(
     Extension(call): Extension<Call>,
     request: Request,
 ) -> Result<Response, Problem> {
+    kie_link(&endpoints, &call, request, |body| query::source_field(body).map(Asked::from)).await
+}
+
+/// `POST /api/v1/gpt4o-image/download-url`
+pub(crate) async fn download_url_4o(
+    State(endpoints): State<Arc<Endpoints>>,
+    Extension(call): Extension<Call>,
+    request: Request,
+) -> Result<Response, Problem> {
+    kie_link(&endpoints, &call, request, query::task_fields).await
+}
+
+/// A link by kie.ai's own contract. `read` finds in a body what is asked for.
+async fn kie_link(
+    endpoints: &Endpoints,
+    call: &Call,
+    request: Request,
+    read: impl Fn(&[u8]) -> Result<Asked<'_>, Problem>,
+) -> Result<Response, Problem> {
     let wish = directives::wish(request.headers());
     let mut taken = Taken::of(&endpoints.body_budget, USUAL_BODY, &call.party);
     let body = read_body(request, endpoints.config.body, endpoints.config.body_timeout, &mut taken).await?;
-    let text = query::source_field(&body)?.into_owned();
+    let asked = read(&body)?.into_owned();
     // Nobody needs the body while the request waits.
     drop((body, taken));
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
+    let (source, lookup) = endpoints.find_one(&asked, &wish, call).await?;
     let body = answer::envelope(&lookup.entry.link);
     let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     answer::json_type(response.headers_mut());
@@ -66,9 +90,9 @@ pub(crate) async fn link(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let (text, wish) = asked(headers, uri)?;
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
-    let body = answer::document(source.as_str(), &lookup, &lookup.times, &endpoints.clock);
+    let (asked, wish) = asked(headers, uri)?;
+    let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
+    let body = answer::document(&source, &lookup, &lookup.times, &endpoints.clock);
     let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     answer::json_type(response.headers_mut());
     Ok(response)
@@ -81,8 +105,8 @@ pub(crate) async fn redirect(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let (text, wish) = asked(headers, uri)?;
-    let (source, lookup) = endpoints.find_one(&text, &wish, &call).await?;
+    let (asked, wish) = asked(headers, uri)?;
+    let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
     answer::location(response.headers_mut(), &lookup.entry.link);
     Ok(response)
@@ -106,14 +130,14 @@ pub(crate) async fn credit(
 
 /// What a `GET` asks for. Headers and URI are as large as callers like: they are taken, and dropped, since nobody needs
 /// them while the request waits.
-fn asked(headers: HeaderMap, uri: Uri) -> Result<(String, Wish), Problem> {
-    Ok((query::source_parameter(uri.query())?.into_owned(), directives::wish(&headers)))
+fn asked(headers: HeaderMap, uri: Uri) -> Result<(Asked<'static>, Wish), Problem> {
+    Ok((query::asked(uri.query())?.into_owned(), directives::wish(&headers)))
 }
 
 impl Endpoints {
     /// For a request about one link, which takes a place where memory does not know the link.
-    async fn find_one(&self, text: &str, wish: &Wish, call: &Call) -> Result<(SourceUrl, Lookup), Problem> {
-        let source = query::allowed_source(text, &self.config.sources)?;
+    async fn find_one(&self, asked: &Asked<'_>, wish: &Wish, call: &Call) -> Result<(Source, Lookup), Problem> {
+        let source = asked.allowed(&self.config.sources)?;
         let caller = call.caller();
         let found = match self.links.recall(&source, wish, &caller) {
             Some(known) => known,

@@ -130,6 +130,7 @@ impl Handlers {
     fn of(&self, route: Route) -> MethodRouter {
         let links = match route {
             Route::DownloadUrl => post(handlers::download_url),
+            Route::DownloadUrl4o => post(handlers::download_url_4o),
             Route::Link => get(handlers::link),
             Route::Redirect | Route::NamedRedirect => get(handlers::redirect),
             Route::Links => post(batch::links),

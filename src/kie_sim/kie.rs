@@ -95,7 +95,7 @@ fn mint(state: &mut State, request: &Request, now: Instant) -> Answer {
     }
     // A missing `url`, as from callers that send `imageUrl` or `musicId`, counts as a wrong one.
     let is_wanted = |source: &&String| state.config.takes_any_source || is_result(source);
-    let names_a_task = request.path() != DOWNLOAD_URL_4O || request.names_a_task;
+    let names_a_task = request.path() != DOWNLOAD_URL_4O || request.task.is_some();
     let Some(source) = request.source.as_ref().filter(|source| names_a_task && is_wanted(source)) else {
         return Answer::code(422);
     };

@@ -18,12 +18,15 @@ pub(super) struct Record {
     /// How often something came that was no request.
     pub(super) unreadable: u64,
     pub(super) max_in_flight_per_source: usize,
-    in_flight: HashMap<Option<String>, usize>,
+    in_flight: HashMap<Wanted, usize>,
     held: VecDeque<oneshot::Sender<()>>,
     holding: bool,
     /// `release_one` calls that came before their request.
     released_ahead: usize,
 }
+
+/// The source URL of a mint, and its task.
+type Wanted = (Option<String>, Option<String>);
 
 /// What was answered to requests for a link.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -74,13 +77,13 @@ impl Record {
     /// Counts the request and, while the gate is shut, queues it there.
     pub(super) fn arrive(&mut self, request: &Request, world: &Arc<World>, latency: Duration) -> Arrival {
         let flight = request.is_mint().then(|| {
-            let source = request.source.clone();
-            let same = self.in_flight.entry(source.clone()).or_default();
+            let wanted = (request.source.clone(), request.task.clone());
+            let same = self.in_flight.entry(wanted.clone()).or_default();
             *same += 1;
-            if source.is_some() {
+            if request.source.is_some() {
                 self.max_in_flight_per_source = self.max_in_flight_per_source.max(*same);
             }
-            Flight { world: Arc::clone(world), source }
+            Flight { world: Arc::clone(world), wanted }
         });
         let ahead = self.released_ahead > 0;
         let gate = (self.holding && !ahead).then(|| {
@@ -94,11 +97,11 @@ impl Record {
         Arrival { flight, gate, latency }
     }
 
-    fn land(&mut self, source: &Option<String>) {
-        if let Some(same) = self.in_flight.get_mut(source) {
+    fn land(&mut self, wanted: &Wanted) {
+        if let Some(same) = self.in_flight.get_mut(wanted) {
             *same -= 1;
             if *same == 0 {
-                self.in_flight.remove(source);
+                self.in_flight.remove(wanted);
             }
         }
     }
@@ -117,11 +120,11 @@ pub(super) struct Arrival {
 /// A mint is in flight for as long as this lives.
 pub(super) struct Flight {
     world: Arc<World>,
-    source: Option<String>,
+    wanted: Wanted,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.world.state().record.land(&self.source);
+        self.world.state().record.land(&self.wanted);
     }
 }

@@ -21,11 +21,11 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The body's `url`.
     pub source: Option<String>,
+    /// The body's `taskId`, which the 4o image API wants.
+    pub task: Option<String>,
     /// When it came, since the simulation was started.
     pub at: Duration,
     pub(super) is_json: bool,
-    /// Whether the body names a task, as the 4o image API wants it.
-    pub(super) names_a_task: bool,
     /// Whether the connection is to be kept.
     pub(super) keeps: bool,
     pub(super) is_http_1_0: bool,
@@ -92,7 +92,7 @@ impl Request {
         request.is_json = json.is_ok();
         let json = json.unwrap_or_default();
         request.source = json["url"].as_str().map(str::to_owned);
-        request.names_a_task = json["taskId"].is_string();
+        request.task = json["taskId"].as_str().filter(|task| !task.is_empty()).map(str::to_owned);
         request.body = body;
         Ok(Some((request, head_bytes + body_bytes)))
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{clock::Instant, source::SourceUrl, upstream};
+use crate::{clock::Instant, source::Source, upstream};
 
 /// A file that failed is asked for again after this, doubled each time it fails again.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const SEEN: Duration = Duration::from_secs(10 * 60);
 
 /// What went wrong with files, bounded by bytes.
 pub(super) struct Failures {
-    memory: moka::sync::Cache<SourceUrl, Failure>,
+    memory: moka::sync::Cache<Source, Failure>,
     /// How long a refusal is remembered.
     negative_ttl: Duration,
 }
@@ -38,8 +38,8 @@ impl Failures {
     pub(super) fn new(negative_ttl: Duration, max_bytes: u64) -> Failures {
         let memory = moka::sync::Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|source: &SourceUrl, _| {
-                u32::try_from(source.as_str().len() + super::entry::OVERHEAD).unwrap_or(u32::MAX)
+            .weigher(|source: &Source, _| {
+                u32::try_from(source.key().len() + super::entry::OVERHEAD).unwrap_or(u32::MAX)
             })
             // This bounds memory only: whether a failure still holds is decided below, on our own clock.
             .time_to_live(negative_ttl.max(upstream::LONGEST_RETRY_AFTER + SEEN))
@@ -49,7 +49,7 @@ impl Failures {
 
     /// Notes that a mint of `source` has failed with `error`. An error that does not concern the file is not
     /// remembered.
-    pub(super) fn remember(&self, source: &SourceUrl, error: &Arc<upstream::Error>, now: Instant) {
+    pub(super) fn remember(&self, source: &Source, error: &Arc<upstream::Error>, now: Instant) {
         let (failures, delay) = if error.is_refusal() {
             let left = match &**error {
                 // It has been remembered by another replica for a while.
@@ -70,26 +70,26 @@ impl Failures {
     }
 
     /// The failure of `source`, if it still holds.
-    pub(super) fn recall(&self, source: &SourceUrl, now: Instant) -> Option<Failure> {
+    pub(super) fn recall(&self, source: &Source, now: Instant) -> Option<Failure> {
         self.memory.get(source).filter(|failure| now < failure.until)
     }
 
     /// Whether `source` failed when it was last asked for; a refusal is an answer, not a failure.
-    pub(super) fn has_failed(&self, source: &SourceUrl, now: Instant) -> bool {
+    pub(super) fn has_failed(&self, source: &Source, now: Instant) -> bool {
         self.recent(source, SEEN, now).is_some_and(|failure| failure.failures > 0)
     }
 
     /// All files of which something is remembered.
-    pub(super) fn sources(&self) -> impl Iterator<Item = SourceUrl> + '_ {
-        self.memory.iter().map(|(source, _)| SourceUrl::clone(&source))
+    pub(super) fn sources(&self) -> impl Iterator<Item = Source> + '_ {
+        self.memory.iter().map(|(source, _)| Source::clone(&source))
     }
 
     /// Forgets what went wrong with `source`: there is a link after all.
-    pub(super) fn forget(&self, source: &SourceUrl) {
+    pub(super) fn forget(&self, source: &Source) {
         self.memory.invalidate(source);
     }
 
-    fn recent(&self, source: &SourceUrl, how_long: Duration, now: Instant) -> Option<Failure> {
+    fn recent(&self, source: &Source, how_long: Duration, now: Instant) -> Option<Failure> {
         self.memory.get(source).filter(|failure| now < failure.until + how_long)
     }
 }
@@ -114,12 +114,12 @@ mod tests {
 
     struct Bench {
         failures: Failures,
-        source: SourceUrl,
+        source: Source,
     }
 
     fn bench() -> Bench {
         let failures = Failures::new(Duration::from_secs(30), 1 << 20);
-        Bench { failures, source: SourceUrl::parse("https://h.kie.ai/a").unwrap() }
+        Bench { failures, source: Source::parse("https://h.kie.ai/a").unwrap() }
     }
 
     impl Bench {

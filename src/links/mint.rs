@@ -7,7 +7,7 @@ use moka::notification::RemovalCause;
 use super::{Entry, Inner, Purpose, Wish, freshness::URGENT};
 use crate::{
     clock::Instant,
-    source::SourceUrl,
+    source::Source,
     telemetry::{Failed, NOTED, Severity, What, trace::Span},
     upstream::{self, Ask, Chain, Minted, Reason, Via, Welcome},
 };
@@ -22,7 +22,7 @@ const URGENT_REFRESH_BACKOFF: Duration = Duration::from_secs(1);
 impl Inner {
     pub(super) async fn fly(
         &self,
-        source: &SourceUrl,
+        source: &Source,
         purpose: Purpose,
         span: &Span,
     ) -> Result<(Arc<Entry>, Via), Arc<upstream::Error>> {
@@ -45,7 +45,7 @@ impl Inner {
         let minted = self.mint_alive(source, ask, forced_at).await;
         let now = self.clock.now();
         let duration_ms = u64::try_from(began.until(now).as_millis()).unwrap_or(u64::MAX);
-        let (source_host, source_hash) = (source.host(), self.log_hash.of(source.as_str()));
+        let (source_host, source_hash) = (source.host(), self.log_hash.of(source.url()));
         let trace_id = span.trace_id().map(tracing::field::display);
         match minted {
             Ok((entry, minted)) => {
@@ -146,7 +146,7 @@ impl Inner {
     /// Mints a link that can be handed out. A link that arrives with less life than the margin is minted once more.
     async fn mint_alive(
         &self,
-        source: &SourceUrl,
+        source: &Source,
         mut ask: Ask,
         forced_at: Option<Instant>,
     ) -> Result<(Entry, Minted), upstream::Error> {

@@ -46,7 +46,7 @@ use self::{
 use crate::{
     clock::{Clock, Instant, KieClock},
     key::LogHash,
-    source::SourceUrl,
+    source::Source,
     telemetry::{
         self,
         trace::{Position, Span, Tracer},
@@ -102,13 +102,13 @@ struct Inner {
     clock: Clock,
     log_hash: LogHash,
     mint: Arc<dyn Mint>,
-    entries: moka::sync::Cache<SourceUrl, Arc<Entry>, RandomState>,
+    entries: moka::sync::Cache<Source, Arc<Entry>, RandomState>,
     /// The second judge of every entry's life.
     kie_clock: KieClock,
     first_ends: FirstEnds,
     failures: Failures,
     noted: telemetry::Failures,
-    flights: Flights<SourceUrl, Landed, Note>,
+    flights: Flights<Source, Landed, Note>,
     waiting: Shares,
     metrics: Metrics,
     tracer: Tracer,
@@ -219,7 +219,7 @@ impl Links {
         let metrics = Metrics::default();
         let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
-            .weigher(|source: &SourceUrl, entry: &Arc<Entry>| entry.weight(source.as_str()))
+            .weigher(|source: &Source, entry: &Arc<Entry>| entry.weight(source.key()))
             // moka's clock stands still during suspend, and its queue of writes takes 32 bytes a link: `Times::judge`
             // decides about life, and `sweep` removes what is dead.
             .eviction_listener(metrics::listener(&metrics))
@@ -248,8 +248,8 @@ impl Links {
         }))
     }
 
-    /// A link that memory has for the normalised source URL `source` at `now`, where there is nothing else to do: no
-    /// mint, and no refresh to begin.
+    /// A link that memory has for the source whose key is `source` at `now`, where there is nothing else to do: no mint,
+    /// and no refresh to begin.
     pub fn remembered(&self, source: &str, wish: &Wish, now: Instant) -> Option<Lookup> {
         let (entry, times, freshness) = self.0.judged(source, wish, now)?;
         let due = match freshness {
@@ -261,7 +261,7 @@ impl Links {
     }
 
     /// What memory says of `source`, at once; `None` where it takes a mint.
-    pub fn recall(&self, source: &SourceUrl, wish: &Wish, caller: &Caller) -> Option<Result<Lookup, Error>> {
+    pub fn recall(&self, source: &Source, wish: &Wish, caller: &Caller) -> Option<Result<Lookup, Error>> {
         let now = self.0.clock.now();
         match self.0.look(source, wish, now) {
             Look::Serve { entry, times, due } => Some(Ok(self.0.serve(source, entry, times, due, wish, caller, now))),
@@ -274,7 +274,7 @@ impl Links {
     /// A live link for `source`, or the reason why there is none. Waits no longer than until the caller's deadline.
     ///
     /// Cancel safe: a caller that goes away leaves the flight it began to those who joined, and to the cache.
-    pub async fn get(&self, source: &SourceUrl, wish: &Wish, caller: impl Into<Caller>) -> Result<Lookup, Error> {
+    pub async fn get(&self, source: &Source, wish: &Wish, caller: impl Into<Caller>) -> Result<Lookup, Error> {
         let inner = &self.0;
         let caller: Caller = caller.into();
         let deadline = caller.deadline;
@@ -378,7 +378,7 @@ impl Links {
 
     /// Links that other replicas have minted, of files for which memory has none that will do: in the order asked,
     /// `None` where none was found. Takes next to no time, and none where there is no shared tier. Cancel safe.
-    pub async fn find_shared(&self, sources: &[SourceUrl], wish: &Wish) -> Vec<Option<Lookup>> {
+    pub async fn find_shared(&self, sources: &[Source], wish: &Wish) -> Vec<Option<Lookup>> {
         let inner = &self.0;
         let welcome = Welcome { max_age: wish.max_age, min_fresh: wish.min_fresh, other_than: None };
         let found = inner.mint.find(sources, &welcome).await;
@@ -401,7 +401,7 @@ impl Links {
     }
 
     /// What memory holds of `source`. Begins no refresh.
-    pub fn explain(&self, source: &SourceUrl) -> Explanation {
+    pub fn explain(&self, source: &Source) -> Explanation {
         let now = self.0.clock.now();
         let entry = self.0.entries.get(source).map(|entry| {
             let times = self.0.times(&entry, now);
@@ -417,7 +417,7 @@ impl Links {
 
     /// Forgets one entry, or the reason why there is none. A flight under way goes on for the callers that wait for it
     /// already; a caller that asks from now on gets a link that was asked for later.
-    pub fn forget(&self, source: &SourceUrl) {
+    pub fn forget(&self, source: &Source) {
         // The mark comes first, so that the flight takes out again what it puts in meanwhile.
         if let Some(note) = self.0.flights.note(source) {
             note.forgotten.store(true, Ordering::Release);
@@ -427,8 +427,8 @@ impl Links {
     }
 
     /// Forgets all files of which this holds, as `forget` does. Looks at everything there is.
-    pub fn forget_where(&self, is_meant: impl Fn(&SourceUrl) -> bool) {
-        let known = self.0.entries.iter().map(|(source, _)| SourceUrl::clone(&source));
+    pub fn forget_where(&self, is_meant: impl Fn(&Source) -> bool) {
+        let known = self.0.entries.iter().map(|(source, _)| Source::clone(&source));
         let meant =
             known.chain(self.0.failures.sources()).chain(self.0.flights.keys()).filter(|source| is_meant(source));
         for source in meant.collect::<HashSet<_>>() {
@@ -474,7 +474,7 @@ impl Inner {
     }
 
     /// Takes a link of another replica's into memory.
-    fn adopt(self: &Arc<Inner>, source: &SourceUrl, minted: upstream::Minted) -> Option<Lookup> {
+    fn adopt(self: &Arc<Inner>, source: &Source, minted: upstream::Minted) -> Option<Lookup> {
         let now = self.clock.now();
         // Whoever holds a file's flight is the only one to put its links into the cache.
         let Role::Lead(lead) = self.flights.join(source, &Note::until(now, Party::default())) else { return None };
@@ -495,15 +495,15 @@ impl Inner {
         Some(Lookup { entry, times, found: Found::Shared, forced: false, now })
     }
 
-    /// The entry of a normalised source URL, and what it is good for.
+    /// The entry of the source with this key, and what it is good for.
     fn judged(&self, source: &str, wish: &Wish, now: Instant) -> Option<(Arc<Entry>, Times, Freshness)> {
         let entry = self.entries.get(source)?;
         let times = self.times(&entry, now);
         Some((entry, times, times.judge(wish, now)))
     }
 
-    fn look(&self, source: &SourceUrl, wish: &Wish, now: Instant) -> Look {
-        if let Some((entry, times, freshness)) = self.judged(source.as_str(), wish, now) {
+    fn look(&self, source: &Source, wish: &Wish, now: Instant) -> Look {
+        if let Some((entry, times, freshness)) = self.judged(source.key(), wish, now) {
             match freshness {
                 Freshness::Fresh => return Look::Serve { entry, times, due: false },
                 Freshness::Due => return Look::Serve { entry, times, due: true },
@@ -537,7 +537,7 @@ impl Inner {
     #[expect(clippy::too_many_arguments, reason = "a moment, and all that is known in it")]
     fn serve(
         self: &Arc<Inner>,
-        source: &SourceUrl,
+        source: &Source,
         entry: Arc<Entry>,
         times: Times,
         due: bool,
@@ -566,12 +566,7 @@ impl Inner {
     /// Sends a flight on its way, as a task of its own. A caller that `insists` on a fresh link gets one, cold file or
     /// not. For the rest of `force_interval` that link serves all other callers that insist: half a crowd may come when
     /// it has just landed.
-    fn start(
-        self: &Arc<Inner>,
-        lead: Lead<SourceUrl, Landed, Note>,
-        source: &SourceUrl,
-        purpose: Purpose,
-    ) -> Waiter<Landed> {
+    fn start(self: &Arc<Inner>, lead: Lead<Source, Landed, Note>, source: &Source, purpose: Purpose) -> Waiter<Landed> {
         let waiter = lead.waiter();
         let inner = Arc::clone(self);
         let source = source.clone();

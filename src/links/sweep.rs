@@ -6,7 +6,7 @@ use moka::notification::RemovalCause;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inner, Links, Note, flight::Role};
-use crate::{clock::Instant, source::SourceUrl, upstream::Party};
+use crate::{clock::Instant, source::Source, upstream::Party};
 
 /// For so long at most, memory is held by links that are dead. A look at each of 60,000 links takes some 20 ms.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ impl Links {
 }
 
 impl Inner {
-    fn sweep_out(&self, source: &SourceUrl, now: Instant) {
+    fn sweep_out(&self, source: &Source, now: Instant) {
         // Whoever holds a file's flight is the only one to put its links into the cache: none that lives comes in
         // between. A caller that joins finds the flight lost in a moment, and goes round.
         let Role::Lead(_lead) = self.flights.join(source, &Note::until(now, Party::default())) else { return };
@@ -53,7 +53,7 @@ impl Inner {
     }
 
     /// Takes what is there of `source` out of the cache, and counts it.
-    pub(super) fn remove(&self, source: &SourceUrl, cause: RemovalCause) {
+    pub(super) fn remove(&self, source: &Source, cause: RemovalCause) {
         if self.entries.remove(source).is_some() {
             self.metrics.evicted(cause);
         }

@@ -20,13 +20,13 @@ type Result1 = Result<Minted, upstream::Error>;
 /// Mints that have set out and wait for the test's word.
 #[derive(Default)]
 struct Script {
-    under_way: Mutex<Vec<(SourceUrl, Reason, oneshot::Sender<Result1>)>>,
+    under_way: Mutex<Vec<(Source, Reason, oneshot::Sender<Result1>)>>,
     begun: Mutex<u32>,
     patiences: Mutex<Vec<Patience>>,
 }
 
 impl Mint for Script {
-    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
+    fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a> {
         let (sender, receiver) = oneshot::channel();
         *self.begun.lock().unwrap() += 1;
         self.patiences.lock().unwrap().push(ask.patience);
@@ -72,8 +72,8 @@ fn bench() -> Bench {
     bench_with(|_| {})
 }
 
-fn source() -> SourceUrl {
-    SourceUrl::parse("https://file.kie.ai/a.png").unwrap()
+fn source() -> Source {
+    Source::parse("https://file.kie.ai/a.png").unwrap()
 }
 
 fn refused() -> upstream::Error {

@@ -14,7 +14,7 @@ use crate::{
     clock::{Clock, Instant, KieClock, testing::VirtualTime},
     kie_sim::Answer,
     link::{self, Link, Policy},
-    source::SourceUrl,
+    source::Source,
     telemetry::trace::Span,
     upstream::{
         Doubt, Error, Life, MintFuture, Minted, Transport, Via,
@@ -68,10 +68,10 @@ struct State {
     rng: fastrand::Rng,
     mood: Mood,
     /// What some files meet, whatever the mood.
-    bad: HashMap<SourceUrl, Mood>,
+    bad: HashMap<Source, Mood>,
     repeats: Repeats,
     /// The links that are given again, by file, and when they end.
-    repeated: HashMap<SourceUrl, (String, Instant)>,
+    repeated: HashMap<Source, (String, Instant)>,
     /// kie.ai's clock minus the true time.
     skew: i64,
     /// Whether one of kie.ai's gateways has a wrong clock.
@@ -90,7 +90,7 @@ struct State {
 }
 
 /// Marks the request as over however it ends.
-struct OnItsWay<'a>(&'a Oracle, &'a SourceUrl);
+struct OnItsWay<'a>(&'a Oracle, &'a Source);
 
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
@@ -132,7 +132,7 @@ impl Model {
     }
 
     /// From now on this file meets `mood`, and other files the usual mood.
-    pub(super) fn spoil(&self, source: SourceUrl, mood: Mood) {
+    pub(super) fn spoil(&self, source: Source, mood: Mood) {
         self.state.lock().unwrap().bad.insert(source, mood);
     }
 
@@ -158,7 +158,7 @@ impl Model {
         state.silent_up_to = state.connections;
     }
 
-    async fn exchange(&self, source: &SourceUrl, patience: Duration) -> Result<Minted, Error> {
+    async fn exchange(&self, source: &Source, patience: Duration) -> Result<Minted, Error> {
         let (connection, was_kept, is_silent) = {
             let state = self.state.lock().unwrap();
             let is_silent = state.have_answered && state.connections <= state.silent_up_to;
@@ -187,7 +187,7 @@ impl Model {
         result
     }
 
-    async fn answer(&self, source: &SourceUrl) -> Result<Minted, Error> {
+    async fn answer(&self, source: &Source) -> Result<Minted, Error> {
         let sent_at = self.clock.now();
         let unseen = self.time.unseen();
         let (before, after, mood) = {
@@ -211,7 +211,7 @@ impl Model {
     fn decide(
         &self,
         mood: Mood,
-        source: &SourceUrl,
+        source: &Source,
         sent_at: Instant,
         signed_at: Instant,
         dated_at: Instant,
@@ -273,7 +273,7 @@ impl Model {
     }
 
     /// A link whose end the oracle knows.
-    fn link(&self, state: &mut State, source: &SourceUrl, mood: Mood, signed_at: Instant) -> String {
+    fn link(&self, state: &mut State, source: &Source, mood: Mood, signed_at: Instant) -> String {
         if let Some((link, ends)) = state.repeated.get(source).cloned()
             && mood == Mood::Well
         {
@@ -322,7 +322,7 @@ fn kies_clock(at: Instant, state: &State) -> i64 {
 impl Transport for Arc<Model> {
     fn send<'a>(
         &'a self,
-        source: &'a SourceUrl,
+        source: &'a Source,
         _doubt: Option<&'a Doubt>,
         patience: Duration,
         _span: &'a Span,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Instant, source::SourceUrl};
+use crate::{clock::Instant, source::Source};
 
 /// What is promised in one schedule.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub(super) struct Oracle {
 #[derive(Default)]
 struct State {
     /// Requests on their way, by file.
-    in_flight: HashMap<SourceUrl, u32>,
+    in_flight: HashMap<Source, u32>,
     /// An ideal token bucket, without the product's guard.
     tokens: Option<(f64, Instant)>,
     /// When kie.ai said 429, and until when no request may leave. A request whose turn had come may still leave at that
@@ -64,7 +64,7 @@ impl Oracle {
     }
 
     /// A request leaves for kie.ai; `just_woken` says that its turn may have come before the machine slept.
-    pub(super) fn request(&self, source: &SourceUrl, now: Instant, just_woken: bool) {
+    pub(super) fn request(&self, source: &Source, now: Instant, just_woken: bool) {
         let mut state = self.lock();
         state.totals.requests += 1;
         let in_flight = state.in_flight.entry(source.clone()).or_default();
@@ -83,7 +83,7 @@ impl Oracle {
     }
 
     /// The request is over: answered, failed or abandoned.
-    pub(super) fn request_over(&self, source: &SourceUrl) {
+    pub(super) fn request_over(&self, source: &Source) {
         *self.lock().in_flight.get_mut(source).expect("it had begun") -= 1;
     }
 

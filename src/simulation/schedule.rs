@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock, KieClock, testing::VirtualTime},
     key::ApiKey,
     links::{self, Found, Links, Wish},
-    source::SourceUrl,
+    source::Source,
     telemetry::{Failures, trace::Tracer},
     upstream::{GateConfig, Kie, KieConfig},
 };
@@ -236,7 +236,7 @@ impl World {
     }
 
     /// A user of `source` who notices nothing: a link, and no wait.
-    async fn use_unnoticed(&self, source: &SourceUrl, most: Duration, promise: &str) {
+    async fn use_unnoticed(&self, source: &Source, most: Duration, promise: &str) {
         let began = tokio::time::Instant::now();
         let lookup = self.links.get(source, &Wish::default(), self.clock.now() + self.config.flight_timeout).await;
         let lookup = lookup.unwrap_or_else(|error| panic!("{promise}: a user of {source:?} got {error:?}"));
@@ -257,7 +257,7 @@ impl World {
             Mood::Forbidden,
         ];
         let mood = *pick(&mut self.rng, &moods);
-        let files: Vec<SourceUrl> = (0..self.rng.usize(1..4)).map(file).collect();
+        let files: Vec<Source> = (0..self.rng.usize(1..4)).map(file).collect();
         let window = self.config.ttl - self.config.refresh_after;
         // Promised is the window without five seconds for the last try, and without one try that meets silence.
         let last_try = SECOND * 5 + if mood == Mood::Silent { self.attempt_timeout } else { Duration::ZERO };
@@ -302,7 +302,7 @@ impl World {
         let mood = *pick(&mut self.rng, &[Mood::Down, Mood::Forbidden, Mood::Silent, Mood::Unavailable, Mood::Stingy]);
         // Several files that never answer would be kie.ai's own silence.
         let most = if matches!(mood, Mood::Forbidden | Mood::Unavailable | Mood::Stingy) { 4 } else { 2 };
-        let bad: Vec<SourceUrl> = (90..90 + self.rng.usize(1..most)).map(file).collect();
+        let bad: Vec<Source> = (90..90 + self.rng.usize(1..most)).map(file).collect();
         let callers = TaskTracker::new();
         for bad in bad {
             self.model.spoil(bad.clone(), mood);
@@ -442,8 +442,8 @@ fn wish(rng: &mut Rng) -> Wish {
     Wish { max_age: some(rng), min_fresh: some(rng), only_if_cached: rng.u8(..10) == 0 }
 }
 
-fn file(number: usize) -> SourceUrl {
-    SourceUrl::parse(&format!("https://file.kie.ai/{number}")).unwrap()
+fn file(number: usize) -> Source {
+    Source::parse(&format!("https://file.kie.ai/{number}")).unwrap()
 }
 
 fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {

@@ -132,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{source::SourceUrl, upstream::message};
+    use crate::{source::Source, upstream::message};
 
     fn answer(http_status: u16, body: &str) -> Result<String, Error> {
         answer_after(None, http_status, body)
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn the_name_of_a_callers_file_is_no_word_of_kie_ais() {
         for file in ["credits-insufficient-1.png", "credits%20insufficient.png", "not-enough/credits-not%20enough"] {
-            let source = SourceUrl::parse(&format!("https://file.kie.ai/s/{file}")).unwrap();
+            let source = Source::parse(&format!("https://file.kie.ai/s/{file}")).unwrap();
             let name = file.rsplit('/').next().unwrap_or_default();
             for name in [name.to_owned(), name.replace("%20", " "), name.to_uppercase()] {
                 let body = format!(r#"{{"code":500,"msg":"cannot read {name}"}}"#);

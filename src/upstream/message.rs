@@ -1,6 +1,6 @@
 //! kie.ai's messages, made fit for callers, logs and pages. Pure.
 //!
-//! A message may repeat what kie.ai was sent: the key, the caller's URL; and what it has made: a link and its
+//! A message may repeat what kie.ai was sent: the key, the caller's URL and task; and what it has made: a link and its
 //! signature. It is searched whole and cut to its length last, so that no half of a secret is left at the cut.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use crate::{
     key::{self, ApiKey},
-    source::SourceUrl,
+    source::Source,
 };
 
 /// Messages are shown to callers; a page of HTML is not a message.
@@ -17,6 +17,9 @@ pub(crate) const MAX_CHARS: usize = 300;
 
 /// Stands for the address that was asked for.
 const ADDRESS: &str = "[url]";
+
+/// Stands for the task that was asked for.
+const TASK: &str = "[task]";
 
 /// Stands for what may be a signature.
 const BLOT: &str = "[…]";
@@ -36,7 +39,7 @@ const MOST_ESCAPES: usize = 8;
 
 /// What may be repeated of `message`, which kie.ai gave when it was asked for `source`: one printable line, bounded,
 /// without any of `keys`, without what may be a signature.
-pub(crate) fn presentable(message: &str, source: &SourceUrl, keys: &[ApiKey]) -> String {
+pub(crate) fn presentable(message: &str, source: &Source, keys: &[ApiKey]) -> String {
     // SECURITY: what a caller wrote is taken out before the key is looked for. Otherwise a caller could complete a part
     // of the key that kie.ai tells with words of its own, and would see from the answer when they fit.
     tidy(&key::scrub(keys, &without_source(message, source)))
@@ -47,11 +50,11 @@ pub(super) fn presentable_alone(message: &str, keys: &[ApiKey]) -> String {
     tidy(&key::scrub(keys, message))
 }
 
-/// `message` without the source URL, in the spellings in which it may come back.
-fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
+/// `message` without source URL and task, in the spellings in which they may come back.
+fn without_source<'a>(message: &'a str, source: &Source) -> Cow<'a, str> {
     let mut message = Cow::Borrowed(message);
-    for spelling in spellings(source) {
-        if let Some(replaced) = replace_ignoring_case(&message, &spelling, ADDRESS) {
+    for (spelling, by) in spellings(source) {
+        if let Some(replaced) = replace_ignoring_case(&message, &spelling, by) {
             message = replaced.into();
         }
     }
@@ -70,35 +73,37 @@ fn without_source<'a>(message: &'a str, source: &SourceUrl) -> Cow<'a, str> {
     message
 }
 
-/// The forms in which a message may repeat the source URL: the whole, the whole without its scheme, its path, the
-/// file's name; each as it stands, encoded and decoded; the longest first. A query is not decoded, and a name of one
-/// word is left out: both could be kie.ai's own words.
-fn spellings(source: &SourceUrl) -> Vec<String> {
+/// The forms in which a message may repeat what was asked, and what stands for each: the whole URL, the whole without its
+/// scheme, its path, the file's name; the task; each as it stands, encoded and decoded; the longest first. A query is not
+/// decoded, and a name of one word is left out: both could be kie.ai's own words.
+fn spellings(source: &Source) -> Vec<(String, &'static str)> {
     /// What is shorter may be a word of kie.ai's.
     const LEAST: usize = 6;
-    let whole = source.as_str();
+    let whole = source.url();
     let rest = whole.split_once("://").map_or(whole, |(_, rest)| rest);
     let path_and_query = rest.find('/').map_or("", |at| &rest[at..]);
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let is_word = |name: &str| name.len() <= LONGEST_WORD && name.bytes().all(|byte| byte.is_ascii_alphabetic());
-    let names = [name, stem].into_iter().filter(|name| !is_word(name));
+    let names = [(name, ADDRESS), (stem, ADDRESS), (source.task().unwrap_or_default(), TASK)];
+    let names = names.into_iter().filter(|(name, _)| !is_word(name));
+    let addresses = [whole, rest, path_and_query, path].map(|part| (part, ADDRESS));
     let mut all = Vec::new();
-    for part in [whole, rest, path_and_query, path].into_iter().chain(names) {
+    for (part, by) in addresses.into_iter().chain(names) {
         let decoded = percent_decode_str(part).decode_utf8_lossy().into_owned();
         let encoded = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
         // Encoded as by `encodeURIComponent` and its likes, which leave some signs alone.
         let signs = [(':', "%3A"), ('/', "%2F"), ('?', "%3F"), ('=', "%3D"), ('&', "%26")];
         let half_encoded = signs.iter().fold(part.to_owned(), |text, (sign, code)| text.replace(*sign, code));
         let escaped = part.replace('/', "\\/");
-        all.extend([part.to_owned(), decoded, encoded, half_encoded, escaped]);
+        all.extend([part.to_owned(), decoded, encoded, half_encoded, escaped].map(|spelling| (spelling, by)));
     }
     if query.contains(['=', '&', '/', '%']) {
-        all.push(query.to_owned());
+        all.push((query.to_owned(), ADDRESS));
     }
-    all.retain(|spelling| spelling.len() >= LEAST);
-    all.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+    all.retain(|(spelling, _)| spelling.len() >= LEAST);
+    all.sort_by_key(|(spelling, _)| std::cmp::Reverse(spelling.len()));
     all.dedup();
     all
 }
@@ -315,6 +320,8 @@ impl HexRow {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -322,8 +329,8 @@ mod tests {
     const SOURCE: &str = "https://tempfile.aiquickdraw.com/s/a%20b.png?size=1&name=x";
     const SIGNATURE: &str = "3f9a0b1c2d4e5f60718293a4b5c6d7e8f9a0b1c2d3e4f5061728394a5b6c7d8e";
 
-    fn source() -> SourceUrl {
-        SourceUrl::parse(SOURCE).unwrap()
+    fn source() -> Source {
+        Source::parse(SOURCE).unwrap()
     }
 
     fn shown(message: &str) -> String {
@@ -516,7 +523,7 @@ mod tests {
     #[test]
     fn the_name_of_the_callers_own_file_is_taken_out_and_a_single_word_is_not() {
         let shown = |source: &str, message: &str| {
-            presentable(message, &SourceUrl::parse(&format!("https://file.kie.ai/s/{source}")).unwrap(), &[])
+            presentable(message, &Source::parse(&format!("https://file.kie.ai/s/{source}")).unwrap(), &[])
         };
         for (source, name) in [
             ("credits-insufficient-1.png", "credits-insufficient-1.png"),
@@ -548,6 +555,22 @@ mod tests {
     }
 
     #[test]
+    fn the_callers_own_task_is_taken_out_and_a_single_word_is_not() {
+        let shown = |task: &str, message: &str| presentable(message, &source().of_task(task).unwrap(), &[]);
+        for (task, said) in [
+            ("task12345", "task12345"),
+            ("task12345", "TASK12345"),
+            ("281e5b0f39b9", "281e5b0f39b9"),
+            ("a&b=c/d", "a%26b%3Dc%2Fd"),
+        ] {
+            assert_eq!(shown(task, &format!("task {said}: no")), "task [task]: no", "{task}");
+        }
+        for task in ["insufficient", "task", "t1"] {
+            assert_eq!(shown(task, "Credits insufficient, task t1"), "Credits insufficient, task t1", "{task}");
+        }
+    }
+
+    #[test]
     fn the_callers_own_address_is_taken_out_in_every_spelling() {
         for address in [
             SOURCE.to_owned(),
@@ -570,11 +593,13 @@ mod tests {
     /// Otherwise a caller who is told a part of the key could find the rest, letter by letter.
     #[test]
     fn what_a_caller_wrote_does_not_complete_what_kie_ai_tells_of_the_key() {
-        let guess = SourceUrl::parse("https://file.kie.ai/?a=canary/key+01234").unwrap();
+        let guess = Source::parse("https://file.kie.ai/?a=canary/key+01234").unwrap();
         let key = ApiKey::new("canary/key+0123456789abcdef==").unwrap();
-        let message = format!("no {} 56789abc", guess.as_str());
+        let message = format!("no {} 56789abc", guess.url());
         assert!(key.is_in(&message));
-        assert_eq!(presentable(&message, &guess, &[key]), "no [url] 56789abc");
+        assert_eq!(presentable(&message, &guess, slice::from_ref(&key)), "no [url] 56789abc");
+        let guess = source().of_task("canary/key+01234").unwrap();
+        assert_eq!(presentable("no canary/key+01234 56789abc", &guess, &[key]), "no [task] 56789abc");
     }
 
     proptest! {

@@ -52,12 +52,13 @@ use self::{
 use crate::{
     clock::{Clock, Heard, Instant, KieClock},
     link::Link,
-    source::SourceUrl,
+    source::Source,
     telemetry::trace::Span,
 };
 
-/// The path of the one endpoint, below `base_url`; also the path under which kielink offers it.
+/// The paths of the endpoints, below `base_url`; also those under which kielink offers them.
 pub const DOWNLOAD_URL: &str = "/api/v1/common/download-url";
+pub const DOWNLOAD_URL_4O: &str = "/api/v1/gpt4o-image/download-url";
 
 /// The path of the credits left, likewise.
 pub const CREDIT: &str = "/api/v1/chat/credit";
@@ -221,11 +222,11 @@ pub type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Minted, Error>> + S
 /// Whatever makes links. `Kie` in earnest; a script in tests.
 pub trait Mint: Send + Sync + 'static {
     /// Makes one link, asking as often as it takes. Cancel safe: dropping the future drops the request.
-    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a>;
+    fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a>;
 
     /// Links that are there already for many files at once, with no request to kie.ai; `None` where there is none that
     /// will do. Takes next to no time. Cancel safe.
-    fn find<'a>(&'a self, sources: &'a [SourceUrl], _welcome: &'a Welcome) -> FindFuture<'a> {
+    fn find<'a>(&'a self, sources: &'a [Source], _welcome: &'a Welcome) -> FindFuture<'a> {
         Box::pin(async { vec![None; sources.len()] })
     }
 
@@ -236,7 +237,7 @@ pub trait Mint: Send + Sync + 'static {
 
     /// What became of a link that `mint` made: it is in memory, with the end that it really has; or, where it is `None`,
     /// it is of no use.
-    fn kept(&self, _source: &SourceUrl, _minted: Option<&Minted>) {}
+    fn kept(&self, _source: &Source, _minted: Option<&Minted>) {}
 }
 
 /// A file was refused with a key, perhaps for the file's own sake.
@@ -254,7 +255,7 @@ pub trait Transport: Send + Sync + 'static {
     /// and still on trial, the key that serves. Cancel safe: dropping the future closes the connection.
     fn send<'a>(
         &'a self,
-        source: &'a SourceUrl,
+        source: &'a Source,
         doubt: Option<&'a Doubt>,
         patience: Duration,
         span: &'a Span,
@@ -436,7 +437,7 @@ impl Kie {
 }
 
 impl Mint for Kie {
-    fn mint<'a>(&'a self, source: &'a SourceUrl, ask: Ask) -> MintFuture<'a> {
+    fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a> {
         Box::pin(self.0.mint(source, ask))
     }
 }
@@ -448,7 +449,7 @@ impl fmt::Debug for Kie {
 }
 
 impl Inner {
-    async fn mint(&self, source: &SourceUrl, ask: Ask) -> Result<Minted, Error> {
+    async fn mint(&self, source: &Source, ask: Ask) -> Result<Minted, Error> {
         let (priority, attempts) = match ask.reason {
             Reason::Miss | Reason::Forced => (Priority::Caller, self.attempts),
             Reason::Refresh if ask.urgent => (Priority::UrgentRefresh, 1),
@@ -579,7 +580,7 @@ impl Inner {
     /// link is there for the next caller.
     async fn attempt(
         &self,
-        source: &SourceUrl,
+        source: &Source,
         ask: &Ask,
         doubt: Option<&Doubt>,
         permit: Permit,

@@ -22,7 +22,7 @@ use reqwest::{
 use url::Url;
 
 use super::{
-    CREDIT, DOWNLOAD_URL, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport, Via,
+    CREDIT, DOWNLOAD_URL, DOWNLOAD_URL_4O, Doubt, MAX_ANSWER_BYTES, MintFuture, Minted, Transport, Via,
     connections::{Connections, Pool, Settings, SetupError},
     credits::{Amount, CreditsFuture},
     envelope::{self, Raw},
@@ -34,7 +34,7 @@ use crate::{
     clock::{Clock, Heard, Instant, KieClock},
     key::{self, ApiKey, Keys},
     link::{self, Link},
-    source::SourceUrl,
+    source::Source,
     telemetry::trace::Span,
 };
 
@@ -52,7 +52,9 @@ pub struct Config {
 /// The way to kie.ai.
 pub struct Wire {
     connections: Arc<Connections>,
+    /// Where links are asked for, and where those of a task are.
     endpoint: Url,
+    endpoint_4o: Url,
     credit: Url,
     keys: Keys,
     /// About a key on trial, by its version: a file was refused with it, and served with the old key.
@@ -77,15 +79,24 @@ impl Wire {
             url.set_path(&format!("{}{path}", config.base_url.path().trim_end_matches('/')));
             url
         };
-        let (endpoint, credit) = (at(DOWNLOAD_URL), at(CREDIT));
+        let (endpoint, endpoint_4o, credit) = (at(DOWNLOAD_URL), at(DOWNLOAD_URL_4O), at(CREDIT));
         let (connections, suspicion) = (Arc::new(connections), Mutex::default());
-        Ok(Wire { connections, endpoint, credit, keys, suspicion, clock, kie_clock, config })
+        Ok(Wire { connections, endpoint, endpoint_4o, credit, keys, suspicion, clock, kie_clock, config })
+    }
+
+    /// Where kie.ai is asked for a link, and with what body.
+    fn question(&self, source: &Source) -> (Url, serde_json::Value) {
+        let url = source.url();
+        match source.task() {
+            None => (self.endpoint.clone(), serde_json::json!({ "url": url })),
+            Some(task) => (self.endpoint_4o.clone(), serde_json::json!({ "taskId": task, "url": url })),
+        }
     }
 
     /// One request, and what its answer says of the key that it carried.
     async fn attempt(
         &self,
-        source: &SourceUrl,
+        source: &Source,
         doubt: Option<&Doubt>,
         patience: Duration,
         span: &Span,
@@ -147,15 +158,16 @@ impl Wire {
         result
     }
 
-    async fn mint(&self, source: &SourceUrl, key: &ApiKey, pool: &Pool, span: &Span) -> Result<Minted, Error> {
-        let request = pool.client().post(self.endpoint.clone());
+    async fn mint(&self, source: &Source, key: &ApiKey, pool: &Pool, span: &Span) -> Result<Minted, Error> {
+        let (endpoint, question) = self.question(source);
+        let request = pool.client().post(endpoint);
         let request = match span.traceparent() {
             Some(position) => request.header("traceparent", position),
             None => request,
         };
         let request = request
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(serde_json::json!({ "url": source.as_str() }).to_string());
+            .body(question.to_string());
         let answer = self.exchange(request, key, pool).await?;
         // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
         let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();
@@ -263,7 +275,7 @@ fn authorization(key: &ApiKey) -> HeaderValue {
 impl Transport for Wire {
     fn send<'a>(
         &'a self,
-        source: &'a SourceUrl,
+        source: &'a Source,
         doubt: Option<&'a Doubt>,
         patience: Duration,
         span: &'a Span,

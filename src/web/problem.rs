@@ -16,7 +16,7 @@ use super::{cache_status::CacheStatus, outcome::NoLink};
 pub(crate) use crate::kind::Kind;
 use crate::{
     credits, links,
-    source::SourceUrl,
+    source::Source,
     upstream::{self, Answer},
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Problem {
     /// What happened and what to do, for the caller.
     pub(crate) detail: Cow<'static, str>,
     pub(crate) why: NoLink,
-    pub(crate) source: Option<SourceUrl>,
+    pub(crate) source: Option<Source>,
     retry_after: Option<Duration>,
     /// For the log. kie.ai's answer in it, if there is one, is also for the caller.
     pub(crate) cause: Option<Arc<upstream::Error>>,
@@ -74,7 +74,7 @@ impl Problem {
     }
 
     /// Why there is no link for `source`.
-    pub(crate) fn of(error: links::Error, source: &SourceUrl) -> Problem {
+    pub(crate) fn of(error: links::Error, source: &Source) -> Problem {
         let problem = match error {
             links::Error::Upstream(cause) => Problem::upstream(cause, NoLink::Error),
             links::Error::Refused(cause) => Problem::upstream(cause, NoLink::Negative),
@@ -129,7 +129,7 @@ impl Problem {
         Problem { kind, detail: Cow::Borrowed(detail), why, source: None, retry_after, cause: Some(cause) }
     }
 
-    pub(crate) fn about(self, source: &SourceUrl) -> Problem {
+    pub(crate) fn about(self, source: &Source) -> Problem {
         Problem { source: Some(source.clone()), ..self }
     }
 

@@ -1,4 +1,4 @@
-//! The caller's query and body: exactly one source URL, or a sentence that says what is wrong. Pure.
+//! The caller's query and body: exactly one source URL, perhaps with a task, or a sentence that says what is wrong. Pure.
 
 use std::borrow::Cow;
 
@@ -7,40 +7,83 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::problem::{Kind, Problem};
-use crate::source::{AllowList, SourceUrl, octet};
+use crate::source::{AllowList, Invalid, Source, octet};
 
 const HINT: &str = "Percent-encode the source URL: ?url=https%3A%2F%2Fhost%2Fpath%3Fa%3D1%26b%3D2";
 
-/// The one parameter `url` of a query. A bare `+` is refused: form encoders mean a space by it, all others a plus, and
-/// the wrong reading would ask for another file without a word.
-pub(crate) fn source_parameter(query: Option<&str>) -> Result<Cow<'_, str>, Problem> {
+/// What a caller asks for, in its own spelling.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked<'a> {
+    pub(crate) url: Cow<'a, str>,
+    /// Where the file is asked of kie.ai's 4o image API.
+    pub(crate) task: Option<Cow<'a, str>>,
+}
+
+impl Asked<'_> {
+    pub(crate) fn into_owned(self) -> Asked<'static> {
+        let Asked { url, task } = self;
+        Asked { url: Cow::Owned(url.into_owned()), task: task.map(|task| Cow::Owned(task.into_owned())) }
+    }
+
+    pub(crate) fn source(&self) -> Result<Source, Problem> {
+        let unusable =
+            |why: Invalid| Problem::refused(Kind::InvalidSourceUrl, format!("The source URL cannot be used: {why}."));
+        let source = Source::parse(&self.url).map_err(unusable)?;
+        let Some(task) = &self.task else { return Ok(source) };
+        source.of_task(task).map_err(|why| malformed(format!("The task ID cannot be used: {why}.")))
+    }
+
+    /// One that links may be asked for.
+    pub(crate) fn allowed(&self, allow: &AllowList) -> Result<Source, Problem> {
+        let source = self.source()?;
+        if allow.allows(&source) {
+            return Ok(source);
+        }
+        let detail = format!("The host {} is not among sources.allow of this kielink.", source.host());
+        Err(Problem::refused(Kind::SourceNotAllowed, detail).about(&source))
+    }
+}
+
+impl<'a> From<Cow<'a, str>> for Asked<'a> {
+    fn from(url: Cow<'a, str>) -> Asked<'a> {
+        Asked { url, task: None }
+    }
+}
+
+/// The parameters `url` and, where it is there, `task_id` of a query. A bare `+` is refused: form encoders mean a space
+/// by it, all others a plus, and the wrong reading would ask for another file without a word.
+pub(crate) fn asked(query: Option<&str>) -> Result<Asked<'_>, Problem> {
     // The usual query, in one look.
     if let Some(value) = query.and_then(|query| query.strip_prefix("url="))
         && memchr2(b'&', b'+', value.as_bytes()).is_none()
     {
-        return decode(value);
+        return decode(value).map(Asked::from);
     }
-    let mut source = None;
+    let (mut url, mut task) = (None, None);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if decode(name)? != "url" {
+        let (name, found) = match &*decode(name)? {
+            "url" => ("url", &mut url),
+            // As kie.ai spells it, too.
+            "task_id" | "taskId" => ("task_id", &mut task),
             // `?url=https://h/p?a=1&b=2` must not silently lose `b`.
-            return Err(malformed(format!("The query has a parameter besides `url`. {HINT}")));
-        }
+            _ => return Err(malformed(format!("The query has a parameter besides `url` and `task_id`. {HINT}"))),
+        };
         if value.contains('+') {
             return Err(malformed(format!(
                 "The query has a bare `+`, by which form encoders mean a space. Write a plus as %2B, and a space, in the \
                  source URL itself, as %20. {HINT}"
             )));
         }
-        if source.replace(decode(value)?).is_some() {
-            return Err(malformed(format!("The query has `url` more than once. {HINT}")));
+        if found.replace(decode(value)?).is_some() {
+            return Err(malformed(format!("The query has `{name}` more than once. {HINT}")));
         }
     }
-    source.ok_or_else(|| malformed(format!("The query lacks the parameter `url`. {HINT}")))
+    let url = url.ok_or_else(|| malformed(format!("The query lacks the parameter `url`. {HINT}")))?;
+    Ok(Asked { url, task })
 }
 
-/// A source URL as `source_parameter` wants it: everything but unreserved characters is encoded.
+/// A source URL as `asked` wants it: everything but unreserved characters is encoded.
 pub(crate) fn encoded(source: &str) -> String {
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(source, RESERVED).to_string()
@@ -53,9 +96,6 @@ pub(crate) fn source_field(body: &[u8]) -> Result<Cow<'_, str>, Problem> {
         #[serde(borrow)]
         url: Option<Text<'a>>,
     }
-    /// Where nothing in it is escaped, it is not copied.
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     if let Some(url) = usual_field(body) {
         return Ok(Cow::Borrowed(url));
     }
@@ -65,6 +105,40 @@ pub(crate) fn source_field(body: &[u8]) -> Result<Cow<'_, str>, Problem> {
         .url
         .map(|Text(url)| url)
         .ok_or_else(|| malformed("The body lacks the field `url`. Send {\"url\": \"https://…\"}."))
+}
+
+/// A text of a body. Where nothing in it is escaped, it is not copied.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A source URL and a task, each where it is there: what kie.ai's 4o image API is asked, and an item of a batch. Other
+/// fields are ignored.
+#[derive(Deserialize)]
+pub(crate) struct Fields<'a> {
+    #[serde(borrow)]
+    url: Option<Text<'a>>,
+    #[serde(borrow, alias = "taskId")]
+    task_id: Option<Text<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.url.as_ref().map(|Text(url)| &**url)
+    }
+
+    pub(crate) fn task(&self) -> Option<&str> {
+        self.task_id.as_ref().map(|Text(task)| &**task)
+    }
+}
+
+/// The body of a request of kie.ai's 4o image API.
+pub(crate) fn task_fields(body: &[u8]) -> Result<Asked<'_>, Problem> {
+    const SEND: &str = "Send {\"taskId\": \"…\", \"url\": \"https://…\"}.";
+    let lacks = |field| malformed(format!("The body lacks the field `{field}`. {SEND}"));
+    let Fields { url, task_id } = json(body).map_err(|what| malformed(format!("The body {what}. {SEND}")))?;
+    let Text(url) = url.ok_or_else(|| lacks("url"))?;
+    let Text(task) = task_id.ok_or_else(|| lacks("taskId"))?;
+    Ok(Asked { url, task: Some(task) })
 }
 
 /// The usual body, in one look: `url` and nothing else, with nothing escaped. `None` says nothing.
@@ -98,21 +172,6 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> 
         return Err("is no object".to_owned());
     }
     Ok(value)
-}
-
-pub(crate) fn source(text: &str) -> Result<SourceUrl, Problem> {
-    SourceUrl::parse(text)
-        .map_err(|why| Problem::refused(Kind::InvalidSourceUrl, format!("The source URL cannot be used: {why}.")))
-}
-
-/// A source URL that links may be asked for.
-pub(crate) fn allowed_source(text: &str, allow: &AllowList) -> Result<SourceUrl, Problem> {
-    let source = source(text)?;
-    if allow.allows(&source) {
-        return Ok(source);
-    }
-    let detail = format!("The host {} is not among sources.allow of this kielink.", source.host());
-    Err(Problem::refused(Kind::SourceNotAllowed, detail).about(&source))
 }
 
 /// Percent-decodes. (The library's own way looks at each byte, and this is done for each hit.)
@@ -158,8 +217,35 @@ mod tests {
             ("%75rl=https://h/", "https://h/"),
             ("url=", ""),
         ] {
-            assert_eq!(source_parameter(Some(query)).unwrap(), source, "{query}");
+            let expected = Asked { url: source.into(), task: None };
+            assert_eq!(asked(Some(query)).unwrap(), expected, "{query}");
         }
+    }
+
+    #[test]
+    fn a_task_may_stand_beside_it_anywhere() {
+        for (query, task) in [
+            ("url=https://h/&task_id=task12345", "task12345"),
+            ("task_id=task12345&url=https://h/", "task12345"),
+            ("url=https%3A%2F%2Fh%2F&taskId=a%2Bb%26c", "a+b&c"),
+            ("url=https://h/&task_id=", ""),
+        ] {
+            let expected = Asked { url: "https://h/".into(), task: Some(task.into()) };
+            assert_eq!(asked(Some(query)).unwrap(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_checked_and_makes_another_source() {
+        let of = |task: &str| Asked { url: "https://h/".into(), task: Some(task.into()) }.source();
+        assert_eq!(of("task12345").unwrap().task(), Some("task12345"));
+        for task in ["", "a b", "a\n", "\u{e9}", &"t".repeat(257)] {
+            let problem = of(task).unwrap_err();
+            assert_eq!(problem.kind, Kind::MalformedRequest, "{task:?}");
+            assert_eq!(problem.detail, "The task ID cannot be used: it is not 1 to 256 visible ASCII characters.");
+        }
+        let neither = Asked { url: "h".into(), task: Some("".into()) };
+        assert_eq!(neither.source().unwrap_err().kind, Kind::InvalidSourceUrl, "one thing at a time");
     }
 
     proptest! {
@@ -184,8 +270,13 @@ mod tests {
             Some("url=https%3A%2F%2Fh%2Fa+b"),
             Some("url=+"),
             Some("u+l=https://h/"),
+            Some("task_id=task12345"),
+            Some("url=a&task_id=b&task_id=c"),
+            Some("url=a&task_id=b&taskId=c"),
+            Some("url=a&task_id=b+c"),
+            Some("url=a&task=b"),
         ] {
-            let problem = source_parameter(query).unwrap_err();
+            let problem = asked(query).unwrap_err();
             assert_eq!(problem.kind, Kind::MalformedRequest, "{query:?}");
             assert!(problem.detail.contains("ercent-"), "{query:?}: {}", problem.detail);
         }
@@ -193,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_bare_plus_is_refused_telling_what_to_write_for_it() {
-        let detail = source_parameter(Some("url=https%3A%2F%2Fh%2Fa+b")).unwrap_err().detail;
+        let detail = asked(Some("url=https%3A%2F%2Fh%2Fa+b")).unwrap_err().detail;
         assert!(detail.contains("%2B") && detail.contains("%20"), "{detail}");
     }
 
@@ -245,5 +336,31 @@ mod tests {
             assert_eq!(problem.kind, Kind::MalformedRequest, "{body}");
         }
         assert!(source_field(b"{\"url\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn the_4o_image_api_s_body_has_both_fields() {
+        let expected = Asked { url: "https://h/a+b".into(), task: Some("t\"1".into()) };
+        for body in [
+            r#"{"taskId":"t\"1","url":"https://h/a+b"}"#,
+            r#" {"url":"https://h/a+b", "x": [1], "taskId":"t\u00221"}"#,
+            "\u{feff}{\"taskId\":\"t\\\"1\",\"url\":\"https://h/a+b\"}",
+        ] {
+            assert_eq!(task_fields(body.as_bytes()).unwrap(), expected, "{body}");
+        }
+        for (body, what) in [
+            ("", "is empty"),
+            ("{", "not valid JSON"),
+            ("[]", "has another shape"),
+            (r#"["https://h/","t"]"#, "is no object"),
+            (r#"{"taskId":"t","imageUrl":"https://h/"}"#, "lacks the field `url`"),
+            (r#"{"url":"https://h/"}"#, "lacks the field `taskId`"),
+            (r#"{"url":"https://h/","taskId":null}"#, "lacks the field `taskId`"),
+            (r#"{"url":"https://h/","taskId":7}"#, "has another shape"),
+        ] {
+            let problem = task_fields(body.as_bytes()).unwrap_err();
+            assert_eq!(problem.kind, Kind::MalformedRequest, "{body}");
+            assert!(problem.detail.contains(what) && problem.detail.contains("taskId"), "{body}: {}", problem.detail);
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     key::LogHash,
     links::Found,
-    source::SourceUrl,
+    source::Source,
     telemetry::{
         Failed, Failures, NOTED, Severity, What,
         trace::{Span, TraceId},
@@ -28,7 +28,7 @@ use crate::{
 /// Attached to an answer that is about one source URL, for metrics, traces and the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    pub(crate) source: SourceUrl,
+    pub(crate) source: Source,
     pub(crate) found: Found,
     /// What the link has left of its life, to its real end.
     pub(crate) life_left: Duration,
@@ -70,7 +70,7 @@ pub(super) struct Record<'a> {
     served: Option<&'a Served>,
     is_batch: bool,
     problem: Option<&'a Problem>,
-    source: Option<&'a SourceUrl>,
+    source: Option<&'a Source>,
     outcome: Option<Outcome>,
     status: StatusCode,
     took: Duration,
@@ -160,9 +160,9 @@ impl<'a> Record<'a> {
         let endpoint = self.route.unwrap_or_default();
         let status = self.status.as_u16();
         let duration_ms = self.took.as_micros() as f64 / 1000.0;
-        let source_host = self.source.map(SourceUrl::host);
+        let source_host = self.source.map(Source::host);
         // The hash is worked out only where the line is written.
-        let source_hash = || self.source.map(|source| log_hash.of(source.as_str()));
+        let source_hash = || self.source.map(|source| log_hash.of(source.url()));
         let trace_id = span.trace_id().map(tracing::field::display);
         let outcome = self.outcome.map(Outcome::as_str);
         let kind = self.problem.map(|problem| problem.kind.as_str());

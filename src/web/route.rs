@@ -1,11 +1,13 @@
 //! The one table of routes of the data interface: the router is made of it, labels are taken from it, and the
 //! description of the interface is held against it.
 
-use crate::upstream::{CREDIT, DOWNLOAD_URL};
+use crate::upstream::{CREDIT, DOWNLOAD_URL, DOWNLOAD_URL_4O};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {
     DownloadUrl,
+    /// Of files of kie.ai's 4o image API.
+    DownloadUrl4o,
     Link,
     Redirect,
     /// The same redirect under a name, for tools that save the file.
@@ -31,13 +33,14 @@ pub(crate) enum Gives {
 }
 
 impl Route {
-    pub(crate) const ALL: [Route; 10] = [
+    pub(crate) const ALL: [Route; 11] = [
         Route::DownloadUrl,
         Route::Link,
         Route::Redirect,
         Route::NamedRedirect,
         Route::Links,
         Route::Credit,
+        Route::DownloadUrl4o,
         Route::Health,
         Route::Root,
         Route::Description,
@@ -48,6 +51,7 @@ impl Route {
     fn row(self) -> (&'static str, Gives) {
         match self {
             Route::DownloadUrl => (DOWNLOAD_URL, Gives::Links),
+            Route::DownloadUrl4o => (DOWNLOAD_URL_4O, Gives::Links),
             Route::Link => ("/v1/link", Gives::Links),
             Route::Redirect => ("/v1/redirect", Gives::Links),
             Route::NamedRedirect => ("/v1/redirect/{name}", Gives::Links),

@@ -245,14 +245,8 @@ fn shapes(document: &Value) -> Markup {
             @for (name, schema) in fields(&document["components"]["schemas"]) {
                 h3 id={ "shape-" (name) } { (name) }
                 (prose(text(&schema["description"])))
-                @let either = items(&schema["oneOf"]);
-                @if !either.is_empty() {
-                    p {
-                        @for (n, schema) in either.iter().enumerate() {
-                            @if n > 0 { " or " }
-                            (kind(schema))
-                        }
-                    }
+                @if !schema["oneOf"].is_null() {
+                    p { (either(&schema["oneOf"])) }
                 }
                 @if !schema["properties"].is_null() {
                     dl {
@@ -289,8 +283,19 @@ fn kind(schema: &Value) -> Markup {
             code { (constant.to_string()) }
         } @else if text(&schema["type"]) == "array" {
             "list of " (kind(&schema["items"]))
+        } @else if !schema["anyOf"].is_null() {
+            (either(&schema["anyOf"]))
         } @else {
             (text(&schema["type"]))
+        }
+    }
+}
+
+fn either(schemas: &Value) -> Markup {
+    html! {
+        @for (n, schema) in items(schemas).iter().enumerate() {
+            @if n > 0 { " or " }
+            (kind(schema))
         }
     }
 }

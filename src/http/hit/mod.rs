@@ -105,7 +105,7 @@ impl Hits {
         let mut text = Vec::with_capacity(OWN_BYTES + source.len() + link.as_str().len());
         match form {
             Form::DownloadUrl => answer::push_envelope(&mut text, link),
-            Form::Link => answer::push_document(&mut text, source, lookup, &lookup.times, &self.endpoints.clock),
+            Form::Link => answer::push_document(&mut text, source, None, lookup, &lookup.times, &self.endpoints.clock),
             Form::Redirect => {}
         }
         let body = text.len();
@@ -169,7 +169,10 @@ impl AtOnce for Hits {
         let wish = said.map(directives::wish).unwrap_or_default();
         let text = match form {
             Form::DownloadUrl => query::source_field(body).ok()?,
-            Form::Link | Form::Redirect => query::source_parameter(head.uri.query()).ok()?,
+            // What has a task goes the router's way.
+            Form::Link | Form::Redirect => {
+                query::asked(head.uri.query()).ok().filter(|asked| asked.task.is_none())?.url
+            }
         };
         let source = Normal::recognise(&text).filter(|source| config.sources.allows_host(source.host()))?;
         let lookup = links.remembered(source.as_str(), &wish, now)?;

@@ -26,7 +26,7 @@ use crate::{
     links::{self, Links},
     readiness::Readiness,
     server::Service,
-    source::{AllowList, SourceUrl},
+    source::{AllowList, Source},
     telemetry::{
         Failures,
         trace::{Span, Tracer},
@@ -45,14 +45,14 @@ struct Model {
 }
 
 impl Transport for Model {
-    fn send<'a>(&'a self, source: &'a SourceUrl, _: Option<&'a Doubt>, _: Duration, _: &'a Span) -> MintFuture<'a> {
+    fn send<'a>(&'a self, source: &'a Source, _: Option<&'a Doubt>, _: Duration, _: &'a Span) -> MintFuture<'a> {
         Box::pin(async move {
             if self.fails.load(Relaxed) {
                 return Err(upstream::Error::Timeout);
             }
             let sent_at = self.clock.now();
             // One link has what JSON must escape.
-            let odd = if source.as_str().ends_with('q') { "\"" } else { "" };
+            let odd = if source.url().ends_with('q') { "\"" } else { "" };
             let text = format!("https://h.example/{odd}{}?s={}", source.host(), sent_at.since_origin().as_nanos());
             let link = Link::parse(&text, &Policy::default()).unwrap();
             let heard = self.kie_clock.heard(Some(self.clock.wall()), None, sent_at, sent_at);
@@ -246,6 +246,8 @@ fn request(rng: &mut fastrand::Rng) -> (Parts, Vec<u8>) {
             3 => format!("?&url={encoded}&"),
             4 => format!("?url={}", encoded.to_lowercase()),
             5 => format!("?url={encoded}&url={encoded}"),
+            7 => format!("?url={encoded}&task_id=task12345"),
+            8 => format!("?taskId=task12345&url={encoded}"),
             6 => any(rng, &["", "?", "?url", "?url=", "?a=b", "?url=%ff", "?url=%"]).to_owned(),
             _ => format!("?url={encoded}"),
         };

@@ -257,3 +257,22 @@ async fn a_key_is_replaced_replica_by_replica_and_nobody_notices() {
     assert_eq!(fleet.kie.mints(), mints + 1);
     fleet.ended().await;
 }
+
+#[tokio::test]
+async fn a_file_of_a_task_is_shared_by_its_task() {
+    let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
+    let [one, other] = &fleet.replicas[..] else { panic!() };
+    let path = |task: &str| format!("/v1/link?url={}&task_id={task}", encode(&source(1)));
+    assert_eq!(other.link(&source(2)).await.status, 200, "it knows kie.ai's clock now");
+    let first = one.get(&path("task12345")).await;
+    eventually("it is shared", async || fleet.server.names("*1l.*").len() == 2).await;
+    let found = other.get(&path("task12345")).await;
+    assert_eq!(outcome(found.header("cache-status")), "kielink; hit; detail=shared");
+    assert_eq!((&found.json()["url"], &found.json()["task_id"]), (&first.json()["url"], &"task12345".into()));
+    for (what, reply) in [("without it", other.link(&source(1)).await), ("another", other.get(&path("task1")).await)] {
+        assert_eq!(outcome(reply.header("cache-status")), "kielink; fwd=miss; stored", "{what}");
+        assert_ne!(reply.json()["url"], first.json()["url"], "{what}");
+    }
+    assert_eq!(fleet.kie.mints(), 4);
+    fleet.ended().await;
+}

@@ -10,5 +10,7 @@ mod problems;
 mod requests;
 mod routes;
 mod sources;
+mod tasks;
 
 pub(crate) const COMPAT: &str = "/api/v1/common/download-url";
+pub(crate) const COMPAT_4O: &str = "/api/v1/gpt4o-image/download-url";

@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::COMPAT;
-use crate::support::{FakeKie, Problem, Reply, SOURCE, Sidecar, encode, eventually};
+use crate::support::{FakeKie, Problem, Reply, SOURCE, Sidecar, document, encode, eventually};
 
 #[tokio::test]
 async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
@@ -28,12 +28,20 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
     ] {
         not_found.assert_document(path, &sidecar.get(path).await);
     }
+    let compat = document()["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/api/"));
+    let served: Vec<_> = compat
+        .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |it| (it.to_uppercase(), path)))
+        .filter(|(method, _)| method != "HEAD")
+        .map(|(method, path)| format!("{method} {path}"))
+        .collect();
+    assert!(served.contains(&format!("POST {COMPAT}")), "{served:?}");
     for path in ["/api", "/api/", "/api/v1", "/api/v1/common", "/api/v1/common/download-url/", "/api/v1/chat/credits"] {
         let reply = sidecar.get(path).await;
         not_found.assert_envelope(path, &reply);
-        for part in ["POST /api/v1/common/download-url", "GET /api/v1/chat/credit", "Send all others to kie.ai"] {
-            assert!(reply.body.contains(part), "{reply:?}");
-        }
+        let (serves, others) =
+            reply.body.split_once(". Send all others to kie.ai").expect("what is served here, and where");
+        assert!(served.iter().all(|call| serves.contains(call)), "{reply:?}");
+        assert!(others.contains("with a key of your own"), "{reply:?}");
     }
     let post = |path: &str| sidecar.client().post(format!("{}{path}", sidecar.base_url())).body("{}");
     not_found.assert_envelope("POST", &sidecar.send(post("/api/v1/jobs/createTask")).await);
