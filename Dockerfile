@@ -1,6 +1,6 @@
 # The image: one static binary and the roots it trusts, on nothing else.
 #   docker build -t kielink .
-#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t kielink .     # names the commit at /status
+#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t kielink .     # names the commit at /status and by --version
 # amd64 and arm64 by the same file; nothing here needs more than the builder that Docker brings.
 
 # A tag gets patches, and is another image then. Whoever needs the same bytes twice names a digest, as .github/workflows/release.yml
@@ -23,9 +23,10 @@ RUN sed -i '/^\[\[\(test\|bench\)\]\]/,/^$/d' Cargo.toml \
     && mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && cargo build --locked --profile dist --target "$(rustc --print host-tuple)"
 
-# Which commit it is, for kielink_build_info; in this layer, so that another one builds no dependency again.
+# Which commit it is, for kielink_build_info and --version; in this layer, so that another one builds no dependency again.
 ARG REVISION=unknown
 ENV KIELINK_REVISION=${REVISION}
+COPY build.rs ./
 COPY config config
 COPY src src
 # Copied files are as old as in the working tree; Cargo would take the empty ones above for newer.
@@ -45,7 +46,8 @@ USER 65532:65532
 # is the boundary; publish these ports to nobody. Variables win over a settings file, so these two are
 # changed by setting them again (in a pod, whose containers share loopback, to 127.0.0.1:8080).
 ENV KIELINK__SERVER__LISTEN=0.0.0.0:8080 \
-    KIELINK__ADMIN__LISTEN=0.0.0.0:9090
+    KIELINK__ADMIN__LISTEN=0.0.0.0:9090 \
+    container=oci
 EXPOSE 8080 9090
 
 # Finds the admin listener by the variable above. It fails only while kielink cannot serve, never because of kie.ai.

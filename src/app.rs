@@ -110,13 +110,14 @@ impl Listeners {
                 "the admin socket that was handed over is not at admin.listen: healthcheck and wait look there"
             );
         }
-        let settle = |sockets: Vec<Inherited>, addresses: &[Address]| {
+        let settle = |sockets: Vec<Inherited>, addresses: &[Address], flag: &str| {
             if sockets.is_empty() {
-                return addresses.iter().map(Bound::bind).collect::<io::Result<Vec<_>>>();
+                return addresses.iter().map(|address| Bound::bind(address, flag)).collect::<io::Result<Vec<_>>>();
             }
             Ok(sockets.into_iter().map(|socket| socket.bound).collect())
         };
-        Ok(Listeners { data: settle(data, &config.data.listen)?, admin: settle(admin, &config.admin.listen)? })
+        let data = settle(data, &config.data.listen, "--listen")?;
+        Ok(Listeners { data, admin: settle(admin, &config.admin.listen, "--admin-listen")? })
     }
 
     /// The addresses, with the ports that the system chose.

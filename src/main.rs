@@ -47,11 +47,14 @@ fn main() -> ExitCode {
         // Help and version.
         Err(asked) => return asked.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
     };
+    let settings = cli.settings.clone();
+    // The other commands speak to whoever has typed them.
+    let is_service = matches!(cli.command, None | Some(Command::Serve | Command::Sandbox(_)));
     match signals.and_then(|signals| run(cli, signals)) {
         Ok(code) => code,
         Err(error) => {
-            let said = format!("kielink: {error:#}\n");
-            say_last(if systemd::logs_to_journal(&environment()) { systemd::as_errors(&said) } else { said });
+            let text = format!("{error:#}");
+            say_last(move || if is_service { log_last(&settings, &text) } else { write_last(&text) });
             let is_configuration = error.is::<config::Problems>() || error.is::<upstream::SetupError>();
             if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
@@ -69,7 +72,8 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
         | Command::Healthcheck
         | Command::Wait { .. }
         | Command::CheckConfig
-        | Command::CheckKey => Ok(Vec::new()),
+        | Command::CheckKey
+        | Command::DefaultConfig => Ok(Vec::new()),
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
@@ -80,6 +84,7 @@ fn run(cli: Cli, mut signals: Signals) -> anyhow::Result<ExitCode> {
             Command::Wait { max } => signals.unless_stopped(wait(sources, max)).await,
             Command::CheckConfig => signals.unless_stopped(check_config(sources)).await,
             Command::CheckKey => signals.unless_stopped(check_key(sources)).await,
+            Command::DefaultConfig => Ok(say(config::DEFAULTS)),
         };
         done.unwrap_or_else(|signal| Err(anyhow::anyhow!("ended by {signal}"))).map(|()| ExitCode::SUCCESS)
     });
@@ -120,15 +125,11 @@ async fn sandbox(flags: cli::Sandbox, sources: Sources, signals: Signals) -> any
             }
             // Returned as itself, so that `main` finds it and the exit code is the configuration's.
             Err(sandbox::Error::Problems(problems)) => return Err(problems.into()),
-            Err(error @ sandbox::Error::Listen(_)) => {
-                let hint = "other addresses can be given with --kie-listen and --files-listen";
-                return Err(error).context(hint);
-            }
+            Err(error @ sandbox::Error::Listen(_)) => return Err(error.into()),
         };
         let (telemetry, log) = start_logs(&sandbox.config, &known)?;
         raise_file_limit(&mut sandbox.config);
-        let listeners = Listeners::bind(&sandbox.config, Vec::new())
-            .context("another address can be given with --listen and --admin-listen")?;
+        let listeners = Listeners::bind(&sandbox.config, Vec::new())?;
         // The commands to try are what the sandbox is for: they go to standard output.
         say(&format!("{}\n", sandbox.welcome(&listeners)))?;
         Ok((sandbox, telemetry, log, listeners))
@@ -193,15 +194,33 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 /// Says on standard error why the process ends. Where nobody takes that, the process ends all the same, with its exit
 /// code: `eprintln!` would panic at a closed pipe, and wait for ever at a full one.
-fn say_last(text: String) {
+fn say_last(words: impl FnOnce() + Send + 'static) {
     let (said, heard) = std::sync::mpsc::channel();
     let speaker = std::thread::Builder::new().spawn(move || {
-        let _ = io::stderr().write_all(text.as_bytes());
+        words();
         let _ = said.send(());
     });
     if speaker.is_ok() {
         let _ = heard.recv_timeout(LAST_WORD);
     }
+}
+
+fn write_last(text: &str) {
+    let said = format!("kielink: {text}\n");
+    let said = if systemd::logs_to_journal(&environment()) { systemd::as_errors(&said) } else { said };
+    let _ = io::stderr().write_all(said.as_bytes());
+}
+
+/// As a line of the log, where that is JSON: what collects the log reads nothing else.
+fn log_last(settings: &Settings, text: &str) {
+    let priorities = systemd::logs_to_journal(&environment());
+    let format = config::log_format(&sources(settings));
+    let config = telemetry::Config { format, level: telemetry::Level::ERROR, priorities };
+    if config.is_text() {
+        return write_last(text);
+    }
+    let dispatch = config.dispatch(io::stderr, &Telemetry::default());
+    tracing::dispatcher::with_default(&dispatch, || tracing::error!(error = text, "kielink cannot go on"));
 }
 
 /// Long enough for any reader that reads at all.
@@ -249,7 +268,10 @@ fn environment() -> HashMap<String, String> {
 fn sources(settings: &Settings) -> Sources {
     let environment = environment();
     let file = settings.config.clone().or_else(|| environment.get("KIELINK_CONFIG").map(Into::into));
-    Sources { file, environment, flags: settings.flags(), sandbox: None, memory_limit: cgroup::memory_limit() }
+    // `container` is what systemd and podman set, and our image (systemd's "Container Interface").
+    let in_container = std::process::id() == 1 || environment.contains_key("container");
+    let memory_limit = cgroup::memory_limit();
+    Sources { file, environment, flags: settings.flags(), sandbox: None, in_container, memory_limit }
 }
 
 /// Starts the logs of every thread of this process, which end with the returned `Log`; what fails is counted in

@@ -1,13 +1,7 @@
 //! `kielink sandbox` puts the simulated kie.ai behind a real kielink: listeners, settings, and the commands to try. With
 //! `--kie-url` it is one more kielink in front of another sandbox's simulated kie.ai, as in a fleet.
 
-use std::{
-    fmt::Write as _,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, io, net::TcpListener, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +15,7 @@ use crate::{
     key::{self, ApiKey},
     kie_sim::{self, DOWNLOAD_URL, Host, Sample, World},
     link,
-    server::Address,
+    server::{Address, Bound as Socket},
     web::query::encoded,
 };
 
@@ -40,6 +34,8 @@ struct Inside {
     world: Arc<World>,
     kie: Bound,
     files: Bound,
+    /// What one more kielink needs besides a key, where this one's keys are known.
+    for_others: Option<String>,
 }
 
 /// An address that is taken, and the URL under which callers reach it.
@@ -102,11 +98,16 @@ impl Sandbox {
             ("upstream.allow_plain_http".to_owned(), "true".to_owned()),
         ];
         flags_first.extend(flags.kie_key_file.clone().map(|path| ("upstream.api_key_file".to_owned(), path)));
-        flags_first.extend(sources.flags);
         // SECURITY: a key that is there for the real kie.ai goes to no simulation.
         let mut environment = sources.environment;
         environment.retain(|name, _| !matches!(name.as_str(), "KIE_API_KEY" | "KIE_API_KEY_FILE"));
-        let config = config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), environment, ..sources })?;
+        let own = Sources { flags: flags_first.clone(), sandbox: Some(sandbox.clone()), ..Sources::default() };
+        flags_first.extend(sources.flags);
+        let mut config = config::load(&Sources { flags: flags_first, sandbox: Some(sandbox), environment, ..sources })?;
+        // What is risky about settings that nobody wrote is nobody's to mend. (Where only the user's settings make a
+        // whole of them, all warnings stay.)
+        let own = config::load(&own).map(|config| config.warnings).unwrap_or_default();
+        config.warnings.retain(|warning| !own.contains(warning));
         Ok(Sandbox { config, kie, inside })
     }
 
@@ -117,7 +118,7 @@ impl Sandbox {
     pub fn start(self) -> io::Result<Simulation> {
         let drain = CancellationToken::new();
         let tasks = TaskTracker::new();
-        if let Some(Inside { world, kie, files }) = self.inside {
+        if let Some(Inside { world, kie, files, for_others: _ }) = self.inside {
             for (bound, host) in [(kie, Host::Kie), (files, Host::Files)] {
                 let listener = tokio::net::TcpListener::from_std(bound.listener)?;
                 tasks.spawn(kie_sim::serve(listener, Arc::clone(&world), host, drain.clone()));
@@ -130,7 +131,7 @@ impl Sandbox {
     pub fn welcome(&self, listeners: &Listeners) -> String {
         let (to_data, data) = way(&listeners.addresses().data);
         let (to_admin, admin) = way(&listeners.addresses().admin);
-        let kie = self.kie.as_str().trim_end_matches('/');
+        let kie = bare(&self.kie);
         let samples = World::sources();
         let first = samples[0].source_url;
         let mut text = String::new();
@@ -160,6 +161,12 @@ impl Sandbox {
         say(&format!("  curl -X POST '{kie}/sandbox?outage=30s'"));
         say(&format!("  curl -X POST '{kie}/sandbox?latency=2s&failure_rate=0.5&quota=2'"));
         say(&format!("  curl {kie}/sandbox"));
+        if let Some(flags) = self.inside.as_ref().and_then(|inside| inside.for_others.as_ref()) {
+            say("\nOne more kielink before the same kie.ai (KEY is one of this one's):");
+            say(&format!(
+                "  kielink sandbox {flags} --kie-key KEY --listen 127.0.0.1:8180 --admin-listen 127.0.0.1:9190"
+            ));
+        }
         say("\nCtrl-C ends it.");
         text
     }
@@ -167,7 +174,7 @@ impl Sandbox {
 
 impl Inside {
     fn bind(flags: &cli::Sandbox, keys: Vec<SecretString>, clock: &Clock) -> Result<Inside, Error> {
-        let (kie, files) = (bind(flags.kie_listen)?, bind(flags.files_listen)?);
+        let (kie, files) = (bind(&flags.kie_listen, "--kie-listen")?, bind(&flags.files_listen, "--files-listen")?);
         let behaviour = kie_sim::Config {
             latency: flags.latency,
             failure_rate: flags.failure_rate,
@@ -176,10 +183,17 @@ impl Inside {
             ..kie_sim::Config::GOOD_DAY
         };
         let files_url = flags.files_url.as_ref().unwrap_or(&files.url).clone();
+        let for_others = format!("--kie-url {} --files-url {}", bare(&kie.url), bare(&files_url));
+        let for_others = (!flags.kie_key.is_empty()).then_some(for_others);
         let world = World::new(behaviour, None, files_url, clock.clone(), fastrand::u64(..))?;
         world.script(|script| script.keys = Some(keys));
-        Ok(Inside { world, kie, files })
+        Ok(Inside { world, kie, files, for_others })
     }
+}
+
+/// Without a slash at the end.
+fn bare(url: &Url) -> &str {
+    url.as_str().trim_end_matches('/')
 }
 
 impl Drop for Simulation {
@@ -201,13 +215,13 @@ fn short_lives(link_life: Duration) -> Vec<(String, String)> {
     vec![part("cache.ttl", 19), part("cache.refresh_after", 12), part("cache.margin", 1)]
 }
 
-fn bind(address: SocketAddr) -> io::Result<Bound> {
-    let listener = TcpListener::bind(address)
-        .map_err(|why| io::Error::new(why.kind(), format!("cannot listen on {address}: {why}")))?;
-    listener.set_nonblocking(true)?;
-    let local = Address::Tcp { host: address.ip().to_string(), port: listener.local_addr()?.port() }.local();
-    let url = Url::parse(&format!("http://{local}")).expect("a bound TCP address makes a URL");
-    Ok(Bound { listener, url })
+fn bind(address: &Address, flag: &str) -> io::Result<Bound> {
+    let socket = Socket::bind(address, flag)?;
+    let url = Url::parse(&format!("http://{}", socket.address().local())).expect("a bound TCP address makes a URL");
+    match socket {
+        Socket::Tcp(listener) => Ok(Bound { listener, url }),
+        Socket::Unix(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the simulation is asked over TCP alone")),
+    }
 }
 
 /// How curl reaches kielink: an option, if it needs one, and the base URL.

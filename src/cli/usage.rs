@@ -12,12 +12,42 @@ use crate::key::misplaced;
 /// A typed word is taken for a known one with at most this many slips of the pen.
 const MOST_SLIPS: usize = 3;
 
+/// What `--set` wants.
+pub(super) const KEY_VALUE: &str = "expected KEY=VALUE, e.g. cache.ttl=15m";
+
+/// What people type for what has another name here, and what helps.
+const OTHERS: &[(&[&str], &str)] = &[
+    (&["--port", "-p", "--host", "--bind", "--address", "--addr", "-l"], "did you mean '--listen 127.0.0.1:8080'?"),
+    (&["-c", "--config-file", "--conf", "-f", "--file"], "did you mean '--config FILE'?"),
+    (
+        &["--key", "-k", "--api-key", "--apikey", "--token", "--kie-api-key"],
+        "the key is in no flag, where others could see it: 'KIE_API_KEY_FILE=FILE kielink', or KIE_API_KEY",
+    ),
+    (&["-v", "--verbose", "--debug", "-d"], "did you mean '--log-level debug'?"),
+    (&["-q", "--quiet"], "did you mean '--log-level warn'?"),
+    (&["--json"], "did you mean '--log-format json'?"),
+    (&["check", "config", "test", "-t", "validate", "configtest"], "did you mean 'kielink check-config'?"),
+    (&["defaults", "print-config", "init", "config-default"], "did you mean 'kielink default-config'?"),
+    (&["start", "run"], "did you mean 'kielink serve'?"),
+    (
+        &["--outage", "--silent", "--refuse", "--answer"],
+        "the sandbox changes while it runs: curl -X POST 'http://127.0.0.1:8082/sandbox?outage=30s', where it has \
+         '--kie-listen 127.0.0.1:8082'",
+    ),
+    (&["--kie-api", "--base-url", "--url"], "did you mean '--set upstream.base_url=URL'?"),
+];
+
 /// The whole message for standard error. `arguments` is the command line, the program's name first.
 pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
     let what = match error.kind() {
-        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
-            format!("{} is no command and no flag of kielink's", place(typed(error), arguments))
-        }
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => match place(typed(error), arguments) {
+            // `--set cache.ttl 15m`
+            Some(at) if is_value_of_set(at, arguments) => {
+                format!("--set <KEY=VALUE>: {KEY_VALUE}, in one word")
+            }
+            Some(at) => format!("argument {at} is no command and no flag of kielink's"),
+            None => "an argument is no command and no flag of kielink's".to_owned(),
+        },
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::NoEquals => {
             format!("{}: {}", flag(error), expected(error))
         }
@@ -33,8 +63,9 @@ pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
         _ => "the command line cannot be understood".to_owned(),
     };
     let mut message = format!("error: {what}\n");
-    if let Some(word) = near(error) {
-        message.push_str(&format!("\n  tip: did you mean '{word}'?\n"));
+    let tip = other(error).map(str::to_owned).or(near(error).map(|word| format!("did you mean '{word}'?")));
+    if let Some(tip) = tip {
+        message.push_str(&format!("\n  tip: {tip}\n"));
     }
     if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
         message.push_str(&format!("\n{usage}\n"));
@@ -62,13 +93,26 @@ fn typed(error: &clap::Error) -> &str {
 }
 
 /// Where the word stands. Of `--flag=value` only the flag is unknown.
-fn place(typed: &str, arguments: &[OsString]) -> String {
+fn place(typed: &str, arguments: &[OsString]) -> Option<usize> {
     let is_it = |argument: &OsString| {
         let argument = argument.to_string_lossy();
         argument.strip_prefix(typed).is_some_and(|rest| rest.is_empty() || rest.starts_with('=') || typed.len() == 2)
     };
     let found = arguments.iter().enumerate().skip(1).find(|(_, argument)| !typed.is_empty() && is_it(argument));
-    found.map_or("an argument".to_owned(), |(at, _)| format!("argument {at}"))
+    found.map(|(at, _)| at)
+}
+
+/// Whether the argument at `at` stands behind `--set` and a name without a value.
+fn is_value_of_set(at: usize, arguments: &[OsString]) -> bool {
+    let argument = |back: usize| at.checked_sub(back).and_then(|at| arguments.get(at)).map(|it| it.to_string_lossy());
+    argument(2).is_some_and(|flag| flag == "--set") && argument(1).is_some_and(|name| !name.contains('='))
+}
+
+/// What helps whoever has typed another program's word. Known words alone are compared: nothing is repeated.
+fn other(error: &clap::Error) -> Option<&'static str> {
+    let is_unknown = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    let typed = typed(error);
+    OTHERS.iter().find(|(words, _)| is_unknown && words.contains(&typed)).map(|(_, tip)| *tip)
 }
 
 /// The flag whose value is wrong, as the help shows it.
@@ -155,18 +199,60 @@ mod tests {
                 ("error: --quota <QUOTA>: it does not go with --kie-url <URL>".to_owned(), None),
             ),
             (
+                &["--set", "cache.ttl", "15m"],
+                ("error: --set <KEY=VALUE>: expected KEY=VALUE, e.g. cache.ttl=15m, in one word".to_owned(), None),
+            ),
+            (
+                &["sandbox", "--failure-rate", "30%"],
+                (
+                    "error: --failure-rate <FAILURE_RATE>: expected a share from 0 to 1, e.g. 0.3 for 30 %".to_owned(),
+                    None,
+                ),
+            ),
+            (
+                &["wait", "--max", "5M"],
+                ("error: --max <MAX>: M means months: minutes are m, e.g. 19m".to_owned(), None),
+            ),
+            (
                 &["sandbox", "--quota", "many"],
                 ("error: --quota <QUOTA>: expected a whole number of requests a second".to_owned(), None),
             ),
             (
                 &["sandbox", "--kie-listen", "here"],
                 (
-                    "error: --kie-listen <ADDRESS>: expected an IP address and a port, e.g. 127.0.0.1:8081".to_owned(),
+                    "error: --kie-listen <ADDRESS>: expected host:port or [IPv6]:port, e.g. 127.0.0.1:8081".to_owned(),
                     None,
                 ),
             ),
         ] {
             assert_eq!(said(arguments), expected, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_types_another_program_s_words_is_told_ours() {
+        for (arguments, tip) in [
+            (["--port", "8080"].as_slice(), "did you mean '--listen 127.0.0.1:8080'?"),
+            (&["-p", "8080"], "did you mean '--listen 127.0.0.1:8080'?"),
+            (&["-c", "kielink.toml"], "did you mean '--config FILE'?"),
+            (&["-c"], "did you mean '--config FILE'?"),
+            (&["serve", "--verbose"], "did you mean '--log-level debug'?"),
+            (&["check"], "did you mean 'kielink check-config'?"),
+            (&["sandbox", "--outage=30s"], "the sandbox changes while it runs: curl -X POST"),
+        ] {
+            let found = said(arguments).1.unwrap_or_default();
+            assert!(found.starts_with(tip), "{arguments:?}: {found}");
+        }
+        for key in
+            [["--key", KEY].as_slice(), &["--api-key=0123456789abcdef"], &["-k", KEY], &["serve", "--token", KEY]]
+        {
+            let tip = said(key).1.unwrap();
+            assert!(tip.contains("KIE_API_KEY_FILE=FILE kielink") && !tip.contains("0123456789"), "{tip}");
+        }
+        // Each of our own tips is one that works.
+        let known: Vec<_> = OTHERS.iter().flat_map(|(words, _)| words.iter()).collect();
+        for word in known {
+            assert!(said(&[word]).1.is_some(), "{word} is a word of ours");
         }
     }
 

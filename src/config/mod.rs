@@ -9,7 +9,8 @@ mod reader;
 
 use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
-use crate::{app, key::ApiKey, server::Address};
+pub use self::raw::DEFAULTS;
+use crate::{app, key::ApiKey, server::Address, telemetry::Format};
 
 /// What the command line and the process bring. No `Debug`: the environment may hold the key.
 #[derive(Clone, Default)]
@@ -22,6 +23,8 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
     /// A links policy, and mostly a key, that replace the configured ones; for the sandbox.
     pub sandbox: Option<Sandbox>,
+    /// Whether this is a container, whose ports are reached only where somebody has published them.
+    pub in_container: bool,
     /// Bytes of memory that the process may take, where that is limited: with little memory some defaults are smaller.
     pub memory_limit: Option<u64>,
 }
@@ -63,6 +66,14 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
     let mut problems = reader.problems;
     problems.retain(|problem| problem.starts_with("admin.listen"));
     Err(Problems(problems))
+}
+
+/// How the log would be written, as far as the settings can be read at all: for words that come before there is a log,
+/// or after.
+pub fn log_format(sources: &Sources) -> Format {
+    let read = |sources: &Sources| raw::read(sources, raw::file(sources).ok()?.as_deref()).ok()?.0.log_format;
+    let without_file = || read(&Sources { file: None, ..sources.clone() });
+    read(sources).or_else(without_file).unwrap_or(Format::Auto)
 }
 
 /// # Errors

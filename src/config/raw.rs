@@ -1,7 +1,7 @@
 //! From layers to valid settings: what was written, then what it must obey.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::Read as _,
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -25,11 +25,12 @@ use crate::{
     shared,
     source::AllowList,
     telemetry::{self, Format, Level},
-    upstream,
+    upstream::{self, DOWNLOAD_URL},
     web::guard,
 };
 
-const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// Every setting with its default and what it means.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "KIELINK";
 
 /// Requests a second beyond which the time between two of them is no longer measured.
@@ -85,7 +86,7 @@ pub(super) struct Raw {
     shared_url_file: Option<String>,
     shared_timeout: Duration,
     shared_replicas: NonZeroU32,
-    log_format: Option<Format>,
+    pub(super) log_format: Option<Format>,
     log_level: Option<Level>,
 }
 
@@ -188,11 +189,14 @@ fn addresses(r: &mut Reader, key: &'static str) -> Vec<Address> {
 /// When it cannot be read.
 pub(super) fn file(sources: &Sources) -> Result<Option<String>, Problems> {
     let Some(path) = &sources.file else { return Ok(None) };
+    if path.as_os_str().is_empty() {
+        return Err(Problems(vec![empty("KIELINK_CONFIG")]));
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(why) => {
             let path = misplaced::shown_path(path);
-            Err(Problems(vec![format!("cannot read the configuration file {path}: {why}")]))
+            Err(Problems(vec![format!("cannot read the configuration file: {path}: {why}")]))
         }
     }
 }
@@ -211,8 +215,8 @@ fn layers(sources: &Sources, file: Option<&str>) -> Result<BTreeMap<String, conf
         // The file is tried alone first: the crate's messages quote the line, which may hold a secret.
         let file = File::from_str(text, FileFormat::Toml);
         let names = file.collect().map_err(|why| {
-            let place = toml_place(&why.to_string()).unwrap_or_default();
-            format!("{} is not valid TOML{place}", path.display())
+            let place = toml_fault(&why.to_string()).unwrap_or_default();
+            format!("{} is not valid TOML {place}", path.display())
         })?;
         refuse_indices(names.keys(), &path.display().to_string())?;
         builder = builder.add_source(file);
@@ -248,11 +252,16 @@ fn refuse_indices<'a>(mut names: impl Iterator<Item = &'a String>, origin: &str)
     }
 }
 
-/// `TOML parse error at line 3, column 7` without the quoted line that follows.
-fn toml_place(message: &str) -> Option<String> {
+/// What is wrong where, out of `TOML parse error at line 3, column 7`, the line itself, a mark below it, and a sentence of
+/// the reader's own. SECURITY: the line is not repeated.
+fn toml_fault(message: &str) -> Option<String> {
     let at = message.find("at line ")?;
-    let place = message[at..].lines().next()?;
-    Some(format!(" ({place})"))
+    let mut lines = message[at..].lines();
+    let place = lines.next()?;
+    let is_mark = |line: &&str| line.trim_start().starts_with('|') && line.trim_end().ends_with('^');
+    // What follows the mark, and nothing where there is none.
+    let why = lines.skip_while(|line| !is_mark(line)).nth(1).filter(|why| !misplaced::may_be_a_key(why));
+    Some(why.map_or_else(|| format!("({place})"), |why| format!("({place}): {why}")))
 }
 
 pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config, Problems> {
@@ -263,10 +272,12 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
         None => find_key(sources, raw.api_key_file.as_deref(), &mut reader.problems),
     };
     check(&raw, &mut reader);
+    check_roots(&raw, &sources.environment, &mut reader);
     if let Some((key, _)) = &key {
         refuse_the_key_elsewhere(key, &mut reader);
     }
-    let mut warnings = warnings(&raw);
+    let mut warnings = warnings(&raw, sources.in_container);
+    warnings.extend(misspelled(&sources.environment, reader.known()));
     let share = Share::of(sources.memory_limit);
     let effective = &reader.effective;
     let fitted = share.iter().flat_map(Share::defaults).filter(|(key, value)| {
@@ -431,6 +442,10 @@ fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
     if url.query().is_some() || url.fragment().is_some() {
         r.problem(key, "it must not carry a query or fragment");
     }
+    let is_kie_s = url.host_str().is_some_and(|host| host == "kie.ai" || host.ends_with(".kie.ai"));
+    if is_kie_s && url.path() != "/" {
+        r.problem(key, "kie.ai has nothing there: leave the path out, e.g. https://api.kie.ai; kielink adds it itself");
+    }
     match url.scheme() {
         "https" => {}
         "http" if is_loopback(url) || allow_plain_http => {}
@@ -439,6 +454,36 @@ fn check_base_url(url: &Url, allow_plain_http: bool, r: &mut Reader) {
             "plain http would send the API key unencrypted; use https, or set upstream.allow_plain_http = true",
         ),
         _ => r.problem(key, "expected an https URL"),
+    }
+}
+
+/// Root certificates that somebody names must be there: with others, kie.ai would be whoever they vouch for.
+fn check_roots(raw: &Raw, environment: &HashMap<String, String>, r: &mut Reader) {
+    if raw.base_url.as_ref().is_none_or(|url| url.scheme() != "https") {
+        return;
+    }
+    if let Some(path) = environment.get("SSL_CERT_FILE") {
+        let found = std::fs::metadata(path).and_then(|found| match found.is_dir() {
+            true => Err(std::io::ErrorKind::IsADirectory.into()),
+            false => Ok(()),
+        });
+        match found {
+            _ if path.is_empty() => r.problems.push(empty("SSL_CERT_FILE")),
+            Ok(()) => {}
+            Err(why) => r.problem(
+                "SSL_CERT_FILE",
+                format!(
+                    "cannot read {}: {why}. Name a file of root certificates that is there, or unset it",
+                    misplaced::shown_path(Path::new(path))
+                ),
+            ),
+        }
+    }
+    let folders = environment.get("SSL_CERT_DIR").map(|paths| std::env::split_paths(paths).collect::<Vec<_>>());
+    if let Some(folders) = folders.filter(|folders| !folders.iter().any(|folder| folder.is_dir())) {
+        let first = folders.first().map(|folder| misplaced::shown_path(folder)).unwrap_or_default();
+        let what = format!("no folder is there: {first}. Name one of root certificates, or unset it");
+        r.problem("SSL_CERT_DIR", what);
     }
 }
 
@@ -478,6 +523,11 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
         }
     }
     let name = given[0];
+    let is_empty = |path: &str| path.is_empty();
+    if variable("KIE_API_KEY_FILE").or(file_setting).is_some_and(is_empty) && variable("KIE_API_KEY").is_none() {
+        problems.push(empty(name));
+        return None;
+    }
     let read = match (variable("KIE_API_KEY"), variable("KIE_API_KEY_FILE").or(file_setting)) {
         (Some(text), _) => ApiKey::new(text).map(|key| (key, KeySource::Environment)).map_err(|why| why.to_string()),
         (None, Some(path)) => key::file::read_in_time(Path::new(path), key::file::START_PATIENCE)
@@ -494,9 +544,35 @@ fn find_key(sources: &Sources, file_setting: Option<&str>, problems: &mut Vec<St
     }
 }
 
+/// A variable, or a setting, that should name a file and is empty.
+fn empty(name: &str) -> String {
+    format!("{name} is empty: let it name a file, or unset it")
+}
+
+/// Variables that spell a setting with one underscore for two. Others that begin alike are not ours: Kubernetes sets
+/// `KIELINK_PORT` and more for a service of that name.
+fn misspelled(environment: &HashMap<String, String>, known: &[&'static str]) -> Vec<String> {
+    let spelled = |key: &str, between: &str| format!("{PREFIX}{between}{}", key.replace('.', between)).to_uppercase();
+    let is_there = |key: &&&str| environment.contains_key(&spelled(key, "_"));
+    let warn = |key: &&str| {
+        let (wrong, right) = (spelled(key, "_"), spelled(key, "__"));
+        format!("{wrong} sets nothing: a setting has two underscores, {right}")
+    };
+    known.iter().filter(is_there).map(warn).collect()
+}
+
 /// Pairs of settings that work but bite later.
-fn warnings(raw: &Raw) -> Vec<String> {
+fn warnings(raw: &Raw, in_container: bool) -> Vec<String> {
     let mut warnings = Vec::new();
+    for (key, addresses) in [("server.listen", &raw.listen), ("admin.listen", &raw.admin_listen)] {
+        if let Some(open) = addresses.iter().find(|address| !in_container && address.is_wildcard()) {
+            warnings.push(format!(
+                "{key} is {open}: whoever reaches this machine is served, as callers need no key; {} is for this machine \
+                 alone",
+                open.local()
+            ));
+        }
+    }
     if raw.connect_timeout > raw.attempt_timeout {
         warnings.push("upstream.connect_timeout is longer than upstream.attempt_timeout and never takes effect".into());
     }
@@ -519,6 +595,11 @@ fn warnings(raw: &Raw) -> Vec<String> {
     if raw.shared_timeout > MOST_WAIT_FOR_THE_TIER {
         warnings
             .push("shared.timeout is over a second: while the shared tier is silent, callers wait that long".into());
+    }
+    let repeats =
+        |url: &Url| url.path().trim_end_matches('/').ends_with("/api/v1") || url.path().contains(DOWNLOAD_URL);
+    if raw.base_url.as_ref().is_some_and(repeats) {
+        warnings.push(format!("upstream.base_url ends in what kielink itself adds to it: {DOWNLOAD_URL}"));
     }
     let plain_and_far = |url: &Url| url.scheme() == "http" && !is_loopback(url);
     if raw.base_url.as_ref().is_some_and(plain_and_far) {

@@ -14,6 +14,9 @@ use crate::key::misplaced;
 /// No setting is meant to be longer than a day; with years, sums would overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What is said of a setting that no layer has, though the built-in one has them all.
+const MISSING: &str = ": it is missing";
+
 /// Bytes. No setting that is a size makes sense with less.
 const SMALLEST: ByteSize = ByteSize::kib(1);
 
@@ -63,10 +66,19 @@ impl Reader {
         duration.unwrap_or_default()
     }
 
+    pub(super) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     fn any_duration(&mut self, key: &'static str) -> Option<Duration> {
         let parse = |text: &str| match humantime::parse_duration(text) {
             Ok(duration) if duration <= LONGEST => Ok(duration),
+            // The library's month, which nobody means here.
+            Ok(_) if text.contains('M') => Err("M means months: minutes are m, like \"19m\""),
             Ok(_) => Err("it must be at most 24h"),
+            Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err("expected a duration like \"19m\", with its unit: s, m or h")
+            }
             Err(_) => Err("expected a duration like \"19m\""),
         };
         self.scalar(key, parse, |value| format!("\"{}\"", humantime::format_duration(*value)))
@@ -160,11 +172,19 @@ impl Reader {
         };
         let items: Vec<String> = texts.iter().map(|text| toml_text(text)).collect();
         self.effective.push((key.to_owned(), format!("[{}]", items.join(", "))));
-        let mut parsed = Vec::new();
-        for text in &texts {
+        let (mut parsed, mut wrong) = (Vec::new(), BTreeMap::<String, Vec<String>>::new());
+        for (place, text) in texts.iter().enumerate() {
             match parse(text) {
                 Ok(item) => parsed.push(item),
-                Err(why) => self.problem(key, format!("{why} (from {origin})")),
+                Err(why) => wrong.entry(why).or_default().push((place + 1).to_string()),
+            }
+        }
+        // One line for all items that are wrong alike.
+        for (why, places) in wrong {
+            let items = if places.len() == 1 { "item" } else { "items" };
+            match texts.len() {
+                1 => self.problem(key, format!("{why} (from {origin})")),
+                _ => self.problem(key, format!("{why} ({items} {}, from {origin})", places.join(", "))),
             }
         }
         parsed
@@ -177,17 +197,41 @@ impl Reader {
     /// A setting that nothing reads is a slip of the pen, and with a slip kielink refuses to start.
     pub(super) fn refuse_unknown(&mut self) {
         for (key, value) in std::mem::take(&mut self.left) {
-            let near = self
-                .known
-                .iter()
-                .map(|known| (strsim::levenshtein(known, &key), known))
-                .min()
-                .filter(|(distance, _)| *distance <= 4)
-                .map(|(_, known)| format!("; did you mean {known}?"))
-                .unwrap_or_default();
+            let origin = self.origin(&key, &value);
+            let is_below = |name: &str| name.strip_prefix(&*key).is_some_and(|rest| rest.starts_with('.'));
+            if let Some(first) = self.known.iter().find(|known| is_below(known)) {
+                // It stands in the place of all its settings, which are not missing for any other reason.
+                self.problems.retain(|problem| !(is_below(problem) && problem.ends_with(MISSING)));
+                self.problems
+                    .push(format!("{key}: it is a section and has no value of its own (from {origin}): set {first}"));
+                continue;
+            }
             let shown = shown_name(&key);
-            self.problems.push(format!("{shown}: unknown setting (from {}){near}", self.origin(&key, &value)));
+            self.problems.push(match key.rsplit('.').next() {
+                Some("api_key" | "kie_api_key" | "apikey" | "key") => format!(
+                    "{shown}: a key is no setting (from {origin}): write it into a file, which KIE_API_KEY_FILE or \
+                     upstream.api_key_file names, or set KIE_API_KEY"
+                ),
+                _ => format!("{shown}: unknown setting (from {origin}){}", self.meant(&key)),
+            });
         }
+    }
+
+    /// Which known setting an unknown one was most likely meant to be.
+    fn meant(&self, key: &str) -> String {
+        let known = || self.known.iter().copied();
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let mut meant: Vec<_> = known().filter(|known| last(known) == last(key)).collect();
+        if meant.is_empty() {
+            let near = known().map(|known| (strsim::levenshtein(known, key), known)).min();
+            meant.extend(near.filter(|(distance, _)| *distance <= 4).map(|(_, near)| near));
+        }
+        if !meant.is_empty() {
+            return format!("; did you mean {}?", meant.join(" or "));
+        }
+        let section = key.split_once('.').map(|(section, _)| format!("{section}."));
+        let own: Vec<_> = known().filter_map(|known| known.strip_prefix(section.as_deref()?)).collect();
+        if own.is_empty() { String::new() } else { format!("; there are {}", own.join(", ")) }
     }
 
     /// Where the value that won was written. The config crate itself tells only of the environment.

@@ -277,3 +277,187 @@ fn the_shared_tier_is_one_address_and_is_never_shown() {
         assert!(problems.contains(why) && !problems.contains("very-secret"), "{problems}");
     }
 }
+
+fn problems_of_file(text: &str) -> String {
+    let mut sources = Sources { file: Some("kielink.toml".into()), ..Sources::default() };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    load_text(&sources, Some(text)).map(|_| ()).expect_err("the file is wrong").to_string()
+}
+
+#[test]
+fn what_is_no_toml_is_named_with_what_the_reader_says_of_it() {
+    for (text, why) in [
+        ("[cache]\nttl = 15m\n", "(at line 2, column 7): string values must be quoted"),
+        ("[cache]\nttl = \"15m\"\nttl = \"16m\"\n", "(at line 3, column 1): duplicate key"),
+        ("[upstream]\nallow_plain_http = yes\n", "(at line 2, column 20): string values must be quoted"),
+        ("[cache\nttl = \"15m\"\n", "(at line 1, column 7): unclosed table, expected `]`"),
+        ("server:\n  listen: 1\n", "(at line 1, column 8): key with no value"),
+    ] {
+        let all = problems_of_file(text);
+        assert!(all.contains(&format!("kielink.toml is not valid TOML {why}")), "{text}: {all}");
+    }
+    for secret in [
+        "sk-secret",
+        "sk-secret = =",
+        "a = sk-secret",
+        "a = \"sk-secret",
+        "\"sk-secret\" 1",
+        "[sk-secret",
+        "a = {sk-secret}",
+    ] {
+        let all = problems_of_file(&format!("{secret}\n"));
+        assert!(all.contains("is not valid TOML (at line 1") && !all.contains("secret"), "{secret}: {all}");
+    }
+}
+
+#[test]
+fn a_value_in_the_place_of_a_section_is_one_problem() {
+    let all = problems(&[("KIELINK__CACHE", "1")]);
+    let said = "cache: it is a section and has no value of its own (from the environment): set cache.ttl";
+    assert_eq!(all, format!("1 problem in the configuration:\n  - {said}"));
+    let all = problems_of_file("cache = 1\n[upstream]\nrate = 0\n");
+    assert!(all.starts_with("2 problems") && all.contains("upstream.rate: it must be at least 1"), "{all}");
+}
+
+#[test]
+fn an_unknown_setting_is_told_which_one_is_meant() {
+    for (name, meant) in [
+        ("cache.tll", "; did you mean cache.ttl?"),
+        ("ttl", "; did you mean cache.ttl?"),
+        ("rate", "; did you mean upstream.rate?"),
+        ("server.rate", "; did you mean upstream.rate?"),
+        ("listen", "; did you mean server.listen or admin.listen?"),
+        ("server.port", "; there are listen, request_timeout, allowed_hosts, drain_delay, shutdown_grace"),
+        ("nonsense.port", ""),
+    ] {
+        let sources = Sources { flags: vec![(name.to_owned(), "1".to_owned())], ..Sources::default() };
+        let all = super::load(&sources).unwrap_err().to_string();
+        assert!(all.contains(&format!("{name}: unknown setting (from the command line){meant}\n")), "{all}");
+    }
+}
+
+#[test]
+fn a_key_among_the_settings_is_told_where_it_belongs() {
+    for name in ["KIELINK__UPSTREAM__API_KEY", "KIELINK__API_KEY", "KIELINK__UPSTREAM__KIE_API_KEY"] {
+        let all = problems(&[(name, "very-secret")]);
+        assert!(all.contains("api_key: a key is no setting (from the environment)"), "{all}");
+        assert!(all.contains("which KIE_API_KEY_FILE or upstream.api_key_file names, or set KIE_API_KEY"), "{all}");
+        assert!(!all.contains("very-secret") && !all.contains("unknown"), "{all}");
+    }
+}
+
+#[test]
+fn items_that_are_wrong_alike_are_one_problem_that_tells_their_places() {
+    let all = problems(&[("KIELINK__SOURCES__ALLOW", "a/b, good.example, c/d, https://x")]);
+    let said = "expected a host name, \"*.\" and a host name, or \"*\" (items 1, 3, 4, from the environment)";
+    assert_eq!(all, format!("1 problem in the configuration:\n  - sources.allow: {said}"));
+    let all = problems(&[("KIELINK__SERVER__LISTEN", "127.0.0.1:0, 8080, unix:k.sock")]);
+    assert!(all.starts_with("2 problems") && all.contains("(item 2, from ") && all.contains("(item 3, from "), "{all}");
+    let alone = problems(&[("KIELINK__SERVER__LISTEN", "8080")]);
+    assert!(alone.contains("e.g. 127.0.0.1:8080 (from the environment)"), "{alone}");
+}
+
+#[test]
+fn a_duration_without_its_unit_or_in_months_is_told_so() {
+    for (value, why) in [
+        ("19M", "M means months: minutes are m, like \"19m\""),
+        ("900", "expected a duration like \"19m\", with its unit: s, m or h"),
+        ("25h", "it must be at most 24h"),
+        ("soon", "expected a duration like \"19m\""),
+    ] {
+        let all = problems(&[("KIELINK__CACHE__TTL", value)]);
+        assert!(all.contains(&format!("cache.ttl: {why} (from the environment)")), "{value}: {all}");
+    }
+}
+
+#[test]
+fn a_variable_that_names_no_file_since_it_is_empty_is_named() {
+    let mut sources = Sources::default();
+    sources.environment.insert("KIE_API_KEY_FILE".into(), String::new());
+    let all = super::load(&sources).unwrap_err().to_string();
+    assert!(all.contains("KIE_API_KEY_FILE is empty: let it name a file, or unset it"), "{all}");
+    sources.file = Some("".into());
+    let all = super::load(&sources).unwrap_err().to_string();
+    assert!(all.contains("KIELINK_CONFIG is empty: let it name a file, or unset it"), "{all}");
+    assert!(problems(&[("SSL_CERT_FILE", "")]).contains("SSL_CERT_FILE is empty"));
+}
+
+#[test]
+fn root_certificates_that_somebody_names_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (there, missing) = (folder.path().display().to_string(), folder.path().join("missing").display().to_string());
+    let all = problems(&[("SSL_CERT_FILE", &missing), ("SSL_CERT_DIR", &missing)]);
+    for name in ["SSL_CERT_FILE: cannot read ", "SSL_CERT_DIR: no folder is there: "] {
+        assert!(all.contains(&format!("{name}{missing}")), "{all}");
+    }
+    assert!(problems(&[("SSL_CERT_FILE", &there)]).contains("is a directory"));
+    // What is not there may be a key in the wrong place.
+    assert!(!problems(&[("SSL_CERT_FILE", "/very-secret")]).contains("very-secret"));
+    assert!(load(&[("SSL_CERT_DIR", &format!("{missing}:{there}"))]).is_ok());
+    assert!(
+        load(&[("SSL_CERT_FILE", &missing), ("KIELINK__UPSTREAM__BASE_URL", "http://127.0.0.1:9")]).is_ok(),
+        "no TLS"
+    );
+}
+
+#[test]
+fn kie_ai_s_address_has_no_path() {
+    for url in ["https://api.kie.ai/api/v1", "https://kie.ai/x", "https://api.kie.ai/api/v1/common/download-url"] {
+        let all = problems(&[("KIELINK__UPSTREAM__BASE_URL", url)]);
+        assert!(
+            all.contains("upstream.base_url: kie.ai has nothing there: leave the path out, e.g. https://api.kie.ai"),
+            "{all}"
+        );
+    }
+    let warnings = |url| load(&[("KIELINK__UPSTREAM__BASE_URL", url)]).unwrap().warnings;
+    assert_eq!(warnings("https://proxy.example/kie"), [""; 0], "another's may have one");
+    assert!(warnings("https://proxy.example/kie/api/v1")[0].contains("ends in what kielink itself adds to it"));
+}
+
+#[test]
+fn a_variable_with_one_underscore_for_two_is_warned_of_where_it_spells_a_setting() {
+    let warnings = |name: &str| load(&[(name, "tcp://10.0.0.1:8080")]).unwrap().warnings;
+    assert_eq!(
+        warnings("KIELINK_CACHE_REFRESH_AFTER"),
+        ["KIELINK_CACHE_REFRESH_AFTER sets nothing: a setting has two underscores, KIELINK__CACHE__REFRESH_AFTER"]
+    );
+    assert_eq!(warnings("KIELINK_LOG_LEVEL").len(), 1);
+    // What Kubernetes sets for a service that is called kielink.
+    for name in ["KIELINK_PORT", "KIELINK_SERVICE_HOST", "KIELINK_PORT_8080_TCP_ADDR", "KIELINK_SERVER_LISTEN_TCP"] {
+        assert_eq!(warnings(name), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_host_that_serves_every_address_is_warned_of_and_a_container_is_not() {
+    let listen = ("KIELINK__SERVER__LISTEN", "127.0.0.1:0, 0.0.0.0:8080");
+    let warnings = load(&[listen, ("KIELINK__ADMIN__LISTEN", "[::]:9090")]).unwrap().warnings;
+    assert!(warnings[0].starts_with("server.listen is 0.0.0.0:8080: whoever reaches this machine"), "{warnings:?}");
+    assert!(warnings[0].ends_with("127.0.0.1:8080 is for this machine alone"), "{warnings:?}");
+    assert!(warnings[1].starts_with("admin.listen is [::]:9090"), "{warnings:?}");
+    let mut sources = Sources { in_container: true, ..Sources::default() };
+    sources.environment.extend([("KIE_API_KEY".into(), KEY.into()), (listen.0.into(), listen.1.into())]);
+    assert_eq!(super::load(&sources).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn how_the_log_is_written_is_known_though_other_settings_are_wrong() {
+    let format = |sources: &Sources| log_format(sources).to_string();
+    let mut sources = Sources::default();
+    assert_eq!(format(&sources), "auto");
+    sources.environment.insert("KIELINK__LOG__FORMAT".into(), "json".into());
+    sources.environment.insert("KIELINK__CACHE__TTL".into(), "soon".into());
+    sources.file = Some("/nowhere/at/all".into());
+    assert_eq!(format(&sources), "json");
+    sources.flags = vec![("log.format".into(), "text".into())];
+    assert_eq!(format(&sources), "text");
+    sources.flags = vec![("log.format".into(), "pretty".into())];
+    assert_eq!(format(&sources), "auto", "it is wrong itself");
+}
+
+#[test]
+fn the_built_in_file_can_be_loaded() {
+    let mut sources = Sources { file: Some("default.toml".into()), ..Sources::default() };
+    sources.environment.insert("KIE_API_KEY".into(), KEY.into());
+    assert_eq!(render(&load_text(&sources, Some(DEFAULTS)).unwrap()), render(&load(&[]).unwrap()));
+}

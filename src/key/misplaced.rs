@@ -18,7 +18,7 @@ pub(crate) fn shown_path(path: &Path) -> String {
     if path.symlink_metadata().is_ok() || is_below_a_folder(path) {
         return path.display().to_string();
     }
-    "the file (its path is not shown: nothing is there, and it may be a key)".to_owned()
+    "a file whose path is not shown (nothing is there, and it may be a key)".to_owned()
 }
 
 fn is_below_a_folder(path: &Path) -> bool {

@@ -33,6 +33,11 @@ impl Address {
 }
 
 impl Address {
+    /// Whether it stands for every address of this machine.
+    pub fn is_wildcard(&self) -> bool {
+        matches!(self, Address::Tcp { host, .. } if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()))
+    }
+
     /// The address as error messages show it. SECURITY: a host that is no word may be a key in the wrong place.
     pub fn shown(&self) -> String {
         match self {
@@ -68,7 +73,7 @@ impl std::str::FromStr for Address {
                 _ => Ok(Address::Unix(PathBuf::from(path))),
             };
         }
-        let expected = || "expected host:port, [IPv6]:port or unix:/path.sock".to_owned();
+        let expected = || "expected host:port, [IPv6]:port or unix:/path.sock, e.g. 127.0.0.1:8080".to_owned();
         let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
         let port = port.parse().map_err(|_| expected())?;
         let host = match host.strip_prefix('[') {
@@ -76,6 +81,9 @@ impl std::str::FromStr for Address {
             None if host.contains(':') => return Err(expected()),
             None => host,
         };
+        if host == "*" {
+            return Err("all addresses are 0.0.0.0, e.g. 0.0.0.0:8080; or [::]:8080".to_owned());
+        }
         if host.is_empty() || host.contains(['/', ' ', '[', ']']) || host.contains(char::is_control) {
             return Err(expected());
         }
@@ -115,6 +123,7 @@ mod tests {
             "host:70000",
             "unix:relative.sock",
             "http://h:1",
+            "*:8080",
             "[::1:80",
             "[[h]]:1",
             "h\n:1",
@@ -141,9 +150,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_address_is_told_one_to_copy() {
+        for (text, said) in [("8080", "127.0.0.1:8080"), ("*:8080", "0.0.0.0:8080"), ("unix:k.sock", "unix:/path.sock")]
+        {
+            assert!(text.parse::<Address>().unwrap_err().contains(said), "{text}");
+        }
+    }
+
+    #[test]
     fn a_wildcard_is_reached_over_loopback() {
         for (listen, reach) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
-            assert_eq!(listen.parse::<Address>().unwrap().local().to_string(), reach);
+            let address = listen.parse::<Address>().unwrap();
+            assert_eq!(address.local().to_string(), reach);
+            assert_eq!(address.is_wildcard(), reach != listen);
         }
     }
 }

@@ -72,10 +72,12 @@ fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Bound {
     /// # Errors
-    /// With a message that names the address.
-    pub fn bind(address: &Address) -> io::Result<Bound> {
-        let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", address.shown()));
+    /// With a message that names the address, and what helps. `flag` is what gives another address.
+    pub fn bind(address: &Address, flag: &str) -> io::Result<Bound> {
+        let named = |error: io::Error| {
+            let help = help(address, error.kind(), flag).map(|help| format!(". {help}")).unwrap_or_default();
+            io::Error::new(error.kind(), format!("cannot listen on {}: {error}{help}", address.shown()))
+        };
         match address {
             Address::Tcp { host, port } => bind_tcp(host, *port).map_err(named),
             Address::Unix(path) => bind_unix(path).map_err(named),
@@ -104,6 +106,44 @@ impl Bound {
             Bound::Unix(file, listener) => Listener::Unix(file, UnixListener::from_std(listener)?),
         })
     }
+}
+
+/// Ports that are root's (`net.ipv4.ip_unprivileged_port_start`).
+const FIRST_PORT_FOR_ALL: u16 = 1024;
+
+/// What helps where nobody can listen on `address`, if that is known. Pure, but for a look whether a folder is there.
+fn help(address: &Address, what: ErrorKind, flag: &str) -> Option<String> {
+    let (host, port) = match address {
+        // A path that is not shown is not repeated here, either.
+        Address::Unix(path) => {
+            let folder = path.parent().filter(|_| what == ErrorKind::NotFound)?;
+            let is_shown = address.shown() == address.to_string();
+            return is_shown.then(|| format!("Make its folder: mkdir -p {}", folder.display()));
+        }
+        Address::Tcp { host, port } => (host, *port),
+    };
+    let is_number = host.parse::<IpAddr>().is_ok();
+    let at = |host: &str, port: u16| Address::Tcp { host: host.to_owned(), port };
+    // A name may be anything, also a secret in the wrong place.
+    let same_host = if is_number { host } else { "localhost" };
+    Some(match what {
+        ErrorKind::AddrInUse => {
+            let other = at(same_host, port.checked_add(1).unwrap_or(8080));
+            format!("Another program has it: end that one, or listen elsewhere: {flag} {other}")
+        }
+        ErrorKind::PermissionDenied if port < FIRST_PORT_FOR_ALL => {
+            let other = at(same_host, 8080);
+            format!("Ports below {FIRST_PORT_FOR_ALL} are root's: take another one: {flag} {other}")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("This machine has no such address: take one of its own: {flag} {}", at("127.0.0.1", port))
+        }
+        // What the resolver says has no kind of its own.
+        _ if !is_number => {
+            format!("Nobody knows that name: take an address: {flag} {}", at("127.0.0.1", port))
+        }
+        _ => return None,
+    })
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Bound> {
@@ -211,6 +251,51 @@ mod tests {
         Address::Unix(path.to_owned())
     }
 
+    #[test]
+    fn who_cannot_listen_is_told_what_helps() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = format!("unix:{}/run/kielink.sock", folder.path().display());
+        let make = format!("Make its folder: mkdir -p {}/run", folder.path().display());
+        for (address, what, expected) in [
+            (
+                "127.0.0.1:8080",
+                ErrorKind::AddrInUse,
+                Some("Another program has it: end that one, or listen elsewhere: --listen 127.0.0.1:8081"),
+            ),
+            (
+                "[::1]:65535",
+                ErrorKind::AddrInUse,
+                Some("Another program has it: end that one, or listen elsewhere: --listen [::1]:8080"),
+            ),
+            (
+                "0.0.0.0:80",
+                ErrorKind::PermissionDenied,
+                Some("Ports below 1024 are root's: take another one: --listen 0.0.0.0:8080"),
+            ),
+            ("0.0.0.0:8080", ErrorKind::PermissionDenied, None),
+            (
+                "10.9.8.7:8080",
+                ErrorKind::AddrNotAvailable,
+                Some("This machine has no such address: take one of its own: --listen 127.0.0.1:8080"),
+            ),
+            (
+                "kielink.invalid:8080",
+                ErrorKind::Other,
+                Some("Nobody knows that name: take an address: --listen 127.0.0.1:8080"),
+            ),
+            (&socket, ErrorKind::NotFound, Some(make.as_str())),
+            (&socket, ErrorKind::PermissionDenied, None),
+            ("unix:/missing/kielink.sock", ErrorKind::NotFound, None),
+        ] {
+            let address: Address = address.parse().unwrap();
+            assert_eq!(help(&address, what, "--listen").as_deref(), expected, "{address} {what:?}");
+        }
+        let name: Address = "0123456789abcdef0123456789abcdef:80".parse().unwrap();
+        for what in [ErrorKind::AddrInUse, ErrorKind::PermissionDenied, ErrorKind::Other] {
+            assert!(!help(&name, what, "--listen").unwrap().contains("0123456789"));
+        }
+    }
+
     #[tokio::test]
     async fn what_has_arrived_is_seen_before_the_runtime_tells_of_it() {
         use tokio::io::AsyncReadExt as _;
@@ -230,9 +315,9 @@ mod tests {
     fn a_successor_s_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kielink.sock");
-        let first = Bound::bind(&unix(&path)).unwrap();
+        let first = Bound::bind(&unix(&path), "--listen").unwrap();
         std::fs::remove_file(&path).unwrap();
-        let second = Bound::bind(&unix(&path)).unwrap();
+        let second = Bound::bind(&unix(&path), "--listen").unwrap();
         drop(first);
         assert!(path.exists(), "the successor's is still there");
         drop(second);
@@ -243,7 +328,7 @@ mod tests {
     fn a_socket_is_its_owner_s_and_its_group_s() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kielink.sock");
-        let _bound = Bound::bind(&unix(&path)).unwrap();
+        let _bound = Bound::bind(&unix(&path), "--listen").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, SOCKET_MODE);
     }
 }

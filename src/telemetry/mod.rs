@@ -68,6 +68,15 @@ pub enum Format {
 pub struct Level(LevelFilter);
 
 impl Config {
+    /// Whether lines are text; else they are JSON.
+    pub fn is_text(&self) -> bool {
+        match self.format {
+            Format::Text => true,
+            Format::Json => false,
+            Format::Auto => std::io::stderr().is_terminal(),
+        }
+    }
+
     /// The subscriber that writes to `writer` what `telemetry.level` lets through, from `self.level` on, and notes what
     /// fails. The caller decides for which threads it holds.
     pub fn dispatch<W>(&self, writer: W, telemetry: &Telemetry) -> Dispatch
@@ -80,12 +89,7 @@ impl Config {
         // written.
         let all = tracing_subscriber::registry().with(level.filter()).with(failures.lines());
         let limited = limiter.filter(level);
-        let text = match self.format {
-            Format::Text => true,
-            Format::Json => false,
-            Format::Auto => std::io::stderr().is_terminal(),
-        };
-        if text {
+        if self.is_text() {
             let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
             let layer = layer.map_event_format(|format| Prioritised { format, priorities: self.priorities });
             Dispatch::new(all.with(layer.with_filter(limited)))
@@ -101,6 +105,10 @@ impl Config {
             Dispatch::new(all.with(layer.with_filter(limited)))
         }
     }
+}
+
+impl Level {
+    pub const ERROR: Level = Level(LevelFilter::ERROR);
 }
 
 impl FromStr for Format {

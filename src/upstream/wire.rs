@@ -165,9 +165,8 @@ impl Wire {
             Some(position) => request.header("traceparent", position),
             None => request,
         };
-        let request = request
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(question.to_string());
+        let request =
+            request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(question.to_string());
         let answer = self.exchange(request, key, pool).await?;
         // SECURITY: the key that was sent, too: it may have been let go while its answer was on the way.
         let with_own = |keys: Vec<ApiKey>| keys.into_iter().chain([key.clone()]).collect::<Vec<_>>();

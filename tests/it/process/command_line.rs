@@ -62,6 +62,7 @@ async fn all_that_is_wrong_with_the_configuration_is_said_at_once_and_the_exit_c
     for command in ["serve", "check-config", "sandbox"] {
         let run = Run::new(&arguments)
             .arguments(&[command])
+            .env("KIELINK__LOG__FORMAT", "text")
             .env("KIELINK__CACHE__MARGIN", "30m")
             .env("KIELINK__UPSTREAM__BASE_URL", "ftp://kie.example/?a=b")
             .env("KIELINK__LIMITS__CONNECTIONS", "0")
@@ -269,6 +270,7 @@ async fn an_address_that_is_taken_is_a_failure_that_names_it() {
         assert_eq!(run.code, Some(1), "{run:?}");
         let message = format!("cannot listen on {address}: Address already in use");
         assert!(run.stderr.contains(&message), "{run:?}");
+        assert!(run.stderr.contains(&format!("or listen elsewhere: {flag} 127.0.0.1:")), "{run:?}");
     }
     assert_eq!(holder.link(SOURCE).await.status, 200);
 }
@@ -284,13 +286,15 @@ async fn a_sandbox_whose_address_is_taken_says_how_to_give_another() {
         let run = Run::new(&["sandbox"]).arguments(&arguments).finished().await;
         assert_eq!(run.code, Some(1), "{run:?}");
         assert!(run.stderr.contains(&format!("cannot listen on {address}")), "{run:?}");
-        assert!(run.stderr.contains("--listen and --admin-listen"), "{run:?}");
+        let flag = if arguments[1] == address { "--listen" } else { "--admin-listen" };
+        assert!(run.stderr.contains(&format!("or listen elsewhere: {flag} 127.0.0.1:")), "{run:?}");
         assert!(run.stdout.is_empty(), "{run:?}");
     }
     for flag in ["--kie-listen", "--files-listen"] {
         let run = Run::new(&["sandbox", flag, &address]).finished().await;
         assert_eq!(run.code, Some(1), "{run:?}");
         assert!(run.stderr.contains(&format!("cannot listen on {address}")), "{run:?}");
+        assert!(run.stderr.contains(&format!("or listen elsewhere: {flag} 127.0.0.1:")), "{run:?}");
     }
 }
 
@@ -299,7 +303,10 @@ async fn version_and_help_need_no_configuration() {
     for flag in ["--version", "-V"] {
         let run = Run::new(&[flag]).env("KIELINK_CONFIG", "/nowhere").finished().await;
         assert_eq!(run.code, Some(0));
-        assert_eq!(run.stdout.trim_end(), concat!("kielink ", env!("CARGO_PKG_VERSION")));
+        // A release build tells its commit, where it was made of a repository.
+        let rest = run.stdout.trim_end().strip_prefix(concat!("kielink ", env!("CARGO_PKG_VERSION"))).unwrap();
+        let commit = rest.strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
+        assert!(rest.is_empty() || commit.is_some_and(|commit| commit.len() >= 7), "{run:?}");
     }
     let help = Run::new(&["--help"]).finished().await;
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
@@ -309,6 +316,13 @@ async fn version_and_help_need_no_configuration() {
         "healthcheck",
         "wait",
         "check-config",
+        "default-config",
+        "KIE_API_KEY_FILE names a file",
+        "or KIE_API_KEY is the key",
+        "[default: 127.0.0.1:8080]",
+        "[default: 127.0.0.1:9090]",
+        "[default: info]",
+        "[default: auto]",
         "--config",
         "--listen",
         "--admin-listen",
@@ -321,6 +335,45 @@ async fn version_and_help_need_no_configuration() {
         let run = Run::new(&[command, "--help"]).finished().await;
         assert_eq!(run.code, Some(0), "{run:?}");
         assert!(run.stdout.contains("Usage: kielink"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_built_in_settings_can_be_printed_and_loaded() {
+    let printed = Run::new(&["default-config"]).finished().await;
+    assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""));
+    assert!(printed.stdout.contains("\n[cache]\n#") && printed.stdout.contains("\nttl = \"19m\"\n"), "{printed:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &printed.stdout).unwrap();
+    let run = Run::new(&["check-config", "--config", file.path().to_str().unwrap()]).key().finished().await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[tokio::test]
+async fn the_last_words_are_a_line_of_the_log_where_that_is_json() {
+    let missing = tempfile::tempdir().unwrap().path().join("missing.pem");
+    for (arguments, code, why) in [
+        (["serve", "--set", "cache.ttl=soon"].as_slice(), 78, "expected a duration like \"19m\""),
+        (&["sandbox", "--set", "cache.ttl=soon"], 78, "expected a duration like \"19m\""),
+        (&["serve"], 78, "SSL_CERT_FILE: cannot read "),
+        (&["--admin-listen", "unix:/tmp"], 1, "cannot listen on unix:/tmp"),
+    ] {
+        let mut run = Run::new(arguments).arguments(&["--listen", "127.0.0.1:0"]).key();
+        if why.starts_with("SSL_CERT_FILE") {
+            run = run.env("SSL_CERT_FILE", &missing);
+        }
+        let run = run.finished().await;
+        assert_eq!(run.code, Some(code), "{run:?}");
+        let last: serde_json::Value = serde_json::from_str(run.stderr.lines().last().unwrap()).unwrap();
+        assert_eq!((&last["level"], &last["message"]), (&"ERROR".into(), &"kielink cannot go on".into()), "{run:?}");
+        assert!(last["error"].as_str().unwrap().contains(why), "{run:?}");
+        assert!(last["timestamp"].as_str().unwrap().ends_with('Z'), "{run:?}");
+        assert!(!run.stderr.contains("\nkielink: "), "{run:?}");
+    }
+    // On the other hand:
+    for arguments in [["serve", "--log-format", "text"].as_slice(), &["check-config", "--log-format", "json"]] {
+        let run = Run::new(arguments).arguments(&["--set", "cache.ttl=soon"]).key().finished().await;
+        assert!(run.stderr.starts_with("kielink: 1 problem in the configuration:\n  - cache.ttl: "), "{run:?}");
     }
 }
 

@@ -450,3 +450,34 @@ async fn it_runs_where_nothing_but_loopback_is_there_and_ends_on_ctrl_c() {
     sandbox.child.interrupt();
     assert_eq!(sandbox.child.ended().await, Some(0));
 }
+
+#[tokio::test]
+async fn what_is_risky_about_its_own_settings_is_no_failure_and_what_the_user_s_are_is() {
+    let risky = async |arguments: &[&str]| {
+        let sandbox = Sandbox::start(arguments).await;
+        sandbox.child.log_lines("risky configuration")
+    };
+    // Links that live a minute are renewed within the last half of it.
+    let none: [serde_json::Value; 0] = [];
+    assert_eq!(risky(&["--link-life", "60s"]).await, none);
+    let warned = risky(&["--link-life", "60s", "--set", "sources.allow=*"]).await;
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0]["warning"].as_str().unwrap().starts_with("sources.allow is"), "{warned:?}");
+}
+
+#[tokio::test]
+async fn the_simulation_listens_at_a_name_too_and_tells_how_one_more_kielink_asks_it() {
+    let places = ["--kie-listen", "localhost:0", "--files-listen", "localhost:0"];
+    let first = Sandbox::start(&[places.as_slice(), &["--latency", "0s", "--kie-key", "a-first-key"]].concat()).await;
+    let text = first.child.stdout();
+    let command = text.lines().find_map(|line| line.trim().strip_prefix("kielink sandbox --kie-url ")).unwrap();
+    let words: Vec<&str> = command.split(' ').collect();
+    let &[kie, "--files-url", files, "--kie-key", "KEY", "--listen", _, "--admin-listen", _] = words.as_slice() else {
+        panic!("{command}");
+    };
+    let flags = ["--kie-url", kie, "--files-url", files, "--kie-key", "a-first-key"];
+    let other = Sandbox::start(&flags).await;
+    assert_eq!(other.child.link(SUNRISE).await.status, 200);
+    assert_eq!(first.mints().await, 1);
+    assert!(!Sandbox::start(&[]).await.child.stdout().contains("--kie-url"), "nobody has its key");
+}
