@@ -29,6 +29,7 @@ ENV KIELINK_REVISION=${REVISION}
 COPY build.rs ./
 COPY config config
 COPY src src
+COPY docs/monitoring.md docs/monitoring.md
 # Copied files are as old as in the working tree; Cargo would take the empty ones above for newer.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --locked --profile dist --target "$(rustc --print host-tuple)" \

@@ -49,6 +49,8 @@ pub struct Config {
     pub fitted: Vec<(String, String)>,
     /// Every setting as it took effect, in the order of `config/default.toml`.
     pub effective: Vec<(String, String)>,
+    /// Those that are not as `config/default.toml` has them, with what stands there.
+    pub changed: Vec<(String, Option<String>)>,
 }
 
 /// Bound listeners: nothing is served yet, but every address is taken or has failed.
@@ -214,6 +216,8 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         dropped_lines: telemetry.dropped_lines.clone(),
         clock: clock.clone(),
         settings: config.effective,
+        changed: config.changed,
+        callers: listeners.addresses().data,
     });
     let service = admin::router(admin::Parts {
         links: links.clone(),

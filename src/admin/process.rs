@@ -9,6 +9,13 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+/// The name of this machine, or of its container.
+pub(super) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "an unnamed host".to_owned() } else { name.to_owned() }
+}
+
 /// Read from `/proc` whenever somebody looks.
 #[derive(Debug, Default)]
 pub(super) struct Process {

@@ -398,8 +398,19 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
         log: telemetry::Config { format, level, priorities: false },
         warnings,
         fitted,
+        changed: changed(&reader.effective),
         effective: reader.effective,
     })
+}
+
+/// What is not as by default, with that default, where there is one.
+fn changed(effective: &[(String, String)]) -> Vec<(String, Option<String>)> {
+    let built_in = read(&Sources::default(), None).map(|(_, reader)| reader.effective).unwrap_or_default();
+    let default = |key: &str| built_in.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    let all = effective.iter().map(|(key, value)| (key, value, default(key)));
+    all.filter(|(_, value, default)| default.as_ref() != Some(*value))
+        .map(|(key, _, default)| (key.clone(), default))
+        .collect()
 }
 
 /// The rules that span several settings, and those that hold for one setting only.

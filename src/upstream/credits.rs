@@ -93,7 +93,7 @@ impl Inner {
             }
         }
         let result = self.wire.credits(self.attempt_timeout).await;
-        self.remember(result.as_ref().err(), key);
+        self.saw(result.as_ref().err(), key);
         permit.report(match &result {
             Ok(_) => Verdict::KeyTaken,
             // That this call is disabled says nothing of the other one.

@@ -13,17 +13,17 @@ mod metrics;
 mod patience;
 mod retry;
 mod retry_after;
+mod seen;
 mod suspicion;
 mod wire;
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::Future,
     hash::{BuildHasher, RandomState},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -41,12 +41,14 @@ pub use self::{
     error::{Answer, BadAnswer, Error, Said},
     gate::{BreakerState, Config as GateConfig},
     patience::Patience,
+    seen::{Calls, KeyState},
     wire::{Config as WireConfig, Wire},
 };
 use self::{
     gate::{Gate, Permit, Priority, Refusal, Verdict, Wanted},
     metrics::Metrics,
     retry::{Retries, RetryBudget},
+    seen::Seen,
     suspicion::FileId,
 };
 use crate::{
@@ -289,7 +291,7 @@ struct Inner {
     attempts: u32,
     /// Files are told apart by a keyed hash.
     file_hash: RandomState,
-    recent: Mutex<Recent>,
+    seen: Mutex<Seen>,
     metrics: Metrics,
     quota: Option<Arc<dyn Quota>>,
 }
@@ -326,7 +328,7 @@ impl Kie {
             attempt_timeout,
             attempts,
             file_hash: RandomState::new(),
-            recent: Mutex::default(),
+            seen: Mutex::default(),
             metrics: Metrics::default(),
             quota,
         }))
@@ -346,37 +348,6 @@ pub enum Condition {
     Refusing,
 }
 
-/// The last requests to kie.ai, at most six.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecentCalls {
-    pub calls: usize,
-    pub failed: usize,
-    /// In a few words, none of which is a caller's.
-    pub last_failure: Option<String>,
-    pub last_was_good: bool,
-}
-
-/// What people are told of the last requests.
-#[derive(Debug, Default)]
-struct Recent {
-    /// How each failed, `None` where it did not; the oldest first.
-    calls: VecDeque<Option<String>>,
-    /// The version of the key that kie.ai has taken last.
-    taken_key: Option<u64>,
-}
-
-/// What kie.ai thinks of the key, as far as it has said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyState {
-    NotTried,
-    Taken,
-    Refused,
-}
-
-/// Enough to tell a hiccup from an outage, and few enough that they are recent.
-const RECENT_CALLS: usize = 6;
-
 impl Kie {
     /// Nothing is asked for this time: kie.ai has said 429 to another replica.
     pub fn pause(&self, pause: Duration) {
@@ -385,26 +356,6 @@ impl Kie {
 
     pub fn condition(&self) -> Condition {
         self.0.gate.condition()
-    }
-
-    pub fn recent_calls(&self) -> RecentCalls {
-        let calls = &self.0.recent().calls;
-        RecentCalls {
-            calls: calls.len(),
-            failed: calls.iter().flatten().count(),
-            last_failure: calls.iter().rev().flatten().next().cloned(),
-            last_was_good: calls.back().is_some_and(Option::is_none),
-        }
-    }
-
-    /// Of the newest key. One that was taken once is not tried anew with every call.
-    pub fn key_state(&self) -> KeyState {
-        let version = self.key_version();
-        match self.0.recent().taken_key {
-            _ if self.0.gate.refuses_key(version) => KeyState::Refused,
-            Some(taken) if taken == version => KeyState::Taken,
-            Some(_) | None => KeyState::NotTried,
-        }
     }
 
     /// Changes whenever the next request would carry another key.
@@ -541,29 +492,6 @@ impl Inner {
         true
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
-        // Every section leaves it whole.
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes how a call went that carried the key of this version, for people.
-    fn remember(&self, error: Option<&Error>, key: u64) {
-        let failure = error.filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
-        // Whoever refuses a file has taken the key.
-        let takes_key = match error {
-            None => true,
-            Some(error) => error.is_refusal() && error.answer().is_some_and(|answer| answer.code.is_some()),
-        };
-        let mut recent = self.recent();
-        if recent.calls.len() == RECENT_CALLS {
-            recent.calls.pop_front();
-        }
-        recent.calls.push_back(failure);
-        if takes_key {
-            recent.taken_key = Some(key);
-        }
-    }
-
     /// The error as callers hear it, when nothing more is tried.
     fn in_the_end(&self, error: Error) -> Error {
         match error {
@@ -587,7 +515,7 @@ impl Inner {
     ) -> Result<Minted, Error> {
         let key = self.wire.key_version();
         let result = self.wire.send(source, doubt, self.attempt_timeout, &ask.span).await;
-        self.remember(result.as_ref().err(), key);
+        self.saw(result.as_ref().err(), key);
         permit.report(match &result {
             Ok(_) => Verdict::Well,
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),

@@ -172,6 +172,7 @@ struct Inner {
     /// How many of these links kie.ai was asked for and did not give, though their callers asked for nothing wrong.
     failed: AtomicU64,
     turned_away: AtomicU64,
+    mistaken: AtomicU64,
     /// Since somebody last took them.
     recent: Counting,
 }
@@ -194,6 +195,7 @@ impl Default for Requests {
             outcomes: Default::default(),
             failed: AtomicU64::default(),
             turned_away: AtomicU64::default(),
+            mistaken: AtomicU64::default(),
             recent: Counting::default(),
         }))
     }
@@ -260,6 +262,12 @@ impl Requests {
         self.0.turned_away.load(Ordering::Relaxed)
     }
 
+    /// Links asked for since the start in a way that no link could come of, whatever kielink does: a malformed request, a
+    /// source that is not allowed.
+    pub fn mistaken(&self) -> u64 {
+        self.0.mistaken.load(Ordering::Relaxed)
+    }
+
     /// What has happened since the last call.
     pub fn take_recent(&self) -> Recent {
         self.0.recent.take()
@@ -304,6 +312,8 @@ impl Inner {
             (Outcome::NoLink(NoLink::Error), 404 | 422) => return,
             (Outcome::NoLink(NoLink::Error), _) => &self.failed,
             (Outcome::NoLink(NoLink::Refused), 429 | 503) => &self.turned_away,
+            // But for a caller that wants what is in memory alone (504).
+            (Outcome::NoLink(NoLink::Refused), 400..500) => &self.mistaken,
             _ => return,
         };
         trouble.fetch_add(1, Ordering::Relaxed);
@@ -342,7 +352,7 @@ mod tests {
         ] {
             requests.item(outcome, status, None);
         }
-        assert_eq!((requests.failed(), requests.turned_away()), (1, 2));
+        assert_eq!((requests.failed(), requests.turned_away(), requests.mistaken()), (1, 2, 1));
     }
 
     #[test]

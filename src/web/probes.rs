@@ -12,7 +12,7 @@ use crate::{
     fleet::{Description, Fleet},
     readiness::{Check, Readiness},
     shared::State,
-    upstream::{Condition, Kie, RecentCalls},
+    upstream::{KeyState, Kie},
 };
 
 /// What the probes tell of. Cheap to clone.
@@ -27,7 +27,7 @@ pub(crate) struct Probes {
 
 /// Alive as long as the process serves, also while it drains.
 pub(crate) async fn livez(uri: Uri) -> Response {
-    answer(&uri, "livez", true, &[Check { name: "process", ok: true }], "")
+    answer(&uri, "livez", true, &line(Check { name: "process", ok: true }))
 }
 
 pub(crate) async fn readyz(
@@ -35,11 +35,16 @@ pub(crate) async fn readyz(
     uri: Uri,
 ) -> Response {
     // Neither kie.ai's state nor the tier's changes the verdict: a sidecar's readiness is its app's readiness.
-    let mut notes = upstream_line(kie.condition(), &kie.recent_calls());
+    let mut notes = upstream_line(&kie);
     if let Some(description) = fleet.and_then(|fleet| fleet.describe()) {
         notes.push_str(&tier_line(&description));
     }
-    answer(&uri, "readyz", readiness.is_ready(), &readiness.checks(), &notes)
+    let checks: String = readiness
+        .checks()
+        .iter()
+        .map(|check| if check.name == "key" && check.ok { key_line(kie.key_state()) } else { line(*check) })
+        .collect();
+    answer(&uri, "readyz", readiness.is_ready(), &(checks + &notes))
 }
 
 /// What was last seen of the shared tier; it changes no verdict, either.
@@ -51,46 +56,50 @@ fn tier_line(fleet: &Description) -> String {
     }
     let why =
         fleet.tier.last_fault.as_deref().map_or_else(|| "not there yet".to_owned(), |fault| format!("away: {fault}"));
-    format!("[-]shared tier {why} (does not count)\n")
+    format!("[-]shared tier {why}{DOES_NOT_COUNT}\n")
 }
 
-/// What was last seen of kie.ai. It changes no verdict and promises nothing: "ok" only says that what was tried did not
-/// fail.
-fn upstream_line(condition: Condition, recent: &RecentCalls) -> String {
-    let calls = if recent.calls == 1 { "call".to_owned() } else { format!("{} calls", recent.calls) };
-    let failed = recent.last_failure.as_ref().map(|why| format!("{} of the last {calls} failed: {why}", recent.failed));
-    let (sign, said) = match (condition, &failed) {
-        (Condition::Well, None) if recent.calls == 0 => ('+', "not asked yet"),
-        (Condition::Well, None) => ('+', "ok"),
-        (Condition::Well, Some(failed)) if recent.last_was_good => ('+', failed.as_str()),
-        (Condition::Well, Some(failed)) => ('-', failed.as_str()),
-        (Condition::Limiting, _) => ('-', "limits the rate"),
-        (Condition::Unwell, _) => ('-', "unwell"),
-        (Condition::Refusing, _) => ('-', "refuses the account"),
-    };
-    let why = failed.as_deref().filter(|failed| *failed != said).map(|failed| format!(", {failed}"));
-    let counts = if sign == '+' { "" } else { " (does not count)" };
-    format!("[{sign}]upstream {said}{}{counts}\n", why.unwrap_or_default())
+/// What was last seen of kie.ai. It changes no verdict and promises nothing.
+fn upstream_line(kie: &Kie) -> String {
+    let (condition, calls) = (kie.condition(), kie.calls());
+    let (sign, counts) = if calls.look_well(condition) { ('+', "") } else { ('-', DOES_NOT_COUNT) };
+    format!("[{sign}]upstream {}{counts}\n", calls.said(condition))
 }
+
+/// The key's line, once there is one: that it is loaded is what readiness is about, not what kie.ai thinks of it.
+fn key_line(state: KeyState) -> String {
+    match state {
+        KeyState::NotTried => "[+]key loaded, not tried yet\n".to_owned(),
+        KeyState::Taken => "[+]key ok\n".to_owned(),
+        KeyState::Refused => format!("[-]key the key is refused{DOES_NOT_COUNT}\n"),
+    }
+}
+
+/// Behind what only people need to know.
+const DOES_NOT_COUNT: &str = " (does not count)";
 
 /// True for ever, once kielink has been ready for the first time.
 pub(crate) async fn startupz(extract::State(Probes { readiness, .. }): extract::State<Probes>, uri: Uri) -> Response {
     let started = readiness.has_started();
-    let checks = readiness.checks();
     // Draining does not undo a start.
-    answer(&uri, "startupz", started, if started { &[Check { name: "started", ok: true }] } else { &checks }, "")
+    let lines = match started {
+        true => line(Check { name: "started", ok: true }),
+        false => readiness.checks().into_iter().map(line).collect(),
+    };
+    answer(&uri, "startupz", started, &lines)
 }
 
-fn answer(uri: &Uri, probe: &str, ok: bool, checks: &[Check], notes: &str) -> Response {
+fn line(check: Check) -> String {
+    let (sign, word) = if check.ok { ("+", "ok") } else { ("-", "failed") };
+    format!("[{sign}]{} {word}\n", check.name)
+}
+
+fn answer(uri: &Uri, probe: &str, ok: bool, lines: &str) -> Response {
     let verbose =
         uri.query().is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
     let mut text = String::new();
     if verbose || !ok {
-        for check in checks {
-            let (sign, word) = if check.ok { ("+", "ok") } else { ("-", "failed") };
-            writeln!(text, "[{sign}]{} {word}", check.name).expect("a String takes everything");
-        }
-        text.push_str(notes);
+        text.push_str(lines);
         writeln!(text, "{probe} check {}", if ok { "passed" } else { "failed" }).expect("a String takes everything");
     } else {
         text.push_str("ok\n");

@@ -19,21 +19,20 @@ const MINUTE: usize = 12;
 pub(super) struct Totals {
     /// Links asked for.
     pub(super) asked: u64,
+    /// Of these links, how many were asked for in a way that none could come of.
+    pub(super) mistaken: u64,
     /// Of these links, how many were answered out of memory.
     pub(super) hits: u64,
-    /// Of these links, how many kie.ai was asked for and did not give; what it says of a file is no error.
-    pub(super) errors: u64,
-    /// Of these links, how many were turned away without asking kie.ai: it is unwell, or there was no room.
-    pub(super) turned_away: u64,
+    /// Of these links, how many there should have been and were not: kie.ai was asked and gave none, or was not asked,
+    /// since it is unwell or there was no room. What it says of a file is its answer.
+    pub(super) no_link: u64,
     pub(super) minted: u64,
-    /// Without what kie.ai says of files, as `errors`.
+    /// Without what kie.ai says of files, as `no_link`.
     pub(super) mints_failed: u64,
     /// Mints that were wanted and not asked of kie.ai: kept back by the budget, or by one of the rules that pass after
     /// a while.
     pub(super) withheld_by_budget: u64,
     pub(super) withheld_for_a_while: u64,
-    /// Of the mints that failed, how many did because kie.ai refuses the key.
-    pub(super) key_refused: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +60,9 @@ pub(super) struct Minute {
     pub(super) seconds: u64,
     /// Links asked for, a second.
     pub(super) per_second: f64,
-    /// Shares of the links asked for; nothing where nobody asked.
+    /// Shares of the links asked for, without what callers asked wrongly; nothing where nobody asked.
     pub(super) hit_ratio: Option<f64>,
-    pub(super) error_ratio: Option<f64>,
-    pub(super) turned_away_ratio: Option<f64>,
+    pub(super) no_link_ratio: Option<f64>,
     pub(super) latency_ms: Option<Latency>,
     /// Of all links that were handed out.
     pub(super) least_life_left_seconds: Option<u64>,
@@ -75,8 +73,6 @@ pub(super) struct Minute {
     /// Of these mints, how many were withheld by a pause or an open breaker.
     #[serde(skip)]
     pub(super) withheld_for_a_while: u64,
-    #[serde(skip)]
-    pub(super) key_refused: u64,
 }
 
 /// From a request's head to its answer's head; batches apart.
@@ -94,7 +90,7 @@ pub(super) struct Lines {
     pub(super) step_seconds: u64,
     pub(super) asked_per_second: Vec<f64>,
     pub(super) hit_ratio: Vec<Option<f64>>,
-    pub(super) errors_per_second: Vec<f64>,
+    pub(super) no_link_per_second: Vec<f64>,
     /// Mints that failed are included.
     pub(super) mints_per_second: Vec<f64>,
     pub(super) mints_failed_per_second: Vec<f64>,
@@ -118,26 +114,29 @@ impl History {
         }
     }
 
-    pub(super) fn minute(&self) -> Minute {
+    /// `totals` are those of this moment: what was counted since the last step is in the numbers and their shares, so that
+    /// a page which says what is the case now does not say that nothing is. It is in no rate.
+    pub(super) fn minute(&self, totals: &Totals) -> Minute {
         let samples = || self.samples.iter().rev().take(MINUTE);
-        let sum = |count: fn(&Totals) -> u64| samples().map(|sample| count(&sample.counts)).sum::<u64>();
+        let so_far = totals.since(&self.before);
+        let stepped = |count: fn(&Totals) -> u64| samples().map(|sample| count(&sample.counts)).sum::<u64>();
+        let sum = |count: fn(&Totals) -> u64| stepped(count) + count(&so_far);
         let took: Duration = samples().map(|sample| sample.took).sum();
         let seconds = took.as_secs();
         let asked = sum(|counts| counts.asked);
-        let ratio = |count: u64| (asked > 0).then(|| count as f64 / asked as f64);
+        let rightly = asked - sum(|counts| counts.mistaken).min(asked);
+        let ratio = |count: u64| (rightly > 0).then(|| count as f64 / rightly as f64);
         Minute {
             seconds,
-            per_second: if took.is_zero() { 0.0 } else { asked as f64 / took.as_secs_f64() },
+            per_second: if took.is_zero() { 0.0 } else { stepped(|counts| counts.asked) as f64 / took.as_secs_f64() },
             hit_ratio: ratio(sum(|counts| counts.hits)),
-            error_ratio: ratio(sum(|counts| counts.errors)),
-            turned_away_ratio: ratio(sum(|counts| counts.turned_away)),
+            no_link_ratio: ratio(sum(|counts| counts.no_link)),
             latency_ms: self.latency(),
             least_life_left_seconds: samples().filter_map(|sample| sample.least_life).min().map(|life| life.as_secs()),
             minted: sum(|counts| counts.minted),
             mints_failed: sum(|counts| counts.mints_failed),
             mints_withheld: sum(|counts| counts.withheld_by_budget + counts.withheld_for_a_while),
             withheld_for_a_while: sum(|counts| counts.withheld_for_a_while),
-            key_refused: sum(|counts| counts.key_refused),
         }
     }
 
@@ -158,14 +157,15 @@ impl History {
         };
         let samples = || self.samples.iter();
         let hit_ratio = |sample: &Sample| {
-            let Totals { asked, hits, .. } = sample.counts;
-            (asked > 0).then(|| hits as f64 / asked as f64)
+            let Totals { asked, mistaken, hits, .. } = sample.counts;
+            let rightly = asked.saturating_sub(mistaken);
+            (rightly > 0).then(|| hits as f64 / rightly as f64)
         };
         Lines {
             step_seconds: STEP.as_secs(),
             asked_per_second: per_second(|counts| counts.asked),
             hit_ratio: samples().map(hit_ratio).collect(),
-            errors_per_second: per_second(|counts| counts.errors),
+            no_link_per_second: per_second(|counts| counts.no_link),
             mints_per_second: per_second(|counts| counts.minted + counts.mints_failed),
             mints_failed_per_second: per_second(|counts| counts.mints_failed),
             latency_p99_ms: samples().map(|sample| Some(sample.p99_micros? as f64 / 1000.0)).collect(),
@@ -180,13 +180,12 @@ impl Totals {
         Totals {
             asked: since(|totals| totals.asked),
             hits: since(|totals| totals.hits),
-            errors: since(|totals| totals.errors),
-            turned_away: since(|totals| totals.turned_away),
+            mistaken: since(|totals| totals.mistaken),
+            no_link: since(|totals| totals.no_link),
             minted: since(|totals| totals.minted),
             mints_failed: since(|totals| totals.mints_failed),
             withheld_by_budget: since(|totals| totals.withheld_by_budget),
             withheld_for_a_while: since(|totals| totals.withheld_for_a_while),
-            key_refused: since(|totals| totals.key_refused),
         }
     }
 }
@@ -202,9 +201,12 @@ mod tests {
     #[test]
     fn nothing_has_no_ratio_and_no_latency() {
         let mut history = History::default();
-        assert_eq!((history.minute().seconds, history.minute().hit_ratio), (0, None));
+        let none = Totals::default();
+        assert_eq!((history.minute(&none).seconds, history.minute(&none).hit_ratio), (0, None));
+        let one = Totals { asked: 1, no_link: 1, ..none };
+        assert_eq!((history.minute(&one).seconds, history.minute(&one).no_link_ratio), (0, Some(1.0)), "a moment ago");
         history.sample(STEP, Totals::default(), Recent::default());
-        let minute = history.minute();
+        let minute = history.minute(&none);
         assert_eq!((minute.seconds, minute.per_second, minute.hit_ratio, minute.latency_ms), (5, 0.0, None, None));
         assert_eq!(history.lines().hit_ratio, [None]);
     }
@@ -212,22 +214,25 @@ mod tests {
     #[test]
     fn the_last_minute_is_twelve_steps_and_what_is_older_does_not_count() {
         let mut history = History::default();
-        let mut totals = Totals { asked: 600, errors: 600, ..Totals::default() };
+        let mut totals = Totals { asked: 600, no_link: 600, ..Totals::default() };
         history.sample(STEP, totals, recent(&[9_000_000], Some(61)));
         for _ in 0..12 {
-            totals.asked += 10;
+            // The 11th is a caller's mistake.
+            totals.asked += 11;
+            totals.mistaken += 1;
             totals.hits += 9;
             totals.minted += 1;
             history.sample(STEP, totals, recent(&[100, 200], Some(800)));
         }
-        let minute = history.minute();
-        assert_eq!((minute.seconds, minute.per_second, minute.minted), (60, 2.0, 12));
-        assert_eq!((minute.hit_ratio, minute.error_ratio), (Some(0.9), Some(0.0)));
+        let minute = history.minute(&totals);
+        assert_eq!((minute.seconds, minute.per_second, minute.minted), (60, 2.2, 12));
+        assert_eq!((minute.hit_ratio, minute.no_link_ratio), (Some(0.9), Some(0.0)));
+        assert_eq!(history.lines().hit_ratio[12], Some(0.9));
         assert_eq!(minute.least_life_left_seconds, Some(800));
         assert_eq!(minute.latency_ms.map(|latency| (latency.p50, latency.max)), Some((0.101, 0.203)));
         let lines = history.lines();
         assert_eq!(lines.asked_per_second.len(), 13);
-        assert_eq!((lines.asked_per_second[0], lines.asked_per_second[12]), (120.0, 2.0));
+        assert_eq!((lines.asked_per_second[0], lines.asked_per_second[12]), (120.0, 2.2));
         assert_eq!(lines.least_life_left_seconds[0], Some(61));
     }
 

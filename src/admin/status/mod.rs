@@ -3,17 +3,18 @@
 mod headline;
 mod history;
 mod page;
+mod runbook;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::{
-    Router,
-    extract::State,
-    http::{HeaderValue, header},
-    response::{Html, IntoResponse, Response},
+    Router, extract,
+    http::{HeaderMap, HeaderValue, header, uri::Authority},
+    response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
 use serde::Serialize;
@@ -23,7 +24,7 @@ use self::{
     headline::Headline,
     history::{History, Lines, Minute, STEP, Totals},
 };
-use super::metrics::REVISION;
+use super::{metrics::REVISION, process};
 use crate::{
     clock::{self, Clock, Instant},
     credits::{self, Credits},
@@ -32,9 +33,15 @@ use crate::{
     kind::Kind,
     links::{self, Found, Links, MintResult, Rule},
     readiness::Readiness,
+    server::Address,
+    shared::State,
     telemetry::{DroppedLines, Failure, Failures},
-    upstream::{BreakerState, Condition, Kie},
-    web::{metrics::Requests, outcome::Outcome},
+    upstream::{BreakerState, Calls, Condition, KeyState, Kie},
+    web::{
+        metrics::Requests,
+        outcome::Outcome,
+        problem::{Kind as ProblemKind, Problem},
+    },
 };
 
 /// How many failures are shown.
@@ -55,6 +62,10 @@ pub(crate) struct Sources {
     pub(crate) clock: Clock,
     /// Every setting as it took effect, without secrets.
     pub(crate) settings: Vec<(String, String)>,
+    /// Those that are not as they are by default, with that default.
+    pub(crate) changed: Vec<(String, Option<String>)>,
+    /// Where callers ask.
+    pub(crate) callers: Vec<Address>,
 }
 
 /// Keeps the last quarter of an hour. Cheap to clone.
@@ -65,6 +76,7 @@ pub(crate) struct Status(Arc<Inner>);
 struct Inner {
     sources: Sources,
     started_at: Instant,
+    host: String,
     history: Mutex<History>,
 }
 
@@ -73,6 +85,8 @@ struct Inner {
 struct Snapshot<'a> {
     /// RFC 3339, UTC, whole seconds.
     at: String,
+    /// The name of the machine, or of the container.
+    host: &'a str,
     headline: Headline,
     version: &'static str,
     revision: &'static str,
@@ -81,6 +95,8 @@ struct Snapshot<'a> {
     draining: bool,
     /// Links asked for since the start, by outcome; items of batches included.
     outcomes: BTreeMap<&'static str, u64>,
+    /// Of these, how many there should have been and were not.
+    no_link: u64,
     last_minute: Minute,
     links: Cached,
     mints: Mints,
@@ -88,6 +104,8 @@ struct Snapshot<'a> {
     /// The credits left, as last seen; `null` before they were.
     credits: Option<credits::Description>,
     key: key::Description,
+    /// Whether kie.ai takes it.
+    key_state: KeyState,
     /// The shared tier; `null` where there is none.
     shared: Option<fleet::Description>,
     /// Newest first.
@@ -96,6 +114,8 @@ struct Snapshot<'a> {
     log_lines_dropped: u64,
     history: Lines,
     settings: BTreeMap<&'a str, &'a str>,
+    /// The default of those that are not as by default; `null` where there is none.
+    settings_changed: BTreeMap<&'a str, Option<&'a str>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +142,8 @@ struct Upstream {
     /// `well`, `limiting` (it has said 429), `unwell` (the breaker is open, or it is under maintenance), `refusing`
     /// (the account).
     condition: Condition,
+    /// How its last calls went, at most six.
+    calls: Calls,
     /// kie.ai was seen to give links again after their end, so that a link that it gives again counts as a new one.
     renews_links: bool,
     breaker: BreakerState,
@@ -136,7 +158,7 @@ struct Upstream {
 impl Status {
     pub(crate) fn new(sources: Sources) -> Status {
         let started_at = sources.clock.now();
-        Status(Arc::new(Inner { sources, started_at, history: Mutex::default() }))
+        Status(Arc::new(Inner { sources, started_at, host: process::host(), history: Mutex::default() }))
     }
 
     /// Takes a sample every five seconds until `stop`.
@@ -161,7 +183,8 @@ impl Status {
     }
 
     pub(super) fn routes(self) -> Router {
-        Router::new().route("/status", get(show)).route("/status.json", get(json)).with_state(self)
+        let routes = Router::new().route("/status", get(show)).route("/status.json", get(json));
+        routes.route("/runbook", get(runbook)).route("/docs", get(docs)).with_state(self)
     }
 
     fn snapshot(&self) -> Snapshot<'_> {
@@ -169,13 +192,15 @@ impl Status {
         let now = sources.clock.now();
         let wall = sources.clock.wall();
         let (last_minute, history) = {
+            let totals = self.0.totals();
             let history = self.0.history();
-            (history.minute(), history.lines())
+            (history.minute(&totals), history.lines())
         };
         let tenths = |number: f64| (number * 10.0).round() / 10.0;
         let (most_tokens, tokens_per_second) = sources.kie.budget_bounds();
         let kie = Upstream {
             condition: sources.kie.condition(),
+            calls: sources.kie.calls(),
             renews_links: sources.links.renews_links(),
             breaker: sources.kie.breaker(),
             budget_tokens: tenths(sources.kie.tokens()),
@@ -186,12 +211,19 @@ impl Status {
         let outcomes: BTreeMap<_, _> =
             sources.requests.outcomes().into_iter().map(|(outcome, count)| (outcome.as_str(), count)).collect();
         let asked = outcomes.values().sum();
+        let (credits, shared) = (sources.credits.describe(), sources.fleet.as_ref().and_then(Fleet::describe));
         Snapshot {
             at: clock::rfc3339(wall),
+            host: &self.0.host,
             headline: Headline::of(&headline::Facts {
                 ready,
                 draining,
                 condition: kie.condition,
+                calls: &kie.calls,
+                key: sources.kie.key_state(),
+                is_out_of_credits: sources.kie.is_out_of_credits(),
+                credits: credits.as_ref().map(|credits| credits.left),
+                is_tier_away: shared.as_ref().is_some_and(|fleet| fleet.tier.state != State::Up),
                 asked,
                 margin_seconds: sources.links.margin().as_secs(),
                 last_minute: &last_minute,
@@ -202,6 +234,7 @@ impl Status {
             ready,
             draining,
             outcomes,
+            no_link: sources.requests.failed() + sources.requests.turned_away(),
             last_minute,
             links: Cached {
                 entries: sources.links.entry_count(),
@@ -216,13 +249,15 @@ impl Status {
                 retries: sources.kie.retries(),
             },
             kie,
-            credits: sources.credits.describe(),
+            credits,
             key: sources.keys.describe(),
-            shared: sources.fleet.as_ref().and_then(Fleet::describe),
+            key_state: sources.kie.key_state(),
+            shared,
             failures: sources.failures.recent(MOST_FAILURES),
             log_lines_dropped: sources.dropped_lines.count(),
             history,
             settings: sources.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+            settings_changed: sources.changed.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect(),
         }
     }
 }
@@ -231,7 +266,7 @@ impl Inner {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         let Sources { requests, links, .. } = &self.sources;
-        (totals.errors, totals.turned_away) = (requests.failed(), requests.turned_away());
+        (totals.no_link, totals.mistaken) = (requests.failed() + requests.turned_away(), requests.mistaken());
         for (outcome, count) in requests.outcomes() {
             totals.asked += count;
             match outcome {
@@ -244,12 +279,7 @@ impl Inner {
                 MintResult::Ok => totals.minted += count,
                 // kie.ai's word on the file, which is the caller's affair.
                 MintResult::Failed(Kind::SourceRefused | Kind::SourceNotFound) => {}
-                MintResult::Failed(kind) => {
-                    totals.mints_failed += count;
-                    if kind == Kind::KeyRefused {
-                        totals.key_refused += count;
-                    }
-                }
+                MintResult::Failed(_) => totals.mints_failed += count,
             }
         }
         for links::Withheld { rule, count, .. } in links.mints_withheld() {
@@ -267,12 +297,57 @@ impl Inner {
     }
 }
 
-async fn json(State(status): State<Status>) -> Response {
+async fn json(extract::State(status): extract::State<Status>) -> Response {
     let body = serde_json::to_string(&status.snapshot()).expect("numbers and texts serialise");
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-async fn show(State(status): State<Status>) -> Response {
+async fn show(extract::State(status): extract::State<Status>) -> Response {
     let policy = (header::CONTENT_SECURITY_POLICY, page::POLICY.clone());
     ([policy], Html(page::render(&status.snapshot()))).into_response()
+}
+
+async fn runbook() -> Response {
+    let policy = (header::CONTENT_SECURITY_POLICY, runbook::POLICY.clone());
+    ([policy], Html(runbook::render())).into_response()
+}
+
+/// The other interface's page about itself: at the name by which this one was asked, where it listens at all addresses.
+async fn docs(extract::State(status): extract::State<Status>, headers: HeaderMap) -> Result<Redirect, Problem> {
+    let callers = &status.0.sources.callers;
+    let Some(address) = callers.iter().find(|address| matches!(address, Address::Tcp { .. })) else {
+        let detail = "Callers ask over a Unix socket: GET /docs there describes the interface.";
+        return Err(Problem::refused(ProblemKind::NotFound, detail));
+    };
+    let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    Ok(Redirect::temporary(&format!("http://{}/docs", docs_at(address, asked))))
+}
+
+/// Host and port.
+fn docs_at(callers: &Address, asked: Option<&str>) -> String {
+    match (callers, asked.and_then(|host| host.parse::<Authority>().ok())) {
+        (Address::Tcp { host, port }, Some(asked)) if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) => {
+            format!("{}:{port}", asked.host())
+        }
+        (address, _) => address.local().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_about_the_interface_is_where_callers_ask() {
+        for (listen, asked, at) in [
+            ("127.0.0.1:8080", Some("127.0.0.1:9090"), "127.0.0.1:8080"),
+            ("127.0.0.1:8080", Some("kielink:9090"), "127.0.0.1:8080"),
+            ("0.0.0.0:8080", Some("kielink.shop.svc:9090"), "kielink.shop.svc:8080"),
+            ("0.0.0.0:8080", Some("kielink"), "kielink:8080"),
+            ("[::]:8080", Some("[::1]:9090"), "[::1]:8080"),
+            ("0.0.0.0:8080", None, "127.0.0.1:8080"),
+        ] {
+            assert_eq!(docs_at(&listen.parse().unwrap(), asked), at, "{listen} {asked:?}");
+        }
+    }
 }

@@ -308,6 +308,10 @@ impl Gate {
         self.lock().account.refuses_key(key)
     }
 
+    pub(super) fn is_out_of_credits(&self) -> bool {
+        self.lock().account.trouble() == Some(AccountTrouble::Credits)
+    }
+
     pub(super) fn breaker(&self) -> BreakerState {
         self.lock().breaker.state()
     }

@@ -136,7 +136,8 @@ async fn probes_answer_on_the_admin_listener_and_one_of_them_to_callers() {
         assert!(reply.body.lines().all(|line| line.starts_with("[+]") || line.ends_with(" check passed")), "{reply:?}");
     }
     for reply in [sidecar.get("/healthz?verbose").await, sidecar.get_admin("/readyz?verbose=1").await] {
-        assert!(reply.body.starts_with("[+]key ok\n"), "{reply:?}");
+        assert!(reply.body.starts_with("[+]key loaded, not tried yet\n"), "{reply:?}");
+        assert!(reply.body.contains("[+]upstream not asked yet\n"), "{reply:?}");
     }
     assert_probe("for callers", &sidecar.get("/healthz").await, 200);
     let lines = sidecar.log_lines("request");
@@ -173,7 +174,10 @@ async fn while_it_drains_it_is_alive_and_started_but_not_ready() {
         eventually("it is not ready", async || sidecar.get_admin("/readyz").await.status == 503).await;
         let reply = sidecar.get_admin("/readyz").await;
         assert_probe("/readyz", &reply, 503);
-        assert!(reply.body.contains("[+]key ok\n") && reply.body.contains("[-]not-draining failed\n"), "{reply:?}");
+        assert!(
+            reply.body.contains("[+]key loaded, not tried yet\n") && reply.body.contains("[-]not-draining failed\n"),
+            "{reply:?}"
+        );
         assert_probe("/livez", &sidecar.get_admin("/livez").await, 200);
         assert_probe("/startupz", &sidecar.get_admin("/startupz").await, 200);
         kie.release();

@@ -73,3 +73,44 @@ async fn a_call_that_failed_and_its_request_are_one_failure_though_neither_is_lo
     assert!(page.contains("Mint failed (miss)</span> <code>upstream-error</code>"), "{page}");
     assert!(page.contains("1 request without a link") && !page.contains("Request without a link"), "{page}");
 }
+
+#[tokio::test]
+async fn the_headline_has_cause_and_effect_and_says_when_it_is_over() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::with(&kie, &[("upstream.attempts", "1")]);
+    let headline = async || {
+        let status = sidecar.get_admin("/status.json").await.json();
+        status["headline"]["text"].as_str().unwrap().replace('\u{a0}', " ")
+    };
+    kie.answer(Answer::html(502));
+    for file in ["a", "b"] {
+        assert_eq!(sidecar.link(&format!("https://file.kie.ai/{file}")).await.status, 502);
+    }
+    // What no caller could get an answer to is in no share.
+    assert_eq!(sidecar.link("nonsense").await.status, 422);
+    assert_eq!(headline().await, "kie.ai fails: 0 of 2 calls worked, HTTP 502. 100 % of callers got no link");
+    let ready = sidecar.get_admin("/readyz?verbose").await.body;
+    assert!(ready.contains("[-]upstream 0 of the last 2 calls worked: HTTP 502 (does not count)\n"), "{ready}");
+    assert!(ready.contains("[+]key loaded, not tried yet\n"), "{ready}");
+    kie.answer(Answer::link());
+    assert_eq!(sidecar.link("https://file.kie.ai/c").await.status, 200);
+    let over = headline().await;
+    assert!(over.starts_with("It is over: kie.ai answers again, for "), "{over}");
+    assert!(over.ends_with(" s. 67 % of the last minute's callers got no link"), "{over}");
+    assert!(sidecar.get_admin("/readyz?verbose").await.body.contains("[+]key ok\n"));
+}
+
+#[tokio::test]
+async fn it_leads_to_what_helps() {
+    let kie = FakeKie::start();
+    let sidecar = Sidecar::start(&kie);
+    let docs = sidecar.get_admin("/docs").await;
+    assert_eq!((docs.status, docs.header("location")), (307, format!("{}/docs", sidecar.base_url()).as_str()));
+    let runbook = sidecar.get_admin("/runbook").await;
+    assert_eq!((runbook.status, runbook.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(runbook.body.contains("KielinkKeyRefused"), "{}", runbook.body);
+    let page = sidecar.get_admin("/status").await.body;
+    for place in ["href=\"docs\"", "href=\"runbook\""] {
+        assert!(page.contains(place), "{place}: {page}");
+    }
+}

@@ -1,13 +1,15 @@
-//! Lines over the last quarter of an hour, as paths of an SVG. Pure.
+//! Lines over the last minutes, as paths of an SVG. Pure.
 //!
-//! A step of the history is one unit wide; what is missing leaves a gap. The newest value is at the right edge, so that
-//! a kielink that has just started has its line grow from there.
+//! A step of the history is one unit wide; what is missing leaves a gap. The newest value is at the right edge, and the
+//! picture is as wide as there is something to show.
 
 use std::fmt::Write as _;
 
 use super::super::history::STEPS;
 
-pub(super) const WIDTH: usize = STEPS;
+/// Widths of a picture, in steps: 1, 3, 6 and 15 minutes, whose thirds are round.
+const WIDTHS: [usize; 4] = [12, 36, 72, STEPS];
+
 pub(super) const HEIGHT: f64 = 40.0;
 
 /// A line at the very edge would lose half of its thickness.
@@ -56,10 +58,15 @@ impl Scale {
     }
 }
 
+/// The least width that has room for so many steps.
+pub(super) fn width(steps: usize) -> usize {
+    WIDTHS.into_iter().find(|width| *width >= steps).unwrap_or(STEPS)
+}
+
 /// The line itself: nothing where there is no value.
-pub(super) fn line(values: &[Option<f64>], scale: &Scale) -> String {
+pub(super) fn line(values: &[Option<f64>], scale: &Scale, width: usize) -> String {
     let mut path = String::new();
-    for (from, run) in runs(values) {
+    for (from, run) in runs(values, width) {
         write!(path, "M{} {}", from, scale.y(run[0])).expect("a String takes everything");
         points(&mut path, from, &run, scale);
     }
@@ -67,9 +74,9 @@ pub(super) fn line(values: &[Option<f64>], scale: &Scale) -> String {
 }
 
 /// What lies between the line and the bottom.
-pub(super) fn area(values: &[Option<f64>], scale: &Scale) -> String {
+pub(super) fn area(values: &[Option<f64>], scale: &Scale, width: usize) -> String {
     let mut path = String::new();
-    for (from, run) in runs(values) {
+    for (from, run) in runs(values, width) {
         write!(path, "M{from} {HEIGHT}V{}", scale.y(run[0])).expect("a String takes everything");
         points(&mut path, from, &run, scale);
         write!(path, "V{HEIGHT}Z").expect("a String takes everything");
@@ -87,9 +94,9 @@ fn points(path: &mut String, from: usize, run: &[f64], scale: &Scale) {
 }
 
 /// Values without a gap between them, each run with the position of its first value.
-fn runs(values: &[Option<f64>]) -> Vec<(usize, Vec<f64>)> {
-    let newest = &values[values.len().saturating_sub(WIDTH)..];
-    let left = WIDTH - newest.len();
+fn runs(values: &[Option<f64>], width: usize) -> Vec<(usize, Vec<f64>)> {
+    let newest = &values[values.len().saturating_sub(width)..];
+    let left = width - newest.len();
     let mut runs: Vec<(usize, Vec<f64>)> = Vec::new();
     for (step, value) in newest.iter().enumerate() {
         let Some(value) = value else { continue };
@@ -118,24 +125,35 @@ mod tests {
             (&[None, Some(5.0), None], "M178 20L178.5 20H179"),
         ];
         for (values, path) in cases {
-            assert_eq!(line(values, &TEN), path, "{values:?}");
+            assert_eq!(line(values, &TEN, STEPS), path, "{values:?}");
         }
     }
 
     #[test]
+    fn a_picture_grows_with_what_there_is_to_show() {
+        for (steps, width_of) in [(0, 12), (1, 12), (12, 12), (13, 36), (37, 72), (73, 180), (180, 180), (999, 180)] {
+            assert_eq!(width(steps), width_of, "{steps}");
+        }
+        assert_eq!(line(&[Some(0.0), Some(10.0)], &TEN, 12), "M10 39L10.5 39L11.5 1H12");
+    }
+
+    #[test]
     fn an_area_is_closed_at_the_bottom() {
-        assert_eq!(area(&[], &TEN), "");
-        assert_eq!(area(&[Some(10.0), None, Some(0.0)], &TEN), "M177 40V1L177.5 1H178V40ZM179 40V39L179.5 39H180V40Z");
+        assert_eq!(area(&[], &TEN, STEPS), "");
+        assert_eq!(
+            area(&[Some(10.0), None, Some(0.0)], &TEN, STEPS),
+            "M177 40V1L177.5 1H178V40ZM179 40V39L179.5 39H180V40Z"
+        );
     }
 
     #[test]
     fn a_whole_quarter_of_an_hour_is_as_wide_as_the_picture() {
         let values: Vec<_> = (0..180).map(|n| Some(f64::from(n % 10))).collect();
-        let path = line(&values, &TEN);
+        let path = line(&values, &TEN, STEPS);
         assert!(path.starts_with("M0 39L0.5 39L1.5 35.2") && path.ends_with("L179.5 4.8H180"), "{path}");
         assert_eq!(path.matches('L').count(), 180);
         let more: Vec<_> = [Some(9.0); 20].into_iter().chain(values).collect();
-        assert_eq!(line(&more, &TEN), path, "what is older is not drawn");
+        assert_eq!(line(&more, &TEN, STEPS), path, "what is older is not drawn");
     }
 
     #[test]

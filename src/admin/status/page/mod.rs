@@ -5,7 +5,7 @@
 
 mod failures;
 mod line;
-mod numbers;
+pub(super) mod numbers;
 mod replicas;
 mod sections;
 mod strips;
@@ -25,7 +25,7 @@ use self::{
 use super::{Headline, Snapshot, headline::Level};
 use crate::web::policy;
 
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("refresh.js");
 
 /// A reader without JavaScript sees the page anew after so many seconds.
@@ -69,7 +69,9 @@ pub(super) fn render(snapshot: &Snapshot<'_>) -> String {
                     (settings(snapshot))
                 }
                 footer {
-                    nav aria-label="The same for machines" {
+                    nav aria-label="More" {
+                        a href="runbook" { "Alert runbook" } " "
+                        a href="docs" { "The interface for callers" } " "
                         a href="status.json" { "status.json" } " "
                         a href="metrics" { "metrics" } " "
                         a href="readyz?verbose" { "readyz?verbose" }
@@ -103,10 +105,10 @@ fn announcement(level: Option<Level>, text: &str, advice: Option<&str>) -> Marku
 }
 
 fn about(snapshot: &Snapshot<'_>) -> Markup {
-    let Snapshot { at, version, revision, uptime_seconds, .. } = snapshot;
+    let Snapshot { at, host, version, revision, uptime_seconds, .. } = snapshot;
     html! {
         span.as-of { "as of " time datetime=(at) { (time_of_day(at, at)) " UTC" } span.held { ", held while text is selected" } }
-        span { "kielink " (version) @if *revision != "unknown" { " (" (revision) ")" } ", up " (span(*uptime_seconds)) }
+        span { "kielink " (version) @if *revision != "unknown" { " (" (revision) ")" } " on " b { (host) } ", up " (span(*uptime_seconds)) }
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
         links::{self, MintResult, Rule},
         shared,
         telemetry::{Config, Failed, Failure, Format, NOTED, Severity, Telemetry, What},
-        upstream::{BreakerState, Condition, Reason},
+        upstream::{BreakerState, Calls, Condition, KeyState, Reason},
     };
 
     const MARKUP: &str = "</p><script>alert(\"it's out\")</script>";
@@ -191,6 +193,7 @@ mod tests {
         };
         Snapshot {
             at: "2026-11-23T00:02:00Z".to_owned(),
+            host: "web-1",
             headline: Headline { level: Level::Ok, text: "Links are flowing".to_owned(), advice: None },
             version: "0.1.0",
             revision: "unknown",
@@ -198,19 +201,18 @@ mod tests {
             ready: true,
             draining: false,
             outcomes: BTreeMap::from([("hit", 2_000 * u64::from(some))]),
+            no_link: 500 * u64::from(some),
             last_minute: Minute {
                 seconds: values.min(12) as u64 * 5,
                 per_second: 2.0,
                 hit_ratio: some.then_some(0.983),
-                error_ratio: some.then_some(0.017),
-                turned_away_ratio: some.then_some(0.25),
+                no_link_ratio: some.then_some(0.267),
                 latency_ms: some.then_some(Latency { p50: 0.1, p90: 0.2, p99: 0.48, max: 1_600.0 }),
                 least_life_left_seconds: some.then_some(723),
                 minted: 3,
                 mints_failed: 1,
                 mints_withheld: 0,
                 withheld_for_a_while: 0,
-                key_refused: 0,
             },
             links: Cached { entries: 3, bytes: 3_072, max_bytes: 64 << 20, margin_seconds: 60 },
             mints: Mints {
@@ -231,6 +233,7 @@ mod tests {
             },
             kie: Upstream {
                 condition: Condition::Well,
+                calls: Calls { calls: 6 * usize::from(some), last_was_good: some, ..Calls::default() },
                 renews_links: false,
                 breaker: BreakerState::Closed,
                 budget_tokens: 3.5,
@@ -245,6 +248,7 @@ mod tests {
                 on_trial: some.then(|| "0123456789ab".to_owned()),
                 reloads: BTreeMap::from([("taken", u64::from(some))]),
             },
+            key_state: if some { KeyState::Taken } else { KeyState::NotTried },
             shared: None,
             failures: vec![failure; usize::from(some)],
             log_lines_dropped: u64::from(some),
@@ -252,13 +256,14 @@ mod tests {
                 step_seconds: 5,
                 asked_per_second: vec![2.0; values],
                 hit_ratio: vec![Some(0.983); values],
-                errors_per_second: vec![0.1; values],
+                no_link_per_second: vec![0.1; values],
                 mints_per_second: vec![0.2; values],
                 mints_failed_per_second: vec![0.0; values],
                 latency_p99_ms: vec![Some(0.48); values],
                 least_life_left_seconds: vec![Some(723); values],
             },
             settings: BTreeMap::from([("sources.allow", MARKUP), ("upstream.base_url", "\"https://api.kie.ai/\"")]),
+            settings_changed: BTreeMap::from([("sources.allow", Some("[]"))]),
         }
     }
 
@@ -283,7 +288,7 @@ mod tests {
     #[test]
     fn nothing_is_loaded_from_elsewhere() {
         let page = render(&snapshot(180));
-        let own = ["status.json", "metrics", "readyz?verbose"];
+        let own = ["status.json", "metrics", "readyz?verbose", "runbook", "docs"];
         for tag in tags(&page) {
             for attribute in ["href=", "src=", "srcset=", "action=", "style="] {
                 let Some((_, value)) = tag.split_once(attribute) else { continue };
@@ -310,6 +315,7 @@ mod tests {
     fn a_page_without_figures_has_dashes_and_no_lines() {
         let page = render(&snapshot(0));
         assert!(page.contains("<strong>–</strong>") && page.contains("None since the start."));
+        assert!(page.contains("not asked yet") && page.contains("not tried yet") && page.contains("not known"));
         assert!(page.contains("<path class=\"line\" d=\"\">"));
         for values in [0, 1, 180] {
             let page = render(&snapshot(values));
@@ -326,7 +332,14 @@ mod tests {
             "<span class=\"word\">OK</span> Links are flowing",
             "as of <time datetime=\"2026-11-23T00:02:00Z\">00:02:00 UTC</time>",
             "<strong>98.3 %</strong>",
-            "errors 1.7 %</span> <span class=\"bad\">turned away 25.0 %",
+            "<span class=\"bad\">26.7 % of callers got no link",
+            "</span>the last 6 calls worked",
+            "5,916.25</span><span class=\"note\">as of 1 min 15 s ago",
+            "kielink 0.1.0 on <b>web-1</b>, up 12 min 3 s",
+            "Last 1 min<",
+            "data-values=\"98.3 %|98.3 %|98.3 %\"",
+            "by default <code>[]</code>",
+            "2 settings, 1 not as by default",
             "<strong>0.48 ms</strong>",
             "<strong>12 min 3 s</strong>",
             "Last 15 s",

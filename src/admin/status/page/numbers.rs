@@ -28,7 +28,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// `3 links`, `1 link`
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+pub(in crate::admin::status) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{}{SPACE}{}", count(number), if number == 1 { one } else { many })
 }
 
@@ -55,6 +55,25 @@ pub(super) fn percent(ratio: f64) -> String {
     }
 }
 
+/// `45 %`, for a sentence.
+pub(in crate::admin::status) fn percent_roughly(ratio: f64) -> String {
+    match ratio {
+        few if few > 0.0 && few < 0.01 => format!("<{SPACE}1{SPACE}%"),
+        most if most > 0.99 && most < 1.0 => format!("99{SPACE}%"),
+        some => format!("{:.0}{SPACE}%", some * 100.0),
+    }
+}
+
+/// `5,916.25`: an amount in kie.ai's own digits, at most hundredths.
+pub(super) fn amount(number: f64) -> String {
+    let hundredths = (number.abs() * 100.0).round() as u64;
+    let sign = if number < 0.0 && hundredths > 0 { "-" } else { "" };
+    match hundredths % 100 {
+        0 => format!("{sign}{}", count(hundredths / 100)),
+        rest => format!("{sign}{}.{rest:02}", count(hundredths / 100)),
+    }
+}
+
 /// `0.48 ms`, `1.6 s`: two digits or three.
 pub(super) fn latency(milliseconds: f64) -> String {
     let with = |number: String, unit: &str| format!("{number}{SPACE}{unit}");
@@ -70,7 +89,7 @@ pub(super) fn latency(milliseconds: f64) -> String {
 }
 
 /// `12 min 3 s`: the two largest units.
-pub(super) fn span(seconds: u64) -> String {
+pub(in crate::admin::status) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     let [large, small] = match () {
         () if days > 0 => [(days, "d"), (hours % 24, "h")],
@@ -178,6 +197,16 @@ mod tests {
             (1.0, "100 %"),
         ] {
             assert_eq!(plain(percent(ratio)), text, "{ratio}");
+        }
+    }
+
+    #[test]
+    fn in_a_sentence_a_percentage_is_whole_and_some_is_neither_none_nor_all() {
+        for (ratio, text) in [(0.0, "0 %"), (0.001, "< 1 %"), (0.451, "45 %"), (0.999, "99 %"), (1.0, "100 %")] {
+            assert_eq!(plain(percent_roughly(ratio)), text, "{ratio}");
+        }
+        for (number, text) in [(5916.25, "5,916.25"), (100.0, "100"), (0.0, "0"), (-3.5, "-3.50"), (-0.001, "0")] {
+            assert_eq!(amount(number), text, "{number}");
         }
     }
 

@@ -4,22 +4,27 @@ use maud::{Markup, html};
 
 use super::{
     super::{Snapshot, headline::Level},
-    numbers::{NOTHING, bytes, count, counted, percent, span, tenths},
+    numbers::{NOTHING, amount, bytes, count, counted, percent, span, tenths},
     sign,
 };
 use crate::{
     links::{self, Found, MintResult, Rule},
-    upstream::{BreakerState, Condition, Reason},
+    upstream::{BreakerState, Condition, KeyState, Reason},
     web::outcome::{NoLink, Outcome},
 };
 
 pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
     let kie = &snapshot.kie;
-    let (level, condition) = match kie.condition {
-        Condition::Well => (Level::Ok, "well"),
-        Condition::Limiting => (Level::Warning, "limits the rate, is not asked for a while"),
-        Condition::Unwell => (Level::Problem, "fails, is not asked for the moment"),
-        Condition::Refusing => (Level::Problem, "refuses the account, is asked now and then"),
+    let level = match (kie.condition, kie.calls.calls, kie.calls.look_well(kie.condition)) {
+        (Condition::Well, 0, _) => Level::Idle,
+        (Condition::Well, _, true) if kie.calls.failed == 0 => Level::Ok,
+        (Condition::Well, _, true) | (Condition::Limiting, _, _) => Level::Warning,
+        (_, _, _) => Level::Problem,
+    };
+    let said = match (level, kie.calls.calls) {
+        (Level::Ok, 1) => "the last call worked".to_owned(),
+        (Level::Ok, calls) => format!("the last {calls} calls worked"),
+        (_, _) => kie.calls.said(kie.condition),
     };
     let breaker = match kie.breaker {
         BreakerState::Closed => "closed, requests pass",
@@ -30,8 +35,21 @@ pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
         section aria-labelledby="kie" {
             h2 #kie { "kie.ai" }
             dl {
-                dt { "Condition" }
-                dd { span class={ "state " (level.as_str()) } { (sign(level)) (condition) } }
+                dt { "Last seen" }
+                dd {
+                    span class={ "state " (level.as_str()) } { (sign(level)) (said) }
+                    @if kie.calls.calls > 0 { span.note { (span(kie.calls.age.as_secs())) " ago" } }
+                }
+                dt { "Credits left" }
+                dd {
+                    @match &snapshot.credits {
+                        Some(credits) => {
+                            span.state.problem[credits.left <= 0.0] { @if credits.left <= 0.0 { (sign(Level::Problem)) } (amount(credits.left)) }
+                            span.note { "as of " (span(credits.age_seconds)) " ago" }
+                        }
+                        None => "not known",
+                    }
+                }
                 dt { "Breaker" } dd { (breaker) }
                 dt { "Quota left" }
                 dd {
@@ -58,7 +76,14 @@ pub(super) fn key(snapshot: &Snapshot<'_>) -> Markup {
                 dt { "Fingerprint" }
                 dd {
                     code { (key.fingerprint) }
-                    @if snapshot.last_minute.key_refused > 0 { " " span.state.problem { (sign(Level::Problem)) "refused" } }
+                }
+                dt { "At kie.ai" }
+                dd {
+                    @match snapshot.key_state {
+                        KeyState::NotTried => span.state { (sign(Level::Idle)) "not tried yet" },
+                        KeyState::Taken => span.state.ok { (sign(Level::Ok)) "taken" },
+                        KeyState::Refused => span.state.problem { (sign(Level::Problem)) "refused" },
+                    }
                 }
                 dt { "From" } dd { (key.source) }
                 dt { "In use for" } dd { (span(key.age_seconds)) }
@@ -144,7 +169,14 @@ pub(super) fn outcomes(snapshot: &Snapshot<'_>) -> Markup {
                         }
                     }
                 }
-                tfoot { tr { th scope="row" { "all" } td {} td.number { (count(total)) } td {} } }
+                tfoot {
+                    tr { th scope="row" { "all" } td {} td.number { (count(total)) } td {} }
+                    tr {
+                        th scope="row" { "no link" } td.note { "of these, though rightly asked for" }
+                        td.number { (count(snapshot.no_link)) }
+                        td.number { @if total > 0 { (percent(snapshot.no_link as f64 / total as f64)) } @else { (NOTHING) } }
+                    }
+                }
             }
         }
     }
@@ -208,14 +240,42 @@ fn withheld(rule: Rule) -> &'static str {
 }
 
 pub(super) fn settings(snapshot: &Snapshot<'_>) -> Markup {
+    let sections = snapshot.settings.iter().fold(Vec::<(&str, Vec<_>)>::new(), |mut sections, (name, value)| {
+        let (section, key) = name.split_once('.').unwrap_or(("", name));
+        match sections.last_mut() {
+            Some((last, settings)) if *last == section => settings.push((*name, key, *value)),
+            _ => sections.push((section, vec![(*name, key, *value)])),
+        }
+        sections
+    });
+    let changed = snapshot.settings_changed.len() as u64;
     html! {
         details #settings {
-            summary #settings-summary { h2 { "Configuration" } " " span.note { (counted(snapshot.settings.len() as u64, "setting", "settings")) } }
-            table {
-                thead.unseen { tr { th scope="col" { "Setting" } th scope="col" { "Value" } } }
-                tbody {
-                    @for (name, value) in &snapshot.settings {
-                        tr { th scope="row" { code { (name) } } td { code { (value) } } }
+            summary #settings-summary {
+                h2 { "Configuration" } " "
+                span.note {
+                    (counted(snapshot.settings.len() as u64, "setting", "settings")) ", "
+                    @if changed == 0 { "all as by default" } @else { (count(changed)) " not as by default" }
+                }
+            }
+            @for (section, settings) in sections {
+                table {
+                    caption { (section) }
+                    thead.unseen { tr { th scope="col" { "Setting" } th scope="col" { "Value" } th scope="col" { "Default" } } }
+                    tbody {
+                        @for (name, key, value) in settings {
+                            @let default = snapshot.settings_changed.get(name);
+                            tr.changed[default.is_some()] {
+                                th scope="row" { code { (key) } } td { code { (value) } }
+                                td.note {
+                                    @match default {
+                                        None => {}
+                                        Some(Some(default)) => { "by default " code { (default) } },
+                                        Some(None) => "not set by default",
+                                    }
+                                }
+                            }
+                        }
                     }
                 }
             }

@@ -1,10 +1,10 @@
-//! The figures at the top: each with what it was in the last minute, and how it went in the last quarter of an hour.
+//! The figures at the top: each with what it was in the last minute, and how it went, for up to a quarter of an hour.
 
 use maud::{Markup, html};
 
 use super::{
     super::{Snapshot, history::Lines},
-    line::{self, HEIGHT, Scale, WIDTH},
+    line::{self, HEIGHT, Scale},
     numbers::{NOTHING, count, latency, or_nothing, percent, rate, span},
 };
 
@@ -16,12 +16,31 @@ struct Strip {
     /// What the picture shows, in words.
     summary: String,
     picture: Markup,
+    /// Each value of the picture, oldest first, for those who point at it; nothing where nothing was measured.
+    values: Vec<String>,
     top: String,
     bottom: String,
 }
 
+/// How much time the pictures show.
+#[derive(Clone, Copy)]
+struct Axis {
+    /// Steps.
+    width: usize,
+    step_seconds: u64,
+}
+
+impl Axis {
+    /// The time from so many thirds of the picture to now.
+    fn ago(self, thirds: u64) -> String {
+        span(self.width as u64 * self.step_seconds * thirds / 3)
+    }
+}
+
 pub(super) fn strips(snapshot: &Snapshot<'_>) -> Markup {
-    let strips = [requests(snapshot), hit_ratio(snapshot), latencies(snapshot), minted(snapshot), life_left(snapshot)];
+    let Lines { step_seconds, asked_per_second, .. } = &snapshot.history;
+    let axis = Axis { width: line::width(asked_per_second.len()), step_seconds: *step_seconds };
+    let strips = [requests, hit_ratio, latencies, minted, life_left].map(|strip| strip(snapshot, axis));
     let seconds = snapshot.last_minute.seconds;
     html! {
         table.strips {
@@ -29,16 +48,16 @@ pub(super) fn strips(snapshot: &Snapshot<'_>) -> Markup {
                 tr {
                     th scope="col" { span.unseen { "Figure" } }
                     th scope="col" { @if (1..60).contains(&seconds) { "Last " (span(seconds)) } @else { "Last minute" } }
-                    th scope="col" { "Last 15 minutes" }
+                    th scope="col" { "Last " (axis.ago(3)) span.unseen { ": point at a picture, or go to it and press the arrow keys, for its values" } }
                     th { span.unseen { "Scale" } }
                 }
             }
             tbody {
-                @for strip in strips {
+                @for (number, strip) in strips.iter().enumerate() {
                     tr {
                         th scope="row" { (strip.name) }
                         td.figure { strong { (strip.figure) } span.note { (strip.note) } }
-                        td.picture { (picture(&strip)) }
+                        td.picture { (picture(number, strip, axis)) }
                         td.scale aria-hidden="true" { div { span { (strip.top) } span { (strip.bottom) } } }
                     }
                 }
@@ -46,7 +65,7 @@ pub(super) fn strips(snapshot: &Snapshot<'_>) -> Markup {
             tfoot aria-hidden="true" {
                 tr {
                     td colspan="2" {}
-                    td.axis { div { span { "15 min ago" } span { "10 min" } span { "5 min" } span { "now" } } }
+                    td.axis { div { span { (axis.ago(3)) " ago" } span { (axis.ago(2)) } span { (axis.ago(1)) } span { "now" } } }
                     td {}
                 }
             }
@@ -54,37 +73,46 @@ pub(super) fn strips(snapshot: &Snapshot<'_>) -> Markup {
     }
 }
 
-fn picture(strip: &Strip) -> Markup {
-    let Strip { name, summary, .. } = strip;
+fn picture(number: usize, strip: &Strip, axis: Axis) -> Markup {
+    let Strip { name, summary, values, .. } = strip;
+    let (width, thirds) = (axis.width, axis.width / 3);
     html! {
-        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" {
+        svg id={ "picture-" (number) } viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" role="img" tabindex="0"
+            data-step=(axis.step_seconds) data-values=(values.join("|")) {
             title { (name) ": " (summary) }
-            path.grid d={ "M0 0V" (HEIGHT) "M60 0V" (HEIGHT) "M120 0V" (HEIGHT) "M" (WIDTH) " 0V" (HEIGHT) "M0 " (HEIGHT) "H" (WIDTH) } {}
+            path.grid d={ "M0 0V" (HEIGHT) "M" (thirds) " 0V" (HEIGHT) "M" (2 * thirds) " 0V" (HEIGHT) "M" (width) " 0V" (HEIGHT) "M0 " (HEIGHT) "H" (width) } {}
             (strip.picture)
+            path.mark d="" {}
         }
+        output {}
     }
 }
 
+/// The values as people read them.
+fn shown(values: &[Option<f64>], show: impl Fn(f64) -> String) -> Vec<String> {
+    values.iter().map(|value| value.map_or_else(String::new, &show)).collect()
+}
+
 /// A line over a faint area.
-fn filled(values: &[Option<f64>], scale: &Scale) -> Markup {
+fn filled(values: &[Option<f64>], scale: &Scale, axis: Axis) -> Markup {
     html! {
-        path.area d=(line::area(values, scale)) {}
-        path.line d=(line::line(values, scale)) {}
+        path.area d=(line::area(values, scale, axis.width)) {}
+        path.line d=(line::line(values, scale, axis.width)) {}
     }
 }
 
 /// Failures, drawn in front of what they are a part of; where there are none, nothing is drawn.
-fn failing(values: &[Option<f64>], scale: &Scale) -> Markup {
+fn failing(values: &[Option<f64>], scale: &Scale, axis: Axis) -> Markup {
     let marked: Vec<_> = values.iter().map(|value| value.filter(|value| *value > 0.0)).collect();
-    html! { path.failing d=(line::area(&marked, scale)) {} }
+    html! { path.failing d=(line::area(&marked, scale, axis.width)) {} }
 }
 
 /// From least to most, in words.
 fn extent(values: &[Option<f64>], show: impl Fn(f64) -> String) -> String {
     let values = || values.iter().flatten().copied();
     match (values().min_by(f64::total_cmp), values().max_by(f64::total_cmp)) {
-        (Some(least), Some(most)) => format!("from {} to {} in the last 15 minutes", show(least), show(most)),
-        _ => "nothing in the last 15 minutes".to_owned(),
+        (Some(least), Some(most)) => format!("from {} to {}", show(least), show(most)),
+        _ => "nothing yet".to_owned(),
     }
 }
 
@@ -99,29 +127,38 @@ fn a_second(per_second: f64) -> String {
     format!("{}\u{a0}/s", rate(per_second))
 }
 
-fn requests(snapshot: &Snapshot<'_>) -> Strip {
-    let Lines { asked_per_second, errors_per_second, .. } = &snapshot.history;
+fn requests(snapshot: &Snapshot<'_>, axis: Axis) -> Strip {
+    let Lines { asked_per_second, no_link_per_second, .. } = &snapshot.history;
     let minute = &snapshot.last_minute;
-    let (asked, errors) = (all(asked_per_second), all(errors_per_second));
+    let (asked, none) = (all(asked_per_second), all(no_link_per_second));
     let scale = Scale::from_zero(&asked, 1.0);
     Strip {
         name: "Links asked for",
         figure: if minute.seconds == 0 { NOTHING.to_owned() } else { a_second(minute.per_second) },
         note: html! {
-            @match minute.error_ratio {
+            @match minute.no_link_ratio {
                 None => {}
-                Some(0.0) => span { "no errors" },
-                Some(ratio) => span.bad { "errors " (percent(ratio)) },
-            }
-            @if let Some(ratio) = minute.turned_away_ratio.filter(|ratio| *ratio > 0.0) {
-                " " span.bad { "turned away " (percent(ratio)) }
+                Some(0.0) => span { "all callers got one" },
+                Some(ratio) => span.bad { (percent(ratio)) " of callers got no link" },
             }
         },
-        summary: format!("{}; errors {}", extent(&asked, a_second), extent(&errors, a_second)),
-        picture: html! { (filled(&asked, &scale)) (failing(&errors, &scale)) },
+        summary: format!("{}; without a link {}", extent(&asked, a_second), extent(&none, a_second)),
+        picture: html! { (filled(&asked, &scale, axis)) (failing(&none, &scale, axis)) },
+        values: both(&asked, &none, "without a link"),
         top: a_second_short(scale.high),
         bottom: "0".to_owned(),
     }
+}
+
+/// How often something happened, and how often badly, where it did.
+fn both(values: &[Option<f64>], bad: &[Option<f64>], badly: &str) -> Vec<String> {
+    let pairs = values.iter().zip(bad);
+    let show = |(all, bad): (&Option<f64>, &Option<f64>)| match (all, bad) {
+        (Some(all), Some(bad)) if *bad > 0.0 => format!("{}, {} {badly}", a_second(*all), a_second(*bad)),
+        (Some(all), _) => a_second(*all),
+        (None, _) => String::new(),
+    };
+    pairs.map(show).collect()
 }
 
 /// A scale's end is a round number.
@@ -129,20 +166,21 @@ fn a_second_short(per_second: f64) -> String {
     format!("{per_second}\u{a0}/s")
 }
 
-fn hit_ratio(snapshot: &Snapshot<'_>) -> Strip {
+fn hit_ratio(snapshot: &Snapshot<'_>, axis: Axis) -> Strip {
     let ratios = &snapshot.history.hit_ratio;
     Strip {
         name: "Hits",
         figure: or_nothing(snapshot.last_minute.hit_ratio, percent),
         note: html! { "answered out of memory" },
         summary: extent(ratios, percent),
-        picture: html! { path.line d=(line::line(ratios, &Scale::linear(1.0))) {} },
+        picture: html! { path.line d=(line::line(ratios, &Scale::linear(1.0), axis.width)) {} },
+        values: shown(ratios, percent),
         top: percent(1.0),
         bottom: percent(0.0),
     }
 }
 
-fn latencies(snapshot: &Snapshot<'_>) -> Strip {
+fn latencies(snapshot: &Snapshot<'_>, axis: Axis) -> Strip {
     let p99 = &snapshot.history.latency_p99_ms;
     let scale = Scale::decades(p99, (0.1, 1_000.0));
     let minute = snapshot.last_minute.latency_ms;
@@ -159,17 +197,18 @@ fn latencies(snapshot: &Snapshot<'_>) -> Strip {
         },
         summary: extent(p99, latency),
         picture: html! {
-            path.grid d=(decades_between(&scale)) {}
-            path.line d=(line::line(p99, &scale)) {}
+            path.grid d=(decades_between(&scale, axis)) {}
+            path.line d=(line::line(p99, &scale, axis.width)) {}
         },
+        values: shown(p99, latency),
         top: decade(scale.high),
         bottom: decade(scale.low),
     }
 }
 
-fn decades_between(scale: &Scale) -> String {
+fn decades_between(scale: &Scale, axis: Axis) -> String {
     let exponents = scale.low.log10().round() as i32 + 1..scale.high.log10().round() as i32;
-    exponents.map(|exponent| format!("M0 {}H{WIDTH}", scale.y(10f64.powi(exponent)))).collect()
+    exponents.map(|exponent| format!("M0 {}H{}", scale.y(10f64.powi(exponent)), axis.width)).collect()
 }
 
 /// A power of ten, of milliseconds.
@@ -180,7 +219,7 @@ fn decade(milliseconds: f64) -> String {
     }
 }
 
-fn minted(snapshot: &Snapshot<'_>) -> Strip {
+fn minted(snapshot: &Snapshot<'_>, axis: Axis) -> Strip {
     let Lines { mints_per_second, mints_failed_per_second, .. } = &snapshot.history;
     let (mints, failed) = (all(mints_per_second), all(mints_failed_per_second));
     let minute = &snapshot.last_minute;
@@ -196,13 +235,14 @@ fn minted(snapshot: &Snapshot<'_>) -> Strip {
             }
         },
         summary: format!("{}; failed {}", extent(&mints, a_second), extent(&failed, a_second)),
-        picture: html! { (filled(&mints, &scale)) (failing(&failed, &scale)) },
+        picture: html! { (filled(&mints, &scale, axis)) (failing(&failed, &scale, axis)) },
+        values: both(&mints, &failed, "failed"),
         top: a_second_short(scale.high),
         bottom: "0".to_owned(),
     }
 }
 
-fn life_left(snapshot: &Snapshot<'_>) -> Strip {
+fn life_left(snapshot: &Snapshot<'_>, axis: Axis) -> Strip {
     let lives: Vec<_> =
         snapshot.history.least_life_left_seconds.iter().map(|life| life.map(|life| life as f64)).collect();
     let margin = snapshot.links.margin_seconds;
@@ -220,9 +260,10 @@ fn life_left(snapshot: &Snapshot<'_>) -> Strip {
             span(margin)
         ),
         picture: html! {
-            path.margin d={ "M0 " (scale.y(margin as f64)) "H" (WIDTH) } {}
-            path.line d=(line::line(&lives, &scale)) {}
+            path.margin d={ "M0 " (scale.y(margin as f64)) "H" (axis.width) } {}
+            path.line d=(line::line(&lives, &scale, axis.width)) {}
         },
+        values: shown(&lives, |life| span(life as u64)),
         top: span(high as u64),
         bottom: "0".to_owned(),
     }
