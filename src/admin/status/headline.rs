@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
     history::Minute,
-    page::numbers::{counted, percent_roughly, span},
+    page::numbers::{counted, percent_roughly, time_of_day},
 };
-use crate::upstream::{Calls, Condition, KeyState};
+use crate::{
+    clock,
+    upstream::{Calls, Condition, KeyState},
+};
 
 /// A link with less life than this beyond `cache.margin` is about to die unrefreshed, where refreshes fail. Where they
 /// do not fail, it is only seldom asked for.
@@ -66,6 +70,15 @@ pub(super) struct Facts<'a> {
     pub(super) asked: u64,
     pub(super) margin_seconds: u64,
     pub(super) last_minute: &'a Minute,
+    pub(super) wall: Timestamp,
+}
+
+impl Facts<'_> {
+    /// The time of day so long ago: unlike the length, it does not change with every look.
+    fn at(&self, ago: Duration) -> String {
+        let then = self.wall.checked_sub(ago).unwrap_or(self.wall);
+        time_of_day(&clock::rfc3339(then), &clock::rfc3339(self.wall))
+    }
 }
 
 impl Headline {
@@ -143,7 +156,7 @@ fn of_kie(facts: &Facts<'_>) -> Option<Found> {
             _ => format!(": {} of {all} calls worked{why}", all - failed),
         };
         if *age >= LONG_AGO && minute.mints_failed == 0 {
-            let cause = format!("kie.ai failed when it was asked last, {} ago{counted}", span(age.as_secs()));
+            let cause = format!("kie.ai failed when it was asked last, at {}{counted}", facts.at(*age));
             let advice = "It is asked again with the next caller whose link is not in memory.";
             return Some((worse, cause, effect(minute), advice));
         }
@@ -161,7 +174,7 @@ fn of_kie(facts: &Facts<'_>) -> Option<Found> {
         let cause = format!("kie.ai fails now and then: {} of {all} calls worked", all - failed);
         return Some((worse, cause, effect(minute), "What failed is tried again. The failures below tell why."));
     }
-    let cause = format!("It is over: kie.ai answers again, for {}", span(alike_for.as_secs()));
+    let cause = format!("It is over since {}: kie.ai answers again", facts.at(*alike_for));
     let effect = match minute.no_link_ratio {
         Some(ratio) if ratio > 0.0 => format!("{} of the last minute's callers got no link", percent_roughly(ratio)),
         Some(_) | None => "No caller has noticed".to_owned(),
@@ -225,6 +238,10 @@ mod tests {
         withheld_for_a_while: 0,
     };
 
+    fn wall() -> Timestamp {
+        "2026-11-23T00:02:00Z".parse().unwrap()
+    }
+
     /// The last one 1 s ago, and alike for 12 s.
     fn calls(calls: usize, failed: usize, last_was_good: bool) -> Calls {
         Calls {
@@ -251,6 +268,7 @@ mod tests {
             asked: 100,
             margin_seconds: 60,
             last_minute: minute,
+            wall: wall(),
         };
         change(&mut facts);
         let headline = Headline::of(&facts);
@@ -284,6 +302,7 @@ mod tests {
             asked: 0,
             margin_seconds: 60,
             last_minute: &none_yet,
+            wall: wall(),
         };
         assert!(Headline::of(&facts(&fresh)).advice.unwrap().contains("not asked yet"));
         assert!(Headline::of(&facts(&good)).advice.unwrap().contains("takes the key"));
@@ -390,19 +409,19 @@ mod tests {
             (
                 was,
                 calls(6, 2, true),
-                "It is over: kie.ai answers again, for 12 s. 12 % of the last minute's callers got no link",
+                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
             (
                 was,
                 calls(6, 0, true),
-                "It is over: kie.ai answers again, for 12 s. 12 % of the last minute's callers got no link",
+                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
             (
                 told_at_once,
                 calls(6, 0, true),
-                "It is over: kie.ai answers again, for 12 s. 12 % of the last minute's callers got no link",
+                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
-            (unnoticed, calls(6, 2, true), "It is over: kie.ai answers again, for 12 s. No caller has noticed"),
+            (unnoticed, calls(6, 2, true), "It is over since 00:01:48: kie.ai answers again. No caller has noticed"),
             (MINUTE, calls(6, 2, true), "Links are flowing"),
             (was, flapping.clone(), "kie.ai fails now and then: 4 of 6 calls worked. 12 % of callers got no link"),
             (MINUTE, flapping, "Links are flowing"),
@@ -410,7 +429,7 @@ mod tests {
             assert_eq!(headline(&minute, &calls, |_| {}).1, text);
         }
         let long_ago = Calls { age: Duration::from_secs(750), ..calls(6, 6, false) };
-        let text = "kie.ai failed when it was asked last, 12 min 30 s ago: 0 of 6 calls worked, HTTP 502. No caller has noticed";
+        let text = "kie.ai failed when it was asked last, at 2026-11-22 23:49:30: 0 of 6 calls worked, HTTP 502. No caller has noticed";
         assert_eq!(headline(&MINUTE, &long_ago, |_| {}), (Level::Warning, text.to_owned()));
     }
 

@@ -227,6 +227,7 @@ impl Status {
                 asked,
                 margin_seconds: sources.links.margin().as_secs(),
                 last_minute: &last_minute,
+                wall,
             }),
             version: env!("CARGO_PKG_VERSION"),
             revision: REVISION,

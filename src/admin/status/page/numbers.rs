@@ -89,7 +89,7 @@ pub(super) fn latency(milliseconds: f64) -> String {
 }
 
 /// `12 min 3 s`: the two largest units.
-pub(in crate::admin::status) fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     let [large, small] = match () {
         () if days > 0 => [(days, "d"), (hours % 24, "h")],
@@ -114,7 +114,7 @@ pub(super) fn tenths(number: f64) -> String {
 }
 
 /// `14:32:10` of `at`, with its date where that is not the date of `now`. Both are RFC 3339, in UTC.
-pub(super) fn time_of_day(at: &str, now: &str) -> String {
+pub(in crate::admin::status) fn time_of_day(at: &str, now: &str) -> String {
     let (date, time) = at.split_once('T').unwrap_or(("", at));
     let time = time.trim_end_matches('Z');
     if now.starts_with(date) { time.to_owned() } else { format!("{date}{SPACE}{time}") }

@@ -45,7 +45,7 @@ pub(super) fn kie(snapshot: &Snapshot<'_>) -> Markup {
                     @match &snapshot.credits {
                         Some(credits) => {
                             span.state.problem[credits.left <= 0.0] { @if credits.left <= 0.0 { (sign(Level::Problem)) } (amount(credits.left)) }
-                            span.note { "as of " (span(credits.age_seconds)) " ago" }
+                            span.note { "seen " (span(credits.age_seconds)) " ago" }
                         }
                         None => "not known",
                     }
