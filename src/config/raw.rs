@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::Read as _,
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,7 +17,9 @@ use super::{
     reader::{Reader, shown_name},
 };
 use crate::{
-    app, credits, drain, fleet, http,
+    app, credits, drain,
+    fleet::{self, Fleet},
+    http,
     key::{self, ApiKey, KeySource, misplaced},
     link, links,
     server::{self, Address, GivesWay, HEADER_LIST, MAX_STREAMS, SMALL_HEADER_LIST},
@@ -151,25 +152,18 @@ fn shared_address(text: &str) -> Result<shared::Address, String> {
     text.parse().map_err(|why: shared::Invalid| why.to_string())
 }
 
-/// At most this much of a file is read for an address.
-const LONGEST_ADDRESS: u64 = 16 * 1024;
-
-/// The address of the shared tier, from one of two settings; `None` where neither is there.
-fn find_shared(raw: &mut Raw, r: &mut Reader) -> Option<shared::Address> {
-    let Some(path) = raw.shared_url_file.take() else { return raw.shared_url.take() };
+/// The address of the shared tier, from one of two settings, and its file; `None` where neither is there.
+fn find_shared(raw: &mut Raw, r: &mut Reader) -> Option<(shared::Address, Option<PathBuf>)> {
+    let Some(path) = raw.shared_url_file.take() else { return raw.shared_url.take().map(|address| (address, None)) };
     let key = "shared.url_file";
     if raw.shared_url.is_some() {
         r.problem(key, "shared.url is set, too; keep one of them");
         return None;
     }
     // SECURITY: neither the path, which may be the address in the wrong place, nor what the file says is repeated.
-    let mut text = String::new();
-    let read = std::fs::File::open(&path).and_then(|file| file.take(LONGEST_ADDRESS).read_to_string(&mut text));
-    let address = read.map_err(|why| format!("the file cannot be read: {why}")).and_then(|_| {
-        shared_address(text.trim_end_matches(['\n', '\r']))
-            .map_err(|why| format!("what the file holds is no address: {why}"))
-    });
-    address.map_err(|why| r.problem(key, why)).ok()
+    let path = PathBuf::from(path);
+    let address = Fleet::read_address(&path).map_err(|why| r.problem(key, why.to_string())).ok()?;
+    Some((address, Some(path)))
 }
 
 /// At least one address, or a problem.
@@ -384,8 +378,9 @@ pub(super) fn load(sources: &Sources, file: Option<&str>) -> Result<app::Config,
             },
         },
         credits: credits::Config { every: raw.credits_every },
-        fleet: shared.map(|address| fleet::Config {
+        fleet: shared.map(|(address, address_file)| fleet::Config {
             tier: shared::Config { address, timeout: raw.shared_timeout },
+            address_file,
             presumed: raw.shared_replicas,
             rate: raw.rate,
             burst: raw.burst,

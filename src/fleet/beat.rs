@@ -98,9 +98,10 @@ impl Fleet {
                 inner.renew().await;
             }
         });
+        let moves = unbroken("moves", || inner.watch_address());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(beats, renewals); } => {}
+            () = async { tokio::join!(beats, renewals, moves); } => {}
         }
         // Whoever goes without a word is missed within a few seconds.
         let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;

@@ -5,6 +5,7 @@
 //! mint is; does not know that there is a cache. Whatever the tier does, no request fails because of it: a replica that
 //! cannot ask it does what a single kielink does, with its part of the quota.
 
+mod address;
 mod beat;
 mod bucket;
 mod credits;
@@ -20,6 +21,7 @@ mod words;
 use std::{
     fmt,
     num::NonZeroU32,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -38,9 +40,9 @@ pub use self::{
 use self::{later::Later, leases::Leases, metrics::Metrics, quota::Local, realm::Realm};
 use crate::{
     clock::{Clock, KieClock},
-    key::Keys,
+    key::{ApiKey, Keys},
     link,
-    shared::{self, Holder, Quota, Replica, Request, State, Supervisor},
+    shared::{self, Address, Holder, Quota, Replica, Request, State, Supervisor},
     source::Source,
 };
 
@@ -54,6 +56,8 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Config {
     pub tier: shared::Config,
+    /// Where the tier's address is, where it comes from a file, which is watched.
+    pub address_file: Option<PathBuf>,
     /// How many replicas there are, where none was ever seen.
     pub presumed: NonZeroU32,
     /// Requests a second to kie.ai, of all replicas together, and how many may go at once.
@@ -86,6 +90,7 @@ struct Inner {
     kie_clock: KieClock,
     tasks: TaskTracker,
     stop: CancellationToken,
+    address: Mutex<Address>,
     /// Of the keys in use, the newest first, and of those that were a moment ago.
     realms: Mutex<Vec<Arc<Realm>>>,
     leases: Leases,
@@ -137,6 +142,7 @@ impl Fleet {
         let Parts { keys, clock, kie_clock, tasks, stop } = parts;
         let period = Duration::from_secs_f64((1.0 + GUARD) / f64::from(config.rate.get()));
         let quota = Quota { period, burst: config.burst };
+        let address = Mutex::new(config.tier.address.clone());
         let local = Mutex::new(Local::new(config.presumed, quota, clock.now()));
         let fleet = Fleet(Arc::new(Inner {
             config,
@@ -148,6 +154,7 @@ impl Fleet {
             kie_clock,
             tasks,
             stop,
+            address,
             realms: Mutex::default(),
             leases: Leases::default(),
             later: Mutex::default(),
@@ -202,7 +209,8 @@ impl Inner {
     fn realms(&self) -> Vec<Arc<Realm>> {
         let (held, now) = (self.keys.held(), self.clock.now());
         let mut known = self.realms.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = |(key, realm): (&crate::key::ApiKey, &Arc<Realm>)| realm.fingerprint == key.fingerprint();
+        let is_known =
+            |(key, realm): (&ApiKey, &Arc<Realm>)| realm.fingerprint == key.fingerprint() && !realm.stop.is_cancelled();
         if known.len() == held.len() && held.iter().zip(known.iter()).all(is_known) {
             return known.clone();
         }
@@ -210,11 +218,14 @@ impl Inner {
             return known.clone();
         }
         let beside = known.first().map(|realm| realm.tier.clone());
+        // Those of another address are ended already.
+        known.retain(|realm| !realm.stop.is_cancelled());
+        let config = shared::Config { address: self.address().clone(), ..self.config.tier };
         let mut realms = Vec::new();
         for key in &held {
             let at = known.iter().position(|realm| realm.fingerprint == key.fingerprint());
             let realm = at.map(|at| known.remove(at)).unwrap_or_else(|| {
-                let (realm, supervisor) = Realm::new(key, &self.config.tier, beside.as_ref(), &self.clock);
+                let (realm, supervisor) = Realm::new(key, &config, beside.as_ref(), &self.clock);
                 self.supervise(supervisor, realm.stop.clone());
                 Arc::new(realm)
             });
@@ -257,6 +268,10 @@ impl Inner {
     /// A name for a flight of this replica.
     fn holder(&self) -> Holder {
         self.replica.holder(self.flights.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn address(&self) -> MutexGuard<'_, Address> {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn later(&self) -> MutexGuard<'_, Later> {

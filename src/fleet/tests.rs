@@ -39,6 +39,7 @@ fn lonely(clock: &Clock, rate: u32, burst: u32) -> Fleet {
     let some = |number| NonZeroU32::new(number).unwrap();
     let config = Config {
         tier: shared::Config { address: "redis://127.0.0.1:1".parse().unwrap(), timeout: Duration::from_millis(20) },
+        address_file: None,
         presumed: some(4),
         rate: some(rate),
         burst: some(burst),

@@ -98,6 +98,17 @@ impl Address {
     }
 }
 
+impl PartialEq for Address {
+    fn eq(&self, other: &Address) -> bool {
+        let of = |one: &Address| (one.has_tls, one.database);
+        of(self) == of(other)
+            && self.topology == other.topology
+            && self.seeds == other.seeds
+            && self.user == other.user
+            && self.password() == other.password()
+    }
+}
+
 impl FromStr for Address {
     type Err = Invalid;
 
@@ -216,6 +227,31 @@ mod tests {
         let seeds: Vec<_> = seeds.iter().map(|seed| format!("{} {}", seed.host, seed.port)).collect();
         let password = password.as_ref().map(ExposeSecret::expose_secret);
         format!("{topology:?} {seeds:?} {has_tls} {user:?} {password:?} {database}")
+    }
+
+    #[test]
+    fn each_part_makes_another_address() {
+        let all = [
+            "redis://a",
+            "rediss://a",
+            "redis://b",
+            "redis://a:1",
+            "redis://a/1",
+            "redis://:p@a",
+            "redis://:q@a",
+            "redis://u:p@a",
+            "redis+cluster://a",
+            "redis+cluster://a,b",
+            "redis+sentinel://a:6379/m",
+            "redis+sentinel://a:6379/n",
+        ];
+        let all = all.map(|text| parse(text).unwrap());
+        for (place, one) in all.iter().enumerate() {
+            for (other_place, other) in all.iter().enumerate() {
+                assert_eq!(one == other, place == other_place, "{place} {other_place}");
+            }
+        }
+        assert!(all[0] == parse("REDIS://a:6379/").unwrap());
     }
 
     #[test]

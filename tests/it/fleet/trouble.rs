@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Fleet, ROOM, labelled, link_path,
+    Fleet, PATIENT, ROOM, labelled, link_path,
     load::{Load, is_used_again},
-    metric, outcome, source,
+    metric, outcome,
+    server::Server,
+    source,
 };
-use crate::support::{encode, eventually};
+use crate::support::{Sidecar, encode, eventually};
 
 #[tokio::test]
 async fn a_tier_that_freezes_dies_or_forgets_fails_no_request() {
@@ -104,6 +106,41 @@ async fn what_is_forged_swapped_or_old_is_never_served() {
     let shown = names.chain(values).flatten().collect::<Vec<_>>();
     let shown = String::from_utf8_lossy(&shown);
     assert!(!shown.contains("aiquickdraw") && !shown.contains("r2.cloudflarestorage") && !shown.contains("canary"));
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn an_address_in_a_file_is_replaced_without_a_restart() {
+    let Some(fleet) = Fleet::of(0, &[]).await else { return };
+    let Some(other) = Server::start(&["--requirepass", "pass"]) else { return };
+    let (folder, next) = (tempfile::tempdir().unwrap(), "next");
+    let path = folder.path().join("url");
+    let put = |text: &str| {
+        std::fs::write(folder.path().join(next), text).unwrap();
+        std::fs::rename(folder.path().join(next), &path).unwrap();
+    };
+    put(&fleet.url);
+    let settings = [ROOM[0], ROOM[1], PATIENT, ("shared.url_file", path.to_str().unwrap())];
+    let replica = Sidecar::with(&fleet.kie, &settings);
+    let is_up = async || metric(&replica, "kielink_shared_up").await == "1";
+    eventually("it is up", is_up).await;
+    put("no address");
+    let kept = "shared.url_file has no address; the one that it had is kept";
+    eventually("it complains", async || replica.log_lines(kept).len() == 1).await;
+    assert_eq!(replica.link(&source(1)).await.status, 200);
+    eventually("the old one is used", async || !fleet.server.names("*1l.*").is_empty()).await;
+    let url = format!("redis://:pass@127.0.0.1:{}", other.port);
+    put(&format!("{url}\n"));
+    let moved = "shared.url_file has another address; the shared tier is connected anew";
+    eventually("it is taken", async || replica.log_lines(moved).len() == 1 && is_up().await).await;
+    assert_eq!(replica.link(&source(2)).await.status, 200);
+    let names = async || {
+        let mut connection = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+        redis::cmd("KEYS").arg("*1l.*").query::<Vec<String>>(&mut connection).unwrap()
+    };
+    eventually("the new one is used", async || names().await.len() == 1).await;
+    assert_eq!(fleet.server.names("*1l.*").len(), 1);
+    replica.ended().await;
     fleet.ended().await;
 }
 
