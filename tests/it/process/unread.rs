@@ -123,8 +123,10 @@ async fn a_start_that_fails_has_said_everything() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let lines: Vec<_> = finished.stderr.lines().collect();
     assert!(lines[0].contains("kielink starts"), "{lines:?}");
+    let last: serde_json::Value = serde_json::from_str(lines[lines.len() - 1]).unwrap();
+    assert_eq!(last["message"], "kielink cannot go on", "{lines:?}");
     assert!(
-        lines[lines.len() - 1].starts_with("kielink: cannot listen on unix:/dev/nowhere/kielink.sock"),
+        last["error"].as_str().unwrap().starts_with("cannot listen on unix:/dev/nowhere/kielink.sock"),
         "{lines:?}"
     );
 }
