@@ -13,8 +13,11 @@ ARG BUILDKIT_SBOM_SCAN_STAGE=true
 WORKDIR /build
 # Static, because nothing else is in the image that could be linked at run time. The flag reaches the
 # binary alone and not the build scripts and macros (which cannot be static), as --target is spelled out.
-# A static program that is loaded anywhere has 15,000 relocations; packed they take 5 KB instead of 350.
-ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
+# What Rust marks to be put in line is put there where it is small: 150 KB less, and a hit costs the same.
+# A static program that is loaded anywhere has 15,000 relocations; packed they take 5 KB instead of 350. Functions that are the
+# same are folded, 70 KB. Both by the linker that Rust has by itself on amd64 only; Debian's for arm64 knows neither.
+ENV CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C llvm-args=-inlinehint-threshold=100 -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all" \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C llvm-args=-inlinehint-threshold=100"
 
 # The dependencies, in a layer of their own: a change in src does not build them again.
 # Tests and benches stay outside, so their tables in the manifest go.
