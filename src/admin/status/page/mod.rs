@@ -333,7 +333,7 @@ mod tests {
             "as of <time datetime=\"2026-11-23T00:02:00Z\">00:02:00 UTC</time>",
             "<strong>98.3 %</strong>",
             "<span class=\"bad\">26.7 % of callers got no link",
-            "</span>the last 6 calls worked",
+            "</svg>the last 6 calls worked",
             "5,916.25</span><span class=\"note\">seen 1 min 15 s ago",
             "kielink 0.1.0 on <b>web-1</b>, up 12 min 3 s",
             "Last 1 min<",

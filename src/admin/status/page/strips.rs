@@ -77,7 +77,7 @@ fn picture(number: usize, strip: &Strip, axis: Axis) -> Markup {
     let Strip { name, summary, values, .. } = strip;
     let (width, thirds) = (axis.width, axis.width / 3);
     html! {
-        svg id={ "picture-" (number) } viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" role="img" tabindex="0"
+        svg id={ "picture" (number) } viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" role="img" tabindex="0"
             data-step=(axis.step_seconds) data-values=(values.join("|")) {
             title { (name) ": " (summary) }
             path.grid d={ "M0 0V" (HEIGHT) "M" (thirds) " 0V" (HEIGHT) "M" (2 * thirds) " 0V" (HEIGHT) "M" (width) " 0V" (HEIGHT) "M0 " (HEIGHT) "H" (width) } {}
