@@ -180,7 +180,7 @@ impl Inner {
     }
 
     fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
-        let Beat { live, sequence, forgotten, missed, pause, beacon, bucket } = beat;
+        let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present, remembered } = beat;
         let now = self.clock.now();
         self.hear_beacon(realm, beacon.as_deref());
         if !pause.is_zero() {
@@ -198,7 +198,7 @@ impl Inner {
         realm.set_sequence(sequence);
         if is_newest {
             let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
-            self.local().saw(count, self.quota.tokens(bucket), now);
+            self.local().saw(count, (present, remembered), self.quota.tokens(bucket), now);
             let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
             *self.members() = members.collect();
         }

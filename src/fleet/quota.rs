@@ -24,6 +24,8 @@ pub(super) struct Local {
     level: Option<(f64, Instant)>,
     /// Tokens that this replica has taken there since.
     taken: u32,
+    /// How many replicas are together, of how many that were seen within a minute.
+    together: (NonZeroU32, NonZeroU32),
 }
 
 impl Local {
@@ -36,6 +38,7 @@ impl Local {
             is_away: false,
             level: None,
             taken: 0,
+            together: (NonZeroU32::MIN, NonZeroU32::MIN),
         };
         local.away(quota, now);
         local
@@ -45,10 +48,18 @@ impl Local {
         self.seen.replicas()
     }
 
-    /// A beat has told how many replicas there are, and what the fleet's bucket holds.
-    pub(super) fn saw(&mut self, live: u32, level: f64, now: Instant) {
+    /// A beat has told how many replicas are live and which of them are together, and what the fleet's bucket holds.
+    pub(super) fn saw(&mut self, live: u32, together: (u32, u32), level: f64, now: Instant) {
         self.seen.saw(live, now);
         (self.level, self.taken) = (Some((level, now)), 0);
+        // Whoever hears it is one of them.
+        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        self.together = (some(together.0), some(together.1));
+    }
+
+    /// What those who see the tier may send together: others may be cut off, and keep their shares.
+    fn of_those_together(&self, quota: Quota) -> Quota {
+        quota.part(self.together.0, self.together.1)
     }
 
     /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
@@ -136,7 +147,9 @@ impl Inner {
     fn taking(self: &Arc<Inner>, realm: Arc<Realm>, longest_wait: Duration, keep: u32) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
-            let request = Request::take(realm.names.fleet(), fleet.quota, longest_wait, keep);
+            let quota = fleet.local().of_those_together(fleet.quota);
+            let keep = keep.min(quota.burst.get() - 1);
+            let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
             let taken = realm.tier.ask(request, BEHIND).await;
             if matches!(taken, Ok(Take::Go { .. })) {
                 fleet.local().taken += 1;

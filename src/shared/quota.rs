@@ -19,8 +19,18 @@ impl Quota {
     /// The part of one of so many replicas. The period is what is divided: whole tokens would leave nothing of a low
     /// rate among many. Each has a burst of one at least, so more replicas than burst may send that many at once.
     pub fn share(self, replicas: NonZeroU32) -> Quota {
-        let burst = NonZeroU32::new(self.burst.get() / replicas).unwrap_or(NonZeroU32::MIN);
-        Quota { period: self.period.saturating_mul(replicas.get()), burst }
+        self.part(NonZeroU32::MIN, replicas)
+    }
+
+    /// The part of some of all replicas: what those keep to who are together while others are cut off, and spend their
+    /// shares. All of it where nobody is missing.
+    pub fn part(self, of: NonZeroU32, all: NonZeroU32) -> Quota {
+        if of >= all {
+            return self;
+        }
+        let burst = u64::from(self.burst.get()) * u64::from(of.get()) / u64::from(all.get());
+        let burst = NonZeroU32::new(burst as u32).unwrap_or(NonZeroU32::MIN);
+        Quota { period: self.period.saturating_mul(all.get()) / of.get(), burst }
     }
 
     /// The time in which an empty bucket fills.
@@ -120,6 +130,19 @@ mod tests {
             assert_eq!(quota(103, 20).share(some(replicas)), share, "{replicas}");
         }
         assert_eq!(quota(103, 20).window(), Duration::from_millis(2060));
+    }
+
+    #[test]
+    fn those_who_are_together_leave_the_others_their_shares() {
+        for (of, all, part) in [
+            (1, 1, quota(100, 20)),
+            (3, 2, quota(100, 20)),
+            (9, 10, Quota { period: Duration::from_nanos(111_111_111), burst: some(18) }),
+            (2, 4, quota(200, 10)),
+            (1, 25, quota(2500, 1)),
+        ] {
+            assert_eq!(quota(100, 20).part(some(of), some(all)), part, "{of} of {all}");
+        }
     }
 
     #[test]

@@ -32,6 +32,9 @@ end
 -- Beats may have been lost with the tier: nobody has beaten later than now.
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. beat, '+inf')
 local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * known, '+inf', 'LIMIT', 0, 1000)
+-- Who was cut off, or has died, without a goodbye keeps its part of the quota: they are among those who are remembered.
+local remembered = redis.call('ZCARD', KEYS[2])
+local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * remembered, '+inf')
 local records = {}
 for place, replica in ipairs(live) do
   records[place] = {replica, redis.call('HGET', KEYS[6], replica)}
@@ -72,4 +75,4 @@ if kept > 0 and kept < 3600000 then
   redis.call('PEXPIRE', KEYS[8], 3600000)
   kept = 3600000
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, kept)}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, kept), present, remembered}

@@ -133,6 +133,9 @@ pub struct Beat {
     pub beacon: Option<Vec<u8>>,
     /// How long the bucket is kept, which tells what it holds (`Quota::tokens`).
     pub bucket: Duration,
+    /// The replicas that have said something lately, of all that did within a minute, about, and have not said goodbye.
+    pub present: u32,
+    pub remembered: u32,
 }
 
 impl Operation {
@@ -472,8 +475,9 @@ impl Request<Beat> {
                 text(if goodbye { "1" } else { "0" }),
             ],
             read: |value| {
-                let [records, sequence, forgotten, missed, pause, beacon, bucket] =
-                    <[Value; 7]>::try_from(array(value)?).ok()?;
+                let [records, sequence, forgotten, missed, pause, beacon, bucket, present, remembered] =
+                    <[Value; 9]>::try_from(array(value)?).ok()?;
+                let count = |value| u32::try_from(integer(value)?).ok();
                 let record = |value| {
                     let [replica, record] = <[Value; 2]>::try_from(array(value)?).ok()?;
                     Some((word(replica)?, optional(record)?))
@@ -486,6 +490,8 @@ impl Request<Beat> {
                     pause: duration(pause)?.min(LONGEST_PAUSE),
                     beacon: optional(beacon)?,
                     bucket: duration(bucket)?,
+                    present: count(present)?,
+                    remembered: count(remembered)?,
                 })
             },
         }

@@ -410,6 +410,8 @@ async fn beats_tell_who_is_live_without_a_clock() {
         }
     }
     assert_eq!((seen[0], seen.last().copied()), (5, Some(3)), "{seen:?}");
+    let beat = views[0].ask(beat_of(&views[0], None, None, false)).await;
+    assert_eq!((beat.present, beat.remembered), (3, 5), "the others may be cut off, and keep their shares");
     for _ in 0..110 {
         live(&views[0]).await;
         live(&views[1]).await;
@@ -418,7 +420,7 @@ async fn beats_tell_who_is_live_without_a_clock() {
     assert_eq!(server.run(&["ZCARD", &views[0].fleet().members]), redis::Value::Int(3), "the dead are forgotten");
     assert_eq!(server.run(&["HLEN", &views[0].fleet().records]), redis::Value::Int(3));
     let goodbye = views[2].ask(beat_of(&views[2], None, None, true)).await;
-    assert_eq!(goodbye.live.len(), 2);
+    assert_eq!((goodbye.live.len(), goodbye.remembered), (2, 2), "whoever says goodbye has no share");
     server.run(&["DEL", &views[0].fleet().beats]);
     live(&views[0]).await;
     assert_eq!(live(&views[1]).await, 2, "a lost counter begins anew");
