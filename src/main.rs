@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            let _ = write!(io::stderr(), "{}", usage::complaint(&error, &arguments));
+            let _ = write!(io::stderr(), "{}", usage::complaint(&error, &arguments, &config::setting_names()));
             return ExitCode::from(BAD_USAGE);
         }
         // Help and version.

@@ -37,8 +37,9 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["--kie-api", "--base-url", "--url"], "did you mean '--set upstream.base_url=URL'?"),
 ];
 
-/// The whole message for standard error. `arguments` is the command line, the program's name first.
-pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
+/// The whole message for standard error. `arguments` is the command line, the program's name first; `settings` are the names
+/// of all settings, which `--set` takes.
+pub fn complaint(error: &clap::Error, arguments: &[OsString], settings: &[String]) -> String {
     let what = match error.kind() {
         ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => match place(typed(error), arguments) {
             // `--set cache.ttl 15m`
@@ -63,7 +64,9 @@ pub fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
         _ => "the command line cannot be understood".to_owned(),
     };
     let mut message = format!("error: {what}\n");
-    let tip = other(error).map(str::to_owned).or(near(error).map(|word| format!("did you mean '{word}'?")));
+    let tip = other(error).map(str::to_owned);
+    let tip = tip.or_else(|| setting(error, settings));
+    let tip = tip.or_else(|| near(error).map(|word| format!("did you mean '{word}'?")));
     if let Some(tip) = tip {
         message.push_str(&format!("\n  tip: {tip}\n"));
     }
@@ -106,6 +109,14 @@ fn place(typed: &str, arguments: &[OsString]) -> Option<usize> {
 fn is_value_of_set(at: usize, arguments: &[OsString]) -> bool {
     let argument = |back: usize| at.checked_sub(back).and_then(|at| arguments.get(at)).map(|it| it.to_string_lossy());
     argument(2).is_some_and(|flag| flag == "--set") && argument(1).is_some_and(|name| !name.contains('='))
+}
+
+/// Which setting a flag was meant to set that is none.
+fn setting(error: &clap::Error, settings: &[String]) -> Option<String> {
+    let name = typed(error).strip_prefix("--")?.replace('-', "_");
+    let is_it = |setting: &&String| setting.rsplit('.').next() == Some(&name) || setting.replace('.', "_") == name;
+    let meant: Vec<_> = settings.iter().filter(is_it).map(|setting| format!("'--set {setting}=VALUE'")).collect();
+    (!meant.is_empty()).then(|| format!("did you mean {}?", meant.join(" or ")))
 }
 
 /// What helps whoever has typed another program's word. Known words alone are compared: nothing is repeated.
@@ -161,11 +172,15 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef/0123456789+ABCDEF==";
 
+    fn settings() -> Vec<String> {
+        ["cache.ttl", "upstream.in_flight", "limits.in_flight", "sources.allow"].map(str::to_owned).into()
+    }
+
     /// What is said of a command line, its first line and the tip.
     fn said(arguments: &[&str]) -> (String, Option<String>) {
         let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
         let error = Cli::try_parse_from(&arguments).map(|_| ()).expect_err("it is wrong");
-        let said = complaint(&error, &arguments);
+        let said = complaint(&error, &arguments, &settings());
         assert!(said.ends_with("try '--help'.\n"), "{said}");
         let tip = said.lines().find_map(|line| line.strip_prefix("  tip: ").map(str::to_owned));
         (said.lines().next().unwrap_or_default().to_owned(), tip)
@@ -238,6 +253,12 @@ mod tests {
             (&["-c"], "did you mean '--config FILE'?"),
             (&["serve", "--verbose"], "did you mean '--log-level debug'?"),
             (&["check"], "did you mean 'kielink check-config'?"),
+            (&["--ttl", "15m"], "did you mean '--set cache.ttl=VALUE'?"),
+            (&["--cache-ttl=15m"], "did you mean '--set cache.ttl=VALUE'?"),
+            (
+                &["serve", "--in-flight", "9"],
+                "did you mean '--set upstream.in_flight=VALUE' or '--set limits.in_flight=VALUE'?",
+            ),
             (&["sandbox", "--outage=30s"], "the sandbox changes while it runs: curl -X POST"),
         ] {
             let found = said(arguments).1.unwrap_or_default();
@@ -289,7 +310,7 @@ mod tests {
             let arguments: Vec<OsString> = ["kielink"].iter().chain(arguments).map(Into::into).collect();
             // `--set` takes this key for a setting and its value: it is refused later.
             let Err(error) = Cli::try_parse_from(&arguments) else { continue };
-            let said = complaint(&error, &arguments);
+            let said = complaint(&error, &arguments, &settings());
             assert!(!said.contains("0123456789") && !said.contains("123456789012"), "{said}");
         }
     }

@@ -68,6 +68,23 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
     Err(Problems(problems))
 }
 
+/// The names of all settings, `section.key`, in the order of the built-in file. Those that are off by default stand there
+/// behind a `#`.
+pub fn setting_names() -> Vec<String> {
+    let mut section = "";
+    let mut names = Vec::new();
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((name, _)) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ")
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        {
+            names.push(format!("{section}.{name}"));
+        }
+    }
+    names
+}
+
 /// How the log would be written, as far as the settings can be read at all: for words that come before there is a log,
 /// or after.
 pub fn log_format(sources: &Sources) -> Format {

@@ -456,6 +456,15 @@ fn how_the_log_is_written_is_known_though_other_settings_are_wrong() {
 }
 
 #[test]
+fn the_names_of_all_settings_are_those_that_are_read() {
+    let (_, reader) = raw::read(&Sources::default(), None).unwrap();
+    let (mut read, mut named) = (reader.known().to_vec(), setting_names());
+    read.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(named, read);
+}
+
+#[test]
 fn the_built_in_file_can_be_loaded() {
     let mut sources = Sources { file: Some("default.toml".into()), ..Sources::default() };
     sources.environment.insert("KIE_API_KEY".into(), KEY.into());
