@@ -1,7 +1,7 @@
 # The image: one static binary and the roots it trusts, on nothing else.
 #   docker build -t kielink .
 #   docker build --build-arg REVISION=$(git rev-parse HEAD) -t kielink .     # names the commit at /status and by --version
-# amd64 and arm64 by the same file; nothing here needs more than the builder that Docker brings.
+# For amd64. By the same file for arm64, which nobody has built yet. Nothing here needs more than the builder that Docker brings.
 
 # A tag gets patches, and is another image then. Whoever needs the same bytes twice names a digest, as .github/workflows/release.yml
 # does: --build-arg RUST_IMAGE=rust:1.95-slim-bookworm@sha256:... To renew it: docker buildx imagetools inspect
