@@ -152,10 +152,7 @@ impl Lines {
 
     /// A connection, without a word said on it.
     pub(super) async fn open(&self, endpoint: &Endpoint) -> Result<Line, Fault> {
-        let addresses = self.look_up(endpoint).await?;
-        let tcp = timeout(STEP, tcp(addresses)).await.map_err(|_| Fault::Silent)?.map_err(Fault::Connect)?;
-        let stream: Pin<Box<dyn AsyncStream + Send>> =
-            if self.address.has_tls { self.tls(endpoint, tcp).await? } else { Box::pin(tcp) };
+        let stream = self.stream(endpoint).await?;
         let allowance = Allowance::new();
         let bounded = Bounded { stream, allowance: allowance.clone() };
         // What we say first we say ourselves, so that this says nothing and cannot fail.
@@ -167,6 +164,16 @@ impl Lines {
         let made = MultiplexedConnection::new_with_config(&nothing, bounded, config).await;
         let (connection, driver) = made.map_err(|_| Fault::Lost)?;
         Ok(Line { connection, driver: Box::pin(driver), allowance })
+    }
+
+    async fn stream(&self, endpoint: &Endpoint) -> Result<Pin<Box<dyn AsyncStream + Send>>, Fault> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.address.stand_in {
+            return Ok(Box::pin(stand_in.connect().map_err(Fault::Connect)?));
+        }
+        let addresses = self.look_up(endpoint).await?;
+        let tcp = timeout(STEP, tcp(addresses)).await.map_err(|_| Fault::Silent)?.map_err(Fault::Connect)?;
+        if self.address.has_tls { self.tls(endpoint, tcp).await } else { Ok(Box::pin(tcp)) }
     }
 
     async fn tls(&self, endpoint: &Endpoint, tcp: TcpStream) -> Result<Pin<Box<dyn AsyncStream + Send>>, Fault> {

@@ -11,6 +11,8 @@ mod fault;
 mod life;
 mod line;
 mod metrics;
+#[cfg(test)]
+pub(crate) mod model;
 mod names;
 mod quota;
 mod resolve;

@@ -28,6 +28,9 @@ pub struct Address {
     pub(super) user: Option<String>,
     password: Option<SecretString>,
     pub(super) database: u32,
+    /// What simulations put in the place of the node.
+    #[cfg(test)]
+    pub(super) stand_in: Option<std::sync::Arc<super::model::Port>>,
 }
 
 /// How the node to talk to is found.
@@ -156,7 +159,16 @@ impl FromStr for Address {
         if topology == Topology::Cluster && database != 0 {
             return Err(Invalid::ClusterDatabase);
         }
-        Ok(Address { topology, seeds, has_tls, user, password, database: u32::from(database) })
+        Ok(Address {
+            topology,
+            seeds,
+            has_tls,
+            user,
+            password,
+            database: u32::from(database),
+            #[cfg(test)]
+            stand_in: None,
+        })
     }
 }
 
@@ -223,7 +235,7 @@ mod tests {
     }
 
     fn shown(text: &str) -> String {
-        let Address { topology, seeds, has_tls, user, password, database } = parse(text).unwrap();
+        let Address { topology, seeds, has_tls, user, password, database, stand_in: _ } = parse(text).unwrap();
         let seeds: Vec<_> = seeds.iter().map(|seed| format!("{} {}", seed.host, seed.port)).collect();
         let password = password.as_ref().map(ExposeSecret::expose_secret);
         format!("{topology:?} {seeds:?} {has_tls} {user:?} {password:?} {database}")

@@ -57,6 +57,10 @@ if known_sequence >= 0 and known_sequence ~= sequence then
   if sequence < known_sequence or not oldest or (is_full and oldest > known_sequence + 1) then
     missed = 1
   end
+  -- The tier has lost its memory: all that it has is news.
+  if sequence < known_sequence then
+    known_sequence = 0
+  end
   forgotten = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known_sequence, '+inf', 'LIMIT', 0, 1000)
 end
 

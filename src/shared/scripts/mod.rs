@@ -171,7 +171,7 @@ impl Operation {
         }
     }
 
-    fn script(self) -> &'static str {
+    pub(super) fn script(self) -> &'static str {
         macro_rules! lua {
             ($($name:literal),*) => {
                 concat!(
@@ -198,7 +198,7 @@ impl Operation {
     }
 
     /// The name under which a tier knows the script once it has run.
-    fn hash(self) -> String {
+    pub(super) fn hash(self) -> String {
         let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, self.script().as_bytes());
         digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -470,6 +470,7 @@ async fn what_was_forgotten_is_told_once_and_gaps_are_told() {
     assert_eq!((heard.sequence, &heard.forgotten[..], heard.missed), (3, &[b, a][..], false));
     let restarted = beat(Some(7)).await;
     assert_eq!((restarted.sequence, restarted.missed), (3, true), "the tier has lost its memory");
+    assert_eq!(restarted.forgotten.len(), 2, "what was forgotten since is told");
     for number in 0..INVALIDATIONS + 5 {
         drop(&number.to_string()).await;
     }

@@ -1,0 +1,351 @@
+//! What the scripts promise, said a second time in other words: a tier's memory without Redis. Pure. A test holds it to
+//! what a real server answers.
+
+use std::collections::HashMap;
+
+use redis::Value;
+
+use crate::shared::Operation;
+
+const HOUR: i64 = 3_600_000;
+const LONGEST_PAUSE: i64 = 120_000;
+const LONGEST_QUEUE_MICROS: i64 = 120_000_000;
+const TOLD: usize = 1000;
+
+/// Until when something is there, in milliseconds of the tier's clock.
+#[derive(Debug, Clone)]
+struct Until<T> {
+    value: T,
+    until: i64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Lease {
+    Held(Vec<u8>),
+    Failed(Vec<u8>),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    links: HashMap<String, Until<Vec<u8>>>,
+    leases: HashMap<String, Until<Lease>>,
+    tombstones: HashMap<String, Until<()>>,
+    /// When it would be full, in microseconds.
+    bucket: Option<i64>,
+    pause: Option<Until<()>>,
+    beacon: Option<Until<Vec<u8>>>,
+    fleet: Option<Until<Members>>,
+    sequence: Option<Until<i64>>,
+    /// Files and their numbers; the oldest first.
+    forgotten: Option<Until<Files>>,
+    /// Leases that ended otherwise than by their holders, since somebody last looked.
+    lost: Vec<String>,
+}
+
+type Files = Vec<(i64, Vec<u8>)>;
+
+#[derive(Debug, Clone, Default)]
+struct Members {
+    beats: i64,
+    /// At which beat each has beaten last, and its record.
+    of: HashMap<Vec<u8>, (i64, Vec<u8>)>,
+}
+
+impl Memory {
+    /// What is answered to one question at `now`, in milliseconds of the tier's clock.
+    pub(crate) fn answer(&mut self, operation: Operation, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        self.expire(now);
+        match operation {
+            Operation::Look => self.look(keys, arguments, now),
+            Operation::Peek => self.peek(keys),
+            Operation::Renew => self.renew(keys, arguments, now),
+            Operation::Release => self.release(keys, arguments, now),
+            Operation::Steal => self.steal(keys, arguments, now),
+            Operation::Put => self.put(keys, arguments, now),
+            Operation::Drop => self.drop(keys, arguments, now),
+            Operation::Take => self.take(arguments, now),
+            Operation::Pay => self.pay(arguments, now),
+            Operation::Pause => self.pause(arguments, now),
+            Operation::Beat => self.beat(arguments, now),
+            Operation::Trial => Value::Int(1),
+        }
+    }
+
+    /// The leases that ended otherwise than by their holders, since this was last asked.
+    pub(crate) fn lost(&mut self, now: i64) -> Vec<String> {
+        self.expire(now);
+        std::mem::take(&mut self.lost)
+    }
+
+    /// All leases that are held.
+    pub(crate) fn held(&self) -> Vec<String> {
+        let held = self.leases.iter().filter(|(_, lease)| matches!(lease.value, Lease::Held(_)));
+        held.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn expire(&mut self, now: i64) {
+        fn alive<T>(kept: &Until<T>, now: i64) -> bool {
+            kept.until > now
+        }
+        self.links.retain(|_, kept| alive(kept, now));
+        self.tombstones.retain(|_, kept| alive(kept, now));
+        let lost = &mut self.lost;
+        self.leases.retain(|name, lease| {
+            let is_alive = alive(lease, now);
+            if !is_alive && matches!(lease.value, Lease::Held(_)) {
+                lost.push(name.clone());
+            }
+            is_alive
+        });
+        self.bucket.take_if(|full_at| (*full_at).div_euclid(1000) + HOUR <= now);
+        self.pause.take_if(|kept| !alive(kept, now));
+        self.beacon.take_if(|kept| !alive(kept, now));
+        self.fleet.take_if(|kept| !alive(kept, now));
+        self.sequence.take_if(|kept| !alive(kept, now));
+        self.forgotten.take_if(|kept| !alive(kept, now));
+    }
+
+    fn holds(&self, lease: &str, holder: &[u8]) -> bool {
+        self.leases.get(lease).is_some_and(|lease| lease.value == Lease::Held(holder.to_vec()))
+    }
+
+    fn lease(&mut self, lease: &str, holder: &[u8], until: i64) {
+        let before = self.leases.insert(lease.to_owned(), Until { value: Lease::Held(holder.to_vec()), until });
+        if before.is_some_and(|before| matches!(before.value, Lease::Held(other) if other != holder)) {
+            self.lost.push(lease.to_owned());
+        }
+    }
+
+    /// LOOK finds a link that will do; else the failure or the holder of a mint; else the file is free, and leased to
+    /// whoever gave a name.
+    fn look(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let [link, lease, _] = keys else { panic!("{keys:?}") };
+        let [holder, newer, life] = arguments else { panic!("{arguments:?}") };
+        if let Some(found) = self.links.get(link).filter(|found| newer.is_empty() || time(&found.value) > &newer[..]) {
+            return answer("hit", [bulk(&found.value), self.told_beacon()]);
+        }
+        match self.leases.get(lease) {
+            Some(Until { value: Lease::Failed(failure), .. }) if holder.is_empty() => {
+                return answer("failed", [bulk(failure)]);
+            }
+            Some(Until { value: Lease::Held(other), until }) if other != holder && until - now <= 2 * number(life) => {
+                return answer("wait", [Value::Int(until - now), bulk(other)]);
+            }
+            _ => {}
+        }
+        if holder.is_empty() {
+            return answer("free", []);
+        }
+        self.lease(lease, holder, now + number(life));
+        answer("mine", [])
+    }
+
+    fn peek(&self, keys: &[String]) -> Value {
+        let links = keys[1..].iter().map(|key| self.links.get(key).map_or(Value::Nil, |found| bulk(&found.value)));
+        Value::Array([self.told_beacon()].into_iter().chain(links).collect())
+    }
+
+    fn renew(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let life = number(&arguments[0]);
+        let renewed = keys.iter().zip(&arguments[1..]).map(|(lease, holder)| {
+            let is_mine = self.holds(lease, holder);
+            if let Some(lease) = self.leases.get_mut(lease).filter(|_| is_mine) {
+                lease.until = now + life;
+            }
+            Value::Int(is_mine.into())
+        });
+        Value::Array(renewed.collect())
+    }
+
+    fn release(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let [holder, failure, told] = arguments else { panic!("{arguments:?}") };
+        if !self.holds(&keys[0], holder) {
+            return Value::Int(0);
+        }
+        self.leases.remove(&keys[0]);
+        if !failure.is_empty() {
+            let value = Lease::Failed(failure.clone());
+            self.leases.insert(keys[0].clone(), Until { value, until: now + number(told) });
+        }
+        Value::Int(1)
+    }
+
+    fn steal(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let [holder, life, from] = arguments else { panic!("{arguments:?}") };
+        let is_theirs = self.holds(&keys[0], from);
+        if is_theirs {
+            self.lease(&keys[0], holder, now + number(life));
+        }
+        Value::Int(is_theirs.into())
+    }
+
+    /// PUT by the holder is always kept; by anybody else, neither what was forgotten comes back nor is a newer one lost.
+    fn put(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let [link, lease, tombstone] = keys else { panic!("{keys:?}") };
+        let [holder, sealed, life] = arguments else { panic!("{arguments:?}") };
+        let is_mine = self.holds(lease, holder);
+        if !is_mine && self.tombstones.contains_key(tombstone) {
+            return word("forgotten");
+        }
+        if !is_mine && self.links.get(link).is_some_and(|found| time(&found.value) > time(sealed)) {
+            return word("older");
+        }
+        self.links.insert(link.clone(), Until { value: sealed.clone(), until: now + number(life) });
+        if is_mine {
+            self.leases.remove(lease);
+        }
+        word("kept")
+    }
+
+    fn drop(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let [link, lease, tombstone, ..] = keys else { panic!("{keys:?}") };
+        let [file, life, _] = arguments else { panic!("{arguments:?}") };
+        self.links.remove(link);
+        if matches!(self.leases.remove(lease), Some(Until { value: Lease::Held(_), .. })) {
+            self.lost.push(lease.clone());
+        }
+        self.tombstones.insert(tombstone.clone(), Until { value: (), until: now + number(life) });
+        let sequence = self.sequence.take().map_or(1, |sequence| sequence.value + 1);
+        self.sequence = Some(Until { value: sequence, until: now + 2 * HOUR });
+        let mut forgotten = self.forgotten.take().map(|forgotten| forgotten.value).unwrap_or_default();
+        forgotten.retain(|(_, known)| known != file);
+        forgotten.push((sequence, file.clone()));
+        let too_many = forgotten.len().saturating_sub(TOLD);
+        forgotten.drain(..too_many);
+        self.forgotten = Some(Until { value: forgotten, until: now + HOUR });
+        Value::Int(sequence)
+    }
+
+    /// How many microseconds the bucket is short of full. One that is new, or spoilt by a clock, is empty.
+    fn short(&mut self, window: i64, now: i64) -> i64 {
+        let short = self.bucket.map(|full_at| (full_at - now * 1000).max(0));
+        short.filter(|short| *short <= window + LONGEST_QUEUE_MICROS).unwrap_or_else(|| {
+            self.bucket = Some(now * 1000 + window);
+            window
+        })
+    }
+
+    fn paused(&mut self, now: i64, is_mended: bool) -> i64 {
+        let Some(pause) = &mut self.pause else { return 0 };
+        let left = pause.until - now;
+        if left <= LONGEST_PAUSE {
+            return left;
+        }
+        if is_mended {
+            pause.until = now + 10_000;
+        }
+        10_000
+    }
+
+    fn take(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
+        let [period, window, longest, keep] = arguments else { panic!("{arguments:?}") };
+        let (period, window) = (number(period), number(window));
+        let pause = self.paused(now, true);
+        if pause > 0 {
+            return answer("paused", [Value::Int(pause)]);
+        }
+        let short = self.short(window, now);
+        let wait = short + period * (1 + number(keep)) - window;
+        if wait > number(longest) {
+            return answer("full", [Value::Int(millis_up(wait))]);
+        }
+        self.bucket = Some(now * 1000 + short + period);
+        answer("go", [Value::Int(millis_up((short + period - window).max(0)))])
+    }
+
+    fn pay(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
+        let [period, window, tokens] = arguments else { panic!("{arguments:?}") };
+        let window = number(window);
+        let short = self.short(window, now);
+        let paid = (short + number(period) * number(tokens)).min(window).max(short);
+        self.bucket = Some(now * 1000 + paid);
+        Value::Int(1)
+    }
+
+    fn pause(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
+        let asked = number(&arguments[0]).min(LONGEST_PAUSE);
+        let left = self.pause.as_ref().map(|pause| pause.until - now);
+        match left.filter(|left| *left <= LONGEST_PAUSE && *left >= asked) {
+            Some(left) => Value::Int(left),
+            None => {
+                self.pause = Some(Until { value: (), until: now + asked });
+                Value::Int(asked)
+            }
+        }
+    }
+
+    fn told_beacon(&self) -> Value {
+        self.beacon.as_ref().map_or(Value::Nil, |beacon| bulk(&beacon.value))
+    }
+
+    fn beat(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
+        let [replica, record, known, beacon, goodbye] = arguments else { panic!("{arguments:?}") };
+        let mut members = self.fleet.take().map(|fleet| fleet.value).unwrap_or_default();
+        members.beats += 1;
+        let beat = members.beats;
+        match &goodbye[..] {
+            b"1" => drop(members.of.remove(replica)),
+            _ => drop(members.of.insert(replica.clone(), (beat, record.clone()))),
+        }
+        let count = i64::try_from(members.of.len()).unwrap();
+        members.of.retain(|_, (at, _)| *at >= beat - 60 * count && *at <= beat);
+        let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * count).collect();
+        live.sort_unstable_by_key(|(id, (at, _))| (*at, (*id).clone()));
+        let live = live.into_iter().map(|(id, (_, record))| Value::Array(vec![bulk(id), bulk(record)])).collect();
+        self.fleet = Some(Until { value: members, until: now + HOUR });
+
+        let (known, sequence) = (number(known), self.sequence.as_ref().map_or(0, |sequence| sequence.value));
+        let (mut told, mut missed) = (Vec::new(), false);
+        if known >= 0 && known != sequence {
+            let list = self.forgotten.as_ref().map_or(&[][..], |forgotten| &forgotten.value);
+            let has_gap = list.len() >= TOLD && list.first().is_some_and(|(oldest, _)| *oldest > known + 1);
+            missed = sequence < known || list.is_empty() || has_gap;
+            let known = if sequence < known { 0 } else { known };
+            told = list.iter().filter(|(number, _)| *number > known).map(|(_, file)| bulk(file)).collect();
+        }
+        let is_newest = self.beacon.as_ref().is_none_or(|other| time(beacon) > time(&other.value));
+        if !beacon.is_empty() && is_newest {
+            self.beacon = Some(Until { value: beacon.clone(), until: now + 30_000 });
+        }
+        let pause = self.paused(now, false);
+        let mut kept = self.bucket.map_or(0, |full_at| full_at.div_euclid(1000) + HOUR - now);
+        if let Some(full_at) = self.bucket.as_mut().filter(|_| kept < HOUR) {
+            *full_at = now * 1000 + full_at.rem_euclid(1000);
+            kept = HOUR;
+        }
+        Value::Array(vec![
+            Value::Array(live),
+            Value::Int(sequence),
+            Value::Array(told),
+            Value::Int(missed.into()),
+            Value::Int(pause),
+            self.told_beacon(),
+            Value::Int(kept),
+        ])
+    }
+}
+
+fn word(text: &str) -> Value {
+    bulk(text.as_bytes())
+}
+
+fn bulk(bytes: &[u8]) -> Value {
+    Value::BulkString(bytes.to_vec())
+}
+
+fn answer<const N: usize>(what: &str, more: [Value; N]) -> Value {
+    Value::Array([word(what)].into_iter().chain(more).collect())
+}
+
+fn number(text: &[u8]) -> i64 {
+    std::str::from_utf8(text).unwrap().parse().unwrap()
+}
+
+fn millis_up(micros: i64) -> i64 {
+    (micros + 999).div_euclid(1000)
+}
+
+/// The time in the head of a sealed value; of two, the later is the greater.
+pub(super) fn time(sealed: &[u8]) -> &[u8] {
+    sealed.get(2..18).unwrap_or_default()
+}
