@@ -166,20 +166,36 @@ impl Inner {
         if !was_up {
             self.catch_up(realm).await;
         }
-        let (owed, promised) = if is_newest { self.local().back(self.quota, self.clock.now()) } else { (None, 0) };
+        let (owed, promised) = if is_newest { self.local().back(self.quota) } else { (None, 0) };
         if let Some(owed) = owed {
             let _ = realm.tier.ask(Request::pay(realm.names.fleet(), self.quota, owed.get()), BEHIND).await;
         }
-        // Requests that wait for tokens of the share go when these come: the fleet's bucket has that many fewer.
-        for _ in 0..promised.min(self.quota.burst.get()) {
-            let _ = realm.tier.ask(Request::take(realm.names.fleet(), self.quota, PROMISED, 0), BEHIND).await;
-        }
+        self.promise(realm, promised).await;
         let request = self.beat_of(realm, beating, minted, false);
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
-        self.hear(realm, is_newest, beat, kie, forget);
+        let lost = self.hear(realm, is_newest, beat, kie, forget);
+        self.promise(realm, lost).await;
     }
 
-    fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
+    /// Requests that wait for tokens which the fleet's bucket does not know of go when these come: it has that many fewer.
+    pub(super) async fn promise(&self, realm: &Realm, tokens: u32) {
+        for _ in 0..tokens {
+            let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
+            if realm.tier.ask(request, BEHIND).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How many tokens are to be promised anew.
+    fn hear(
+        &self,
+        realm: &Arc<Realm>,
+        is_newest: bool,
+        beat: Beat,
+        kie: &Kie,
+        forget: &(impl Fn(Forgotten) + Sync),
+    ) -> u32 {
         let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present, remembered } = beat;
         let now = self.clock.now();
         self.hear_beacon(realm, beacon.as_deref());
@@ -196,12 +212,14 @@ impl Inner {
             forget(Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect()));
         }
         realm.set_sequence(sequence);
-        if is_newest {
-            let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
-            self.local().saw(count, (present, remembered), self.quota.tokens(bucket), now);
-            let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
-            *self.members() = members.collect();
+        if !is_newest {
+            return 0;
         }
+        let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
+        let lost = self.local().saw(count, (present, remembered), self.quota.tokens(bucket), self.quota, now);
+        let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
+        *self.members() = members.collect();
+        lost
     }
 
     fn member(&self, realm: &Realm, id: String, record: Vec<u8>) -> Option<Member> {

@@ -21,13 +21,6 @@ impl Bucket {
         self.full_at = Some(now + quota.period.mul_f64(missing));
     }
 
-    /// How many tokens are promised that have not come yet.
-    pub(super) fn promised(&self, quota: Quota, now: Instant) -> u32 {
-        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
-        let beyond = ahead.saturating_sub(quota.window());
-        (beyond.as_secs_f64() / quota.period.as_secs_f64()).ceil() as u32
-    }
-
     /// One token is not needed after all.
     pub(super) fn give_back(&mut self, quota: Quota) {
         self.full_at = self.full_at.map(|full_at| full_at - quota.period);
@@ -71,7 +64,6 @@ mod tests {
         let mut bucket = Bucket::default();
         let taken: Vec<_> = (0..6).map(|_| bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000))).collect();
         assert_eq!(taken, [go(0), go(0), go(0), go(0), go(100), go(200)]);
-        assert_eq!(bucket.promised(QUOTA, at(1000)), 2);
         assert_eq!(bucket.take(QUOTA, Duration::from_millis(299), 0, at(1000)), full(300));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1300)), go(0), "what was refused is not counted");
     }
@@ -83,7 +75,6 @@ mod tests {
             bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000));
         }
         bucket.give_back(QUOTA);
-        assert_eq!(bucket.promised(QUOTA, at(1000)), 0);
         assert_eq!(bucket.take(QUOTA, Duration::from_secs(1), 0, at(1000)), go(100));
         let mut full = Bucket::default();
         full.give_back(QUOTA);

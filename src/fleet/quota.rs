@@ -12,6 +12,9 @@ use crate::{
     upstream::{self, Ask, Reason, Refused},
 };
 
+/// Times cross the tier in whole milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 /// What this replica keeps of the quota by itself.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -26,6 +29,26 @@ pub(super) struct Local {
     taken: u32,
     /// How many replicas are together, of how many that were seen within a minute.
     together: (NonZeroU32, NonZeroU32),
+    /// Requests that wait for the tokens that they were promised.
+    waiting: u32,
+    /// When the last token comes that the fleet's bucket has promised here.
+    promised_until: Option<Instant>,
+}
+
+/// A request that waits for its token.
+struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    fn new(inner: &'a Inner) -> Waiting<'a> {
+        inner.local().waiting += 1;
+        Waiting(inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.local().waiting -= 1;
+    }
 }
 
 impl Local {
@@ -39,6 +62,8 @@ impl Local {
             level: None,
             taken: 0,
             together: (NonZeroU32::MIN, NonZeroU32::MIN),
+            waiting: 0,
+            promised_until: None,
         };
         local.away(quota, now);
         local
@@ -48,18 +73,35 @@ impl Local {
         self.seen.replicas()
     }
 
-    /// A beat has told how many replicas are live and which of them are together, and what the fleet's bucket holds.
-    pub(super) fn saw(&mut self, live: u32, together: (u32, u32), level: f64, now: Instant) {
-        self.seen.saw(live, now);
-        (self.level, self.taken) = (Some((level, now)), 0);
-        // Whoever hears it is one of them.
-        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        self.together = (some(together.0), some(together.1));
-    }
-
     /// What those who see the tier may send together: others may be cut off, and keep their shares.
     fn of_those_together(&self, quota: Quota) -> Quota {
         quota.part(self.together.0, self.together.1)
+    }
+
+    /// A beat has told how many replicas are live and which of them are together, and what the fleet's bucket holds. Where that has lost the promises
+    /// that it made here, so many are to be made anew: their requests go all the same.
+    pub(super) fn saw(&mut self, live: u32, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
+        self.seen.saw(live, now);
+        // Whoever hears it is one of them.
+        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        self.together = (some(together.0), some(together.1));
+        (self.level, self.taken) = (Some((level, now)), 0);
+        let ahead = self.promised_until.map(|until| now.until(until)).unwrap_or_default();
+        // Of a bucket that has made them, less than none of it is left; one token is for rounding.
+        if ahead.is_zero() || level <= 1.0 - ahead.as_secs_f64() / quota.period.as_secs_f64() {
+            return 0;
+        }
+        self.promised_until = None;
+        self.waiting
+    }
+
+    /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait. One that comes before another
+    /// that was promised earlier is of a bucket that has lost its promises: so many are to be made anew.
+    fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant) -> u32 {
+        let is_lost = self.promised_until.is_some_and(|until| now + wait + ROUNDING < until);
+        let at = Some(asked_at + wait);
+        self.promised_until = if is_lost { at } else { self.promised_until.max(at) };
+        if is_lost { self.waiting } else { 0 }
     }
 
     /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
@@ -80,11 +122,11 @@ impl Local {
     }
 
     /// The tier is back: what it is owed, and how many tokens are promised here that have not come yet.
-    pub(super) fn back(&mut self, quota: Quota, now: Instant) -> (Option<NonZeroU32>, u32) {
+    pub(super) fn back(&mut self, quota: Quota) -> (Option<NonZeroU32>, u32) {
         let was_away = std::mem::replace(&mut self.is_away, false);
-        let promised = if was_away { self.bucket.promised(quota.share(self.replicas()), now) } else { 0 };
-        let owed = self.debt.settle(quota).and_then(|owed| NonZeroU32::new(owed.get().saturating_sub(promised)));
-        (owed, promised)
+        let promised = if was_away { self.waiting } else { 0 };
+        self.debt.unspent(promised);
+        (self.debt.settle(quota), promised)
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
@@ -113,13 +155,13 @@ impl Inner {
             }
         };
         let (mut wait, mut late) = (None, None);
-        for realm in self.realms() {
+        for (place, realm) in self.realms().into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             if left.is_zero() || !realm.is_up() {
                 continue;
             }
             let asked_at = self.clock.now();
-            let mut taking = self.taking(realm, longest_wait, keep);
+            let mut taking = self.taking(realm, place == 0, longest_wait, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
@@ -139,20 +181,29 @@ impl Inner {
             (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
         };
         if !wait.is_zero() {
+            let _waiting = Waiting::new(self);
             tokio::time::sleep(wait).await;
         }
         Ok(())
     }
 
-    fn taking(self: &Arc<Inner>, realm: Arc<Realm>, longest_wait: Duration, keep: u32) -> Taking {
+    fn taking(self: &Arc<Inner>, realm: Arc<Realm>, is_newest: bool, longest_wait: Duration, keep: u32) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
             let quota = fleet.local().of_those_together(fleet.quota);
             let keep = keep.min(quota.burst.get() - 1);
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
+            let asked_at = fleet.clock.now();
             let taken = realm.tier.ask(request, BEHIND).await;
-            if matches!(taken, Ok(Take::Go { .. })) {
-                fleet.local().taken += 1;
+            let Ok(Take::Go { wait }) = taken else { return taken };
+            let lost = {
+                let mut local = fleet.local();
+                local.taken += 1;
+                if is_newest { local.given(wait, asked_at, fleet.clock.now()) } else { 0 }
+            };
+            if lost > 0 {
+                let renewing = Arc::clone(&fleet);
+                fleet.tasks.spawn(async move { renewing.promise(&realm, lost).await });
             }
             taken
         })
@@ -231,16 +282,58 @@ impl upstream::Quota for Fleet {
 mod tests {
     use super::*;
 
+    const QUOTA: Quota = Quota { period: Duration::from_millis(100), burst: NonZeroU32::new(4).unwrap() };
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(millis))
+    }
+
+    /// Which waits for the fifteen tokens that it was promised.
+    fn waiting() -> Local {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
+        local.back(QUOTA);
+        for token in 1..=15 {
+            assert_eq!(local.given(Duration::from_millis(token * 100), at(1000), at(1010)), 0);
+            local.waiting += 1;
+        }
+        local
+    }
+
+    #[test]
+    fn promises_that_the_bucket_has_lost_are_made_anew_once() {
+        for (level, now, anew) in
+            [(-15.0, 1000, 0), (-10.0, 1500, 0), (-30.0, 1500, 0), (-3.0, 1500, 15), (4.0, 2400, 15), (4.0, 2500, 0)]
+        {
+            let mut local = waiting();
+            assert_eq!(local.saw(1, level, QUOTA, at(now)), anew, "{level} at {now}");
+            assert_eq!(local.saw(1, level, QUOTA, at(now)), 0);
+        }
+        let mut local = waiting();
+        let wait = Duration::from_millis(100);
+        assert_eq!(local.given(wait, at(1500), at(1510)), 15, "a token that comes before those of before");
+        assert_eq!(local.given(wait * 2, at(1500), at(1510)), 0);
+        let mut late = waiting();
+        assert_eq!(late.given(wait * 11, at(1500), at(1900)), 0, "a late answer is no sign");
+    }
+
+    #[test]
+    fn what_is_promised_is_not_owed_and_what_was_spent_is_though_more_is_promised() {
+        let mut local = waiting();
+        local.away(QUOTA, at(3000));
+        (0..17).for_each(|_| local.debt.spent());
+        assert_eq!(local.back(QUOTA), (NonZeroU32::new(2), 15));
+    }
+
     #[test]
     fn a_debt_that_shows_when_the_tier_is_back_already_is_paid_with_the_next_beat() {
         let some = |number| NonZeroU32::new(number).unwrap();
         let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
         let quota = Quota { period: Duration::from_millis(100), burst: some(20) };
         let mut local = Local::new(some(1), quota, at(0));
-        assert_eq!(local.back(quota, at(1)), (None, 0));
+        assert_eq!(local.back(quota), (None, 0));
         // A question for a token that was asked before, and has no answer.
         local.debt.spent();
-        assert_eq!(local.back(quota, at(2)), (Some(some(1)), 0));
-        assert_eq!(local.back(quota, at(3)), (None, 0), "once");
+        assert_eq!(local.back(quota), (Some(some(1)), 0));
+        assert_eq!(local.back(quota), (None, 0), "once");
     }
 }

@@ -97,6 +97,11 @@ impl Debt {
         self.0 = self.0.saturating_add(1);
     }
 
+    /// So many of them have not been spent yet.
+    pub fn unspent(&mut self, tokens: u32) {
+        self.0 = self.0.saturating_sub(tokens);
+    }
+
     /// What PAY owes on return: what was spent, but no more than a burst, since the rest has been refilled meanwhile.
     /// It is forgotten here; `None` where nothing is owed.
     pub fn settle(&mut self, quota: Quota) -> Option<NonZeroU32> {
