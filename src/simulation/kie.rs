@@ -99,7 +99,7 @@ impl Drop for OnItsWay<'_> {
 }
 
 /// The true time at the clock's origin; kie.ai's clock is this plus its skew.
-const EPOCH: i64 = 1_780_000_000;
+pub(super) const EPOCH: i64 = 1_780_000_000;
 
 impl Model {
     pub(super) fn new(time: Arc<VirtualTime>, kie_clock: KieClock, oracle: Arc<Oracle>, seed: u64) -> Model {
@@ -309,7 +309,7 @@ impl Model {
 }
 
 /// What kielink reads out of an answer that has no link.
-fn error(answer: &Answer, retry_after: Option<Duration>) -> Error {
+pub(super) fn error(answer: &Answer, retry_after: Option<Duration>) -> Error {
     let (http_status, body) = answer.status_and_body().expect("it is the same for every request");
     let read = envelope::read(&Raw { http_status, retry_after, body: &body }, str::to_owned);
     read.expect_err("it has no link")

@@ -16,6 +16,7 @@
 //! What runs is the real `Links` and the real `upstream::Kie`; only the wire is a model. A failure names its seed:
 //! `SIM_SEED=n cargo test simulation` runs that one; `SIM_SCHEDULES=1000000 cargo test --release simulation` runs many.
 
+mod fleet;
 mod kie;
 mod oracle;
 mod schedule;
@@ -30,17 +31,35 @@ use std::{
 const SCHEDULES: u64 = 10_000;
 const PARTS: u64 = 4;
 
-fn run_part(part: u64) {
+/// What has happened, over one schedule or many.
+trait Events: Default {
+    fn add(&mut self, other: &Self);
+
+    /// Fails where too little has happened.
+    fn assert_eventful(&self, schedules: u64);
+}
+
+impl Events for oracle::Totals {
+    fn add(&mut self, other: &oracle::Totals) {
+        self.add(other);
+    }
+
+    fn assert_eventful(&self, schedules: u64) {
+        self.assert_eventful(schedules);
+    }
+}
+
+fn run_part<E: Events>(part: u64, schedules: u64, run: fn(u64) -> E) {
     if let Some(seed) = number("SIM_SEED") {
         if seed % PARTS == part {
-            schedule::run(seed);
+            run(seed);
         }
         return;
     }
-    let schedules = number("SIM_SCHEDULES").unwrap_or(SCHEDULES);
-    let mut totals = oracle::Totals::default();
+    let schedules = number("SIM_SCHEDULES").unwrap_or(schedules);
+    let mut totals = E::default();
     for seed in (0..schedules).filter(|seed| seed % PARTS == part) {
-        match catch_unwind(AssertUnwindSafe(|| schedule::run(seed))) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
             Ok(seen) => totals.add(&seen),
             Err(_) => panic!("schedule {seed} broke a promise (above); SIM_SEED={seed} runs it alone"),
         }
@@ -61,20 +80,20 @@ fn non_zero(number: u32) -> NonZeroU32 {
 
 #[test]
 fn the_promises_hold_part_1() {
-    run_part(0);
+    run_part(0, SCHEDULES, schedule::run);
 }
 
 #[test]
 fn the_promises_hold_part_2() {
-    run_part(1);
+    run_part(1, SCHEDULES, schedule::run);
 }
 
 #[test]
 fn the_promises_hold_part_3() {
-    run_part(2);
+    run_part(2, SCHEDULES, schedule::run);
 }
 
 #[test]
 fn the_promises_hold_part_4() {
-    run_part(3);
+    run_part(3, SCHEDULES, schedule::run);
 }
