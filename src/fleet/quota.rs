@@ -305,8 +305,8 @@ mod tests {
             [(-15.0, 1000, 0), (-10.0, 1500, 0), (-30.0, 1500, 0), (-3.0, 1500, 15), (4.0, 2400, 15), (4.0, 2500, 0)]
         {
             let mut local = waiting();
-            assert_eq!(local.saw(1, level, QUOTA, at(now)), anew, "{level} at {now}");
-            assert_eq!(local.saw(1, level, QUOTA, at(now)), 0);
+            assert_eq!(local.saw(1, (1, 1), level, QUOTA, at(now)), anew, "{level} at {now}");
+            assert_eq!(local.saw(1, (1, 1), level, QUOTA, at(now)), 0);
         }
         let mut local = waiting();
         let wait = Duration::from_millis(100);

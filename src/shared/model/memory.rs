@@ -289,6 +289,8 @@ impl Memory {
         }
         let count = i64::try_from(members.of.len()).unwrap();
         members.of.retain(|_, (at, _)| *at >= beat - 60 * count && *at <= beat);
+        let remembered = i64::try_from(members.of.len()).unwrap();
+        let present = members.of.values().filter(|(at, _)| *at >= beat - 3 * remembered).count();
         let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * count).collect();
         live.sort_unstable_by_key(|(id, (at, _))| (*at, (*id).clone()));
         let live = live.into_iter().map(|(id, (_, record))| Value::Array(vec![bulk(id), bulk(record)])).collect();
@@ -321,6 +323,8 @@ impl Memory {
             Value::Int(pause),
             self.told_beacon(),
             Value::Int(kept),
+            Value::Int(i64::try_from(present).unwrap()),
+            Value::Int(remembered),
         ])
     }
 }
