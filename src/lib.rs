@@ -65,8 +65,9 @@
 //! | [`link`], [`source`] | links and source URLs, parsed and checked; pure |
 //! | `host`, [`kind`], `readiness`, `roots` | which hosts both may have; the problem types; whether this process should be sent requests; whose TLS certificates are believed |
 //!
-//! `simulation` (tests) checks random schedules against the promises; `fuzzing` (tests, `fuzz/`) checks hostile input
-//! against what its parsers promise. They, and each part's tests, may know all.
+//! `simulation` (tests) checks random schedules against the promises, of one process and of a fleet with a model of its
+//! tier; `fuzzing` (tests, `fuzz/`) checks hostile input against what its parsers promise. They, and each part's tests,
+//! may know all.
 //!
 //! # Invariants
 //!
