@@ -178,6 +178,9 @@ impl Known {
     /// At the start, with a new key, and where a link was minted since, for that may have cost something; where nothing
     /// was heard yet, too.
     fn due(&self, every: Duration, key: u64, minted: u64, now: Instant) -> Due {
+        if self.failure.as_ref().is_some_and(|failure| failure.key == key && now < failure.until) {
+            return Due::Nothing;
+        }
         match self.asked {
             None => Due::Ask,
             Some(asked) if asked.key != key => Due::Ask,
@@ -220,19 +223,31 @@ impl Credits {
     /// Asks, or joins whoever is asking; waits until `deadline` at most. Cancel safe: the call goes on without this
     /// caller.
     pub(crate) async fn get(&self, deadline: Instant) -> Result<Given, Error> {
-        let (mut flight, found) = self.join(None);
-        let left = self.0.parts.clock.now().until(deadline);
-        let landed = tokio::time::timeout(left, flight.wait_for(Option::is_some)).await.map_err(|_| Error::TimedOut)?;
-        let landed = landed.ok().and_then(|landed| landed.clone()).ok_or(Error::Lost)?;
-        landed.map(|seen| self.0.given(seen, found)).map_err(Error::Upstream)
+        let clock = &self.0.parts.clock;
+        loop {
+            let (mut flight, found) = self.join(None);
+            let left = clock.now().until(deadline);
+            let landed = tokio::time::timeout(left, flight.wait_for(Option::is_some)).await;
+            let landed = landed.map_err(|_| Error::TimedOut)?.ok().and_then(|landed| landed.clone());
+            match landed.ok_or(Error::Lost)? {
+                Ok(seen) => return Ok(self.0.given(seen, found)),
+                Err(error) => match *error {
+                    // Mints come first; there is room in time.
+                    upstream::Error::NoBudget { retry_after } if clock.now() + retry_after < deadline => {
+                        tokio::time::sleep(retry_after).await;
+                    }
+                    _ => return Err(Error::Upstream(error)),
+                },
+            }
+        }
     }
 
     /// Asks at the start and whenever it is due, until `stop`. `minted` counts links.
     pub(crate) async fn watch(self, minted: impl Fn() -> u64 + Send + Sync, stop: CancellationToken) {
-        let every = self.0.config.every;
-        if every.is_zero() {
+        if self.0.config.every.is_zero() {
             return;
         }
+        let every = self.0.good_for();
         let asking = async {
             if let Some(fleet) = &self.0.parts.fleet {
                 fleet.settled().await;
@@ -307,16 +322,17 @@ impl Inner {
     /// One call, for all who wait and for the fleet.
     async fn fly(&self, minted: Option<u64>) -> Landed {
         let Parts { kie, fleet, clock, .. } = &self.parts;
-        let began = clock.now();
+        // Before the call: with a key that comes meanwhile, it is to be asked anew.
+        let (began, key) = (clock.now(), kie.key_version());
         let mut turn = None;
         if let Some(fleet) = fleet {
             match fleet.turn_for_credits(self.good_for()).await {
                 Ok(granted) => turn = Some(granted),
                 Err(SeenBefore::Left { left, age }) => {
-                    let (now, key) = (clock.now(), kie.key_version());
-                    return self.landed(Ok(Seen { left, at: now - age, key }), minted, now);
+                    let now = clock.now();
+                    return self.landed(Ok(Seen { left, at: now - age, key }), key, minted, now);
                 }
-                Err(SeenBefore::Failed(error)) => return self.landed(Err(Arc::new(error)), minted, began),
+                Err(SeenBefore::Failed(error)) => return self.landed(Err(Arc::new(error)), key, minted, began),
             }
         }
         let asked_at = clock.now();
@@ -325,12 +341,10 @@ impl Inner {
         if let Some(turn) = turn {
             turn.tell(&result, self.good_for());
         }
-        let key = kie.key_version();
-        self.landed(result.map(|left| Seen { left, at: asked_at, key }).map_err(Arc::new), minted, began)
+        self.landed(result.map(|left| Seen { left, at: asked_at, key }).map_err(Arc::new), key, minted, began)
     }
 
-    fn landed(&self, landed: Landed, minted: Option<u64>, began: Instant) -> Landed {
-        let key = self.parts.kie.key_version();
+    fn landed(&self, landed: Landed, key: u64, minted: Option<u64>, began: Instant) -> Landed {
         let mut state = self.state();
         let known = &mut state.known;
         known.note(&landed, key, self.parts.clock.now());

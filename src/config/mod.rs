@@ -64,7 +64,8 @@ pub fn admin_addresses(sources: &Sources) -> Result<Vec<Address>, Problems> {
         return Ok(raw.admin_listen);
     }
     let mut problems = reader.problems;
-    problems.retain(|problem| problem.starts_with("admin.listen"));
+    // Where `admin` is no section, that is why it has no `listen`.
+    problems.retain(|problem| problem.starts_with("admin.listen") || problem.starts_with("admin:"));
     Err(Problems(problems))
 }
 

@@ -206,6 +206,16 @@ fn what_check_config_prints_can_be_loaded_again() {
 }
 
 #[test]
+fn whoever_wants_only_the_admin_addresses_hears_why_there_are_none() {
+    for (value, why) in [("admin=1", "admin: it is a section"), ("admin.listen=nonsense", "admin.listen: ")] {
+        let (key, value) = value.split_once('=').unwrap();
+        let sources = Sources { flags: vec![(key.to_owned(), value.to_owned())], ..Sources::default() };
+        let problems = super::admin_addresses(&sources).unwrap_err().to_string();
+        assert!(problems.contains(why), "{problems}");
+    }
+}
+
+#[test]
 fn a_flag_s_name_is_plain_and_is_not_repeated_where_it_is_not() {
     for name in ["server.listen[200000000000]", "sk-secret/1", "a\nb", "é"] {
         let sources = Sources { flags: vec![(name.to_owned(), "x".to_owned())], ..Sources::default() };

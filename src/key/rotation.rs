@@ -231,7 +231,9 @@ impl Keys {
         is_on_trial || self.has_another_than(used).await
     }
 
-    async fn has_another_than(&self, used: &ApiKey) -> bool {
+    /// Whether the next request would go out with another key than `used`, which was refused; the file is looked at for
+    /// one. Nothing is concluded for the key. Cancel safe.
+    pub async fn has_another_than(&self, used: &ApiKey) -> bool {
         if self.lock().has_another_than(used) {
             return true;
         }

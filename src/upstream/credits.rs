@@ -93,15 +93,9 @@ impl Inner {
             }
         }
         let result = self.wire.credits(self.attempt_timeout).await;
-        self.saw(result.as_ref().err(), key);
-        permit.report(match &result {
-            Ok(_) => Verdict::KeyTaken,
-            // That this call is disabled says nothing of the other one.
-            Err(error @ Error::Failed(_)) if error.account_trouble().is_some() => Verdict::Unknown,
-            Err(error) if error.account_trouble().is_some() => Verdict::Account(error.clone()),
-            // Mints find out for themselves how kie.ai is.
-            Err(_) => Verdict::Unknown,
-        });
+        self.saw_aside(result.as_ref().err(), key);
+        // Mints find out for themselves how kie.ai is to them, or whoever asks for credits could stop them.
+        permit.report(if result.is_ok() { Verdict::KeyTaken } else { Verdict::Unknown });
         result
     }
 }

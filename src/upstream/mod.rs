@@ -515,7 +515,9 @@ impl Inner {
     ) -> Result<Minted, Error> {
         let key = self.wire.key_version();
         let result = self.wire.send(source, doubt, self.attempt_timeout, &ask.span).await;
-        self.saw(result.as_ref().err(), key);
+        // With another key in place of one that is doubted, an answer says nothing of that one.
+        let carried = if doubt.is_some() { None } else { Some(key) };
+        self.saw(result.as_ref().err(), carried);
         permit.report(match &result {
             Ok(_) => Verdict::Well,
             Err(Error::RateLimited { retry_after, .. }) => Verdict::Limited(*retry_after),

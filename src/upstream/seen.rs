@@ -23,6 +23,8 @@ pub(super) struct Seen {
     since: Option<Instant>,
     /// The version of the key that kie.ai has taken last.
     taken_key: Option<u64>,
+    /// The version of a key that was refused to a call besides the mint, and has not minted.
+    refused_key: Option<u64>,
 }
 
 /// The last calls to kie.ai, at most six.
@@ -115,8 +117,8 @@ impl Seen {
 }
 
 impl Inner {
-    /// Notes how a call went that carried the key of this version.
-    pub(super) fn saw(&self, error: Option<&Error>, key: u64) {
+    /// Notes how a call went, and the version of the key that it carried, where that is the newest.
+    pub(super) fn saw(&self, error: Option<&Error>, key: Option<u64>) {
         let failure = error.filter(|error| !error.is_refusal()).map(Error::in_a_few_words);
         // Whoever refuses a file has taken the key.
         let takes_key = match error {
@@ -126,8 +128,22 @@ impl Inner {
         let now = self.clock.now();
         let mut seen = self.seen();
         seen.note(failure, now);
-        if takes_key {
-            seen.taken_key = Some(key);
+        if let Some(key) = key.filter(|_| takes_key) {
+            (seen.taken_key, seen.refused_key) = (Some(key), None);
+        }
+    }
+
+    /// The same for a call besides the mint. What kie.ai itself says against that call says nothing of mints, except that
+    /// a key which was never taken may be a wrong one.
+    pub(super) fn saw_aside(&self, error: Option<&Error>, key: u64) {
+        let by_code = error.and_then(Error::answer).is_some_and(|answer| answer.code.is_some());
+        if !by_code {
+            return self.saw(error, Some(key));
+        }
+        let is_refused = matches!(error, Some(Error::KeyRefused(_))) && self.seen().taken_key != Some(key);
+        if is_refused {
+            self.saw(error, Some(key));
+            self.seen().refused_key = Some(key);
         }
     }
 
@@ -151,8 +167,9 @@ impl Kie {
     /// Of the newest key.
     pub fn key_state(&self) -> KeyState {
         let version = self.key_version();
-        match self.0.seen().taken_key {
-            _ if self.0.gate.refuses_key(version) => KeyState::Refused,
+        let seen = self.0.seen();
+        match seen.taken_key {
+            _ if self.0.gate.refuses_key(version) || seen.refused_key == Some(version) => KeyState::Refused,
             Some(taken) if taken == version => KeyState::Taken,
             Some(_) | None => KeyState::NotTried,
         }

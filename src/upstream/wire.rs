@@ -293,7 +293,8 @@ impl Transport for Wire {
             // Only its own code shows that kie.ai speaks of the key.
             match result {
                 Err(Error::KeyRefused(answer)) if matches!(answer.code, Some(401 | 403)) => {
-                    let has_another = self.keys.refused(&key, &answer).await;
+                    // A key on trial stays on trial: it is for minting.
+                    let has_another = self.keys.has_another_than(&key).await;
                     Err(if has_another { Error::KeyReplaced(answer) } else { Error::KeyRefused(answer) })
                 }
                 result => result,

@@ -174,7 +174,7 @@ fn of_kie(facts: &Facts<'_>) -> Option<Found> {
         let cause = format!("kie.ai fails now and then: {} of {all} calls worked", all - failed);
         return Some((worse, cause, effect(minute), "What failed is tried again. The failures below tell why."));
     }
-    let cause = format!("It is over since {}: kie.ai answers again", facts.at(*alike_for));
+    let cause = format!("It has been over since {}: kie.ai answers again", facts.at(*alike_for));
     let effect = match minute.no_link_ratio {
         Some(ratio) if ratio > 0.0 => format!("{} of the last minute's callers got no link", percent_roughly(ratio)),
         Some(_) | None => "No caller has noticed".to_owned(),
@@ -409,19 +409,23 @@ mod tests {
             (
                 was,
                 calls(6, 2, true),
-                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
+                "It has been over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
             (
                 was,
                 calls(6, 0, true),
-                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
+                "It has been over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
             (
                 told_at_once,
                 calls(6, 0, true),
-                "It is over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
+                "It has been over since 00:01:48: kie.ai answers again. 12 % of the last minute's callers got no link",
             ),
-            (unnoticed, calls(6, 2, true), "It is over since 00:01:48: kie.ai answers again. No caller has noticed"),
+            (
+                unnoticed,
+                calls(6, 2, true),
+                "It has been over since 00:01:48: kie.ai answers again. No caller has noticed",
+            ),
             (MINUTE, calls(6, 2, true), "Links are flowing"),
             (was, flapping.clone(), "kie.ai fails now and then: 4 of 6 calls worked. 12 % of callers got no link"),
             (MINUTE, flapping, "Links are flowing"),

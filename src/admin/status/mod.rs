@@ -37,11 +37,7 @@ use crate::{
     shared::State,
     telemetry::{DroppedLines, Failure, Failures},
     upstream::{BreakerState, Calls, Condition, KeyState, Kie},
-    web::{
-        metrics::Requests,
-        outcome::Outcome,
-        problem::{Kind as ProblemKind, Problem},
-    },
+    web::{metrics::Requests, outcome::Outcome, problem::Problem},
 };
 
 /// How many failures are shown.
@@ -318,7 +314,7 @@ async fn docs(extract::State(status): extract::State<Status>, headers: HeaderMap
     let callers = &status.0.sources.callers;
     let Some(address) = callers.iter().find(|address| matches!(address, Address::Tcp { .. })) else {
         let detail = "Callers ask over a Unix socket: GET /docs there describes the interface.";
-        return Err(Problem::refused(ProblemKind::NotFound, detail));
+        return Err(Problem::refused(Kind::NotFound, detail));
     };
     let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     Ok(Redirect::temporary(&format!("http://{}/docs", docs_at(address, asked))))

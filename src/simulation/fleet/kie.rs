@@ -1,4 +1,4 @@
-//! One kie.ai, and a seat in front of it for each replica.
+//! One kie.ai, and a wire in front of it for each replica.
 
 use std::{
     collections::HashSet,
@@ -46,7 +46,7 @@ struct State {
 }
 
 /// What a replica has of kie.ai.
-pub(super) struct Seat {
+pub(super) struct Wire {
     pub(super) kie: Arc<Kie>,
     pub(super) replica: usize,
     pub(super) machine: Arc<Machine>,
@@ -59,7 +59,7 @@ pub(super) struct Seat {
 }
 
 /// Ends the request however it ends.
-struct OnItsWay<'a>(&'a Seat, &'a Source);
+struct OnItsWay<'a>(&'a Wire, &'a Source);
 
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
@@ -105,7 +105,7 @@ fn date(at: Duration) -> Timestamp {
     Timestamp::from_second(EPOCH + i64::try_from(at.as_secs()).unwrap()).unwrap()
 }
 
-impl Seat {
+impl Wire {
     async fn answer(&self, source: &Source) -> Result<Minted, Error> {
         let (asked_at, sent_at, missed) = (self.kie.world.now(), self.clock.now(), self.machine.missed());
         let (before, after) = self.kie.latencies();
@@ -160,7 +160,7 @@ fn life_of(link: &Link, date: Timestamp, clock: &Clock) -> Life {
     life(link, Some(date), None, clock.wall())
 }
 
-impl Transport for Seat {
+impl Transport for Wire {
     fn send<'a>(
         &'a self,
         source: &'a Source,

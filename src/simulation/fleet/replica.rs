@@ -12,7 +12,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    kie::{Kie, Seat},
+    kie::{Kie, Wire},
     world::Machine,
 };
 use crate::{
@@ -90,7 +90,7 @@ impl Replica {
             let (clock, kie_clock, tasks, stop) = (clock.clone(), kie_clock.clone(), tasks.clone(), stop.clone());
             Fleet::new(config, fleet::Parts { keys, clock, kie_clock, tasks, stop })
         });
-        let seat = Seat {
+        let wire = Wire {
             kie: Arc::clone(kie),
             replica: number,
             machine: Arc::clone(&machine),
@@ -102,7 +102,7 @@ impl Replica {
         let gate = GateConfig { rate, burst, in_flight: non_zero(in_flight), waiting: 1000, reserve };
         let config = KieConfig { gate, attempt_timeout, attempts };
         let quota = fleet.clone().map(|fleet| Arc::new(fleet) as Arc<dyn upstream::Quota>);
-        let kie = upstream::Kie::within(quota, &config, seat, clock.clone(), &tasks, stop.clone());
+        let kie = upstream::Kie::within(quota, &config, wire, clock.clone(), &tasks, stop.clone());
         let mint: Arc<dyn Mint> = match &fleet {
             Some(fleet) => Arc::new(Minter::new(fleet.clone(), Arc::new(kie.clone()))),
             None => Arc::new(kie.clone()),

@@ -77,12 +77,11 @@ impl Account {
         }
     }
 
-    /// The same for a request that mints nothing: of what is refused, it can only find out whether the key still is.
+    /// The same for a request that mints nothing, and is nobody's probe: it waits as long as the account does.
     pub(super) fn admission_aside(&self, key: u64, now: Instant) -> Admission {
         let refused = self.refused.as_ref().filter(|refused| refused.key == key);
         match (refused, self.trouble()) {
-            (Some(_), Some(AccountTrouble::Key)) => self.admission(key, true, now),
-            (Some(refused), Some(AccountTrouble::Unavailable)) if now < refused.until => {
+            (Some(refused), Some(AccountTrouble::Key | AccountTrouble::Unavailable)) if now < refused.until => {
                 Admission::Told(refused.error.clone(), refused.until)
             }
             // No credits, or a call that is disabled: this call may be served all the same.
@@ -188,7 +187,7 @@ mod tests {
         let maintenance = Error::Maintenance { answer: answer(455), retry_after: None };
         for (error, now, after) in [
             // What is refused; what the call hears at once, and when the pause is over.
-            (key_refused(Some(401)), "told", "probe"),
+            (key_refused(Some(401)), "told", "go"),
             (maintenance, "told", "go"),
             (Error::CreditsExhausted(answer(402)), "go", "go"),
             (Error::Failed(answer(505)), "go", "go"),

@@ -409,7 +409,8 @@ impl State {
         let is_aside = wanted.priority == Priority::Aside;
         let breaker_probe = match self.breaker.admission(wanted.seen_to_fail, now) {
             breaker::Admission::Go => false,
-            breaker::Admission::Probe if is_aside => return Admission::Shut(Refusal::Unwell(Duration::ZERO)),
+            // It finds out nothing for mints, and need not wait for one that does.
+            breaker::Admission::Probe if is_aside => false,
             breaker::Admission::Probe => true,
             breaker::Admission::Shut(until) => return Admission::Shut(Refusal::Unwell(now.until(until))),
         };
@@ -426,7 +427,7 @@ impl State {
         };
         let pause_probe = match self.pause.admission(now) {
             pause::Admission::Go => false,
-            pause::Admission::Probe if is_aside => return Admission::WaitForAnswer,
+            pause::Admission::Probe if is_aside => false,
             pause::Admission::Probe => true,
             pause::Admission::Wait(until) => return Admission::Wait(until),
             pause::Admission::WaitForProbe => return Admission::WaitForAnswer,

@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Fleet, IMPATIENT, ROOM,
-    load::{Load, is_used_again},
+    load::{Load, is_used_again, is_used_in_the_end},
     metric,
     proxy::{Manner, Proxy},
     server::{Server, free_port},
@@ -109,7 +109,7 @@ async fn a_tier_that_comes_and_goes_every_300_ms_costs_few_callers_a_wait() {
         // Each costs those a wait who ask at that moment; sixteen times it fell silent.
         assert!(silences <= 12.0, "{silences}");
     }
-    is_used_again(&fleet).await;
+    is_used_in_the_end(&fleet).await;
     fleet.ended().await;
 }
 

@@ -245,10 +245,13 @@ async fn a_key_is_replaced_replica_by_replica_and_nobody_notices() {
     // All of them are in the new namespace.
     let (new, _) = {
         let (mut found, mut outcomes) = (Vec::new(), Vec::new());
+        let before = fleet.server.names("*1l.*").len();
         for replica in &fleet.replicas {
             let reply = replica.link(&source(7)).await;
             outcomes.push(outcome(reply.header("cache-status")));
             found.push(reply.json()["url"].as_str().unwrap().to_owned());
+            // It is put behind the answer.
+            eventually("it lies there", async || fleet.server.names("*1l.*").len() > before).await;
         }
         assert_eq!(outcomes[1..], ["kielink; hit; detail=shared", "kielink; hit; detail=shared"]);
         (found, outcomes)

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Fleet, labelled,
-    load::{Load, is_used_again},
+    load::{Load, is_used_in_the_end},
     metric,
     proxy::{Manner, Proxy},
     quota::{most_at_once, times},
@@ -100,7 +100,7 @@ async fn half_an_hour_of_faults_fails_no_request() {
     }
     // A replica that is cut off keeps its share, while the others have the whole rate: twice of it at most.
     assert!(burst <= 100.0, "{burst}");
-    is_used_again(&fleet).await;
+    is_used_in_the_end(&fleet).await;
     let clients: String = redis::from_redis_value(fleet.server.run(&["CLIENT", "LIST", "TYPE", "normal"])).unwrap();
     // One of each replica, and that of this question.
     eprintln!("{} connections", clients.lines().count());

@@ -95,7 +95,7 @@ async fn the_headline_has_cause_and_effect_and_says_when_it_is_over() {
     kie.answer(Answer::link());
     assert_eq!(sidecar.link("https://file.kie.ai/c").await.status, 200);
     let over = headline().await;
-    assert!(over.starts_with("It is over since "), "{over}");
+    assert!(over.starts_with("It has been over since "), "{over}");
     assert!(over.ends_with(": kie.ai answers again. 67 % of the last minute's callers got no link"), "{over}");
     assert!(sidecar.get_admin("/readyz?verbose").await.body.contains("[+]key ok\n"));
 }
