@@ -328,7 +328,7 @@ impl Server {
         };
         if let Err(error) = ended {
             // The peer's doing, and frequent: hung up, timed out, spoke nonsense.
-            tracing::trace!(%error, "connection ended early");
+            tracing::debug!(%error, "connection ended early");
         }
     }
 }
