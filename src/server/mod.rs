@@ -40,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     account::Account,
-    activity::Activity,
+    activity::{Activity, Phase},
     at_once::Connection,
     bell::Ringing,
     crowd::{Crowd, Member},
@@ -61,6 +61,9 @@ pub(crate) use self::{
     listener::Peer,
     unserved::{Refuse, Unserved},
 };
+
+/// How long a connection that has just been made has for its first request where the end has begun.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// A head larger than this is refused: the longest URI, and as much again. Every connection may hold one.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -291,8 +294,18 @@ impl Server {
                 biased;
                 ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
                 () = &mut drain, if !is_ending => {
-                    connection.as_mut().graceful_shutdown();
                     is_ending = true;
+                    // Whoever has just connected has a request on the way. hyper would close without a word.
+                    let first = poll_fn(|cx| match poll_turn(&activity, connection.as_mut(), cx) {
+                        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                        Poll::Pending if activity.now().0 != Phase::Silent => Poll::Ready(None),
+                        Poll::Pending => Poll::Pending,
+                    });
+                    tokio::select! {
+                        ended = tokio::time::timeout(FIRST_REQUEST, first) => if let Ok(Some(ended)) = ended { break ended },
+                        () = self.ending.kill.cancelled() => return,
+                    }
+                    connection.as_mut().graceful_shutdown();
                 }
                 () = self.ending.kill.cancelled(), if is_ending => return,
                 over = poll_fn(|cx| watch.poll_over(cx)) => {

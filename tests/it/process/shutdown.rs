@@ -67,6 +67,22 @@ async fn what_was_sent_before_the_signal_is_answered_though_nothing_of_it_was_ac
 }
 
 #[tokio::test]
+async fn the_first_request_of_a_connection_that_was_made_just_before_the_end_is_answered() {
+    let kie = FakeKie::start();
+    let child = patient(&kie).ready().await;
+    let mut fresh = child.connect().await;
+    // Accepted in order: once this one is answered, the fresh one is in as well.
+    assert_eq!(child.connect().await.get(&link_path(SOURCE)).await.status, 200);
+    child.terminate();
+    refuses_connections(&child).await;
+    fresh.ask(&link_path(SOURCE)).await;
+    let reply = fresh.reply().await;
+    assert_eq!((reply.status, reply.header("connection")), (200, "close"), "{reply:?}");
+    fresh.closed().await;
+    assert_eq!(child.ended().await, Some(0), "{}", child.stderr());
+}
+
+#[tokio::test]
 async fn a_request_whose_body_is_still_on_its_way_is_answered() {
     let kie = FakeKie::start();
     let child = patient(&kie).ready().await;
