@@ -274,12 +274,16 @@ fn the_shared_tier_is_one_address_and_is_never_shown() {
         assert!(text.contains(shown) && !text.contains("secret") && !text.contains("internal"), "{text}");
         assert!(!format!("{config:?}").contains("secret"));
     }
+    let pipe = folder.path().join("pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let both = load(&[address, ("KIELINK__SHARED__URL_FILE", &file)]).unwrap_err().to_string();
     assert!(both.contains("shared.url_file: shared.url is set, too"), "{both}");
     for (name, value, why) in [
         ("KIELINK__SHARED__URL", "http://very-secret", "shared.url: it begins with none of redis://"),
         ("KIELINK__SHARED__URL", "redis://:very-secret@", "shared.url: it has no host"),
         ("KIELINK__SHARED__URL_FILE", "/nowhere/very-secret", "shared.url_file: the file cannot be read"),
+        ("KIELINK__SHARED__URL_FILE", "/", "shared.url_file: what it names is a folder"),
+        ("KIELINK__SHARED__URL_FILE", &pipe, "shared.url_file: the file cannot be read in time"),
         ("KIELINK__SHARED__TIMEOUT", "0s", "shared.timeout: it must be more than zero"),
         ("KIELINK__SHARED__REPLICAS", "0", "shared.replicas: it must be at least 1"),
     ] {

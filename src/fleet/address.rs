@@ -1,36 +1,49 @@
 //! The tier's address in a file. It is looked into again and again, so that a password can be replaced without a restart.
 
-use std::{fs::File, future, io, io::Read as _, path::Path, time::Duration};
+use std::{future, io, path::Path, time::Duration};
+
+use secrecy::zeroize::Zeroizing;
 
 use super::{Fleet, Inner};
-use crate::shared::{Address, Invalid};
+use crate::{
+    key::file,
+    shared::{Address, Invalid},
+};
 
 /// As often as the file of the API key (`key`).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// At most this much of the file is read.
-const LONGEST: u64 = 16 * 1024;
 
 /// Why there is no address in a file. Never says what stands in it, nor where it is: that may be the address in the wrong
 /// place.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     #[error("the file cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    #[error("the file cannot be read in time: a pipe without a writer, or a mount that does not answer")]
+    TooSlow,
+    #[error("what it names is a folder, or a file too large for an address")]
+    NoFile,
     #[error("what the file holds is no address: {0}")]
     Invalid(#[from] Invalid),
 }
 
 impl Fleet {
-    /// The address in a file; blocks.
+    /// The address in a file, for the start, which does not wait for a pipe or a dead mount. Blocks.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or not in time.
     pub fn read_address(path: &Path) -> Result<Address, Unreadable> {
-        let mut text = String::new();
-        File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
-        Ok(text.trim_end_matches(['\n', '\r']).parse()?)
+        address_in(file::read_text_in_time(path, file::START_PATIENCE))
     }
+}
+
+fn address_in(text: Result<Zeroizing<String>, file::Unreadable>) -> Result<Address, Unreadable> {
+    let text = text.map_err(|why| match why {
+        file::Unreadable::Io { error, .. } => Unreadable::Io(error),
+        file::Unreadable::TooSlow => Unreadable::TooSlow,
+        _ => Unreadable::NoFile,
+    })?;
+    Ok(text.trim_end_matches(['\n', '\r']).parse()?)
 }
 
 impl Inner {
@@ -42,8 +55,8 @@ impl Inner {
             tokio::time::sleep(LOOK_EVERY).await;
             let path = path.clone();
             // One at a time, which may hang on a dead mount.
-            let Ok(read) = tokio::task::spawn_blocking(move || Fleet::read_address(&path)).await else { continue };
-            match read {
+            let Ok(text) = tokio::task::spawn_blocking(move || file::read_text(&path)).await else { continue };
+            match address_in(text) {
                 Ok(address) => {
                     is_known_bad = false;
                     self.move_to(address);

@@ -1,4 +1,4 @@
-//! A key in a file, read with suspicion: the wrong file may be mounted.
+//! A secret in a file, read with suspicion: the wrong file may be mounted.
 
 use std::{
     fs::{File, OpenOptions},
@@ -49,6 +49,14 @@ pub enum Unreadable {
 /// # Errors
 /// Whenever there is no valid key in it.
 pub fn read(path: &Path) -> Result<ApiKey, Unreadable> {
+    Ok(ApiKey::new(&read_text(path)?)?)
+}
+
+/// The text of such a file, under the same bounds.
+///
+/// # Errors
+/// Whenever there is no text in it.
+pub fn read_text(path: &Path) -> Result<Zeroizing<String>, Unreadable> {
     let shown = || misplaced::shown_path(path);
     let io = |error| Unreadable::Io { path: shown(), error };
     // Opening a pipe waits for a writer, and no deadline ends that wait: so it is opened without waiting.
@@ -67,7 +75,7 @@ pub fn read(path: &Path) -> Result<ApiKey, Unreadable> {
         return Err(Unreadable::TooLarge(shown()));
     }
     let text = str::from_utf8(&content).map_err(|_| io(io::Error::new(ErrorKind::InvalidData, "it is no text")))?;
-    Ok(ApiKey::new(text)?)
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Up to one byte more than a key file has; `WouldBlock` where it takes too long.
@@ -102,6 +110,22 @@ fn read_bounded(mut file: File, is_pipe: bool) -> io::Result<Zeroizing<Vec<u8>>>
 /// # Errors
 /// Whenever there is no valid key in it, or it takes too long.
 pub fn read_in_time(path: &Path, patience: Duration) -> Result<ApiKey, Unreadable> {
+    in_time(path, patience, read)
+}
+
+/// Another secret's text, in the same way.
+///
+/// # Errors
+/// Whenever there is no text of at most `MAX_BYTES` in it, or it takes too long.
+pub fn read_text_in_time(path: &Path, patience: Duration) -> Result<Zeroizing<String>, Unreadable> {
+    in_time(path, patience, read_text)
+}
+
+fn in_time<T: Send + 'static>(
+    path: &Path,
+    patience: Duration,
+    read: impl FnOnce(&Path) -> Result<T, Unreadable> + Send + 'static,
+) -> Result<T, Unreadable> {
     let path: PathBuf = path.to_owned();
     let (sender, receiver) = mpsc::sync_channel(1);
     let reading = move || {
