@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     history::Minute,
-    page::numbers::{counted, percent_roughly, time_of_day},
+    numbers::{counted, percent_roughly, time_of_day},
 };
 use crate::{
     clock,

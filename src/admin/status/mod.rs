@@ -2,6 +2,7 @@
 
 mod headline;
 mod history;
+mod numbers;
 mod page;
 mod runbook;
 

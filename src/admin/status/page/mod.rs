@@ -5,7 +5,6 @@
 
 mod failures;
 mod line;
-pub(super) mod numbers;
 mod replicas;
 mod sections;
 mod strips;
@@ -17,12 +16,15 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::{
     failures::failures,
-    numbers::{span, time_of_day},
     replicas::replicas,
     sections::{cache, key, kie, mints, outcomes, settings},
     strips::strips,
 };
-use super::{Headline, Snapshot, headline::Level};
+use super::{
+    Headline, Snapshot,
+    headline::Level,
+    numbers::{self, span, time_of_day},
+};
 use crate::web::policy;
 
 pub(super) const STYLE: &str = include_str!("style.css");

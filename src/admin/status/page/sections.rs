@@ -3,8 +3,11 @@
 use maud::{Markup, html};
 
 use super::{
-    super::{Snapshot, headline::Level},
-    numbers::{NOTHING, amount, bytes, count, counted, percent, span, tenths},
+    super::{
+        Snapshot,
+        headline::Level,
+        numbers::{NOTHING, amount, bytes, count, counted, percent, span, tenths},
+    },
     sign,
 };
 use crate::{

@@ -3,9 +3,12 @@
 use maud::{Markup, html};
 
 use super::{
-    super::{Snapshot, history::Lines},
+    super::{
+        Snapshot,
+        history::Lines,
+        numbers::{NOTHING, count, latency, or_nothing, percent, rate, span},
+    },
     line::{self, HEIGHT, Scale},
-    numbers::{NOTHING, count, latency, or_nothing, percent, rate, span},
 };
 
 /// One figure: what it is, what it was in the last minute, and how it went.
