@@ -45,6 +45,22 @@ pub(super) enum Mood {
     Forbidden,
 }
 
+impl Mood {
+    /// What kie.ai answers in it, and `Retry-After`; `None` where that is a link.
+    pub(super) fn refusal(self, rng: &mut fastrand::Rng) -> Option<(Answer, Option<Duration>)> {
+        Some(match self {
+            Mood::Well | Mood::Silent | Mood::Stingy => return None,
+            Mood::Refusing => (Answer::code(422), None),
+            Mood::Limiting => (Answer::too_frequent(), rng.bool().then(|| Duration::from_secs(rng.u64(0..9)))),
+            Mood::Down if rng.bool() => (Answer::html(500), None),
+            Mood::Down => (Answer::empty(), None),
+            Mood::Account(code) => (Answer::code(code), None),
+            Mood::Unavailable => (Answer::html(503), Some(Duration::from_secs(rng.u64(0..121)))),
+            Mood::Forbidden => (Answer::banned(), None),
+        })
+    }
+}
+
 /// What becomes of a link that is asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeats {
@@ -247,29 +263,17 @@ impl Model {
         if unseen_when_sent == self.time.unseen() && sent_at.until(self.clock.now()) < Duration::from_secs(60) {
             self.oracle.sign_of_the_pause();
         }
-        match mood {
-            Mood::Well | Mood::Silent | Mood::Stingy => {
-                let text = self.link(&mut state, source, mood, signed_at - kept);
-                let link = Link::parse(&text, &Policy::default()).unwrap();
-                let Life { left, says_its_end } = life(&link, Some(date), age, self.clock.wall());
-                Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
-            }
-            Mood::Refusing => Err(error(&Answer::code(422), None)),
-            Mood::Limiting => {
-                let retry_after = (state.rng.bool()).then(|| Duration::from_secs(state.rng.u64(0..9)));
+        if let Some((answer, retry_after)) = mood.refusal(&mut state.rng) {
+            if mood == Mood::Limiting {
                 let pause = retry_after.unwrap_or(Duration::from_secs(2)).max(Duration::from_secs(1));
                 self.oracle.limited(self.clock.now(), pause);
-                Err(error(&Answer::too_frequent(), retry_after))
             }
-            Mood::Down if state.rng.bool() => Err(error(&Answer::html(500), None)),
-            Mood::Down => Err(error(&Answer::empty(), None)),
-            Mood::Account(code) => Err(error(&Answer::code(code), None)),
-            Mood::Unavailable => {
-                let retry_after = Duration::from_secs(state.rng.u64(0..121));
-                Err(error(&Answer::html(503), Some(retry_after)))
-            }
-            Mood::Forbidden => Err(error(&Answer::banned(), None)),
+            return Err(error(&answer, retry_after));
         }
+        let text = self.link(&mut state, source, mood, signed_at - kept);
+        let link = Link::parse(&text, &Policy::default()).unwrap();
+        let Life { left, says_its_end } = life(&link, Some(date), age, self.clock.wall());
+        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
     }
 
     /// A link whose end the oracle knows.

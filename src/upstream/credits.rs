@@ -1,14 +1,13 @@
 //! The credits that are left: one call of kie.ai's besides the mint. It costs nothing, shows whether the key is taken, and
 //! takes a token of the gate's after everybody who waits for a link.
 
-use std::{fmt, future::Future, hash::BuildHasher as _, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, hash::BuildHasher as _, pin::Pin};
 
 use serde_json::Number;
 
 use super::{
     Ask, CREDIT, Error, Inner, Kie, Party, Patience, Reason, Refused, Verdict, Wanted, gate::Priority, refused,
 };
-use crate::telemetry::trace::Span;
 
 pub type CreditsFuture<'a> = Pin<Box<dyn Future<Output = Result<Amount, Error>> + Send + 'a>>;
 
@@ -73,17 +72,7 @@ impl Inner {
         let patience = Patience::until(self.clock.now() + self.attempt_timeout, party);
         let permit = self.gate.pass(wanted, &patience).await.map_err(refused)?;
         if let Some(quota) = &self.quota {
-            let ask = Ask {
-                reason: Reason::Refresh,
-                party,
-                patience,
-                urgent: false,
-                seen_to_fail: false,
-                span: Span::default(),
-                welcome: None,
-                progress: Arc::default(),
-            };
-            match quota.take(&ask).await {
+            match quota.take(&Ask::of_our_own(Reason::Refresh, party, patience)).await {
                 Ok(()) => {}
                 Err(Refused::Full(retry_after)) => return Err(Error::NoBudget { retry_after }),
                 Err(Refused::Paused(left)) => {

@@ -162,6 +162,22 @@ pub struct Ask {
     pub progress: Arc<Progress>,
 }
 
+impl Ask {
+    /// For a request of our own, which is about no file and which no caller waits for.
+    fn of_our_own(reason: Reason, party: Party, patience: Patience) -> Ask {
+        Ask {
+            reason,
+            party,
+            patience,
+            urgent: false,
+            seen_to_fail: false,
+            span: Span::default(),
+            welcome: None,
+            progress: Arc::default(),
+        }
+    }
+}
+
 /// What a link that another replica has minted must be, so that nobody need ask kie.ai.
 #[derive(Debug, Clone, Default)]
 pub struct Welcome {
@@ -470,16 +486,7 @@ impl Inner {
     async fn greet(&self) -> bool {
         let party = Party { request: fastrand::u64(..), ..Party::default() };
         let patience = Patience::until(self.clock.now() + self.attempt_timeout, party);
-        let ask = Ask {
-            reason: Reason::Miss,
-            party,
-            patience,
-            urgent: false,
-            seen_to_fail: false,
-            span: Span::default(),
-            welcome: None,
-            progress: Arc::default(),
-        };
+        let ask = Ask::of_our_own(Reason::Miss, party, patience);
         let (file, key) = (self.file_hash.hash_one(party.request), self.wire.key_version());
         let wanted = Wanted { priority: Priority::Caller, party, file, seen_to_fail: false, key };
         let Ok(_permit) = self.gate.pass(wanted, &ask.patience).await else { return false };

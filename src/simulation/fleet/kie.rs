@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     clock::{Clock, KieClock},
-    kie_sim::Answer,
     link::{self, Link, Policy},
     shared::{Names, model},
     simulation::kie::{EPOCH, Mood, error},
@@ -119,40 +118,29 @@ impl Wire {
         }
         let mut state = self.kie.state.lock().unwrap();
         let mood = if state.refused.contains(source) { Mood::Refusing } else { state.mood };
-        match mood {
-            Mood::Well | Mood::Silent | Mood::Stingy => {
-                state.made += 1;
-                let (says_its_end, made) = (state.rng.bool(), state.made);
-                let life = match mood {
-                    Mood::Stingy => Duration::from_secs(state.rng.u64(0..90)),
-                    _ if says_its_end => state.life,
-                    _ => link::LIFE,
-                };
-                let mut text = format!("https://files.example/{made}");
-                let mut ends = signed_at + life;
-                if life != link::LIFE {
-                    let signed = Timestamp::from_second(EPOCH + i64::try_from(signed_at.as_secs()).unwrap()).unwrap();
-                    let stamp = signed.strftime("%Y%m%dT%H%M%SZ");
-                    text = format!("{text}?X-Amz-Date={stamp}&X-Amz-Expires={}", life.as_secs());
-                    ends = Duration::from_secs(signed_at.as_secs()) + life;
-                }
-                self.kie.oracle.made(&text, ends, asked_at);
-                let link = Link::parse(&text, &Policy::default()).unwrap();
-                let Life { left, says_its_end } = life_of(&link, date, &self.clock);
-                Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
-            }
-            Mood::Refusing => Err(error(&Answer::code(422), None)),
-            Mood::Limiting => {
-                let retry_after = state.rng.bool().then(|| Duration::from_secs(state.rng.u64(0..9)));
-                self.kie.oracle.count(|totals| totals.limited += 1);
-                Err(error(&Answer::too_frequent(), retry_after))
-            }
-            Mood::Down if state.rng.bool() => Err(error(&Answer::html(500), None)),
-            Mood::Down => Err(error(&Answer::empty(), None)),
-            Mood::Account(code) => Err(error(&Answer::code(code), None)),
-            Mood::Unavailable => Err(error(&Answer::html(503), Some(Duration::from_secs(state.rng.u64(0..20))))),
-            Mood::Forbidden => Err(error(&Answer::banned(), None)),
+        if let Some((answer, retry_after)) = mood.refusal(&mut state.rng) {
+            self.kie.oracle.count(|totals| totals.limited += u64::from(mood == Mood::Limiting));
+            return Err(error(&answer, retry_after));
         }
+        state.made += 1;
+        let (says_its_end, made) = (state.rng.bool(), state.made);
+        let life = match mood {
+            Mood::Stingy => Duration::from_secs(state.rng.u64(0..90)),
+            _ if says_its_end => state.life,
+            _ => link::LIFE,
+        };
+        let mut text = format!("https://files.example/{made}");
+        let mut ends = signed_at + life;
+        if life != link::LIFE {
+            let signed = Timestamp::from_second(EPOCH + i64::try_from(signed_at.as_secs()).unwrap()).unwrap();
+            let stamp = signed.strftime("%Y%m%dT%H%M%SZ");
+            text = format!("{text}?X-Amz-Date={stamp}&X-Amz-Expires={}", life.as_secs());
+            ends = Duration::from_secs(signed_at.as_secs()) + life;
+        }
+        self.kie.oracle.made(&text, ends, asked_at);
+        let link = Link::parse(&text, &Policy::default()).unwrap();
+        let Life { left, says_its_end } = life_of(&link, date, &self.clock);
+        Ok(Minted { link, sent_at, ends_at: sent_at + left, heard, says_its_end, via: Via::Kie })
     }
 }
 

@@ -145,20 +145,21 @@ async fn replicas_that_disagree_about_the_rate_say_so() {
     fleet.ended().await;
 }
 
+/// The links of a batch, in the order asked.
+async fn batch(replica: &Sidecar, urls: &[String]) -> Vec<String> {
+    let request = replica.client().post(format!("{}/v1/links", replica.base_url()));
+    let reply = replica.send(request.body(serde_json::json!({ "urls": urls }).to_string())).await;
+    let items = reply.json()["links"].as_array().unwrap().clone();
+    items.iter().map(|item| item["url"].as_str().unwrap().to_owned()).collect()
+}
+
 #[tokio::test]
 async fn a_batch_asks_the_tier_for_all_its_files_at_once() {
     let Some(fleet) = Fleet::of(2, &ROOM).await else { return };
     let urls: Vec<_> = (0..100).map(source).collect();
-    let ask = async |replica: usize| {
-        let replica = &fleet.replicas[replica];
-        let request = replica.client().post(format!("{}/v1/links", replica.base_url()));
-        let reply = replica.send(request.body(serde_json::json!({ "urls": urls }).to_string())).await;
-        let items = reply.json()["links"].as_array().unwrap().clone();
-        items.iter().map(|item| item["url"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let first = ask(0).await;
+    let first = batch(&fleet.replicas[0], &urls).await;
     eventually("all are shared", async || fleet.server.names("*1l.*").len() == 100).await;
-    assert_eq!(ask(1).await, first);
+    assert_eq!(batch(&fleet.replicas[1], &urls).await, first);
     assert_eq!(fleet.kie.mints(), 100);
     let metrics = fleet.replicas[1].get_admin("/metrics").await.body;
     for line in [
@@ -182,14 +183,7 @@ async fn a_batch_finds_what_other_replicas_minted_with_the_key_that_is_being_rep
     }
     fleet.is_whole().await;
     let urls: Vec<_> = (0..70).map(source).collect();
-    let ask = async |replica: usize| {
-        let replica = &fleet.replicas[replica];
-        let request = replica.client().post(format!("{}/v1/links", replica.base_url()));
-        let reply = replica.send(request.body(serde_json::json!({ "urls": urls }).to_string())).await;
-        let items = reply.json()["links"].as_array().unwrap().clone();
-        items.iter().map(|item| item["url"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let first = ask(0).await;
+    let first = batch(&fleet.replicas[0], &urls).await;
     eventually("all are shared", async || fleet.server.names("*1l.*").len() == 70).await;
     std::fs::write(path(1), format!("{KEY}-2\n")).unwrap();
     fleet.replicas[1].reload();
@@ -202,7 +196,7 @@ async fn a_batch_finds_what_other_replicas_minted_with_the_key_that_is_being_rep
     .await;
     let asked = async |operation: &str| labelled(&fleet.replicas[1], "kielink_shared_requests_total", operation).await;
     let (mints, looks, peeks) = (fleet.kie.mints(), asked("look").await, asked("peek").await);
-    let found = ask(1).await;
+    let found = batch(&fleet.replicas[1], &urls).await;
     assert_eq!((found, fleet.kie.mints()), (first, mints));
     // Two trips for each key.
     assert_eq!((asked("look").await, asked("peek").await), (looks, peeks + 4.0));
