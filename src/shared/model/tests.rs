@@ -169,8 +169,8 @@ fn agree(real: &Value, model: &Value, apart: i64) -> bool {
             ) => real_word == word && real_rest == rest && real.abs_diff(*model) <= apart.unsigned_abs(),
             _ => real.len() == model.len() && real.iter().zip(model).all(|(real, model)| agree(real, model, apart)),
         },
-        // No test counts so far.
-        (Value::Int(real), Value::Int(model)) if *model > 100 => real.abs_diff(*model) <= apart.unsigned_abs(),
+        // There are fewer replicas than that; what is more is a time, or the number of a forgotten file.
+        (Value::Int(real), Value::Int(model)) if *real.max(model) > 4 => real.abs_diff(*model) <= apart.unsigned_abs(),
         (real, model) => real == model,
     }
 }
