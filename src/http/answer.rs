@@ -6,6 +6,7 @@ use axum::{
     response::Response,
 };
 
+use jiff::Timestamp;
 use memchr::memchr2;
 
 use crate::{
@@ -27,19 +28,14 @@ pub(crate) fn document(source: &Source, lookup: &Lookup, times: &Times, clock: &
     let mut json = Vec::with_capacity(
         texts + r#"{"source_url":"","task_id":"","url":"","expires_at":"2026-11-23T03:40:00Z"}"#.len(),
     );
-    push_document(&mut json, source.url(), source.task(), lookup, times, clock);
+    // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
+    let ends_at = clock.wall_at(times.ends_at, clock.now());
+    push_document(&mut json, source.url(), source.task(), lookup, ends_at);
     json
 }
 
-/// The same, written behind `json`.
-pub(crate) fn push_document(
-    json: &mut Vec<u8>,
-    url: &str,
-    task: Option<&str>,
-    lookup: &Lookup,
-    times: &Times,
-    clock: &Clock,
-) {
+/// The same, written behind `json`. `ends_at` is when the link's life is over.
+pub(crate) fn push_document(json: &mut Vec<u8>, url: &str, task: Option<&str>, lookup: &Lookup, ends_at: Timestamp) {
     json.extend_from_slice(br#"{"source_url":"#);
     push_text(json, url);
     if let Some(task) = task {
@@ -49,8 +45,7 @@ pub(crate) fn push_document(
     json.extend_from_slice(br#","url":"#);
     push_text(json, lookup.entry.link.as_str());
     json.extend_from_slice(br#","expires_at":""#);
-    // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
-    clock::push_rfc3339(json, clock.wall_at(times.ends_at, clock.now()));
+    clock::push_rfc3339(json, ends_at);
     json.extend_from_slice(br#""}"#);
 }
 

@@ -308,6 +308,10 @@ impl Head {
     /// Takes the end of a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what
     /// follows, which usually is another head (`None`).
     fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, Option<At>)> {
+        if self.is_of_no_matter(part) {
+            self.length += part.len();
+            return None;
+        }
         let before_end = part.len().checked_sub(2).map(|at| part[at]).or(self.last);
         let kept = if self.kept.is_empty() {
             // The whole line is here, as it usually is: it needs no copy.
@@ -343,9 +347,7 @@ impl Head {
         match line.first() {
             None => return Some(self.end()),
             Some(b' ' | b'\t') => return refused(Ambiguous::FoldedLine),
-            // The names that matter here begin so.
-            Some(b'c' | b'C' | b't' | b'T' | b'x' | b'X') => {}
-            Some(_) => return None,
+            Some(_) => {}
         }
         if let Some(value) = value_of(b"content-length:", line) {
             let length = match self.content_length {
@@ -364,6 +366,13 @@ impl Head {
             self.request_id = Some(value.into());
         }
         None
+    }
+
+    /// Whether a line is a whole header, as most are, and one that does not matter here.
+    fn is_of_no_matter(&self, part: &[u8]) -> bool {
+        // The names that matter begin so; a space folds a line.
+        let is_other = |first: &u8| !matches!(first | 0x20, b'c' | b't' | b'x' | b' ') && !matches!(first, b'\t' | b'\r');
+        self.has_request_line && self.last.is_none() && part.ends_with(b"\r\n") && part.first().is_some_and(is_other)
     }
 
     /// The head is over: the verdict on it, and what follows.
@@ -436,14 +445,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
         if length > SMALL_BYTES {
             return Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
         }
-        let mut whole = [0; SMALL_BYTES];
-        let mut rest = &mut whole[..];
-        for slice in slices {
-            let (here, after) = rest.split_at_mut(slice.len());
-            here.copy_from_slice(slice);
-            rest = after;
-        }
-        Pin::new(&mut this.stream).poll_write(cx, &whole[..length])
+        let mut bytes = [MaybeUninit::uninit(); SMALL_BYTES];
+        let mut whole = ReadBuf::uninit(&mut bytes);
+        slices.iter().for_each(|slice| whole.put_slice(slice));
+        Pin::new(&mut this.stream).poll_write(cx, whole.filled())
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr_iter, memchr2};
+use memchr::{memchr, memchr2};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
@@ -177,17 +177,25 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> 
 /// Percent-decodes. (The library's own way looks at each byte, and this is done for each hit.)
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     let bytes = text.as_bytes();
-    let mut escapes = memchr_iter(b'%', bytes).peekable();
-    if escapes.peek().is_none() {
-        return Ok(Cow::Borrowed(text));
-    }
+    let Some(mut at) = memchr(b'%', bytes) else { return Ok(Cow::Borrowed(text)) };
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut copied = 0;
-    for at in escapes {
+    loop {
         if let Some(byte) = bytes.get(at + 1..at + 3).and_then(octet) {
             decoded.extend_from_slice(&bytes[copied..at]);
             decoded.push(byte);
-            copied = at + 3;
+            at += 3;
+            copied = at;
+            // They often stand side by side: %3A%2F%2F.
+            if bytes.get(at) == Some(&b'%') {
+                continue;
+            }
+        } else {
+            at += 1;
+        }
+        match memchr(b'%', &bytes[at..]) {
+            Some(next) => at += next,
+            None => break,
         }
     }
     decoded.extend_from_slice(&bytes[copied..]);

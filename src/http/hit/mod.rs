@@ -105,7 +105,10 @@ impl Hits {
         let mut text = Vec::with_capacity(OWN_BYTES + source.len() + link.as_str().len());
         match form {
             Form::DownloadUrl => answer::push_envelope(&mut text, link),
-            Form::Link => answer::push_document(&mut text, source, None, lookup, &lookup.times, &self.endpoints.clock),
+            Form::Link => {
+                let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
+                answer::push_document(&mut text, source, None, lookup, ends_at);
+            }
             Form::Redirect => {}
         }
         let body = text.len();
