@@ -30,6 +30,8 @@ use crate::{
     },
 };
 
+pub use crate::shared::fuzzing::{sealed, tier_reply};
+
 /// A target's name, which is also the name of its corpus, and the target.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -41,6 +43,8 @@ pub const TARGETS: &[Target] = &[
     ("envelope", envelope),
     ("link_expiry", link_expiry),
     ("config", config),
+    ("sealed", sealed),
+    ("tier_reply", tier_reply),
 ];
 
 /// What `sources.allow` and `server.allowed_hosts` say where a target needs them.
@@ -51,7 +55,7 @@ const ALLOWED_HOST: &str = "links.example.com";
 const BATCH: usize = 500;
 
 /// The key that is in use. No input has it by chance.
-const KEY: &str = "Fixed-Key-0123456789";
+pub(crate) const KEY: &str = "Fixed-Key-0123456789";
 
 /// Stands in inputs where somebody has put a secret in the wrong place. No setting's name has such a form.
 const MISPLACED: &str = "Misplaced-7f3a";

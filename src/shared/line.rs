@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures_util::future::{self, BoxFuture};
+use memchr::memchr_iter;
 use redis::{
     AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, Value,
     aio::{AsyncStream, MultiplexedConnection},
@@ -41,9 +42,13 @@ const STEP: Duration = Duration::from_millis(250);
 /// A name server may take longer, once; the look-up goes on for the next try.
 const LOOKUP: Duration = Duration::from_secs(2);
 
-/// Bytes that may come before an answer is whole. The longest answer, of `scripts::PEEK` links, has 0.5 MiB; several may
-/// come before anybody has time to look.
+/// Bytes of memory that what comes may take before an answer is whole. The longest answer, of `scripts::PEEK` links, has 0.5
+/// MiB; several may come before anybody has time to look.
 const LONGEST_ANSWERS: usize = 8 * 1024 * 1024;
+
+/// Bytes of memory that a line of an answer takes, whatever stands in it: a list of one has four bytes on the wire, and as
+/// a value with its own piece of memory 30 times as many.
+const LINE_MAKES: usize = 128;
 
 /// Calls that may lie in the client library's queue: more than are ever under way.
 const QUEUE: usize = 2048;
@@ -70,7 +75,7 @@ pub(super) struct Line {
     pub(super) allowance: Allowance,
 }
 
-/// How many bytes the tier may still send. Without it a tier could fill the memory with one answer.
+/// How much the tier may still send. Without it a tier could fill the memory with one answer.
 #[derive(Clone)]
 pub(super) struct Allowance(Arc<Inbound>);
 
@@ -96,7 +101,8 @@ impl Allowance {
         if !bytes.is_empty() && !self.0.has_begun.swap(true, Ordering::Relaxed) {
             self.0.is_denied.store(bytes.starts_with(b"-DENIED "), Ordering::Relaxed);
         }
-        let left = self.0.left.load(Ordering::Relaxed).saturating_sub(bytes.len());
+        let makes = bytes.len() + LINE_MAKES * memchr_iter(b'\n', bytes).count();
+        let left = self.0.left.load(Ordering::Relaxed).saturating_sub(makes);
         self.0.left.store(left, Ordering::Relaxed);
         if left == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
     }

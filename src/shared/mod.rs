@@ -8,6 +8,8 @@
 mod connection;
 mod dial;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod life;
 mod line;
 mod metrics;

@@ -85,7 +85,7 @@ fn by_votes(votes: &[Endpoint]) -> Vec<Endpoint> {
 }
 
 /// The answer of a sentinel: host and port, or nothing. The outer `None` where it makes no sense.
-fn master_of(answer: Value) -> Option<Option<Endpoint>> {
+pub(super) fn master_of(answer: Value) -> Option<Option<Endpoint>> {
     match answer {
         Value::Nil => Some(None),
         Value::Array(parts) => {
@@ -100,7 +100,7 @@ fn master_of(answer: Value) -> Option<Option<Endpoint>> {
 
 /// The answer of a cluster's node: ranges of slots, each with its master first. The outer `None` where it makes no
 /// sense; the inner where nobody has the slot.
-fn owner_of(slot: u16, answer: Value, seed: &Endpoint) -> Option<Option<Endpoint>> {
+pub(super) fn owner_of(slot: u16, answer: Value, seed: &Endpoint) -> Option<Option<Endpoint>> {
     let Value::Array(ranges) = answer else { return None };
     for range in ranges {
         let Value::Array(range) = range else { return None };
