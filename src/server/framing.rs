@@ -371,7 +371,8 @@ impl Head {
     /// Whether a line is a whole header, as most are, and one that does not matter here.
     fn is_of_no_matter(&self, part: &[u8]) -> bool {
         // The names that matter begin so; a space folds a line.
-        let is_other = |first: &u8| !matches!(first | 0x20, b'c' | b't' | b'x' | b' ') && !matches!(first, b'\t' | b'\r');
+        let is_other =
+            |first: &u8| !matches!(first | 0x20, b'c' | b't' | b'x' | b' ') && !matches!(first, b'\t' | b'\r');
         self.has_request_line && self.last.is_none() && part.ends_with(b"\r\n") && part.first().is_some_and(is_other)
     }
 

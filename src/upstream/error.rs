@@ -219,7 +219,7 @@ impl Error {
             }
             Error::NoBudget { .. } => (
                 Kind::RateLimited,
-                "More links are wanted than kielink may ask kie.ai for. Try again after Retry-After seconds.",
+                "More is wanted of kie.ai than kielink may ask for. Try again after Retry-After seconds.",
             ),
             Error::Paused { .. } => (
                 Kind::RateLimited,
@@ -236,7 +236,7 @@ impl Error {
                 Kind::UpstreamUnavailable,
                 "kie.ai has been failing, so it is not asked for now. Try again after Retry-After seconds.",
             ),
-            Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed to make a link. Trying again later may help."),
+            Error::Failed(_) => (Kind::UpstreamError, "kie.ai failed. Trying again later may help."),
             Error::Unusable { .. } | Error::NotHttp(_) => {
                 (Kind::UpstreamError, "kie.ai's answer cannot be used. Trying again later may help.")
             }

@@ -66,6 +66,10 @@ pub(in crate::admin::status) fn percent_roughly(ratio: f64) -> String {
 
 /// `5,916.25`: an amount in kie.ai's own digits, at most hundredths.
 pub(super) fn amount(number: f64) -> String {
+    // Beyond this it has no hundredths, and soon more digits than a count.
+    if number.abs() >= 1e15 {
+        return format!("{number:.3e}");
+    }
     let hundredths = (number.abs() * 100.0).round() as u64;
     let sign = if number < 0.0 && hundredths > 0 { "-" } else { "" };
     match hundredths % 100 {
@@ -205,7 +209,9 @@ mod tests {
         for (ratio, text) in [(0.0, "0 %"), (0.001, "< 1 %"), (0.451, "45 %"), (0.999, "99 %"), (1.0, "100 %")] {
             assert_eq!(plain(percent_roughly(ratio)), text, "{ratio}");
         }
-        for (number, text) in [(5916.25, "5,916.25"), (100.0, "100"), (0.0, "0"), (-3.5, "-3.50"), (-0.001, "0")] {
+        for (number, text) in
+            [(5916.25, "5,916.25"), (100.0, "100"), (0.0, "0"), (-3.5, "-3.50"), (-0.001, "0"), (-1e300, "-1.000e300")]
+        {
             assert_eq!(amount(number), text, "{number}");
         }
     }

@@ -110,8 +110,13 @@ fn about(snapshot: &Snapshot<'_>) -> Markup {
     let Snapshot { at, host, version, revision, uptime_seconds, .. } = snapshot;
     html! {
         span.as-of { "as of " time datetime=(at) { (time_of_day(at, at)) " UTC" } span.held { ", held while text is selected" } }
-        span { "kielink " (version) @if *revision != "unknown" { " (" (revision) ")" } " on " b { (host) } ", up " (span(*uptime_seconds)) }
+        span { "kielink " (version) @if *revision != "unknown" { " (" (short(revision)) ")" } " on " b { (host) } ", up " (span(*uptime_seconds)) }
     }
+}
+
+/// As many characters of a commit's name as tell it apart.
+fn short(revision: &str) -> &str {
+    revision.get(..12).unwrap_or(revision)
 }
 
 /// What a level is called, since colours alone tell some people nothing.
