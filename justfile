@@ -37,7 +37,7 @@ instructions: build
     tests/instructions
 
 slow-clients: build
-    tests/slow-clients
+    IN_TIME=${IN_TIME:-2000} tests/slow-clients
 
 floods: build
     IN_TIME=${IN_TIME:-2000} tests/floods
