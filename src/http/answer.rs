@@ -84,12 +84,19 @@ pub(crate) fn push_life(text: &mut Vec<u8>, lookup: &Lookup) {
     push_number(text, seconds_to_deadline(lookup));
 }
 
+/// The same, as a header.
+pub(crate) fn life(lookup: &Lookup) -> HeaderValue {
+    let mut text = Vec::new();
+    push_life(&mut text, lookup);
+    HeaderValue::try_from(text).expect("a number fits into a header")
+}
+
 /// Where the link came from.
 pub(crate) fn cache_status(lookup: &Lookup) -> CacheStatus {
     CacheStatus::Link { found: lookup.found, forced: lookup.forced, ttl: seconds_to_deadline(lookup) }
 }
 
-fn seconds_to_deadline(lookup: &Lookup) -> u64 {
+pub(crate) fn seconds_to_deadline(lookup: &Lookup) -> u64 {
     lookup.now.until(lookup.times.deadline).as_secs()
 }
 
@@ -105,10 +112,8 @@ pub(crate) fn json_type(headers: &mut HeaderMap) {
 pub(crate) fn with_link(source: Source, lookup: &Lookup, status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    let mut life = Vec::new();
-    push_life(&mut life, lookup);
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::try_from(life).expect("a number fits into a header"));
+    headers.insert(header::CACHE_CONTROL, life(lookup));
     headers.insert(&CACHE_STATUS, cache_status(lookup).header());
     let life_left = lookup.now.until(lookup.times.ends_at);
     response.extensions_mut().insert(Served { source, found: lookup.found, life_left });

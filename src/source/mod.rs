@@ -231,16 +231,16 @@ impl<'a> Normal<'a> {
         let end = start + length_of_usual_name(rest.as_bytes())?;
         let (mut at, mut is_query) = (end, false);
         let bytes = text.as_bytes();
-        loop {
-            at += length_of(&IS_PLAIN, &bytes[at..]);
-            match bytes.get(at) {
-                None => return Some(Normal { text, host: HostRange::new(start, end) }),
-                Some(b'?') => is_query = true,
-                Some(b'.') if is_query || bytes[at - 1] != b'/' => {}
-                Some(_) => return None,
+        while let Some(unusual) = bytes[at..].iter().position(|byte| !IS_PLAIN[usize::from(*byte)]) {
+            at += unusual;
+            match bytes[at] {
+                b'?' => is_query = true,
+                b'.' if is_query || bytes[at - 1] != b'/' => {}
+                _ => return None,
             }
             at += 1;
         }
+        Some(Normal { text, host: HostRange::new(start, end) })
     }
 
     pub fn as_str(self) -> &'a str {
@@ -268,26 +268,17 @@ const fn all_of(bytes: &[u8]) -> [bool; 256] {
     is_one
 }
 
-/// How many bytes of this kind a text begins with. Eight are looked at together: a way out after each costs as much as the
-/// look.
-fn length_of(is_one: &[bool; 256], text: &[u8]) -> usize {
-    let all = |bytes: &[u8; 8]| bytes.iter().fold(true, |all, byte| all & is_one[usize::from(*byte)]);
-    let (eights, _) = text.as_chunks::<8>();
-    let begun = 8 * eights.iter().take_while(|eight| all(eight)).count();
-    begun + text[begun..].iter().take_while(|byte| is_one[usize::from(**byte)]).count()
-}
-
 /// How long the name is that a text begins with, up to the first slash: labels of `a-z`, `0-9`, `-` and `_` that have
 /// nothing encoded, the last of which begins with a letter and so is no number.
 fn length_of_usual_name(text: &[u8]) -> Option<usize> {
     let mut begin = 0;
     while begin < MAX_NAME_CHARS {
-        let length = length_of(&IS_LABEL, &text[begin..]);
+        let length = text[begin..].iter().position(|byte| !IS_LABEL[usize::from(*byte)])?;
         let (label, end) = (&text[begin..begin + length], begin + length);
         if !(1..=MAX_LABEL_CHARS).contains(&length) || label.starts_with(b"xn--") {
             return None;
         }
-        match text.get(end)? {
+        match text[end] {
             b'.' => begin = end + 1,
             b'/' => return (label[0].is_ascii_lowercase() && end < MAX_NAME_CHARS).then_some(end),
             _ => return None,

@@ -5,6 +5,8 @@
 //! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`): `tests` sends
 //! requests both ways and holds these together.
 
+mod lasting;
+
 use std::sync::Arc;
 
 use axum::{
@@ -14,6 +16,7 @@ use axum::{
 };
 use tracing::Level;
 
+use self::lasting::Lasting;
 use super::{answer, bodies::USUAL_BODY, directives, handlers::Endpoints};
 use crate::{
     links::Lookup,
@@ -40,6 +43,7 @@ pub(crate) struct Hits {
     /// The headers of an answer with a document in it, and of a redirect, but for the values that are its own.
     with_document: HeaderMap,
     with_location: HeaderMap,
+    lasting: Lasting,
 }
 
 /// The one form in which a route is asked for a link that may be answered here.
@@ -82,7 +86,8 @@ impl Hits {
         let names = |headers: &HeaderMap| headers.keys().take(4).cloned().collect::<Vec<_>>();
         let fourth = [header::CACHE_CONTROL, CACHE_STATUS.clone(), header::LOCATION, X_REQUEST_ID.clone()];
         assert_eq!(names(&template(Form::Redirect)), fourth, "headers stand in the order in which they were set");
-        Hits { endpoints, edge, with_document: template(Form::Link), with_location: template(Form::Redirect) }
+        let [with_document, with_location] = [Form::Link, Form::Redirect].map(template);
+        Hits { endpoints, edge, with_document, with_location, lasting: Lasting::new() }
     }
 
     /// Whether a hit is told of in ways that only the router's way has: a trace, a line at `debug`, an answer that ends
@@ -112,10 +117,6 @@ impl Hits {
             Form::Redirect => {}
         }
         let body = text.len();
-        answer::push_life(&mut text, lookup);
-        let life = text.len();
-        answer::cache_status(lookup).push(&mut text);
-        let status = text.len();
         request_id::push_request_id(&mut text, said);
         let id = text.len();
         if form == Form::Redirect {
@@ -129,7 +130,8 @@ impl Hits {
         };
         let mut headers = headers.clone();
         // In the order of the template.
-        let own = [Some(value(body, life)), Some(value(life, status)), location, Some(value(status, id))];
+        let [life, status] = self.lasting.of(lookup);
+        let own = [Some(life), Some(status), location, Some(value(body, id))];
         for (header, own) in headers.values_mut().zip(own) {
             if let Some(own) = own {
                 *header = own;
@@ -145,7 +147,7 @@ impl Hits {
 }
 
 /// What stands in an answer besides the link and the source URL, about, so that the buffer need not grow.
-const OWN_BYTES: usize = 200;
+const OWN_BYTES: usize = 150;
 
 impl AtOnce for Hits {
     fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began> {
