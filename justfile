@@ -37,10 +37,10 @@ instructions: build
     tests/instructions
 
 slow-clients: build
-    IN_TIME=${IN_TIME:-2000} tests/slow-clients
+    tests/slow-clients
 
 floods: build
-    IN_TIME=${IN_TIME:-2000} tests/floods
+    tests/floods
 
 browser: build
     tests/browser

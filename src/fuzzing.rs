@@ -1,6 +1,8 @@
 //! Hostile input, checked against what its parsers promise. There is one function for each parser, for `cargo fuzz` and
 //! for the test below, which runs the kept inputs of `fuzz/corpus/`.
 //!
+//! Those of the shared tier are in `shared::fuzzing`, since what they call is private there.
+//!
 //! No function here asks only that nothing panics. Each states what must hold of input that is taken, and of what is
 //! said about input that is refused, where possible in words of its own: a rule that is copied from the parser finds
 //! nothing.
@@ -55,7 +57,7 @@ const ALLOWED_HOST: &str = "links.example.com";
 const BATCH: usize = 500;
 
 /// The key that is in use. No input has it by chance.
-pub(crate) const KEY: &str = "Fixed-Key-0123456789";
+const KEY: &str = "Fixed-Key-0123456789";
 
 /// Stands in inputs where somebody has put a secret in the wrong place. No setting's name has such a form.
 const MISPLACED: &str = "Misplaced-7f3a";

@@ -5,7 +5,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
-
 use jiff::Timestamp;
 use memchr::memchr2;
 

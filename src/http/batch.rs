@@ -554,8 +554,11 @@ impl<'de> Visitor<'de> for OneItem<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<(), A::Error> {
         let fields = Fields::deserialize(MapAccessDeserializer::new(fields))?;
-        let url = fields.url().ok_or_else(|| serde::de::Error::missing_field("url"))?;
-        self.0.push(url, fields.task()).map_err(serde::de::Error::custom)
+        let missing = serde::de::Error::missing_field;
+        let url = fields.url().ok_or_else(|| missing("url"))?;
+        // Without one, the text alone is all there is to say.
+        let task = fields.task().ok_or_else(|| missing("task_id"))?;
+        self.0.push(url, Some(task)).map_err(serde::de::Error::custom)
     }
 }
 
@@ -616,7 +619,7 @@ mod tests {
     fn an_item_may_have_a_task() {
         let asked = parse(
             r#"{"urls":["a",{"url":"b","task_id":"t"},{"taskId":"t\n","url":""},{"url":"c","task_id":""},
-                {"url":"e","more":1,"task_id":"t"},{"url":"f"}]}"#
+                {"url":"e","more":1,"task_id":"t"}]}"#
                 .as_bytes(),
             9,
         )
@@ -624,14 +627,7 @@ mod tests {
         let items = (0..asked.len()).map(|place| asked.get(place));
         let found: Vec<_> = items.map(|item| (item.url.into_owned(), item.task.map(Cow::into_owned))).collect();
         let of = |url: &str, task: Option<&str>| (url.to_owned(), task.map(str::to_owned));
-        let expected = [
-            of("a", None),
-            of("b", Some("t")),
-            of("", Some("t\n")),
-            of("c", Some("")),
-            of("e", Some("t")),
-            of("f", None),
-        ];
+        let expected = [of("a", None), of("b", Some("t")), of("", Some("t\n")), of("c", Some("")), of("e", Some("t"))];
         assert_eq!(found, expected);
         assert_eq!((0..asked.len()).map(|place| asked.bytes(place)).sum::<usize>(), asked.texts.len());
     }
@@ -645,7 +641,6 @@ mod tests {
         assert_eq!(texts(br#"{"urls":["a","bc"],"x":1}"#), ["a", "bc"]);
         assert_eq!(texts(r#"{"urls":["","ü","","\u00fc\n"]}"#.as_bytes()), ["", "ü", "", "ü\n"]);
         assert_eq!(texts(br#"{"urls":[]}"#), [""; 0]);
-        assert_eq!(texts(br#"{"urls":[{"url":"a"},{"url":"b","task_id":null}]}"#), ["a", "b"]);
         assert_eq!(
             texts(br#"{"urls":[{"url":"a","task_id":"t"},"bc",{"x":{},"url":"d\n","task_id":""}]}"#),
             ["a", "bc", "d\n"]
@@ -661,6 +656,8 @@ mod tests {
             r#"{"url":"a"}"#,
             r#"{"urls":[{}]}"#,
             r#"{"urls":[{"task_id":"t"}]}"#,
+            r#"{"urls":[{"url":"a"}]}"#,
+            r#"{"urls":[{"url":"a","task_id":null}]}"#,
             r#"{"urls":[{"url":1}]}"#,
             r#"{"urls":[{"url":"a","task_id":1}]}"#,
             r#"{"urls":[{"url":"a","task_id":"t","taskId":"t"}]}"#,

@@ -308,7 +308,7 @@ impl Head {
     /// Takes the end of a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what
     /// follows, which usually is another head (`None`).
     fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, Option<At>)> {
-        if self.is_of_no_matter(part) {
+        if self.is_unwatched(part) {
             self.length += part.len();
             return None;
         }
@@ -368,9 +368,9 @@ impl Head {
         None
     }
 
-    /// Whether a line is a whole header, as most are, and one that does not matter here.
-    fn is_of_no_matter(&self, part: &[u8]) -> bool {
-        // The names that matter begin so; a space folds a line.
+    /// Whether this is a whole header line, as most are, of a name that is not looked at here.
+    fn is_unwatched(&self, part: &[u8]) -> bool {
+        // Watched names begin with c, t or x. A space or a tab folds a line, and CR is the empty line that ends the head.
         let is_other =
             |first: &u8| !matches!(first | 0x20, b'c' | b't' | b'x' | b' ') && !matches!(first, b'\t' | b'\r');
         self.has_request_line && self.last.is_none() && part.ends_with(b"\r\n") && part.first().is_some_and(is_other)

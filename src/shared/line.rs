@@ -42,13 +42,16 @@ const STEP: Duration = Duration::from_millis(250);
 /// A name server may take longer, once; the look-up goes on for the next try.
 const LOOKUP: Duration = Duration::from_secs(2);
 
-/// Bytes of memory that what comes may take before an answer is whole. The longest answer, of `scripts::PEEK` links, has 0.5
-/// MiB; several may come before anybody has time to look.
-const LONGEST_ANSWERS: usize = 8 * 1024 * 1024;
+/// Bytes, and `LINE_COST` for each line of them, that may come before an answer is whole. The longest honest one, what a
+/// cluster of 2,500 ranges of slots says of itself, has so many; `scripts::PEEK` links have 0.7 MiB. What comes makes at most
+/// seven times as many bytes of memory, and that only as an error's text that is no UTF-8.
+const LONGEST_ANSWER: usize = 3 * 1024 * 1024;
 
-/// Bytes of memory that a line of an answer takes, whatever stands in it: a list of one has four bytes on the wire, and as
-/// a value with its own piece of memory 30 times as many.
-const LINE_MAKES: usize = 128;
+/// Charged for each line feed, besides the bytes themselves: `*1\r\n`, a list of one, takes 240 bytes as a value.
+const LINE_COST: usize = 64;
+
+/// Bytes that are read before the answers among them are looked at.
+const BYTES_A_TURN: usize = 256 * 1024;
 
 /// Calls that may lie in the client library's queue: more than are ever under way.
 const QUEUE: usize = 2048;
@@ -81,6 +84,7 @@ pub(super) struct Allowance(Arc<Inbound>);
 
 struct Inbound {
     left: AtomicUsize,
+    left_in_turn: AtomicUsize,
     /// The first bytes that came were those of a Redis in protected mode, which says why, unasked, and hangs up.
     is_denied: AtomicBool,
     has_begun: AtomicBool,
@@ -88,21 +92,32 @@ struct Inbound {
 
 impl Allowance {
     fn new() -> Allowance {
-        let (left, is_denied) = (AtomicUsize::new(LONGEST_ANSWERS), AtomicBool::new(false));
-        Allowance(Arc::new(Inbound { left, is_denied, has_begun: AtomicBool::new(false) }))
+        let [left, left_in_turn] = [LONGEST_ANSWER, BYTES_A_TURN].map(AtomicUsize::new);
+        let [is_denied, has_begun] = [false; 2].map(AtomicBool::new);
+        Allowance(Arc::new(Inbound { left, left_in_turn, is_denied, has_begun }))
     }
 
     /// An answer has come.
     pub(super) fn renew(&self) {
-        self.0.left.store(LONGEST_ANSWERS, Ordering::Relaxed);
+        self.0.left.store(LONGEST_ANSWER, Ordering::Relaxed);
+    }
+
+    fn begin_turn(&self) {
+        self.0.left_in_turn.store(BYTES_A_TURN, Ordering::Relaxed);
+    }
+
+    fn is_turn_over(&self) -> bool {
+        self.0.left_in_turn.load(Ordering::Relaxed) == 0
     }
 
     fn spend(&self, bytes: &[u8]) -> io::Result<()> {
         if !bytes.is_empty() && !self.0.has_begun.swap(true, Ordering::Relaxed) {
             self.0.is_denied.store(bytes.starts_with(b"-DENIED "), Ordering::Relaxed);
         }
-        let makes = bytes.len() + LINE_MAKES * memchr_iter(b'\n', bytes).count();
-        let left = self.0.left.load(Ordering::Relaxed).saturating_sub(makes);
+        let cost = bytes.len() + LINE_COST * memchr_iter(b'\n', bytes).count();
+        let left_in_turn = self.0.left_in_turn.load(Ordering::Relaxed).saturating_sub(bytes.len());
+        self.0.left_in_turn.store(left_in_turn, Ordering::Relaxed);
+        let left = self.0.left.load(Ordering::Relaxed).saturating_sub(cost);
         self.0.left.store(left, Ordering::Relaxed);
         if left == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
     }
@@ -127,6 +142,10 @@ struct Bounded {
 
 impl AsyncRead for Bounded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.allowance.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(self.stream.as_mut().poll_read(cx, buffer))?;
         Poll::Ready(self.allowance.spend(&buffer.filled()[before..]))
@@ -169,7 +188,12 @@ impl Lines {
             .set_pipeline_buffer_size(QUEUE);
         let made = MultiplexedConnection::new_with_config(&nothing, bounded, config).await;
         let (connection, driver) = made.map_err(|_| Fault::Lost)?;
-        Ok(Line { connection, driver: Box::pin(driver), allowance })
+        let (mut driver, turns) = (Box::pin(driver), allowance.clone());
+        let driver = Box::pin(future::poll_fn(move |cx| {
+            turns.begin_turn();
+            driver.as_mut().poll(cx)
+        }));
+        Ok(Line { connection, driver, allowance })
     }
 
     async fn stream(&self, endpoint: &Endpoint) -> Result<Pin<Box<dyn AsyncStream + Send>>, Fault> {
@@ -287,5 +311,18 @@ async fn tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_one_are_charged_what_they_take_in_memory() {
+        let lists = |count| b"*1\r\n".repeat(count);
+        let each = 4 + LINE_COST;
+        assert!(Allowance::new().spend(&lists(LONGEST_ANSWER / each - 1)).is_ok());
+        assert!(Allowance::new().spend(&lists(LONGEST_ANSWER / each + 1)).is_err());
     }
 }

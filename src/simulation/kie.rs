@@ -46,7 +46,7 @@ pub(super) enum Mood {
 }
 
 impl Mood {
-    /// What kie.ai answers in it, and `Retry-After`; `None` where that is a link.
+    /// The answer that is no link, with its `Retry-After`; `None` in the moods in which kie.ai gives one.
     pub(super) fn refusal(self, rng: &mut fastrand::Rng) -> Option<(Answer, Option<Duration>)> {
         Some(match self {
             Mood::Well | Mood::Silent | Mood::Stingy => return None,

@@ -72,7 +72,7 @@ impl Inner {
         let patience = Patience::until(self.clock.now() + self.attempt_timeout, party);
         let permit = self.gate.pass(wanted, &patience).await.map_err(refused)?;
         if let Some(quota) = &self.quota {
-            match quota.take(&Ask::of_our_own(Reason::Refresh, party, patience)).await {
+            match quota.take(&Ask::without_a_file(Reason::Refresh, party, patience)).await {
                 Ok(()) => {}
                 Err(Refused::Full(retry_after)) => return Err(Error::NoBudget { retry_after }),
                 Err(Refused::Paused(left)) => {

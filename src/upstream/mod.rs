@@ -163,8 +163,9 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// For a request of our own, which is about no file and which no caller waits for.
-    fn of_our_own(reason: Reason, party: Party, patience: Patience) -> Ask {
+    /// For a request that mints nothing (credits, the greeting), as the fleet's quota sees it: `reason` says how long it may
+    /// wait for a token, and how many it leaves to others.
+    fn without_a_file(reason: Reason, party: Party, patience: Patience) -> Ask {
         Ask {
             reason,
             party,
@@ -486,7 +487,7 @@ impl Inner {
     async fn greet(&self) -> bool {
         let party = Party { request: fastrand::u64(..), ..Party::default() };
         let patience = Patience::until(self.clock.now() + self.attempt_timeout, party);
-        let ask = Ask::of_our_own(Reason::Miss, party, patience);
+        let ask = Ask::without_a_file(Reason::Miss, party, patience);
         let (file, key) = (self.file_hash.hash_one(party.request), self.wire.key_version());
         let wanted = Wanted { priority: Priority::Caller, party, file, seen_to_fail: false, key };
         let Ok(_permit) = self.gate.pass(wanted, &ask.patience).await else { return false };

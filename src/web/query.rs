@@ -186,7 +186,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
             decoded.push(byte);
             at += 3;
             copied = at;
-            // They often stand side by side: %3A%2F%2F.
+            // Escapes often stand side by side (`%3A%2F%2F`): no search is needed between them.
             if bytes.get(at) == Some(&b'%') {
                 continue;
             }

@@ -28,7 +28,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// `3 links`, `1 link`
-pub(in crate::admin::status) fn counted(number: u64, one: &str, many: &str) -> String {
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{}{SPACE}{}", count(number), if number == 1 { one } else { many })
 }
 
@@ -56,7 +56,7 @@ pub(super) fn percent(ratio: f64) -> String {
 }
 
 /// `45 %`, for a sentence.
-pub(in crate::admin::status) fn percent_roughly(ratio: f64) -> String {
+pub(super) fn percent_roughly(ratio: f64) -> String {
     match ratio {
         few if few > 0.0 && few < 0.01 => format!("<{SPACE}1{SPACE}%"),
         most if most > 0.99 && most < 1.0 => format!("99{SPACE}%"),
@@ -64,9 +64,9 @@ pub(in crate::admin::status) fn percent_roughly(ratio: f64) -> String {
     }
 }
 
-/// `5,916.25`: an amount in kie.ai's own digits, at most hundredths.
+/// `5,916.25`: an amount, with hundredths at most; from 10^15 on `1.000e15`.
 pub(super) fn amount(number: f64) -> String {
-    // Beyond this it has no hundredths, and soon more digits than a count.
+    // So large a float has no hundredths, and a larger one does not fit into the integer below.
     if number.abs() >= 1e15 {
         return format!("{number:.3e}");
     }
@@ -118,7 +118,7 @@ pub(super) fn tenths(number: f64) -> String {
 }
 
 /// `14:32:10` of `at`, with its date where that is not the date of `now`. Both are RFC 3339, in UTC.
-pub(in crate::admin::status) fn time_of_day(at: &str, now: &str) -> String {
+pub(super) fn time_of_day(at: &str, now: &str) -> String {
     let (date, time) = at.split_once('T').unwrap_or(("", at));
     let time = time.trim_end_matches('Z');
     if now.starts_with(date) { time.to_owned() } else { format!("{date}{SPACE}{time}") }
@@ -209,9 +209,16 @@ mod tests {
         for (ratio, text) in [(0.0, "0 %"), (0.001, "< 1 %"), (0.451, "45 %"), (0.999, "99 %"), (1.0, "100 %")] {
             assert_eq!(plain(percent_roughly(ratio)), text, "{ratio}");
         }
-        for (number, text) in
-            [(5916.25, "5,916.25"), (100.0, "100"), (0.0, "0"), (-3.5, "-3.50"), (-0.001, "0"), (-1e300, "-1.000e300")]
-        {
+        for (number, text) in [
+            (5916.25, "5,916.25"),
+            (100.0, "100"),
+            (0.0, "0"),
+            (-3.5, "-3.50"),
+            (-0.001, "0"),
+            (-1e300, "-1.000e300"),
+            (999_999_999_999_999.0, "999,999,999,999,999"),
+            (1e15, "1.000e15"),
+        ] {
             assert_eq!(amount(number), text, "{number}");
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! Who may ask, what is asked for, what memory says and what is counted are decided by the functions that the router's
 //! way calls, too; where one of them says no, the request goes that way as if this file were not there. Its own are only
-//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`): `tests` sends
+//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_headers`): `tests` sends
 //! requests both ways and holds these together.
 
-mod lasting;
+mod life_headers;
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use axum::{
 };
 use tracing::Level;
 
-use self::lasting::Lasting;
+use self::life_headers::LifeHeaders;
 use super::{answer, bodies::USUAL_BODY, directives, handlers::Endpoints};
 use crate::{
     links::Lookup,
@@ -43,7 +43,7 @@ pub(crate) struct Hits {
     /// The headers of an answer with a document in it, and of a redirect, but for the values that are its own.
     with_document: HeaderMap,
     with_location: HeaderMap,
-    lasting: Lasting,
+    life_headers: LifeHeaders,
 }
 
 /// The one form in which a route is asked for a link that may be answered here.
@@ -87,7 +87,7 @@ impl Hits {
         let fourth = [header::CACHE_CONTROL, CACHE_STATUS.clone(), header::LOCATION, X_REQUEST_ID.clone()];
         assert_eq!(names(&template(Form::Redirect)), fourth, "headers stand in the order in which they were set");
         let [with_document, with_location] = [Form::Link, Form::Redirect].map(template);
-        Hits { endpoints, edge, with_document, with_location, lasting: Lasting::new() }
+        Hits { endpoints, edge, with_document, with_location, life_headers: LifeHeaders::new() }
     }
 
     /// Whether a hit is told of in ways that only the router's way has: a trace, a line at `debug`, an answer that ends
@@ -97,7 +97,7 @@ impl Hits {
         is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
     }
 
-    /// The answer. All that is its own stands in one buffer.
+    /// The answer. All that is its own, but for the headers that say how long the link lives, stands in one buffer.
     fn answer_with(
         &self,
         form: Form,
@@ -111,6 +111,7 @@ impl Hits {
         match form {
             Form::DownloadUrl => answer::push_envelope(&mut text, link),
             Form::Link => {
+                // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
                 let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
                 answer::push_document(&mut text, source, None, lookup, ends_at);
             }
@@ -130,7 +131,7 @@ impl Hits {
         };
         let mut headers = headers.clone();
         // In the order of the template.
-        let [life, status] = self.lasting.of(lookup);
+        let [life, status] = self.life_headers.headers(lookup);
         let own = [Some(life), Some(status), location, Some(value(body, id))];
         for (header, own) in headers.values_mut().zip(own) {
             if let Some(own) = own {

@@ -303,14 +303,19 @@ impl Supervisor {
             let oldest = under_way.first_key_value().map(|(_, call)| call.asked_at);
             let silent_at = oldest.and_then(|asked_at| self.health.silent_at(asked_at, self.timeout));
             let silence = self.clock.now().until(silent_at.unwrap_or(self.clock.now()));
-            let event = tokio::select! {
-                // What has come is read before anybody says that nothing came: if this task had no time to run, the tier
-                // is not to blame.
-                biased;
-                () = &mut line.driver => Event::Lost,
-                Some(answer) = answers.next() => Event::Answer(answer),
-                () = tokio::time::sleep(silence), if silent_at.is_some() => Event::Silent,
-                Some(call) = self.calls.recv() => Event::Call(call),
+            // All that has come is looked at before more is read, or an answer without an end could grow while others renew its
+            // allowance.
+            let event = match answers.next().now_or_never().flatten() {
+                Some(answer) => Event::Answer(answer),
+                None => tokio::select! {
+                    // What has come is read before anybody says that nothing came: if this task had no time to run, the
+                    // tier is not to blame.
+                    biased;
+                    () = &mut line.driver => Event::Lost,
+                    Some(answer) = answers.next() => Event::Answer(answer),
+                    () = tokio::time::sleep(silence), if silent_at.is_some() => Event::Silent,
+                    Some(call) = self.calls.recv() => Event::Call(call),
+                },
             };
             let now = self.clock.now();
             match event {

@@ -101,6 +101,27 @@ async fn whether_a_token_was_given_is_told_however_late() {
     assert_eq!(looked, Err(Error::Away), "whoever asked does without it");
 }
 
+/// Far more than may come before one answer is whole.
+#[tokio::test]
+async fn long_answers_that_come_together_are_all_read() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let holder = crate::shared::Replica::random().holder(1);
+    let patience = Duration::from_secs(30);
+    let files: Vec<_> = (0..crate::shared::PEEK).map(|n| replica.names.file(&n.to_string())).collect();
+    for file in &files {
+        let put = Request::put(file, &holder, vec![b'\n'; 8 << 10], patience);
+        assert_eq!(replica.tier.ask(put, patience).await, Ok(crate::shared::Put::Kept));
+    }
+    let peek = || replica.tier.ask(Request::peek(&files[..4], replica.names.fleet()), patience);
+    let few = futures_util::future::join_all((0..50).map(|_| peek())).await;
+    assert!(few.iter().all(|found| found.as_ref().is_ok_and(|peek| peek.links.iter().all(Option::is_some))));
+    assert!(
+        replica.tier.ask(Request::peek(&files, replica.names.fleet()), patience).await.is_err(),
+        "32 MiB by its lines"
+    );
+}
+
 #[tokio::test]
 async fn a_killed_tier_is_found_again_without_its_memory() {
     let Some(mut server) = Server::start(&[]) else { return };

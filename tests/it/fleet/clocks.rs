@@ -84,7 +84,7 @@ impl Callers {
                 let base = format!("http://{}/v1/link?url=", replica.data());
                 tasks.spawn(async move {
                     let mut least = i64::MAX;
-                    // Eight files are asked for often enough.
+                    // A turn every 20 ms: more callers' turns would only keep the machine from its other tests.
                     let mut turns = tokio::time::interval(Duration::from_millis(20));
                     for turn in 0.. {
                         if stop.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::numbers::{self, count, counted, span, time_of_day};
+use super::numbers::{self, count, counted, span, time_of_day};
 use crate::telemetry::{Failure, Severity, What};
 
 pub(super) fn failures(failures: &[Failure], log_lines_dropped: u64, now: &str) -> Markup {

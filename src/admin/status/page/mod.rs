@@ -114,7 +114,7 @@ fn about(snapshot: &Snapshot<'_>) -> Markup {
     }
 }
 
-/// As many characters of a commit's name as tell it apart.
+/// The first 12 characters: enough to tell a commit by. `/status.json` has all of it.
 fn short(revision: &str) -> &str {
     revision.get(..12).unwrap_or(revision)
 }
@@ -203,7 +203,7 @@ mod tests {
             host: "web-1",
             headline: Headline { level: Level::Ok, text: "Links are flowing".to_owned(), advice: None },
             version: "0.1.0",
-            revision: "unknown",
+            revision: "0123456789abcdef0123456789abcdef01234567",
             uptime_seconds: 723,
             ready: true,
             draining: false,
@@ -281,6 +281,13 @@ mod tests {
 
     fn between<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
         page.split_once(from).and_then(|(_, rest)| rest.split_once(to)).expect(from).0
+    }
+
+    #[test]
+    fn the_commit_is_told_by_so_many_digits_as_people_read() {
+        let page = render(&snapshot(3));
+        assert!(page.contains("(0123456789ab)") && !page.contains("0123456789abc"), "{page}");
+        assert_eq!(short("unknown"), "unknown");
     }
 
     #[test]

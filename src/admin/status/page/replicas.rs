@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::numbers::{count, span};
+use super::numbers::{count, span};
 use crate::fleet::Description;
 
 /// Nothing where no replica was heard of.
