@@ -26,8 +26,8 @@ pub fn sealed(data: &[u8]) {
         [first, second].map(|half| i64::from_be_bytes(half.try_into().expect("eight bytes")))
     });
     let [minted_at, ends_at] = numbers.map(|number| {
-        let latest = Timestamp::MAX.as_millisecond();
-        Timestamp::from_millisecond(number.rem_euclid(latest)).expect("before the latest")
+        // In the year 9999, as the latest are.
+        Timestamp::from_millisecond(number.rem_euclid(253_402_200_000_000)).expect("before the latest")
     });
     let kept = Kept { minted_at, ends_at, text: String::from_utf8_lossy(data).into_owned() };
     let content = Content::Link(kept.clone());

@@ -50,7 +50,7 @@ const LONGEST_ANSWER: usize = 3 * 1024 * 1024;
 /// Charged for each line feed, besides the bytes themselves: `*1\r\n`, a list of one, takes 240 bytes as a value.
 const LINE_COST: usize = 64;
 
-/// Bytes that are read before the answers among them are looked at.
+/// About so many bytes, charged alike, are read before the answers among them are looked at.
 const BYTES_A_TURN: usize = 256 * 1024;
 
 /// Calls that may lie in the client library's queue: more than are ever under way.
@@ -115,11 +115,13 @@ impl Allowance {
             self.0.is_denied.store(bytes.starts_with(b"-DENIED "), Ordering::Relaxed);
         }
         let cost = bytes.len() + LINE_COST * memchr_iter(b'\n', bytes).count();
-        let left_in_turn = self.0.left_in_turn.load(Ordering::Relaxed).saturating_sub(bytes.len());
-        self.0.left_in_turn.store(left_in_turn, Ordering::Relaxed);
-        let left = self.0.left.load(Ordering::Relaxed).saturating_sub(cost);
-        self.0.left.store(left, Ordering::Relaxed);
-        if left == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
+        let spend = |left: &AtomicUsize| {
+            let less = left.load(Ordering::Relaxed).saturating_sub(cost);
+            left.store(less, Ordering::Relaxed);
+            less
+        };
+        spend(&self.0.left_in_turn);
+        if spend(&self.0.left) == 0 { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(()) }
     }
 
     /// Why a connection was lost, as far as what came on it tells.

@@ -64,10 +64,10 @@ pub(super) fn percent_roughly(ratio: f64) -> String {
     }
 }
 
-/// `5,916.25`: an amount, with hundredths at most; from 10^15 on `1.000e15`.
+/// `5,916.25`: an amount, with hundredths at most; from 10^13 on `1.000e13`.
 pub(super) fn amount(number: f64) -> String {
     // So large a float has no hundredths, and a larger one does not fit into the integer below.
-    if number.abs() >= 1e15 {
+    if number.abs() >= 1e13 {
         return format!("{number:.3e}");
     }
     let hundredths = (number.abs() * 100.0).round() as u64;
@@ -216,8 +216,8 @@ mod tests {
             (-3.5, "-3.50"),
             (-0.001, "0"),
             (-1e300, "-1.000e300"),
-            (999_999_999_999_999.0, "999,999,999,999,999"),
-            (1e15, "1.000e15"),
+            (9_999_999_999_999.0, "9,999,999,999,999"),
+            (1e13, "1.000e13"),
         ] {
             assert_eq!(amount(number), text, "{number}");
         }

@@ -110,7 +110,8 @@ async fn long_answers_that_come_together_are_all_read() {
     let patience = Duration::from_secs(30);
     let files: Vec<_> = (0..crate::shared::PEEK).map(|n| replica.names.file(&n.to_string())).collect();
     for file in &files {
-        let put = Request::put(file, &holder, vec![b'\n'; 8 << 10], patience);
+        let sealed = [b"1L0000000000000000", &[b'\n'; 8 << 10][..]].concat();
+        let put = Request::put(file, &holder, sealed, patience);
         assert_eq!(replica.tier.ask(put, patience).await, Ok(crate::shared::Put::Kept));
     }
     let peek = || replica.tier.ask(Request::peek(&files[..4], replica.names.fleet()), patience);

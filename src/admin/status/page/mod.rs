@@ -349,7 +349,7 @@ mod tests {
             "<span class=\"bad\">26.7 % of callers got no link",
             "</svg>the last 6 calls worked",
             "5,916.25</span><span class=\"note\">seen 1 min 15 s ago",
-            "kielink 0.1.0 on <b>web-1</b>, up 12 min 3 s",
+            "kielink 0.1.0 (0123456789ab) on <b>web-1</b>, up 12 min 3 s",
             "Last 1 min<",
             "data-values=\"98.3 %|98.3 %|98.3 %\"",
             "by default <code>[]</code>",
