@@ -173,7 +173,9 @@ fn panicked(_payload: Box<dyn std::any::Any + Send + 'static>) -> Response {
 
 async fn not_found(uri: Uri) -> Problem {
     // A caller that sends all of kie.ai's calls here finds out by this detail.
-    let detail = if problem::is_compat(uri.path()) {
+    let detail = if uri.path().starts_with("//") {
+        "The path begins with two slashes. Leave out the one at the end of the base URL."
+    } else if problem::is_compat(uri.path()) {
         "Of kie.ai's calls, kielink serves POST /api/v1/common/download-url, POST /api/v1/gpt4o-image/download-url and GET \
          /api/v1/chat/credit. Send all others to kie.ai, with a key of your own."
     } else {

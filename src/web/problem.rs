@@ -56,9 +56,10 @@ pub(crate) struct Problem {
     pub(crate) cause: Option<Arc<upstream::Error>>,
 }
 
-/// Whether kie.ai's own contract holds at `path`.
+/// Whether kie.ai's own contract holds at `path`, which may begin with more slashes than one: behind a base URL with a
+/// slash at its end.
 pub(crate) fn is_compat(path: &str) -> bool {
-    path == "/api" || path.starts_with("/api/")
+    path.trim_start_matches('/').strip_prefix("api").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Problem {

@@ -25,6 +25,7 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
         "/metrics",
         "/apis",
         "/v1/link%2F",
+        "//v1/link",
     ] {
         not_found.assert_document(path, &sidecar.get(path).await);
     }
@@ -43,6 +44,11 @@ async fn what_is_not_there_is_a_404_in_the_form_of_its_place() {
         assert!(served.iter().all(|call| serves.contains(call)), "{reply:?}");
         assert!(others.contains("with a key of your own"), "{reply:?}");
     }
+    // A base URL with a slash at its end.
+    let doubled = format!("/{COMPAT}");
+    let reply = sidecar.get(&doubled).await;
+    not_found.assert_envelope(&doubled, &reply);
+    assert!(reply.body.contains("at the end of the base URL"), "{reply:?}");
     let post = |path: &str| sidecar.client().post(format!("{}{path}", sidecar.base_url())).body("{}");
     not_found.assert_envelope("POST", &sidecar.send(post("/api/v1/jobs/createTask")).await);
     assert_eq!(kie.requests().len(), 0, "it is no proxy");
