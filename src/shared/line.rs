@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_one_are_charged_what_they_take_in_memory() {
+    fn lists_of_one_are_charged_by_the_line() {
         let lists = |count| b"*1\r\n".repeat(count);
         let each = 4 + LINE_COST;
         assert!(Allowance::new().spend(&lists(LONGEST_ANSWER / each - 1)).is_ok());

@@ -2,8 +2,8 @@
 //!
 //! Who may ask, what is asked for, what memory says and what is counted are decided by the functions that the router's
 //! way calls, too; where one of them says no, the request goes that way as if this file were not there. Its own are only
-//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_headers`): `tests` sends
-//! requests both ways and holds these together.
+//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_headers`):
+//! `tests` sends requests both ways and holds these together.
 
 mod life_headers;
 

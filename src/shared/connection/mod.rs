@@ -303,8 +303,8 @@ impl Supervisor {
             let oldest = under_way.first_key_value().map(|(_, call)| call.asked_at);
             let silent_at = oldest.and_then(|asked_at| self.health.silent_at(asked_at, self.timeout));
             let silence = self.clock.now().until(silent_at.unwrap_or(self.clock.now()));
-            // All that has come is looked at before more is read, or an answer without an end could grow while others renew its
-            // allowance.
+            // All that has come is looked at before more is read, or an answer without an end could grow while others
+            // renew its allowance.
             let event = match answers.next().now_or_never().flatten() {
                 Some(answer) => Event::Answer(answer),
                 None => tokio::select! {
