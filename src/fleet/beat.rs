@@ -155,22 +155,19 @@ impl Inner {
         kie: &Kie,
         forget: &(impl Fn(Forgotten) + Sync),
     ) {
-        let is_up = realm.is_up();
-        let was_up = realm.set_up(is_up);
-        if !is_up {
+        if !realm.is_up() {
+            realm.set_up(false);
             if is_newest {
                 self.local().away(self.quota, self.clock.now());
             }
             return;
         }
-        if !was_up {
+        if is_newest {
+            self.pay(realm).await;
+        }
+        if !realm.set_up(true) {
             self.catch_up(realm).await;
         }
-        let (owed, promised) = if is_newest { self.local().back(self.quota) } else { (None, 0) };
-        if let Some(owed) = owed {
-            let _ = realm.tier.ask(Request::pay(realm.names.fleet(), self.quota, owed.get()), BEHIND).await;
-        }
-        self.promise(realm, promised).await;
         let request = self.beat_of(realm, beating, minted, false);
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
         let lost = self.hear(realm, is_newest, beat, kie, forget);

@@ -15,10 +15,10 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Has so many tokens from now on; less than none where some to come are promised already.
-    pub(super) fn set(&mut self, tokens: f64, quota: Quota, now: Instant) {
+    /// Has so many tokens from now on, if it had more; less than none where some to come are promised already.
+    pub(super) fn leave(&mut self, tokens: f64, quota: Quota, now: Instant) {
         let missing = (f64::from(quota.burst.get()) - tokens).max(0.0);
-        self.full_at = Some(now + quota.period.mul_f64(missing));
+        self.full_at = self.full_at.max(Some(now + quota.period.mul_f64(missing)));
     }
 
     /// One token is not needed after all.
@@ -92,10 +92,21 @@ mod tests {
 
     #[test]
     fn it_begins_with_what_it_is_given() {
-        let mut bucket = Bucket::default();
         for (tokens, first) in [(0.0, full(100)), (-3.0, full(400)), (0.5, full(50)), (1.0, go(0)), (9.0, go(0))] {
-            bucket.set(tokens, QUOTA, at(1000));
+            let mut bucket = Bucket::default();
+            bucket.leave(tokens, QUOTA, at(1000));
             assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), first, "{tokens}");
         }
+    }
+
+    #[test]
+    fn what_it_has_spent_it_does_not_get_anew() {
+        let mut bucket = Bucket::default();
+        for _ in 0..3 {
+            bucket.take(QUOTA, Duration::ZERO, 0, at(1000));
+        }
+        bucket.leave(4.0, QUOTA, at(1000));
+        assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), go(0));
+        assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), full(100));
     }
 }

@@ -118,15 +118,15 @@ impl Local {
             }
             None => f64::from(share.burst.get()),
         };
-        self.bucket.set(tokens, share, now);
+        self.bucket.leave(tokens, share, now);
     }
 
-    /// The tier is back: what it is owed, and how many tokens are promised here that have not come yet.
-    pub(super) fn back(&mut self, quota: Quota) -> (Option<NonZeroU32>, u32) {
+    /// The tier is back: what was spent meanwhile, and how many tokens are promised here that have not come yet.
+    fn back(&mut self) -> (Debt, u32) {
         let was_away = std::mem::replace(&mut self.is_away, false);
         let promised = if was_away { self.waiting } else { 0 };
         self.debt.unspent(promised);
-        (self.debt.settle(quota), promised)
+        (std::mem::take(&mut self.debt), promised)
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
@@ -145,6 +145,21 @@ impl Local {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
+    /// The tier is back, and is told what was spent meanwhile.
+    pub(super) async fn pay(&self, realm: &Realm) {
+        let ((debt, promised), replicas) = {
+            let mut local = self.local();
+            (local.back(), local.replicas())
+        };
+        if let Some(owed) = debt.owed(self.quota, replicas) {
+            let request = Request::pay(realm.names.fleet(), self.quota, owed.get());
+            if realm.tier.ask(request, BEHIND).await.is_err() {
+                self.local().debt.add(debt);
+            }
+        }
+        self.promise(realm, promised).await;
+    }
+
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
         let now = self.clock.now();
         let (longest_wait, keep) = match ask.reason {
@@ -155,7 +170,9 @@ impl Inner {
             }
         };
         let (mut wait, mut late) = (None, None);
-        for (place, realm) in self.realms().into_iter().enumerate() {
+        // A tier that is back is paid before it is asked for more.
+        let realms = if self.local().debt.is_none() { self.realms() } else { Vec::new() };
+        for (place, realm) in realms.into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             if left.is_zero() || !realm.is_up() {
                 continue;
@@ -291,7 +308,7 @@ mod tests {
     /// Which waits for the fifteen tokens that it was promised.
     fn waiting() -> Local {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
-        local.back(QUOTA);
+        local.back();
         for token in 1..=15 {
             assert_eq!(local.given(Duration::from_millis(token * 100), at(1000), at(1010)), 0);
             local.waiting += 1;
@@ -321,7 +338,8 @@ mod tests {
         let mut local = waiting();
         local.away(QUOTA, at(3000));
         (0..17).for_each(|_| local.debt.spent());
-        assert_eq!(local.back(QUOTA), (NonZeroU32::new(2), 15));
+        let (debt, promised) = local.back();
+        assert_eq!((debt.owed(QUOTA, NonZeroU32::MIN), promised), (NonZeroU32::new(2), 15));
     }
 
     #[test]
@@ -330,10 +348,15 @@ mod tests {
         let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
         let quota = Quota { period: Duration::from_millis(100), burst: some(20) };
         let mut local = Local::new(some(1), quota, at(0));
-        assert_eq!(local.back(quota), (None, 0));
+        let owed = |local: &mut Local| {
+            let (debt, promised) = local.back();
+            assert_eq!(promised, 0);
+            debt.owed(quota, some(1))
+        };
+        assert_eq!(owed(&mut local), None);
         // A question for a token that was asked before, and has no answer.
         local.debt.spent();
-        assert_eq!(local.back(quota), (Some(some(1)), 0));
-        assert_eq!(local.back(quota), (None, 0), "once");
+        assert_eq!(owed(&mut local), Some(some(1)));
+        assert_eq!(owed(&mut local), None, "once");
     }
 }

@@ -102,10 +102,20 @@ impl Debt {
         self.0 = self.0.saturating_sub(tokens);
     }
 
-    /// What PAY owes on return: what was spent, but no more than a burst, since the rest has been refilled meanwhile.
-    /// It is forgotten here; `None` where nothing is owed.
-    pub fn settle(&mut self, quota: Quota) -> Option<NonZeroU32> {
-        NonZeroU32::new(std::mem::take(&mut self.0).min(quota.burst.get()))
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// What PAY has not taken after all.
+    pub fn add(&mut self, other: Debt) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+
+    /// What PAY takes when the tier is back; `None` where nothing is owed. Who comes back first answers for the others, too,
+    /// who have been away as long: until they pay, their tokens would be taken for a burst that nobody has used. A burst at
+    /// most, since the rest has been refilled meanwhile.
+    pub fn owed(&self, quota: Quota, replicas: NonZeroU32) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.0.saturating_mul(replicas.get()).min(quota.burst.get()))
     }
 }
 
@@ -191,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_the_most_that_is_owed_and_it_is_owed_once() {
-        let mut debt = Debt::default();
-        assert_eq!(debt.settle(quota(100, 20)), None);
-        for (spent, owed) in [(1, 1), (20, 20), (21, 20), (500, 20)] {
+    fn each_owes_what_all_have_spent_as_far_as_it_knows_and_a_burst_at_most() {
+        for (spent, replicas, owed) in
+            [(0, 5, 0), (1, 1, 1), (1, 5, 5), (4, 5, 20), (5, 5, 20), (20, 1, 20), (21, 1, 20), (500, u32::MAX, 20)]
+        {
+            let mut debt = Debt::default();
             (0..spent).for_each(|_| debt.spent());
-            assert_eq!(debt.settle(quota(100, 20)), Some(some(owed)));
-            assert_eq!(debt.settle(quota(100, 20)), None);
+            assert_eq!(debt.owed(quota(100, 20), some(replicas)), NonZeroU32::new(owed), "{spent} of {replicas}");
         }
     }
 }

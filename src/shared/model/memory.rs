@@ -1,7 +1,7 @@
 //! What the scripts promise, said a second time in other words: a tier's memory without Redis. Pure. A test holds it to
 //! what a real server answers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use redis::Value;
 
@@ -69,6 +69,11 @@ impl Memory {
             Operation::Beat => self.beat(arguments, now),
             Operation::Trial => Value::Int(1),
         }
+    }
+
+    /// In which time the bucket would be full.
+    pub(crate) fn full_in(&self, now: i64) -> Duration {
+        Duration::from_micros(self.bucket.map_or(0, |full_at| u64::try_from(full_at - now * 1000).unwrap_or(0)))
     }
 
     /// The leases that ended otherwise than by their holders, since this was last asked.

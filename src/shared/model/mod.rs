@@ -170,6 +170,12 @@ impl Model {
         heard.into_iter().map(|(replica, beacon)| (replica, shown(beacon))).collect()
     }
 
+    /// In which time the fleet's bucket would be full.
+    pub(crate) fn full_in(&self) -> Duration {
+        let now = (self.clock)();
+        self.lock().memory.full_in(now)
+    }
+
     /// Calls so far, and those that went wrong.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.lock();

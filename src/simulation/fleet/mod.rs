@@ -6,9 +6,8 @@
 //! - P1: as for one kielink (a replica that was paused unseen is excused for as much of the pause as no sign has shown it);
 //! - P2: one replica has one request for a file on its way; so has the whole fleet, while all see the tier, and one more
 //!   for each lease that was lost since;
-//! - P3: kie.ai never sees more than the budget while all see the tier, nor while none does; besides a burst and a second's
-//!   rate when it goes, and a burst and three seconds' rate when it loses its memory. Not held to it is what comes between
-//!   the tier's return and its next outage;
+//! - P3: kie.ai never sees more than the budget, whether all see the tier, or none does, or each finds it again in turn;
+//!   besides what the tier has promised already when it goes or loses its memory, and, when it goes, a second's rate;
 //! - a forgotten file's link is handed out by no replica a second and a half later;
 //! - every caller gets exactly one answer, within its deadline;
 //! - whoever has a link where there is no tier has one where there is, whatever the tier does;

@@ -46,6 +46,8 @@ struct State {
     in_flight: HashMap<Source, Vec<usize>>,
     /// An ideal token bucket, and when it held so much.
     tokens: Option<(f64, Duration)>,
+    /// What is allowed besides what that has, and has not been needed.
+    besides: f64,
     /// While the quota is watched, whether all replicas see the tier, or none does.
     counted: Option<Sight>,
     /// Links: when they end, and when they were asked for.
@@ -96,15 +98,16 @@ impl Oracle {
         state.totals.requests += 1;
         let Promises { rate, burst, mints, .. } = self.promises;
         let (tokens, at) = state.tokens.unwrap_or((burst, now));
-        // What was allowed besides stays, above a whole burst.
-        let tokens = tokens.max((tokens + now.saturating_sub(at).as_secs_f64() * rate).min(burst)) - 1.0;
+        let tokens = (tokens + now.saturating_sub(at).as_secs_f64() * rate).min(burst) - 1.0;
         if let Some(sight) = state.counted {
             state.totals.counted += 1;
-            state.hold(tokens > -1e-6, || {
-                format!("P3: {sight:?}: kie.ai sees more than the budget: {tokens:.1} are left of {burst}")
+            state.besides += tokens.min(0.0);
+            let besides = state.besides;
+            state.hold(besides > -1e-6, || {
+                format!("P3: {sight:?}: kie.ai sees {:.1} more than the budget of {burst}", -besides)
             });
         }
-        state.tokens = Some((if state.counted.is_some() { tokens } else { tokens.max(0.0) }, now));
+        state.tokens = Some((tokens.max(0.0), now));
         let Some((source, lost)) = file else { return };
         let replicas = state.in_flight.entry(source.clone()).or_default();
         let (is_twice, others) = (replicas.contains(&replica), replicas.len());
@@ -157,22 +160,34 @@ impl Oracle {
         }
     }
 
-    /// The tier has lost its memory: the promises of its bucket, which replicas make anew with their next beat, while it has
-    /// made others; and what was forgotten, of which whoever had not heard of it does not hear.
-    pub(super) fn flushed(&self, now: Duration) {
+    /// The tier has lost its memory: the promises of its bucket, which all go, while it makes others until replicas make
+    /// theirs anew with their next beat; and what was forgotten, of which whoever had not heard of it does not hear.
+    /// `full_in` is when its bucket would have been full.
+    pub(super) fn flushed(&self, full_in: Duration, now: Duration) {
         let mut state = self.lock();
         state.totals.flushes += 1;
         state.forgotten.clear();
         state.flushed_at = Some(now);
-        state.allow(self.promises.burst + 2.0 * self.promises.rate * HEARD_WITHIN.as_secs_f64());
+        state.besides += self.promised(full_in);
     }
 
-    /// No replica sees the tier any more. Each has heard with its last beat what the bucket held.
-    pub(super) fn away(&self) {
+    /// No replica sees the tier any more, whose bucket would be full in this time. Each has heard with its last beat, a second
+    /// ago, what the bucket held; what it has promised since to others no replica knows: that goes besides their shares.
+    pub(super) fn away(&self, full_in: Duration) {
         let mut state = self.lock();
         state.totals.outages += 1;
         state.counted = Some(Sight::None);
-        state.allow(self.promises.burst + self.promises.rate);
+        state.besides += self.promises.rate + self.promised(full_in);
+    }
+
+    /// The tier is there again. Replicas find it one after the other, which allows no more.
+    pub(super) fn back(&self) {
+        self.lock().counted = Some(Sight::All);
+    }
+
+    /// Tokens to come that a bucket has promised which would be full in this time; one is for rounding.
+    fn promised(&self, full_in: Duration) -> f64 {
+        (full_in.as_secs_f64() * self.promises.rate - self.promises.burst).max(0.0) + 1.0
     }
 
     /// A caller of `replica` that asked at `asked_at` is handed this link.
@@ -224,13 +239,6 @@ impl Oracle {
 }
 
 impl State {
-    /// kie.ai may see so many requests more.
-    fn allow(&mut self, tokens: f64) {
-        if let Some((held, _)) = &mut self.tokens {
-            *held += tokens;
-        }
-    }
-
     fn hold(&mut self, holds: bool, promise: impl FnOnce() -> String) {
         if !holds {
             self.broken.get_or_insert_with(promise);

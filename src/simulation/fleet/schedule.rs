@@ -217,8 +217,9 @@ impl Simulated {
                 _ if self.kind == Kind::Calm => {}
                 10 => match self.rng.u8(..3) {
                     0 => {
-                        self.oracle.flushed(self.world.now());
-                        self.tier.iter().for_each(|tier| tier.flush());
+                        let Some(tier) = &self.tier else { continue };
+                        self.oracle.flushed(tier.full_in(), self.world.now());
+                        tier.flush();
                     }
                     1 => self.kie.answers_within(SECOND * self.rng.u32(1..9)),
                     _ => self.kie.answers_within(SECOND),
@@ -238,21 +239,20 @@ impl Simulated {
         for _ in 0..self.rng.usize(2..5) {
             self.want_much().await;
             let tier = Arc::clone(self.tier.as_ref().expect("it has one"));
+            let full_in = tier.full_in();
             match self.rng.u8(..3) {
                 0 => {
-                    self.oracle.flushed(self.world.now());
+                    self.oracle.flushed(full_in, self.world.now());
                     tier.flush();
                     continue;
                 }
                 1 => tier.behave(Manner::Away),
                 _ => tier.behave(Manner::Silent),
             }
-            self.oracle.away();
+            self.oracle.away(full_in);
             self.want_much().await;
-            self.oracle.count_quota(None);
+            self.oracle.back();
             tier.behave(Manner::Answers);
-            // What is not held to anything from here to the next outage: whoever comes back first knows nothing of what the
-            // others owe, so that kie.ai may see more for as long as requests waited.
             self.settle().await;
         }
     }
