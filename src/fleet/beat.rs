@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BEHIND, Fleet, Inner, realm::Realm};
 use crate::{
     clock::Instant,
-    shared::{Beat, Content, LEASE, Request, Saying},
+    shared::{Beat, Content, LEASE, Request, Saying, State},
     source::Source,
     upstream::Kie,
 };
@@ -28,9 +28,6 @@ const RENEWED_AT_ONCE: usize = 64;
 /// Links put at once when the tier is back: callers' questions must not wait behind many, nor the tier be taken for silent
 /// where all of them take longer than a caller's patience with it.
 const PUT_AT_ONCE: usize = 16;
-
-/// A token that is spent already is taken however late it comes.
-const PROMISED: Duration = Duration::from_secs(120);
 
 /// For the last words of all: the process ends.
 const GOODBYE: Duration = Duration::from_millis(20);
@@ -158,7 +155,12 @@ impl Inner {
         if !realm.is_up() {
             realm.set_up(false);
             if is_newest {
-                self.local().away(self.quota, self.clock.now());
+                let mut local = self.local();
+                local.away(self.quota, self.clock.now());
+                // The others are silent for a moment as this one is, and no longer.
+                if realm.tier.state() == State::Down {
+                    local.lost();
+                }
             }
             return;
         }
@@ -172,16 +174,6 @@ impl Inner {
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
         let lost = self.hear(realm, is_newest, beat, kie, forget);
         self.promise(realm, lost).await;
-    }
-
-    /// Requests that wait for tokens which the fleet's bucket does not know of go when these come: it has that many fewer.
-    pub(super) async fn promise(&self, realm: &Realm, tokens: u32) {
-        for _ in 0..tokens {
-            let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
-            if realm.tier.ask(request, BEHIND).await.is_err() {
-                return;
-            }
-        }
     }
 
     /// How many tokens are to be promised anew.
@@ -212,8 +204,8 @@ impl Inner {
         if !is_newest {
             return 0;
         }
-        let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
-        let lost = self.local().saw(count, (present, remembered), self.quota.tokens(bucket), self.quota, now);
+        let said = live.iter().cloned().collect();
+        let lost = self.local().saw(said, (present, remembered), self.quota.tokens(bucket), self.quota, now);
         let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
         *self.members() = members.collect();
         lost

@@ -12,13 +12,18 @@ use crate::{
 pub(super) struct Bucket {
     /// `None` where it is full.
     full_at: Option<Instant>,
+    /// Of the share that it was last.
+    period: Duration,
 }
 
 impl Bucket {
     /// Has so many tokens from now on, if it had more; less than none where some to come are promised already.
     pub(super) fn leave(&mut self, tokens: f64, quota: Quota, now: Instant) {
-        let missing = (f64::from(quota.burst.get()) - tokens).max(0.0);
-        self.full_at = self.full_at.max(Some(now + quota.period.mul_f64(missing)));
+        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
+        let had = ahead.as_secs_f64() / self.period.as_secs_f64().max(f64::MIN_POSITIVE);
+        let missing = (f64::from(quota.burst.get()) - tokens).max(had);
+        self.full_at = Some(now + quota.period.mul_f64(missing));
+        self.period = quota.period;
     }
 
     /// One token is not needed after all.
@@ -34,7 +39,7 @@ impl Bucket {
             return Take::Full { retry_after: wait };
         }
         let ahead = ahead + quota.period;
-        self.full_at = Some(now + ahead);
+        (self.full_at, self.period) = (Some(now + ahead), quota.period);
         Take::Go { wait: ahead.saturating_sub(quota.window()) }
     }
 }
@@ -106,6 +111,9 @@ mod tests {
             bucket.take(QUOTA, Duration::ZERO, 0, at(1000));
         }
         bucket.leave(4.0, QUOTA, at(1000));
+        let mut narrower = Bucket { ..bucket };
+        narrower.leave(4.0, Quota { period: QUOTA.period * 10, ..QUOTA }, at(1000));
+        assert_eq!(narrower.take(Quota { period: QUOTA.period * 10, ..QUOTA }, Duration::ZERO, 0, at(1000)), go(0));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), go(0));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), full(100));
     }

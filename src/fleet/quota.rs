@@ -1,7 +1,7 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
 //! this replica's share.
 
-use std::{future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
@@ -15,6 +15,27 @@ use crate::{
 /// Times cross the tier in whole milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
+/// A token that is spent already is taken however late it comes.
+const PROMISED: Duration = Duration::from_secs(120);
+
+/// Within this time of a beat all others have beaten, but for who is a little late.
+const ROUND: Duration = Duration::from_millis(900);
+
+/// Replicas by their names, and what each has said last; `None` where it is remembered, but what it said is not.
+pub(super) type Said = HashMap<String, Option<Vec<u8>>>;
+
+/// What is heard of the other replicas. Since the tier is back, each may have found it, or go by its share still.
+#[derive(Debug)]
+enum Others {
+    Heard,
+    /// The tier is away.
+    Lost,
+    /// The first beat has come, at this time, with what each had said before. Until the next, one's share goes on.
+    Listening(Instant, Said),
+    /// Some have said nothing new.
+    Missing(Said),
+}
+
 /// What this replica keeps of the quota by itself.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -27,27 +48,40 @@ pub(super) struct Local {
     level: Option<(f64, Instant)>,
     /// Tokens that this replica has taken there since.
     taken: u32,
+    others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
     together: (NonZeroU32, NonZeroU32),
     /// Requests that wait for the tokens that they were promised.
     waiting: u32,
+    /// Those of them whose tokens are of the share, and that the fleet's bucket does not know of.
+    untold: u32,
+    /// So often these were told.
+    tellings: u64,
     /// When the last token comes that the fleet's bucket has promised here.
     promised_until: Option<Instant>,
 }
 
 /// A request that waits for its token.
-struct Waiting<'a>(&'a Inner);
+struct Waiting<'a> {
+    inner: &'a Inner,
+    /// It is of the share, and when the fleet's bucket was told last, it was not there.
+    told_before: Option<u64>,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(inner: &'a Inner) -> Waiting<'a> {
-        inner.local().waiting += 1;
-        Waiting(inner)
+    fn new(inner: &'a Inner, is_of_the_share: bool) -> Waiting<'a> {
+        let mut local = inner.local();
+        local.waiting += 1;
+        local.untold += u32::from(is_of_the_share);
+        Waiting { inner, told_before: is_of_the_share.then_some(local.tellings) }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.local().waiting -= 1;
+        let mut local = self.inner.local();
+        local.waiting -= 1;
+        local.untold -= u32::from(self.told_before == Some(local.tellings));
     }
 }
 
@@ -61,8 +95,11 @@ impl Local {
             is_away: false,
             level: None,
             taken: 0,
+            others: Others::Heard,
             together: (NonZeroU32::MIN, NonZeroU32::MIN),
             waiting: 0,
+            untold: 0,
+            tellings: 0,
             promised_until: None,
         };
         local.away(quota, now);
@@ -78,13 +115,14 @@ impl Local {
         quota.part(self.together.0, self.together.1)
     }
 
-    /// A beat has told how many replicas are live and which of them are together, and what the fleet's bucket holds. Where that has lost the promises
-    /// that it made here, so many are to be made anew: their requests go all the same.
-    pub(super) fn saw(&mut self, live: u32, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
-        self.seen.saw(live, now);
+    /// A beat has told which replicas are live, how many of them are together, and what the fleet's bucket holds. Where that
+    /// has lost the promises that it made here, so many are to be made anew: their requests go all the same.
+    pub(super) fn saw(&mut self, live: Said, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
+        self.seen.saw(count(live.len()), now);
+        let heard = self.hear(live, now);
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        self.together = (some(together.0), some(together.1));
+        self.together = (some(together.0.min(heard)), some(together.1));
         (self.level, self.taken) = (Some((level, now)), 0);
         let ahead = self.promised_until.map(|until| now.until(until)).unwrap_or_default();
         // Of a bucket that has made them, less than none of it is left; one token is for rounding.
@@ -95,6 +133,34 @@ impl Local {
         self.waiting
     }
 
+    /// How many replicas have been heard since the tier is there, this one among them.
+    fn hear(&mut self, live: Said, now: Instant) -> u32 {
+        let said = match std::mem::replace(&mut self.others, Others::Heard) {
+            Others::Heard => return u32::MAX,
+            Others::Lost => {
+                self.others = Others::Listening(now, live);
+                return 1;
+            }
+            Others::Listening(since, said) if since.until(now) < ROUND => {
+                self.others = Others::Listening(since, said);
+                return 1;
+            }
+            Others::Listening(_, said) | Others::Missing(said) => said,
+        };
+        // What is said is sealed anew each time.
+        let heard = live.iter().filter(|(replica, record)| said.get(*replica) != Some(*record)).count();
+        if heard < live.len() {
+            self.others = Others::Missing(said);
+        }
+        count(heard)
+    }
+
+    /// Whether the fleet's bucket may be asked. Of a tier that is back the others are heard first, and each pays it: until
+    /// all have found it, their shares and the whole rate would be twice the rate.
+    fn may_ask(&self) -> bool {
+        matches!(self.others, Others::Heard | Others::Missing(_))
+    }
+
     /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait. One that comes before another
     /// that was promised earlier is of a bucket that has lost its promises: so many are to be made anew.
     fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant) -> u32 {
@@ -102,6 +168,13 @@ impl Local {
         let at = Some(asked_at + wait);
         self.promised_until = if is_lost { at } else { self.promised_until.max(at) };
         if is_lost { self.waiting } else { 0 }
+    }
+
+    /// The tier is not there, which others see at another time. A replica that has just begun has heard of none.
+    pub(super) fn lost(&mut self) {
+        if self.level.is_some() {
+            self.others = Others::Lost;
+        }
     }
 
     /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
@@ -121,12 +194,16 @@ impl Local {
         self.bucket.leave(tokens, share, now);
     }
 
-    /// The tier is back: what was spent meanwhile, and how many tokens are promised here that have not come yet.
-    fn back(&mut self) -> (Debt, u32) {
-        let was_away = std::mem::replace(&mut self.is_away, false);
-        let promised = if was_away { self.waiting } else { 0 };
-        self.debt.unspent(promised);
-        (std::mem::take(&mut self.debt), promised)
+    /// The tier is there: how many tokens of the share are promised that have not come yet, and what PAY takes for those that
+    /// were spent. Who was away as long as the others answers for them, too: what they have spent would be taken for a burst
+    /// that nobody has used.
+    fn back(&mut self, quota: Quota) -> (u32, Option<NonZeroU32>) {
+        self.is_away = false;
+        self.tellings += 1;
+        let untold = std::mem::take(&mut self.untold);
+        self.debt.settled(untold);
+        let payers = if self.may_ask() { NonZeroU32::MIN } else { self.replicas() };
+        (untold, self.debt.owed(quota, payers))
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
@@ -145,19 +222,32 @@ impl Local {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// The tier is back, and is told what was spent meanwhile.
+    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let ((debt, promised), replicas) = {
+        let (untold, owed, debt) = {
             let mut local = self.local();
-            (local.back(), local.replicas())
+            let (untold, owed) = local.back(self.quota);
+            (untold, owed, local.debt.tokens())
         };
-        if let Some(owed) = debt.owed(self.quota, replicas) {
+        if let Some(owed) = owed {
             let request = Request::pay(realm.names.fleet(), self.quota, owed.get());
-            if realm.tier.ask(request, BEHIND).await.is_err() {
-                self.local().debt.add(debt);
+            if realm.tier.ask(request, BEHIND).await.is_ok() {
+                self.local().debt.settled(debt);
             }
         }
-        self.promise(realm, promised).await;
+        self.promise(realm, untold).await;
+    }
+
+    /// Requests that wait for tokens which the fleet's bucket does not know of go when these come: it has that many fewer.
+    pub(super) async fn promise(&self, realm: &Realm, tokens: u32) {
+        for told in 0..tokens {
+            let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
+            if realm.tier.ask(request, BEHIND).await.is_err() {
+                // What it was not told of is paid for when it answers again.
+                (told..tokens).for_each(|_| self.local().debt.spent());
+                return;
+            }
+        }
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
@@ -170,15 +260,14 @@ impl Inner {
             }
         };
         let (mut wait, mut late) = (None, None);
-        // A tier that is back is paid before it is asked for more.
-        let realms = if self.local().debt.is_none() { self.realms() } else { Vec::new() };
-        for (place, realm) in realms.into_iter().enumerate() {
+        for (place, realm) in self.realms().into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
-            if left.is_zero() || !realm.is_up() {
+            let is_newest = place == 0;
+            if left.is_zero() || !realm.is_up() || (is_newest && !self.local().may_ask()) {
                 continue;
             }
             let asked_at = self.clock.now();
-            let mut taking = self.taking(realm, place == 0, longest_wait, keep);
+            let mut taking = self.taking(realm, is_newest, longest_wait, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
@@ -188,6 +277,7 @@ impl Inner {
                 Err(_) => late = late.or(Some(taking)),
             }
         }
+        let is_of_the_share = wait.is_none() && late.is_none();
         let wait = match (wait, late) {
             (Some(wait), _) => wait,
             (None, None) => {
@@ -198,7 +288,7 @@ impl Inner {
             (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
         };
         if !wait.is_zero() {
-            let _waiting = Waiting::new(self);
+            let _waiting = Waiting::new(self, is_of_the_share);
             tokio::time::sleep(wait).await;
         }
         Ok(())
@@ -269,6 +359,10 @@ impl Inner {
     }
 }
 
+fn count(replicas: usize) -> u32 {
+    u32::try_from(replicas).unwrap_or(u32::MAX)
+}
+
 fn granted(taken: Take) -> Result<Duration, Refused> {
     match taken {
         Take::Go { wait } => Ok(wait),
@@ -296,6 +390,15 @@ impl upstream::Quota for Fleet {
 }
 
 #[cfg(test)]
+impl Fleet {
+    /// Whether this replica asks the tier for its tokens, and owes it nothing but what it tells with its next beat.
+    pub(crate) fn is_square(&self) -> bool {
+        let local = self.0.local();
+        local.may_ask() && local.debt.tokens() == local.untold
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -308,7 +411,7 @@ mod tests {
     /// Which waits for the fifteen tokens that it was promised.
     fn waiting() -> Local {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
-        local.back();
+        local.back(QUOTA);
         for token in 1..=15 {
             assert_eq!(local.given(Duration::from_millis(token * 100), at(1000), at(1010)), 0);
             local.waiting += 1;
@@ -322,8 +425,9 @@ mod tests {
             [(-15.0, 1000, 0), (-10.0, 1500, 0), (-30.0, 1500, 0), (-3.0, 1500, 15), (4.0, 2400, 15), (4.0, 2500, 0)]
         {
             let mut local = waiting();
-            assert_eq!(local.saw(1, (1, 1), level, QUOTA, at(now)), anew, "{level} at {now}");
-            assert_eq!(local.saw(1, (1, 1), level, QUOTA, at(now)), 0);
+            let mut saw = || local.saw(said([("one", 1)]), (1, 1), level, QUOTA, at(now));
+            assert_eq!(saw(), anew, "{level} at {now}");
+            assert_eq!(saw(), 0);
         }
         let mut local = waiting();
         let wait = Duration::from_millis(100);
@@ -333,30 +437,81 @@ mod tests {
         assert_eq!(late.given(wait * 11, at(1500), at(1900)), 0, "a late answer is no sign");
     }
 
-    #[test]
-    fn what_is_promised_is_not_owed_and_what_was_spent_is_though_more_is_promised() {
-        let mut local = waiting();
-        local.away(QUOTA, at(3000));
-        (0..17).for_each(|_| local.debt.spent());
-        let (debt, promised) = local.back();
-        assert_eq!((debt.owed(QUOTA, NonZeroU32::MIN), promised), (NonZeroU32::new(2), 15));
+    fn said<const N: usize>(records: [(&str, u8); N]) -> Said {
+        records.into_iter().map(|(replica, record)| (replica.to_owned(), Some(vec![record]))).collect()
     }
 
     #[test]
-    fn a_debt_that_shows_when_the_tier_is_back_already_is_paid_with_the_next_beat() {
-        let some = |number| NonZeroU32::new(number).unwrap();
-        let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
-        let quota = Quota { period: Duration::from_millis(100), burst: some(20) };
-        let mut local = Local::new(some(1), quota, at(0));
-        let owed = |local: &mut Local| {
-            let (debt, promised) = local.back();
-            assert_eq!(promised, 0);
-            debt.owed(quota, some(1))
+    fn who_has_not_been_heard_since_the_tier_is_back_keeps_its_part() {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+        let together = |local: &Local| (local.together.0.get(), local.may_ask());
+        let mut beat = |now, live, lost| {
+            if lost {
+                local.lost();
+            }
+            local.saw(live, (3, 3), 4.0, QUOTA, at(now));
+            together(&local)
         };
-        assert_eq!(owed(&mut local), None);
-        // A question for a token that was asked before, and has no answer.
+        assert_eq!(beat(0, said([("a", 1), ("b", 1), ("c", 1)]), true), (3, true), "at the start");
+        assert_eq!(beat(1000, said([("a", 2), ("b", 1), ("c", 1)]), false), (3, true), "one is late");
+        assert_eq!(beat(5000, said([("a", 3), ("b", 1), ("c", 1)]), true), (1, false), "the others may be away");
+        assert_eq!(beat(5800, said([("a", 4), ("b", 2), ("c", 1)]), false), (1, false), "too early to tell");
+        assert_eq!(beat(6000, said([("a", 5), ("b", 2), ("c", 1)]), false), (2, true));
+        assert_eq!(beat(7000, said([("a", 6), ("b", 3), ("c", 1)]), false), (2, true));
+        assert_eq!(beat(8000, said([("a", 7), ("b", 4), ("c", 2)]), false), (3, true));
+        assert_eq!(beat(9000, said([("a", 8), ("b", 4), ("c", 2)]), false), (3, true), "for good");
+        assert_eq!(beat(9500, said([("a", 9), ("b", 4), ("c", 2)]), true), (1, false));
+        assert_eq!(beat(10_500, said([("a", 10), ("b", 5), ("d", 1)]), false), (3, true), "a new one is there");
+    }
+
+    /// Nothing else is known of the others.
+    fn alone() -> (Said, (u32, u32)) {
+        (said([("a", 1)]), (1, 1))
+    }
+
+    #[test]
+    fn what_is_promised_is_not_owed_and_what_was_spent_is_once() {
+        let mut local = waiting();
+        local.away(QUOTA, at(3000));
+        (0..17).for_each(|_| local.debt.spent());
+        local.untold = 15;
+        assert_eq!(local.back(QUOTA), (15, NonZeroU32::new(2)));
+        // PAY was not answered.
+        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(2)));
+        local.debt.settled(2);
+        assert_eq!(local.back(QUOTA), (0, None));
+    }
+
+    #[test]
+    fn who_waits_for_a_token_of_the_tier_is_not_promised_another() {
+        let mut local = waiting();
+        local.away(QUOTA, at(1100));
+        assert_eq!(local.back(QUOTA), (0, None));
+    }
+
+    #[test]
+    fn who_was_away_with_the_others_answers_for_them() {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+        let (live, together) = (said([("a", 1), ("b", 1), ("c", 1)]), (3, 3));
+        local.saw(live, together, 4.0, QUOTA, at(0));
         local.debt.spent();
-        assert_eq!(owed(&mut local), Some(some(1)));
-        assert_eq!(owed(&mut local), None, "once");
+        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(1)), "a question that was not answered");
+        local.lost();
+        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(3)));
+        local.debt.spent();
+        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(4)), "a burst at most");
+    }
+
+    #[test]
+    fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+        let (live, together) = alone();
+        local.saw(live, together, 4.0, QUOTA, at(0));
+        for outage in 0..3 {
+            local.away(QUOTA, at(10));
+            let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));
+            assert_eq!(taken.count(), if outage == 0 { 4 } else { 0 });
+            local.back(QUOTA);
+        }
     }
 }

@@ -97,23 +97,17 @@ impl Debt {
         self.0 = self.0.saturating_add(1);
     }
 
-    /// So many of them have not been spent yet.
-    pub fn unspent(&mut self, tokens: u32) {
+    /// The tier knows of so many.
+    pub fn settled(&mut self, tokens: u32) {
         self.0 = self.0.saturating_sub(tokens);
     }
 
-    pub fn is_none(&self) -> bool {
-        self.0 == 0
+    pub fn tokens(&self) -> u32 {
+        self.0
     }
 
-    /// What PAY has not taken after all.
-    pub fn add(&mut self, other: Debt) {
-        self.0 = self.0.saturating_add(other.0);
-    }
-
-    /// What PAY takes when the tier is back; `None` where nothing is owed. Who comes back first answers for the others, too,
-    /// who have been away as long: until they pay, their tokens would be taken for a burst that nobody has used. A burst at
-    /// most, since the rest has been refilled meanwhile.
+    /// What PAY takes where each of so many replicas has spent as much; `None` where nothing is owed. A burst at most, since
+    /// the rest has been refilled meanwhile.
     pub fn owed(&self, quota: Quota, replicas: NonZeroU32) -> Option<NonZeroU32> {
         NonZeroU32::new(self.0.saturating_mul(replicas.get()).min(quota.burst.get()))
     }
@@ -201,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn each_owes_what_all_have_spent_as_far_as_it_knows_and_a_burst_at_most() {
+    fn a_burst_is_the_most_that_is_owed() {
         for (spent, replicas, owed) in
             [(0, 5, 0), (1, 1, 1), (1, 5, 5), (4, 5, 20), (5, 5, 20), (20, 1, 20), (21, 1, 20), (500, u32::MAX, 20)]
         {

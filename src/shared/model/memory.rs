@@ -1,7 +1,10 @@
 //! What the scripts promise, said a second time in other words: a tier's memory without Redis. Pure. A test holds it to
 //! what a real server answers.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use redis::Value;
 
@@ -11,6 +14,7 @@ const HOUR: i64 = 3_600_000;
 const LONGEST_PAUSE: i64 = 120_000;
 const LONGEST_QUEUE_MICROS: i64 = 120_000_000;
 const TOLD: usize = 1000;
+const MOST_GIVEN: usize = 1000;
 
 /// Until when something is there, in milliseconds of the tier's clock.
 #[derive(Debug, Clone)]
@@ -32,6 +36,8 @@ pub(crate) struct Memory {
     tombstones: HashMap<String, Until<()>>,
     /// When it would be full, in microseconds.
     bucket: Option<i64>,
+    /// When it last gave tokens.
+    given: VecDeque<i64>,
     pause: Option<Until<()>>,
     beacon: Option<Until<Vec<u8>>>,
     fleet: Option<Until<Members>>,
@@ -74,6 +80,10 @@ impl Memory {
     /// In which time the bucket would be full.
     pub(crate) fn full_in(&self, now: i64) -> Duration {
         Duration::from_micros(self.bucket.map_or(0, |full_at| u64::try_from(full_at - now * 1000).unwrap_or(0)))
+    }
+
+    pub(crate) fn given_since(&self, since: i64) -> usize {
+        self.given.iter().take_while(|at| **at >= since).count()
     }
 
     /// The leases that ended otherwise than by their holders, since this was last asked.
@@ -255,6 +265,8 @@ impl Memory {
             return answer("full", [Value::Int(millis_up(wait))]);
         }
         self.bucket = Some(now * 1000 + short + period);
+        self.given.truncate(MOST_GIVEN);
+        self.given.push_front(now);
         answer("go", [Value::Int(millis_up((short + period - window).max(0)))])
     }
 

@@ -176,6 +176,12 @@ impl Model {
         self.lock().memory.full_in(now)
     }
 
+    /// How many tokens it has given since its last beat but for who is a little late.
+    pub(crate) fn given_lately(&self) -> usize {
+        let now = (self.clock)();
+        self.lock().memory.given_since(now - 1100)
+    }
+
     /// Calls so far, and those that went wrong.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.lock();

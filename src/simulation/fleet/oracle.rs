@@ -46,8 +46,8 @@ struct State {
     in_flight: HashMap<Source, Vec<usize>>,
     /// An ideal token bucket, and when it held so much.
     tokens: Option<(f64, Duration)>,
-    /// What is allowed besides what that has, and has not been needed.
-    besides: f64,
+    /// What is allowed besides what that has, and has not been needed; until when.
+    besides: (f64, Duration),
     /// While the quota is watched, whether all replicas see the tier, or none does.
     counted: Option<Sight>,
     /// Links: when they end, and when they were asked for.
@@ -101,8 +101,11 @@ impl Oracle {
         let tokens = (tokens + now.saturating_sub(at).as_secs_f64() * rate).min(burst) - 1.0;
         if let Some(sight) = state.counted {
             state.totals.counted += 1;
-            state.besides += tokens.min(0.0);
-            let besides = state.besides;
+            if now > state.besides.1 {
+                state.besides.0 = 0.0;
+            }
+            state.besides.0 += tokens.min(0.0);
+            let besides = state.besides.0;
             state.hold(besides > -1e-6, || {
                 format!("P3: {sight:?}: kie.ai sees {:.1} more than the budget of {burst}", -besides)
             });
@@ -168,26 +171,29 @@ impl Oracle {
         state.totals.flushes += 1;
         state.forgotten.clear();
         state.flushed_at = Some(now);
-        state.besides += self.promised(full_in);
+        // Tokens to come that the bucket has promised; one is for rounding.
+        let (window, second) =
+            (Duration::from_secs_f64(self.promises.burst / self.promises.rate), Duration::from_secs(1));
+        let promised = full_in.saturating_sub(window);
+        state.allow(promised.as_secs_f64() * self.promises.rate + 1.0, now, now + promised + 2 * second);
     }
 
-    /// No replica sees the tier any more, whose bucket would be full in this time. Each has heard with its last beat, a second
-    /// ago, what the bucket held; what it has promised since to others no replica knows: that goes besides their shares.
-    pub(super) fn away(&self, full_in: Duration) {
+    /// No replica sees the tier any more. Each has heard with its last beat, a second ago, what the bucket held, and has as
+    /// much of the rate as the others since; what it has given since to others no replica knows: that goes besides their
+    /// shares.
+    pub(super) fn away(&self, given: usize, now: Duration) {
         let mut state = self.lock();
         state.totals.outages += 1;
         state.counted = Some(Sight::None);
-        state.besides += self.promises.rate + self.promised(full_in);
+        state.allow(self.promises.rate + given as f64, now, Duration::MAX);
     }
 
     /// The tier is there again. Replicas find it one after the other, which allows no more.
-    pub(super) fn back(&self) {
-        self.lock().counted = Some(Sight::All);
-    }
-
-    /// Tokens to come that a bucket has promised which would be full in this time; one is for rounding.
-    fn promised(&self, full_in: Duration) -> f64 {
-        (full_in.as_secs_f64() * self.promises.rate - self.promises.burst).max(0.0) + 1.0
+    pub(super) fn back(&self, now: Duration) {
+        let mut state = self.lock();
+        state.counted = Some(Sight::All);
+        // No caller waits longer for a token of a share.
+        state.besides.1 = now + Duration::from_secs(25);
     }
 
     /// A caller of `replica` that asked at `asked_at` is handed this link.
@@ -239,6 +245,12 @@ impl Oracle {
 }
 
 impl State {
+    fn allow(&mut self, tokens: f64, now: Duration, until: Duration) {
+        let (left, ends) = self.besides;
+        let left = if now > ends { 0.0 } else { left };
+        self.besides = (left + tokens, ends.max(until));
+    }
+
     fn hold(&mut self, holds: bool, promise: impl FnOnce() -> String) {
         if !holds {
             self.broken.get_or_insert_with(promise);

@@ -134,6 +134,11 @@ impl Replica {
         Replica { number, machine, clock, links, fleet, is_dead, tier: tier.cloned(), tasks, stop }
     }
 
+    /// Whether it asks the tier for its tokens, and owes it nothing.
+    pub(super) fn is_square(&self) -> bool {
+        self.fleet.as_ref().is_none_or(crate::fleet::Fleet::is_square)
+    }
+
     pub(super) fn sees_the_tier(&self) -> bool {
         self.fleet.as_ref().is_some_and(|fleet| fleet.state() == State::Up)
     }

@@ -199,6 +199,7 @@ impl Simulated {
         // One more beat tells what the bucket holds.
         tokio::time::sleep(SECOND * 2).await;
         assert!(self.replicas.iter().all(Replica::sees_the_tier), "a tier that is there is not found");
+        assert!(self.replicas.iter().all(Replica::is_square), "a tier that is there is not paid, or not asked");
     }
 
     /// Crowds, insisting callers and forgotten files, at replicas that all see the tier.
@@ -239,7 +240,7 @@ impl Simulated {
         for _ in 0..self.rng.usize(2..5) {
             self.want_much().await;
             let tier = Arc::clone(self.tier.as_ref().expect("it has one"));
-            let full_in = tier.full_in();
+            let (full_in, given) = (tier.full_in(), tier.given_lately());
             match self.rng.u8(..3) {
                 0 => {
                     self.oracle.flushed(full_in, self.world.now());
@@ -249,9 +250,9 @@ impl Simulated {
                 1 => tier.behave(Manner::Away),
                 _ => tier.behave(Manner::Silent),
             }
-            self.oracle.away(full_in);
+            self.oracle.away(given, self.world.now());
             self.want_much().await;
-            self.oracle.back();
+            self.oracle.back(self.world.now());
             tier.behave(Manner::Answers);
             self.settle().await;
         }

@@ -73,8 +73,16 @@ async fn ten_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back()
     ask_for_new_files(&fleet, 1, Duration::from_secs(2)).await;
     fleet.server.kill();
     let good = ask_for_new_files(&fleet, 1, Duration::from_secs(4)).await;
+    let questions = async |operation| {
+        let of_each =
+            fleet.replicas.iter().map(|replica| labelled(replica, "kielink_shared_requests_total", operation));
+        futures_util::future::join_all(of_each).await.into_iter().sum::<f64>()
+    };
+    let taken = questions("take").await;
     fleet.server.restart();
     ask_for_new_files(&fleet, 1, Duration::from_secs(3)).await;
+    assert!(questions("pay").await >= 1.0, "what was sent while it was away is paid for");
+    assert!(questions("take").await > taken, "it is asked for tokens again");
     let times = times(&fleet).await;
     let burst = most_at_once(&times, 10.0);
     eprintln!(
