@@ -164,16 +164,15 @@ impl Inner {
             }
             return;
         }
-        if is_newest {
-            self.pay(realm).await;
-        }
+        let told = if is_newest { self.pay(realm).await } else { 0 };
         if !realm.set_up(true) {
             self.catch_up(realm).await;
         }
         let request = self.beat_of(realm, beating, minted, false);
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
         let lost = self.hear(realm, is_newest, beat, kie, forget);
-        self.promise(realm, lost).await;
+        // What it was told of just now it has not lost.
+        self.promise(realm, lost.saturating_sub(told)).await;
     }
 
     /// How many tokens are to be promised anew.
@@ -204,8 +203,7 @@ impl Inner {
         if !is_newest {
             return 0;
         }
-        let said = live.iter().cloned().collect();
-        let lost = self.local().saw(said, (present, remembered), self.quota.tokens(bucket), self.quota, now);
+        let lost = self.local().saw(&live, (present, remembered), self.quota.tokens(bucket), self.quota, now);
         let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
         *self.members() = members.collect();
         lost

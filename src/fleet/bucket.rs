@@ -114,6 +114,10 @@ mod tests {
         let mut narrower = Bucket { ..bucket };
         narrower.leave(4.0, Quota { period: QUOTA.period * 10, ..QUOTA }, at(1000));
         assert_eq!(narrower.take(Quota { period: QUOTA.period * 10, ..QUOTA }, Duration::ZERO, 0, at(1000)), go(0));
+        assert_eq!(
+            narrower.take(Quota { period: QUOTA.period * 10, ..QUOTA }, Duration::ZERO, 0, at(1000)),
+            full(1000)
+        );
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), go(0));
         assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), full(100));
     }

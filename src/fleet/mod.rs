@@ -13,6 +13,7 @@ mod later;
 mod leases;
 mod metrics;
 mod mint;
+mod others;
 mod quota;
 mod realm;
 mod seek;

@@ -1,11 +1,16 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
 //! this replica's share.
 
-use std::{collections::HashMap, future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::{BEHIND, Fleet, Inner, bucket::Bucket, realm::Realm};
+use super::{
+    BEHIND, Fleet, Inner,
+    bucket::Bucket,
+    others::{Live, Others},
+    realm::Realm,
+};
 use crate::{
     clock::Instant,
     shared::{self, Debt, Quota, Request, Take},
@@ -17,24 +22,6 @@ const ROUNDING: Duration = Duration::from_millis(2);
 
 /// A token that is spent already is taken however late it comes.
 const PROMISED: Duration = Duration::from_secs(120);
-
-/// Within this time of a beat all others have beaten, but for who is a little late.
-const ROUND: Duration = Duration::from_millis(900);
-
-/// Replicas by their names, and what each has said last; `None` where it is remembered, but what it said is not.
-pub(super) type Said = HashMap<String, Option<Vec<u8>>>;
-
-/// What is heard of the other replicas. Since the tier is back, each may have found it, or go by its share still.
-#[derive(Debug)]
-enum Others {
-    Heard,
-    /// The tier is away.
-    Lost,
-    /// The first beat has come, at this time, with what each had said before. Until the next, one's share goes on.
-    Listening(Instant, Said),
-    /// Some have said nothing new.
-    Missing(Said),
-}
 
 /// What this replica keeps of the quota by itself.
 #[derive(Debug)]
@@ -57,6 +44,8 @@ pub(super) struct Local {
     untold: u32,
     /// So often these were told.
     tellings: u64,
+    /// Of those that were told, so many did not reach it.
+    unheard: u32,
     /// When the last token comes that the fleet's bucket has promised here.
     promised_until: Option<Instant>,
 }
@@ -69,11 +58,20 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(inner: &'a Inner, is_of_the_share: bool) -> Waiting<'a> {
+    fn new(inner: &'a Inner) -> Waiting<'a> {
+        inner.local().waiting += 1;
+        Waiting { inner, told_before: None }
+    }
+
+    /// For a token of the share, which is spent.
+    fn of_the_share(inner: &'a Inner) -> Waiting<'a> {
         let mut local = inner.local();
+        local.debt.spent();
         local.waiting += 1;
-        local.untold += u32::from(is_of_the_share);
-        Waiting { inner, told_before: is_of_the_share.then_some(local.tellings) }
+        local.untold += 1;
+        let told_before = Some(local.tellings);
+        drop(local);
+        Waiting { inner, told_before }
     }
 }
 
@@ -95,11 +93,12 @@ impl Local {
             is_away: false,
             level: None,
             taken: 0,
-            others: Others::Heard,
+            others: Others::new(),
             together: (NonZeroU32::MIN, NonZeroU32::MIN),
             waiting: 0,
             untold: 0,
             tellings: 0,
+            unheard: 0,
             promised_until: None,
         };
         local.away(quota, now);
@@ -107,7 +106,7 @@ impl Local {
     }
 
     pub(super) fn replicas(&self) -> NonZeroU32 {
-        self.seen.replicas()
+        self.seen.replicas().max(self.others.remembered())
     }
 
     /// What those who see the tier may send together: others may be cut off, and keep their shares.
@@ -117,12 +116,15 @@ impl Local {
 
     /// A beat has told which replicas are live, how many of them are together, and what the fleet's bucket holds. Where that
     /// has lost the promises that it made here, so many are to be made anew: their requests go all the same.
-    pub(super) fn saw(&mut self, live: Said, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
-        self.seen.saw(count(live.len()), now);
-        let heard = self.hear(live, now);
+    pub(super) fn saw(&mut self, live: &Live, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
+        self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        self.together = (some(together.0.min(heard)), some(together.1));
+        let (present, remembered) = (some(together.0), some(together.1));
+        self.together = match self.others.heard(live, now) {
+            None => (present, remembered),
+            Some((heard, of)) => (present.min(heard), remembered.max(of)),
+        };
         (self.level, self.taken) = (Some((level, now)), 0);
         let ahead = self.promised_until.map(|until| now.until(until)).unwrap_or_default();
         // Of a bucket that has made them, less than none of it is left; one token is for rounding.
@@ -130,35 +132,7 @@ impl Local {
             return 0;
         }
         self.promised_until = None;
-        self.waiting
-    }
-
-    /// How many replicas have been heard since the tier is there, this one among them.
-    fn hear(&mut self, live: Said, now: Instant) -> u32 {
-        let said = match std::mem::replace(&mut self.others, Others::Heard) {
-            Others::Heard => return u32::MAX,
-            Others::Lost => {
-                self.others = Others::Listening(now, live);
-                return 1;
-            }
-            Others::Listening(since, said) if since.until(now) < ROUND => {
-                self.others = Others::Listening(since, said);
-                return 1;
-            }
-            Others::Listening(_, said) | Others::Missing(said) => said,
-        };
-        // What is said is sealed anew each time.
-        let heard = live.iter().filter(|(replica, record)| said.get(*replica) != Some(*record)).count();
-        if heard < live.len() {
-            self.others = Others::Missing(said);
-        }
-        count(heard)
-    }
-
-    /// Whether the fleet's bucket may be asked. Of a tier that is back the others are heard first, and each pays it: until
-    /// all have found it, their shares and the whole rate would be twice the rate.
-    fn may_ask(&self) -> bool {
-        matches!(self.others, Others::Heard | Others::Missing(_))
+        self.waiting - self.untold
     }
 
     /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait. One that comes before another
@@ -167,13 +141,13 @@ impl Local {
         let is_lost = self.promised_until.is_some_and(|until| now + wait + ROUNDING < until);
         let at = Some(asked_at + wait);
         self.promised_until = if is_lost { at } else { self.promised_until.max(at) };
-        if is_lost { self.waiting } else { 0 }
+        if is_lost { self.waiting - self.untold } else { 0 }
     }
 
-    /// The tier is not there, which others see at another time. A replica that has just begun has heard of none.
+    /// The tier is not there, for nobody. Who has just begun knows of no others, whom it could listen for.
     pub(super) fn lost(&mut self) {
         if self.level.is_some() {
-            self.others = Others::Lost;
+            self.others.lost(self.replicas());
         }
     }
 
@@ -194,16 +168,23 @@ impl Local {
         self.bucket.leave(tokens, share, now);
     }
 
-    /// The tier is there: how many tokens of the share are promised that have not come yet, and what PAY takes for those that
-    /// were spent. Who was away as long as the others answers for them, too: what they have spent would be taken for a burst
-    /// that nobody has used.
-    fn back(&mut self, quota: Quota) -> (u32, Option<NonZeroU32>) {
+    /// The tier is there: how many tokens it is to be told of that come, and that were spent a moment ago; and what PAY takes
+    /// for those that were spent while it was away, which it has refilled since. Who was away with the others answers for
+    /// them, too: what they have spent would be taken for a burst that nobody has used.
+    fn back(&mut self, quota: Quota) -> (u32, u32, Option<NonZeroU32>) {
         self.is_away = false;
         self.tellings += 1;
         let untold = std::mem::take(&mut self.untold);
+        let unheard = std::mem::take(&mut self.unheard);
+        let again = unheard.min(self.waiting - untold);
         self.debt.settled(untold);
-        let payers = if self.may_ask() { NonZeroU32::MIN } else { self.replicas() };
-        (untold, self.debt.owed(quota, payers))
+        (again..unheard).for_each(|_| self.debt.spent());
+        if self.others.is_lost() {
+            return (untold + again, 0, self.debt.owed(quota, self.replicas()));
+        }
+        let spent = self.debt.owed(quota, NonZeroU32::MIN).map_or(0, NonZeroU32::get);
+        self.debt = Debt::default();
+        (untold + again, spent, None)
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
@@ -218,16 +199,24 @@ impl Local {
     }
 }
 
+/// When a request goes, and whose token it has.
+enum Turn {
+    Tier(Duration),
+    Share(Duration),
+    /// It has waited, and whose it is shows later.
+    Paid,
+}
+
 /// A question for a token that was asked, and may be answered late.
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come.
-    pub(super) async fn pay(&self, realm: &Realm) {
-        let (untold, owed, debt) = {
+    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come. Tells
+    /// how many requests wait for such.
+    pub(super) async fn pay(&self, realm: &Realm) -> u32 {
+        let ((to_come, spent, owed), debt) = {
             let mut local = self.local();
-            let (untold, owed) = local.back(self.quota);
-            (untold, owed, local.debt.tokens())
+            (local.back(self.quota), local.debt.tokens())
         };
         if let Some(owed) = owed {
             let request = Request::pay(realm.names.fleet(), self.quota, owed.get());
@@ -235,7 +224,8 @@ impl Inner {
                 self.local().debt.settled(debt);
             }
         }
-        self.promise(realm, untold).await;
+        self.promise(realm, to_come + spent).await;
+        to_come
     }
 
     /// Requests that wait for tokens which the fleet's bucket does not know of go when these come: it has that many fewer.
@@ -243,8 +233,8 @@ impl Inner {
         for told in 0..tokens {
             let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
             if realm.tier.ask(request, BEHIND).await.is_err() {
-                // What it was not told of is paid for when it answers again.
-                (told..tokens).for_each(|_| self.local().debt.spent());
+                // It is told when it answers again.
+                self.local().unheard += tokens - told;
                 return;
             }
         }
@@ -263,7 +253,7 @@ impl Inner {
         for (place, realm) in self.realms().into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
-            if left.is_zero() || !realm.is_up() || (is_newest && !self.local().may_ask()) {
+            if left.is_zero() || !realm.is_up() || (is_newest && !self.local().others.are_known()) {
                 continue;
             }
             let asked_at = self.clock.now();
@@ -277,18 +267,17 @@ impl Inner {
                 Err(_) => late = late.or(Some(taking)),
             }
         }
-        let is_of_the_share = wait.is_none() && late.is_none();
-        let wait = match (wait, late) {
-            (Some(wait), _) => wait,
-            (None, None) => {
-                let wait = self.take_of_the_share(longest_wait, keep)?;
-                self.local().debt.spent();
-                wait
-            }
+        let turn = match (wait, late) {
+            (Some(wait), _) => Turn::Tier(wait),
+            (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
             (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
         };
+        let (wait, _waiting) = match turn {
+            Turn::Paid => return Ok(()),
+            Turn::Tier(wait) => (wait, Waiting::new(self)),
+            Turn::Share(wait) => (wait, Waiting::of_the_share(self)),
+        };
         if !wait.is_zero() {
-            let _waiting = Waiting::new(self, is_of_the_share);
             tokio::time::sleep(wait).await;
         }
         Ok(())
@@ -306,6 +295,8 @@ impl Inner {
             let lost = {
                 let mut local = fleet.local();
                 local.taken += 1;
+                // Until the whole bucket has come so far, of which those together ask for less.
+                let wait = (wait + quota.window()).saturating_sub(fleet.quota.window());
                 if is_newest { local.given(wait, asked_at, fleet.clock.now()) } else { 0 }
             };
             if lost > 0 {
@@ -323,7 +314,7 @@ impl Inner {
         mut taking: Taking,
         longest_wait: Duration,
         keep: u32,
-    ) -> Result<Duration, Refused> {
+    ) -> Result<Turn, Refused> {
         let share = self.take_of_the_share(longest_wait, keep);
         let began = self.clock.now();
         match tokio::time::timeout(share.unwrap_or(BEHIND), &mut taking).await {
@@ -331,13 +322,9 @@ impl Inner {
                 if share.is_ok() {
                     self.local().give_back(self.quota);
                 }
-                granted(taken)
+                granted(taken).map(Turn::Tier)
             }
-            Ok(Err(_)) => {
-                let wait = share?;
-                self.local().debt.spent();
-                Ok(wait.saturating_sub(began.until(self.clock.now())))
-            }
+            Ok(Err(_)) => Ok(Turn::Share(share?.saturating_sub(began.until(self.clock.now())))),
             Err(_) => {
                 share?;
                 let fleet = Arc::clone(self);
@@ -346,7 +333,7 @@ impl Inner {
                         fleet.local().debt.spent();
                     }
                 });
-                Ok(Duration::ZERO)
+                Ok(Turn::Paid)
             }
         }
     }
@@ -357,10 +344,6 @@ impl Inner {
         local.away(self.quota, now);
         granted(local.take(self.quota, longest_wait, keep, now))
     }
-}
-
-fn count(replicas: usize) -> u32 {
-    u32::try_from(replicas).unwrap_or(u32::MAX)
 }
 
 fn granted(taken: Take) -> Result<Duration, Refused> {
@@ -394,7 +377,7 @@ impl Fleet {
     /// Whether this replica asks the tier for its tokens, and owes it nothing but what it tells with its next beat.
     pub(crate) fn is_square(&self) -> bool {
         let local = self.0.local();
-        local.may_ask() && local.debt.tokens() == local.untold
+        local.others.are_known() && local.debt.tokens() == local.untold
     }
 }
 
@@ -425,7 +408,7 @@ mod tests {
             [(-15.0, 1000, 0), (-10.0, 1500, 0), (-30.0, 1500, 0), (-3.0, 1500, 15), (4.0, 2400, 15), (4.0, 2500, 0)]
         {
             let mut local = waiting();
-            let mut saw = || local.saw(said([("one", 1)]), (1, 1), level, QUOTA, at(now));
+            let mut saw = || local.saw(&live(&["one"]), (1, 1), level, QUOTA, at(now));
             assert_eq!(saw(), anew, "{level} at {now}");
             assert_eq!(saw(), 0);
         }
@@ -437,76 +420,74 @@ mod tests {
         assert_eq!(late.given(wait * 11, at(1500), at(1900)), 0, "a late answer is no sign");
     }
 
-    fn said<const N: usize>(records: [(&str, u8); N]) -> Said {
-        records.into_iter().map(|(replica, record)| (replica.to_owned(), Some(vec![record]))).collect()
+    /// Replicas of these names, which have all said something.
+    fn live(names: &[&str]) -> Vec<(String, Option<Vec<u8>>)> {
+        names.iter().map(|name| ((*name).to_owned(), Some(vec![1]))).collect()
+    }
+
+    fn some(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(number).unwrap()
     }
 
     #[test]
-    fn who_has_not_been_heard_since_the_tier_is_back_keeps_its_part() {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
-        let together = |local: &Local| (local.together.0.get(), local.may_ask());
-        let mut beat = |now, live, lost| {
-            if lost {
-                local.lost();
-            }
-            local.saw(live, (3, 3), 4.0, QUOTA, at(now));
-            together(&local)
-        };
-        assert_eq!(beat(0, said([("a", 1), ("b", 1), ("c", 1)]), true), (3, true), "at the start");
-        assert_eq!(beat(1000, said([("a", 2), ("b", 1), ("c", 1)]), false), (3, true), "one is late");
-        assert_eq!(beat(5000, said([("a", 3), ("b", 1), ("c", 1)]), true), (1, false), "the others may be away");
-        assert_eq!(beat(5800, said([("a", 4), ("b", 2), ("c", 1)]), false), (1, false), "too early to tell");
-        assert_eq!(beat(6000, said([("a", 5), ("b", 2), ("c", 1)]), false), (2, true));
-        assert_eq!(beat(7000, said([("a", 6), ("b", 3), ("c", 1)]), false), (2, true));
-        assert_eq!(beat(8000, said([("a", 7), ("b", 4), ("c", 2)]), false), (3, true));
-        assert_eq!(beat(9000, said([("a", 8), ("b", 4), ("c", 2)]), false), (3, true), "for good");
-        assert_eq!(beat(9500, said([("a", 9), ("b", 4), ("c", 2)]), true), (1, false));
-        assert_eq!(beat(10_500, said([("a", 10), ("b", 5), ("d", 1)]), false), (3, true), "a new one is there");
-    }
-
-    /// Nothing else is known of the others.
-    fn alone() -> (Said, (u32, u32)) {
-        (said([("a", 1)]), (1, 1))
-    }
-
-    #[test]
-    fn what_is_promised_is_not_owed_and_what_was_spent_is_once() {
+    fn what_is_promised_is_not_owed_and_what_was_spent_is_paid_once() {
         let mut local = waiting();
+        local.saw(&live(&["a"]), (1, 1), -15.0, QUOTA, at(1000));
+        local.lost();
         local.away(QUOTA, at(3000));
         (0..17).for_each(|_| local.debt.spent());
         local.untold = 15;
-        assert_eq!(local.back(QUOTA), (15, NonZeroU32::new(2)));
-        // PAY was not answered.
-        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(2)));
+        assert_eq!(local.back(QUOTA), (15, 0, Some(some(2))));
+        assert_eq!(local.back(QUOTA), (0, 0, Some(some(2))), "PAY was not answered");
         local.debt.settled(2);
-        assert_eq!(local.back(QUOTA), (0, None));
+        assert_eq!(local.back(QUOTA), (0, 0, None));
     }
 
     #[test]
     fn who_waits_for_a_token_of_the_tier_is_not_promised_another() {
         let mut local = waiting();
         local.away(QUOTA, at(1100));
-        assert_eq!(local.back(QUOTA), (0, None));
+        assert_eq!(local.back(QUOTA), (0, 0, None));
+        local.untold = 3;
+        assert_eq!(
+            local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(1100)),
+            12,
+            "those of the share are told of besides"
+        );
+    }
+
+    #[test]
+    fn what_the_tier_was_not_told_of_is_told_again_as_far_as_it_still_comes() {
+        let mut local = waiting();
+        local.unheard = 20;
+        assert_eq!(local.back(QUOTA), (15, 4, None), "the rest was spent; a burst at most");
+        assert_eq!(local.back(QUOTA), (0, 0, None));
     }
 
     #[test]
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
-        let (live, together) = (said([("a", 1), ("b", 1), ("c", 1)]), (3, 3));
-        local.saw(live, together, 4.0, QUOTA, at(0));
+        let all = live(&["a", "b", "c"]);
+        local.saw(&all, (3, 3), 4.0, QUOTA, at(0));
         local.debt.spent();
-        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(1)), "a question that was not answered");
+        assert_eq!(local.back(QUOTA), (0, 1, None), "a question that was not answered");
+        local.debt.spent();
         local.lost();
-        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(3)));
+        assert_eq!(local.back(QUOTA), (0, 0, Some(some(3))));
         local.debt.spent();
-        assert_eq!(local.back(QUOTA), (0, NonZeroU32::new(4)), "a burst at most");
+        assert_eq!(local.back(QUOTA), (0, 0, Some(some(4))), "a burst at most");
+        local.debt.settled(2);
+        // A tier that has lost its memory.
+        local.saw(&all[..1], (1, 1), 0.0, QUOTA, at(1000));
+        assert_eq!((local.replicas(), local.of_those_together(QUOTA)), (some(3), QUOTA.part(some(1), some(3))));
+        local.debt.spent();
+        assert_eq!(local.back(QUOTA), (0, 1, None), "spent while the others are listened for");
     }
 
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
-        let (live, together) = alone();
-        local.saw(live, together, 4.0, QUOTA, at(0));
+        local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));

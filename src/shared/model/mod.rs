@@ -56,6 +56,8 @@ struct State {
     /// When leases ended otherwise than by their holders.
     lost: HashMap<String, Vec<i64>>,
     heard: Vec<(usize, Vec<u8>)>,
+    /// The one in the last answer.
+    beacon: Option<Vec<u8>>,
     faults: u64,
     calls: u64,
 }
@@ -75,6 +77,9 @@ enum Fate {
     LateAfter(Duration),
 }
 
+/// Less than what a caller spends on the tier.
+const PROMPT: Duration = Duration::from_millis(5);
+
 impl Model {
     /// `clock` shows milliseconds.
     pub(crate) fn new(seed: u64, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Arc<Model> {
@@ -89,6 +94,7 @@ impl Model {
             cut_off: HashSet::new(),
             lost: HashMap::new(),
             heard: Vec::new(),
+            beacon: None,
             faults: 0,
             calls: 0,
         };
@@ -195,6 +201,7 @@ impl Model {
             if stream.read_buf(&mut bytes).await? == 0 {
                 return Ok(());
             }
+            let asked_at = tokio::time::Instant::now();
             let latency = {
                 let mut state = self.lock();
                 let share = state.rng.f64();
@@ -210,7 +217,11 @@ impl Model {
                 if matches!(fate, Fate::LostBefore) {
                     return Ok(());
                 }
-                let answer = self.lock().answer(replica, &command, (self.clock)(), *self.manner.borrow());
+                let (answer, beacon) = {
+                    let mut state = self.lock();
+                    let answer = state.answer(&command, (self.clock)(), *self.manner.borrow());
+                    (answer, state.beacon.take())
+                };
                 match fate {
                     Fate::LostAfter => return Ok(()),
                     Fate::LateAfter(late) => tokio::time::sleep(late).await,
@@ -218,6 +229,10 @@ impl Model {
                 }
                 let _ = manner.wait_for(|manner| *manner != Manner::Silent).await;
                 stream.write_all(&answer).await?;
+                // What comes later is thrown away where a caller has asked.
+                if let Some(beacon) = beacon.filter(|_| asked_at.elapsed() < PROMPT) {
+                    self.lock().heard.push((replica, beacon));
+                }
             }
         }
     }
@@ -281,7 +296,7 @@ impl State {
         }
     }
 
-    fn answer(&mut self, replica: usize, command: &[Vec<u8>], now: i64, manner: Manner) -> Vec<u8> {
+    fn answer(&mut self, command: &[Vec<u8>], now: i64, manner: Manner) -> Vec<u8> {
         let by_name = match &command[0][..] {
             b"ROLE" => return encoded(&Value::Array(vec![Value::BulkString(b"master".to_vec())])),
             b"EVALSHA" => true,
@@ -310,7 +325,7 @@ impl State {
         let answer = self.memory.answer(operation, &keys, arguments, now);
         self.note_lost(now);
         if let Some(Value::BulkString(beacon)) = beacon_in(operation, &answer) {
-            self.heard.push((replica, beacon.clone()));
+            self.beacon = Some(beacon.clone());
         }
         encoded(&Value::Array(vec![Value::BulkString(number.clone()), answer]))
     }

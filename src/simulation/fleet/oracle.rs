@@ -46,8 +46,10 @@ struct State {
     in_flight: HashMap<Source, Vec<usize>>,
     /// An ideal token bucket, and when it held so much.
     tokens: Option<(f64, Duration)>,
-    /// What is allowed besides what that has, and has not been needed; until when.
-    besides: (f64, Duration),
+    /// What is allowed besides what that has, and has not been needed, until when: for promises that were lost, and for the
+    /// last outage.
+    lost: Allowance,
+    outage: Allowance,
     /// While the quota is watched, whether all replicas see the tier, or none does.
     counted: Option<Sight>,
     /// Links: when they end, and when they were asked for.
@@ -101,11 +103,8 @@ impl Oracle {
         let tokens = (tokens + now.saturating_sub(at).as_secs_f64() * rate).min(burst) - 1.0;
         if let Some(sight) = state.counted {
             state.totals.counted += 1;
-            if now > state.besides.1 {
-                state.besides.0 = 0.0;
-            }
-            state.besides.0 += tokens.min(0.0);
-            let besides = state.besides.0;
+            let more = state.lost.draw(-tokens.min(0.0), now);
+            let besides = -state.outage.draw(more, now);
             state.hold(besides > -1e-6, || {
                 format!("P3: {sight:?}: kie.ai sees {:.1} more than the budget of {burst}", -besides)
             });
@@ -175,25 +174,29 @@ impl Oracle {
         let (window, second) =
             (Duration::from_secs_f64(self.promises.burst / self.promises.rate), Duration::from_secs(1));
         let promised = full_in.saturating_sub(window);
-        state.allow(promised.as_secs_f64() * self.promises.rate + 1.0, now, now + promised + 2 * second);
+        state.lost.draw(0.0, now);
+        state.lost.tokens += promised.as_secs_f64() * self.promises.rate + 1.0;
+        state.lost.until = state.lost.until.max(now + promised + 2 * second);
     }
 
     /// No replica sees the tier any more. Each has heard with its last beat, a second ago, what the bucket held, and has as
     /// much of the rate as the others since; what it has given since to others no replica knows: that goes besides their
     /// shares.
-    pub(super) fn away(&self, given: usize, now: Duration) {
+    pub(super) fn away(&self, given: usize) {
         let mut state = self.lock();
         state.totals.outages += 1;
         state.counted = Some(Sight::None);
-        state.allow(self.promises.rate + given as f64, now, Duration::MAX);
+        state.outage = Allowance { tokens: self.promises.rate + given as f64, until: Duration::MAX };
     }
 
-    /// The tier is there again. Replicas find it one after the other, which allows no more.
+    /// The tier is there again. Replicas find it one after the other: the others hear each up to a second before it asks, and
+    /// what it goes by until then is told to the tier a second later.
     pub(super) fn back(&self, now: Duration) {
         let mut state = self.lock();
         state.counted = Some(Sight::All);
         // No caller waits longer for a token of a share.
-        state.besides.1 = now + Duration::from_secs(25);
+        state.outage.tokens += 2.0 * self.promises.rate;
+        state.outage.until = now + Duration::from_secs(25);
     }
 
     /// A caller of `replica` that asked at `asked_at` is handed this link.
@@ -244,13 +247,26 @@ impl Oracle {
     }
 }
 
-impl State {
-    fn allow(&mut self, tokens: f64, now: Duration, until: Duration) {
-        let (left, ends) = self.besides;
-        let left = if now > ends { 0.0 } else { left };
-        self.besides = (left + tokens, ends.max(until));
-    }
+/// So many tokens more, until then.
+#[derive(Debug, Default, Clone, Copy)]
+struct Allowance {
+    tokens: f64,
+    until: Duration,
+}
 
+impl Allowance {
+    /// What it does not cover.
+    fn draw(&mut self, tokens: f64, now: Duration) -> f64 {
+        if now > self.until {
+            self.tokens = 0.0;
+        }
+        let drawn = tokens.min(self.tokens);
+        self.tokens -= drawn;
+        tokens - drawn
+    }
+}
+
+impl State {
     fn hold(&mut self, holds: bool, promise: impl FnOnce() -> String) {
         if !holds {
             self.broken.get_or_insert_with(promise);

@@ -65,6 +65,8 @@ struct Simulated {
     replicas: Vec<Replica>,
     started: usize,
     files: usize,
+    /// How far behind the true time replicas are at most, which an answer tells them that is on its way.
+    told: Vec<(usize, Duration)>,
     callers: JoinSet<Option<(usize, bool)>>,
     /// Which callers had a link, in the order in which they asked; `None` where it does not matter.
     had: Vec<Option<bool>>,
@@ -166,6 +168,7 @@ impl Simulated {
             replicas: Vec::new(),
             started: 0,
             files,
+            told: Vec::new(),
             callers: JoinSet::new(),
             had: Vec::new(),
         };
@@ -250,10 +253,21 @@ impl Simulated {
                 1 => tier.behave(Manner::Away),
                 _ => tier.behave(Manner::Silent),
             }
-            self.oracle.away(given, self.world.now());
+            self.oracle.away(given);
             self.want_much().await;
             self.oracle.back(self.world.now());
+            // Each finds it at another time, which may have lost its memory.
+            if self.rng.bool() {
+                tier.flush();
+            }
+            let mut away: Vec<_> = self.replicas.iter().map(|replica| replica.number).collect();
+            away.iter().for_each(|replica| tier.cut_off(*replica, true));
+            self.rng.shuffle(&mut away);
             tier.behave(Manner::Answers);
+            for replica in away {
+                tier.cut_off(replica, false);
+                self.want_much().await;
+            }
             self.settle().await;
         }
     }
@@ -355,6 +369,8 @@ impl Simulated {
     /// A machine was paused, which none of its clocks saw, while the others slept, which all of theirs did.
     fn pause_unseen(&mut self, is_set_right: bool) {
         self.hear();
+        // What is on its way now tells nothing of this pause.
+        self.hear();
         let time = SECOND * self.rng.u32(2..2400);
         let replica = &self.replicas[self.rng.usize(..self.replicas.len())];
         self.world.pass(time);
@@ -376,13 +392,14 @@ impl Simulated {
     }
 
     /// What replicas have heard in the tier of kie.ai's clock is a sign of their pauses.
-    fn hear(&self) {
+    fn hear(&mut self) {
         let Some(tier) = &self.tier else { return };
-        let now = i64::try_from(self.world.now().as_millis()).unwrap() + EPOCH * 1000;
-        for (replica, shown) in tier.beacons() {
-            let behind = Duration::from_millis(u64::try_from(now - shown).unwrap_or_default());
+        for (replica, behind) in self.told.drain(..) {
             self.oracle.knows(replica, behind);
         }
+        let now = i64::try_from(self.world.now().as_millis()).unwrap() + EPOCH * 1000;
+        let behind = |shown: i64| Duration::from_millis(u64::try_from(now - shown).unwrap_or_default());
+        self.told.extend(tier.beacons().into_iter().map(|(replica, shown)| (replica, behind(shown))));
     }
 
     async fn pause(&mut self, millis: &[u32]) {
