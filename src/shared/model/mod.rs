@@ -6,6 +6,7 @@ mod memory;
 use std::{
     collections::{HashMap, HashSet},
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -77,8 +78,8 @@ enum Fate {
     LateAfter(Duration),
 }
 
-/// Less than what a caller spends on the tier.
-const PROMPT: Duration = Duration::from_millis(5);
+/// Milliseconds; less than what a caller spends on the tier.
+const PROMPT: Range<i64> = 0..6;
 
 impl Model {
     /// `clock` shows milliseconds.
@@ -201,7 +202,7 @@ impl Model {
             if stream.read_buf(&mut bytes).await? == 0 {
                 return Ok(());
             }
-            let asked_at = tokio::time::Instant::now();
+            let asked_at = (self.clock)();
             let latency = {
                 let mut state = self.lock();
                 let share = state.rng.f64();
@@ -230,7 +231,7 @@ impl Model {
                 let _ = manner.wait_for(|manner| *manner != Manner::Silent).await;
                 stream.write_all(&answer).await?;
                 // What comes later is thrown away where a caller has asked.
-                if let Some(beacon) = beacon.filter(|_| asked_at.elapsed() < PROMPT) {
+                if let Some(beacon) = beacon.filter(|_| PROMPT.contains(&((self.clock)() - asked_at))) {
                     self.lock().heard.push((replica, beacon));
                 }
             }
