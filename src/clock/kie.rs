@@ -31,6 +31,9 @@ use crate::link;
 /// How many answers are believed: with one, a single gateway with a wrong clock would be the judge of everything.
 const ANSWERS: usize = 3;
 
+/// So many beacons are kept, of which each is less than the one before.
+const BEACONS: usize = 8;
+
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
 const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
 
@@ -67,7 +70,7 @@ impl Default for Gist {
 impl Gist {
     fn note(&self, state: &State) {
         let answers = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least);
-        let least = answers.chain(state.beacons.map(|told| told.ahead)).max();
+        let least = answers.chain(state.beacons.iter().map(|told| told.ahead)).max();
         // Too much for 64 bits is as little known as can be: the state is asked.
         let least = least.map_or(i64::MIN, |least| i64::try_from(least.as_nanos()).unwrap_or(i64::MAX));
         self.least.store(least, Ordering::Release);
@@ -124,8 +127,9 @@ struct State {
     wall: Option<SignedDuration>,
     /// The greatest that other replicas' mints have shown of kie.ai's clock, until three answers have come.
     mints: Option<Told>,
-    /// The same of their beacons.
-    beacons: Option<Told>,
+    /// The same of their beacons: the greatest, and those that came later, each less than the one before. What came after a
+    /// link was asked for counts for it, though an earlier and greater one does not.
+    beacons: Vec<Told>,
 }
 
 /// How another replica says what kie.ai's clock shows.
@@ -169,11 +173,11 @@ impl State {
         });
         self.answers.reverse();
         // What others say heals as what kie.ai says.
-        for told in [&mut self.mints, &mut self.beacons] {
-            let since =
-                |told: &Told| self.answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count();
-            told.take_if(|told| since(told) >= ANSWERS);
-        }
+        let is_healed = |told: &Told| {
+            self.answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count() >= ANSWERS
+        };
+        self.mints.take_if(|told| is_healed(told));
+        self.beacons.retain(|told| !is_healed(told));
     }
 
     /// The most that kie.ai's clock may show at `now` by our own answers, with `stepped` telling how much more each
@@ -249,12 +253,12 @@ impl KieClock {
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
         // A beacon that came after `then` was asked for shows as much as an answer.
-        let beacon = state.beacons.filter(|told| told.at > then.sent_at).and_then(|told| {
+        let beacons = state.beacons.iter().filter(|told| told.at > then.sent_at).filter_map(|told| {
             let apart = told.at.since(then.at).max(then.at.since(told.at));
             let contradicts = told.ahead > known.most + signed(apart / DRIFT);
             contradicts.then(|| told.ahead_at(now) - known.least)
         });
-        let later = later.into_iter().filter_map(ahead).max().max(beacon);
+        let later = later.into_iter().filter_map(ahead).chain(beacons).max();
         let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
@@ -272,7 +276,7 @@ impl KieClock {
     pub fn upper_bound(&self, now: Instant) -> Option<Timestamp> {
         let state = self.lock();
         let own = state.most(now, |answer| state.stepped.saturating_sub(answer.stepped))?;
-        let told = [state.mints, state.beacons].into_iter().flatten().map(|told| told.ahead_at(now)).max();
+        let told = state.mints.iter().chain(&state.beacons).map(|told| told.ahead_at(now)).max();
         let told = told.map(|ahead| ahead.saturating_add(signed(now.since_origin())));
         // A time that no calendar has is later than every link's end.
         Some(Timestamp::from_duration(own.max(told.unwrap_or(own))).unwrap_or(Timestamp::MAX))
@@ -293,12 +297,19 @@ impl KieClock {
     pub fn told(&self, witness: Witness, shown: Timestamp, now: Instant) {
         let ahead = since_epoch(shown).saturating_sub(signed(now.since_origin()));
         let mut state = self.change();
-        let told = match witness {
-            Witness::Mint => &mut state.mints,
-            Witness::Beacon => &mut state.beacons,
-        };
-        if told.is_none_or(|told| told.ahead_at(now) <= ahead) {
-            *told = Some(Told { at: now, ahead });
+        let is_outdone = |told: &Told| told.ahead_at(now) <= ahead;
+        match witness {
+            Witness::Mint if state.mints.as_ref().is_none_or(is_outdone) => state.mints = Some(Told { at: now, ahead }),
+            Witness::Mint => {}
+            Witness::Beacon => {
+                state.beacons.retain(|told| !is_outdone(told));
+                state.beacons.push(Told { at: now, ahead });
+                if state.beacons.len() > BEACONS {
+                    // The greater of the last two, as if it had come with the last: too pessimistic rather than forgotten.
+                    state.beacons.pop();
+                    state.beacons.last_mut().expect("more than one").at = now;
+                }
+            }
         }
     }
 
@@ -713,5 +724,20 @@ mod tests {
             answer(&alone, sent_at, 0.0);
         }
         assert_eq!(ahead(&alone, &first, 104.0), 0.0, "a wrong one is forgotten");
+    }
+
+    #[test]
+    fn a_beacon_counts_though_a_greater_one_came_before_the_link_was_asked_for() {
+        let kie = KieClock::default();
+        kie.told(Witness::Beacon, shown(99 + 1800).unwrap(), at(99.0));
+        let first = answer(&kie, 100.0, 0.0);
+        assert_eq!(ahead(&kie, &first, 110.0), 0.0);
+        for second in 0..20 {
+            // Each tells a little less than the one before.
+            kie.told(Witness::Beacon, shown(110 + 110).unwrap(), at(110.0 + f64::from(second)));
+        }
+        let taken = ahead(&kie, &first, 130.0);
+        assert!((90.0..113.0).contains(&taken), "{taken}");
+        assert!(bound(kie.upper_bound(at(130.0))) >= 1900.0, "the greatest counts for other machines' links");
     }
 }
