@@ -25,14 +25,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, Instant,
     heard::{Bounds, DRIFT, Heard, PackedHeard, nanos, signed, since_epoch},
+    told::{Told, Witness, Witnesses},
 };
 use crate::link;
 
 /// How many answers are believed: with one, a single gateway with a wrong clock would be the judge of everything.
 const ANSWERS: usize = 3;
-
-/// So many beacons are kept, of which each is less than the one before.
-const BEACONS: usize = 8;
 
 /// A step of the wall clock smaller than this is taken for the noise of reading two clocks one after the other.
 const SMALLEST_STEP: SignedDuration = SignedDuration::from_millis(500);
@@ -70,7 +68,7 @@ impl Default for Gist {
 impl Gist {
     fn note(&self, state: &State) {
         let answers = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least);
-        let least = answers.chain(state.beacons.iter().map(|told| told.ahead)).max();
+        let least = answers.chain(state.told.beacons().map(|told| told.ahead)).max();
         // Too much for 64 bits is as little known as can be: the state is asked.
         let least = least.map_or(i64::MIN, |least| i64::try_from(least.as_nanos()).unwrap_or(i64::MAX));
         self.least.store(least, Ordering::Release);
@@ -125,35 +123,8 @@ struct State {
     steps: Vec<(Instant, Duration)>,
     /// The wall clock less ours, at the last look.
     wall: Option<SignedDuration>,
-    /// The greatest that other replicas' mints have shown of kie.ai's clock, until three answers have come.
-    mints: Option<Told>,
-    /// The same of their beacons: the greatest, and those that came later, each less than the one before. What came after a
-    /// link was asked for counts for it, though an earlier and greater one does not.
-    beacons: Vec<Told>,
-}
-
-/// How another replica says what kie.ai's clock shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Witness {
-    /// It minted a link then. One wrong clock, kept with a link for twenty minutes, must not shorten the life of all
-    /// links in memory: this counts for other machines' links only.
-    Mint,
-    /// Its own upper bound. This counts for links in memory, too.
-    Beacon,
-}
-
-/// That kie.ai's clock shows more than ours by so much at least, or that some replica has reason to fear it.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    at: Instant,
-    ahead: SignedDuration,
-}
-
-impl Told {
-    /// kie.ai's clock less ours at `now`, as this tells it: clocks drift.
-    fn ahead_at(self, now: Instant) -> SignedDuration {
-        self.ahead.saturating_add(signed(self.at.until(now) / DRIFT))
-    }
+    /// What other replicas have said, until three answers have come.
+    told: Witnesses,
 }
 
 impl State {
@@ -173,11 +144,9 @@ impl State {
         });
         self.answers.reverse();
         // What others say heals as what kie.ai says.
-        let is_healed = |told: &Told| {
-            self.answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count() >= ANSWERS
-        };
-        self.mints.take_if(|told| is_healed(told));
-        self.beacons.retain(|told| !is_healed(told));
+        let answers = &self.answers;
+        let since = |told: &Told| answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count();
+        self.told.forget(|told| since(told) >= ANSWERS);
     }
 
     /// The most that kie.ai's clock may show at `now` by our own answers, with `stepped` telling how much more each
@@ -253,7 +222,7 @@ impl KieClock {
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
         // A beacon that came after `then` was asked for shows as much as an answer.
-        let beacons = state.beacons.iter().filter(|told| told.at > then.sent_at).filter_map(|told| {
+        let beacons = state.told.beacons().filter(|told| told.at > then.sent_at).filter_map(|told| {
             let apart = told.at.since(then.at).max(then.at.since(told.at));
             let contradicts = told.ahead > known.most + signed(apart / DRIFT);
             contradicts.then(|| told.ahead_at(now) - known.least)
@@ -276,8 +245,7 @@ impl KieClock {
     pub fn upper_bound(&self, now: Instant) -> Option<Timestamp> {
         let state = self.lock();
         let own = state.most(now, |answer| state.stepped.saturating_sub(answer.stepped))?;
-        let told = state.mints.iter().chain(&state.beacons).map(|told| told.ahead_at(now)).max();
-        let told = told.map(|ahead| ahead.saturating_add(signed(now.since_origin())));
+        let told = state.told.ahead_at(now).map(|ahead| ahead.saturating_add(signed(now.since_origin())));
         // A time that no calendar has is later than every link's end.
         Some(Timestamp::from_duration(own.max(told.unwrap_or(own))).unwrap_or(Timestamp::MAX))
     }
@@ -296,21 +264,7 @@ impl KieClock {
     /// Notes at `now` that kie.ai's clock shows `shown` or more, by another replica.
     pub fn told(&self, witness: Witness, shown: Timestamp, now: Instant) {
         let ahead = since_epoch(shown).saturating_sub(signed(now.since_origin()));
-        let mut state = self.change();
-        let is_outdone = |told: &Told| told.ahead_at(now) <= ahead;
-        match witness {
-            Witness::Mint if state.mints.as_ref().is_none_or(is_outdone) => state.mints = Some(Told { at: now, ahead }),
-            Witness::Mint => {}
-            Witness::Beacon => {
-                state.beacons.retain(|told| !is_outdone(told));
-                state.beacons.push(Told { at: now, ahead });
-                if state.beacons.len() > BEACONS {
-                    // The greater of the last two, as if it had come with the last: too pessimistic rather than forgotten.
-                    state.beacons.pop();
-                    state.beacons.last_mut().expect("more than one").at = now;
-                }
-            }
-        }
+        self.change().told.hear(witness, Told { at: now, ahead });
     }
 
     /// Looks at the wall clock every second, until `stop`.

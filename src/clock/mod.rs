@@ -10,6 +10,7 @@
 
 mod heard;
 mod kie;
+mod told;
 
 use std::{
     fmt,
@@ -22,7 +23,8 @@ use jiff::Timestamp;
 
 pub use self::{
     heard::{Heard, PackedHeard},
-    kie::{KieClock, Witness},
+    kie::KieClock,
+    told::Witness,
 };
 
 /// A point on the suspend-proof clock. Only meaningful within one boot of one machine.

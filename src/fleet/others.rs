@@ -3,13 +3,10 @@
 
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-use crate::clock::Instant;
+use crate::{clock::Instant, shared::REMEMBERED};
 
 /// Within this time of a beat all others have beaten, but for who is a little late.
 const ROUND: Duration = Duration::from_millis(900);
-
-/// Who has not found the tier after this is gone.
-const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// Live replicas, and what each has said last: sealed anew each time, so that no two are the same. `None` where a replica is
 /// remembered, but what it said is not.
@@ -21,13 +18,13 @@ type Said = HashMap<String, Option<Vec<u8>>>;
 enum Sight {
     /// Each that lives has been heard.
     #[default]
-    All,
+    Everybody,
     /// The tier is away.
-    None,
+    Nobody,
     /// The first beat has come, with what each had said before.
     Listening(Instant, Said),
     /// The next ones have come, and some have said nothing new.
-    Some(Instant, Said),
+    Somebody(Instant, Said),
 }
 
 #[derive(Debug)]
@@ -40,20 +37,20 @@ pub(super) struct Others {
 
 impl Others {
     pub(super) fn new() -> Others {
-        Others { sight: Sight::All, of: NonZeroU32::MIN }
+        Others { sight: Sight::Everybody, of: NonZeroU32::MIN }
     }
 
     /// The tier is away from all of so many.
     pub(super) fn lost(&mut self, of: NonZeroU32) {
-        *self = Others { sight: Sight::None, of };
+        *self = Others { sight: Sight::Nobody, of };
     }
 
     /// A beat has come. Tells how many replicas have been heard since the tier is there, this one among them, of how many;
     /// `None` where it was never away, or all have been heard.
     pub(super) fn heard(&mut self, live: &Live, now: Instant) -> Option<(NonZeroU32, NonZeroU32)> {
         let (since, said) = match std::mem::take(&mut self.sight) {
-            Sight::All => return None,
-            Sight::None => {
+            Sight::Everybody => return None,
+            Sight::Nobody => {
                 self.sight = Sight::Listening(now, live.iter().cloned().collect());
                 return Some((NonZeroU32::MIN, self.of));
             }
@@ -61,7 +58,7 @@ impl Others {
                 self.sight = Sight::Listening(since, said);
                 return Some((NonZeroU32::MIN, self.of));
             }
-            Sight::Listening(since, said) | Sight::Some(since, said) => (since, said),
+            Sight::Listening(since, said) | Sight::Somebody(since, said) => (since, said),
         };
         let heard = live.iter().filter(|(replica, record)| said.get(replica) != Some(record)).count();
         let is_all = heard == live.len() && heard >= self.of.get() as usize;
@@ -69,7 +66,7 @@ impl Others {
             self.of = NonZeroU32::MIN;
             return None;
         }
-        self.sight = Sight::Some(since, said);
+        self.sight = Sight::Somebody(since, said);
         let heard = u32::try_from(heard).unwrap_or(u32::MAX);
         Some((NonZeroU32::new(heard).unwrap_or(NonZeroU32::MIN), self.of))
     }
@@ -81,13 +78,13 @@ impl Others {
 
     /// Whether the tier was away, and no beat has come since.
     pub(super) fn is_lost(&self) -> bool {
-        matches!(self.sight, Sight::None)
+        matches!(self.sight, Sight::Nobody)
     }
 
     /// Whether those who have found the tier are known. Until then one's share goes on: the shares of those who have not, and
     /// the whole rate, would be twice the rate.
     pub(super) fn are_known(&self) -> bool {
-        matches!(self.sight, Sight::All | Sight::Some(..))
+        matches!(self.sight, Sight::Everybody | Sight::Somebody(..))
     }
 }
 

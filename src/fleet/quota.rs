@@ -211,8 +211,8 @@ enum Turn {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come. Tells
-    /// how many requests wait for such.
+    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come.
+    /// Returns how many requests wait for these.
     pub(super) async fn pay(&self, realm: &Realm) -> u32 {
         let ((to_come, spent, owed), debt) = {
             let mut local = self.local();

@@ -30,7 +30,7 @@ pub use self::{
     fault::Error,
     life::{Alive, Withheld, judge, kept},
     names::{FileNames, FleetNames, Holder, Names, Replica},
-    quota::{Debt, Fleet, Quota},
+    quota::{Debt, Fleet, Quota, REMEMBERED},
     scripts::{Beat, LEASE, Look, Newer, Operation, PEEK, Peek, Put, Request, Saying, Take},
     seal::{Content, Kept, Rejection, Seals},
     state::State,

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 use crate::clock::Instant;
 
 /// A part of the fleet that was cut off for longer than this is no longer counted, and adds its share.
-const REMEMBERED: Duration = Duration::from_secs(60);
+pub const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// A token bucket: one token each `period`, at most `burst` of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
