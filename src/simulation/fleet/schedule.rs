@@ -202,6 +202,13 @@ impl Simulated {
         // One more beat tells what the bucket holds.
         tokio::time::sleep(SECOND * 2).await;
         assert!(self.replicas.iter().all(Replica::sees_the_tier), "a tier that is there is not found");
+        // What was spent a moment ago is told with the next beat.
+        for _ in 0..20 {
+            if self.replicas.iter().all(Replica::is_square) {
+                break;
+            }
+            tokio::time::sleep(SECOND / 10).await;
+        }
         assert!(self.replicas.iter().all(Replica::is_square), "a tier that is there is not paid, or not asked");
     }
 
