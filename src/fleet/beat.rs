@@ -164,26 +164,30 @@ impl Inner {
             }
             return;
         }
-        let told = if is_newest { self.pay(realm).await } else { 0 };
+        if is_newest {
+            self.pay(realm).await;
+        }
         if !realm.set_up(true) {
             self.catch_up(realm).await;
         }
         let request = self.beat_of(realm, beating, minted, false);
+        let asked_at = self.clock.now();
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
-        let lost = self.hear(realm, is_newest, beat, kie, forget);
-        // What it was told of just now it has not lost.
-        self.promise(realm, lost.saturating_sub(told)).await;
+        self.hear(realm, is_newest.then_some(asked_at), beat, kie, forget);
+        if is_newest {
+            self.tell(realm).await;
+        }
     }
 
-    /// How many tokens are to be promised anew.
+    /// `asked_at`: when it was asked for, in the newest realm.
     fn hear(
         &self,
         realm: &Arc<Realm>,
-        is_newest: bool,
+        asked_at: Option<Instant>,
         beat: Beat,
         kie: &Kie,
         forget: &(impl Fn(Forgotten) + Sync),
-    ) -> u32 {
+    ) {
         let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present, remembered } = beat;
         let now = self.clock.now();
         self.hear_beacon(realm, beacon.as_deref());
@@ -200,13 +204,10 @@ impl Inner {
             forget(Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect()));
         }
         realm.set_sequence(sequence);
-        if !is_newest {
-            return 0;
-        }
-        let lost = self.local().saw(&live, (present, remembered), self.quota.tokens(bucket), self.quota, now);
+        let Some(asked_at) = asked_at else { return };
+        self.local().saw(&live, (present, remembered), self.quota.tokens(bucket), self.quota, asked_at, now);
         let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
         *self.members() = members.collect();
-        lost
     }
 
     fn member(&self, realm: &Realm, id: String, record: Vec<u8>) -> Option<Member> {

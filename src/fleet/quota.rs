@@ -1,9 +1,10 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
 //! this replica's share.
 
-use std::{future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::{
     BEHIND, Fleet, Inner,
@@ -38,48 +39,60 @@ pub(super) struct Local {
     others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
     together: (NonZeroU32, NonZeroU32),
-    /// Requests that wait for the tokens that they were promised.
-    waiting: u32,
-    /// Those of them whose tokens are of the share, and that the fleet's bucket does not know of.
-    untold: u32,
-    /// So often these were told.
-    tellings: u64,
-    /// Of those that were told, so many did not reach it.
-    unheard: u32,
-    /// When the last token comes that the fleet's bucket has promised here.
-    promised_until: Option<Instant>,
+    /// Requests that wait for the tokens that they were promised, by numbers that grow.
+    waiting: BTreeMap<u64, Waiter>,
+    /// When the last token comes that the fleet's bucket has promised here, and when this was heard.
+    promised: Option<(Instant, Instant)>,
 }
 
 /// A request that waits for its token.
+#[derive(Debug)]
+struct Waiter {
+    /// The fleet's bucket has given one for it.
+    is_told: bool,
+    /// When it goes.
+    turn: watch::Sender<Instant>,
+}
+
+/// What the fleet's bucket is to be told of: it has one token fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Untold {
+    Spent,
+    Waiting(u64),
+}
+
+/// A request that waits, as it knows of itself.
 struct Waiting<'a> {
     inner: &'a Inner,
-    /// It is of the share, and when the fleet's bucket was told last, it was not there.
-    told_before: Option<u64>,
+    number: u64,
+    turn: watch::Receiver<Instant>,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(inner: &'a Inner) -> Waiting<'a> {
-        inner.local().waiting += 1;
-        Waiting { inner, told_before: None }
+    /// `is_told`: the token is the fleet's, and not of the share.
+    fn new(inner: &'a Inner, wait: Duration, is_told: bool) -> Waiting<'a> {
+        let (turn, mine) = watch::channel(inner.clock.now() + wait);
+        let mut local = inner.local();
+        let number = local.waiting.last_key_value().map_or(0, |(last, _)| last + 1);
+        local.waiting.insert(number, Waiter { is_told, turn });
+        drop(local);
+        Waiting { inner, number, turn: mine }
     }
 
-    /// For a token of the share, which is spent.
-    fn of_the_share(inner: &'a Inner) -> Waiting<'a> {
-        let mut local = inner.local();
-        local.debt.spent();
-        local.waiting += 1;
-        local.untold += 1;
-        let told_before = Some(local.tellings);
-        drop(local);
-        Waiting { inner, told_before }
+    /// Comes when the token does, or an earlier one that the fleet's bucket has given meanwhile.
+    async fn turn(mut self) {
+        loop {
+            let left = self.inner.clock.now().until(*self.turn.borrow_and_update());
+            if !matches!(tokio::time::timeout(left, self.turn.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut local = self.inner.local();
-        local.waiting -= 1;
-        local.untold -= u32::from(self.told_before == Some(local.tellings));
+        self.inner.local().is_over(self.number);
     }
 }
 
@@ -95,11 +108,8 @@ impl Local {
             taken: 0,
             others: Others::new(),
             together: (NonZeroU32::MIN, NonZeroU32::MIN),
-            waiting: 0,
-            untold: 0,
-            tellings: 0,
-            unheard: 0,
-            promised_until: None,
+            waiting: BTreeMap::new(),
+            promised: None,
         };
         local.away(quota, now);
         local
@@ -114,9 +124,17 @@ impl Local {
         quota.part(self.together.0, self.together.1)
     }
 
-    /// A beat has told which replicas are live, how many of them are together, and what the fleet's bucket holds. Where that
-    /// has lost the promises that it made here, so many are to be made anew: their requests go all the same.
-    pub(super) fn saw(&mut self, live: &Live, together: (u32, u32), level: f64, quota: Quota, now: Instant) -> u32 {
+    /// A beat, asked for at `asked_at`, has told which replicas are live, how many of them are together, and what the fleet's
+    /// bucket holds.
+    pub(super) fn saw(
+        &mut self,
+        live: &Live,
+        together: (u32, u32),
+        level: f64,
+        quota: Quota,
+        asked_at: Instant,
+        now: Instant,
+    ) {
         self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
@@ -126,22 +144,68 @@ impl Local {
             Some((heard, of)) => (present.min(heard), remembered.max(of)),
         };
         (self.level, self.taken) = (Some((level, now)), 0);
-        let ahead = self.promised_until.map(|until| now.until(until)).unwrap_or_default();
+        let ahead = self.promised_before(asked_at).map_or(Duration::ZERO, |until| now.until(until));
         // Of a bucket that has made them, less than none of it is left; one token is for rounding.
-        if ahead.is_zero() || level <= 1.0 - ahead.as_secs_f64() / quota.period.as_secs_f64() {
-            return 0;
+        if !ahead.is_zero() && level > 1.0 - ahead.as_secs_f64() / quota.period.as_secs_f64() {
+            self.promised = None;
+            self.has_lost_promises(None);
         }
-        self.promised_until = None;
-        self.waiting - self.untold
     }
 
     /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait. One that comes before another
-    /// that was promised earlier is of a bucket that has lost its promises: so many are to be made anew.
-    fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant) -> u32 {
-        let is_lost = self.promised_until.is_some_and(|until| now + wait + ROUNDING < until);
-        let at = Some(asked_at + wait);
-        self.promised_until = if is_lost { at } else { self.promised_until.max(at) };
-        if is_lost { self.waiting - self.untold } else { 0 }
+    /// that was promised earlier is of a bucket that has lost its promises. Returns whether it has.
+    fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant, to: Option<u64>) -> bool {
+        let comes_at = asked_at + wait;
+        let is_lost = self.promised_before(asked_at).is_some_and(|until| now + wait + ROUNDING < until);
+        if is_lost || self.promised.is_none_or(|(until, _)| until < comes_at) {
+            self.promised = Some((comes_at, now));
+        }
+        if is_lost {
+            self.has_lost_promises(to);
+        }
+        is_lost
+    }
+
+    /// Until when tokens come that the bucket had promised here before it was asked. Answers that come together are read in any
+    /// order.
+    fn promised_before(&self, asked_at: Instant) -> Option<Instant> {
+        self.promised.filter(|(_, heard_at)| *heard_at <= asked_at).map(|(until, _)| until)
+    }
+
+    /// All are to be made anew, but for the one just made: their requests go all the same.
+    fn has_lost_promises(&mut self, but: Option<u64>) {
+        for (number, waiter) in &mut self.waiting {
+            waiter.is_told = but == Some(*number);
+        }
+    }
+
+    /// What the fleet's bucket is to be told of next. It is taken for told.
+    fn next_untold(&mut self) -> Option<Untold> {
+        if self.debt.settle_one() {
+            return Some(Untold::Spent);
+        }
+        let (number, waiter) = self.waiting.iter_mut().find(|(_, waiter)| !waiter.is_told)?;
+        waiter.is_told = true;
+        Some(Untold::Waiting(*number))
+    }
+
+    /// It was not told.
+    fn unheard(&mut self, untold: Untold) {
+        let waiter = match untold {
+            Untold::Spent => None,
+            Untold::Waiting(number) => self.waiting.get_mut(&number),
+        };
+        match waiter {
+            Some(waiter) => waiter.is_told = false,
+            None => self.debt.spent(),
+        }
+    }
+
+    /// A request that waited goes, or is given up: its token is spent.
+    fn is_over(&mut self, number: u64) {
+        if self.waiting.remove(&number).is_some_and(|waiter| !waiter.is_told) {
+            self.debt.spent();
+        }
     }
 
     /// The tier is not there, for nobody. Who has just begun knows of no others, whom it could listen for.
@@ -168,23 +232,18 @@ impl Local {
         self.bucket.leave(tokens, share, now);
     }
 
-    /// The tier is there: how many tokens it is to be told of that come, and that were spent a moment ago; and what PAY takes
-    /// for those that were spent while it was away, which it has refilled since. Who was away with the others answers for
-    /// them, too: what they have spent would be taken for a burst that nobody has used.
-    fn back(&mut self, quota: Quota) -> (u32, u32, Option<NonZeroU32>) {
+    /// The tier is there: what PAY is to take for those tokens that were spent while it was away, which it has refilled since.
+    /// Who was away with the others answers for them, too: what they have spent would be taken for a burst that nobody has
+    /// used.
+    fn back(&mut self, quota: Quota) -> Option<(Debt, NonZeroU32)> {
         self.is_away = false;
-        self.tellings += 1;
-        let untold = std::mem::take(&mut self.untold);
-        let unheard = std::mem::take(&mut self.unheard);
-        let again = unheard.min(self.waiting - untold);
-        self.debt.settled(untold);
-        (again..unheard).for_each(|_| self.debt.spent());
-        if self.others.is_lost() {
-            return (untold + again, 0, self.debt.owed(quota, self.replicas()));
+        if !self.others.is_lost() {
+            self.debt.is_at_most(quota.burst);
+            return None;
         }
-        let spent = self.debt.owed(quota, NonZeroU32::MIN).map_or(0, NonZeroU32::get);
-        self.debt = Debt::default();
-        (untold + again, spent, None)
+        let debt = std::mem::take(&mut self.debt);
+        let owed = debt.owed(quota, self.replicas())?;
+        Some((debt, owed))
     }
 
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
@@ -212,30 +271,40 @@ type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
     /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come.
-    /// Returns how many requests wait for these.
-    pub(super) async fn pay(&self, realm: &Realm) -> u32 {
-        let ((to_come, spent, owed), debt) = {
-            let mut local = self.local();
-            (local.back(self.quota), local.debt.tokens())
-        };
-        if let Some(owed) = owed {
-            let request = Request::pay(realm.names.fleet(), self.quota, owed.get());
-            if realm.tier.ask(request, BEHIND).await.is_ok() {
-                self.local().debt.settled(debt);
+    pub(super) async fn pay(&self, realm: &Realm) {
+        let owed = self.local().back(self.quota);
+        if let Some((debt, tokens)) = owed {
+            let request = Request::pay(realm.names.fleet(), self.quota, tokens.get());
+            if realm.tier.ask(request, BEHIND).await.is_err() {
+                self.local().debt.and(debt);
+                return;
             }
         }
-        self.promise(realm, to_come + spent).await;
-        to_come
+        self.tell(realm).await;
     }
 
-    /// Requests that wait for tokens which the fleet's bucket does not know of go when these come: it has that many fewer.
-    pub(super) async fn promise(&self, realm: &Realm, tokens: u32) {
-        for told in 0..tokens {
+    /// Takes a token of the fleet's bucket for each that it does not know of. Who waits for one goes when it comes, if that is
+    /// earlier than it would go by itself: later, it would go beside those whose turn it is then.
+    pub(super) async fn tell(&self, realm: &Realm) {
+        loop {
+            let Some(untold) = self.local().next_untold() else { return };
+            let asked_at = self.clock.now();
             let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
-            if realm.tier.ask(request, BEHIND).await.is_err() {
-                // It is told when it answers again.
-                self.local().unheard += tokens - told;
+            let taken = realm.tier.ask(request, BEHIND).await;
+            let mut local = self.local();
+            let Ok(Take::Go { wait }) = taken else {
+                // It is told with the next beat.
+                local.unheard(untold);
                 return;
+            };
+            let number = match untold {
+                Untold::Spent => None,
+                Untold::Waiting(number) => Some(number),
+            };
+            let now = self.clock.now();
+            local.given(wait, asked_at, now, number);
+            if let Some(waiter) = number.and_then(|number| local.waiting.get(&number)) {
+                waiter.turn.send_modify(|turn| *turn = (*turn).min(now + wait));
             }
         }
     }
@@ -272,14 +341,12 @@ impl Inner {
             (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
             (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
         };
-        let (wait, _waiting) = match turn {
+        let (wait, is_told) = match turn {
             Turn::Paid => return Ok(()),
-            Turn::Tier(wait) => (wait, Waiting::new(self)),
-            Turn::Share(wait) => (wait, Waiting::of_the_share(self)),
+            Turn::Tier(wait) => (wait, true),
+            Turn::Share(wait) => (wait, false),
         };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        Waiting::new(self, wait, is_told).turn().await;
         Ok(())
     }
 
@@ -292,16 +359,16 @@ impl Inner {
             let asked_at = fleet.clock.now();
             let taken = realm.tier.ask(request, BEHIND).await;
             let Ok(Take::Go { wait }) = taken else { return taken };
-            let lost = {
+            let is_lost = {
                 let mut local = fleet.local();
                 local.taken += 1;
                 // Until the whole bucket has come so far, of which those together ask for less.
                 let wait = (wait + quota.window()).saturating_sub(fleet.quota.window());
-                if is_newest { local.given(wait, asked_at, fleet.clock.now()) } else { 0 }
+                is_newest && local.given(wait, asked_at, fleet.clock.now(), None)
             };
-            if lost > 0 {
-                let renewing = Arc::clone(&fleet);
-                fleet.tasks.spawn(async move { renewing.promise(&realm, lost).await });
+            if is_lost {
+                let telling = Arc::clone(&fleet);
+                fleet.tasks.spawn(async move { telling.tell(&realm).await });
             }
             taken
         })
@@ -377,7 +444,7 @@ impl Fleet {
     /// Whether this replica asks the tier for its tokens, and owes it nothing but what it tells with its next beat.
     pub(crate) fn is_square(&self) -> bool {
         let local = self.0.local();
-        local.others.are_known() && local.debt.tokens() == local.untold
+        local.others.are_known() && local.debt.tokens() == 0
     }
 }
 
@@ -391,33 +458,8 @@ mod tests {
         Instant::from_origin(Duration::from_millis(millis))
     }
 
-    /// Which waits for the fifteen tokens that it was promised.
-    fn waiting() -> Local {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
-        local.back(QUOTA);
-        for token in 1..=15 {
-            assert_eq!(local.given(Duration::from_millis(token * 100), at(1000), at(1010)), 0);
-            local.waiting += 1;
-        }
-        local
-    }
-
-    #[test]
-    fn promises_that_the_bucket_has_lost_are_made_anew_once() {
-        for (level, now, anew) in
-            [(-15.0, 1000, 0), (-10.0, 1500, 0), (-30.0, 1500, 0), (-3.0, 1500, 15), (4.0, 2400, 15), (4.0, 2500, 0)]
-        {
-            let mut local = waiting();
-            let mut saw = || local.saw(&live(&["one"]), (1, 1), level, QUOTA, at(now));
-            assert_eq!(saw(), anew, "{level} at {now}");
-            assert_eq!(saw(), 0);
-        }
-        let mut local = waiting();
-        let wait = Duration::from_millis(100);
-        assert_eq!(local.given(wait, at(1500), at(1510)), 15, "a token that comes before those of before");
-        assert_eq!(local.given(wait * 2, at(1500), at(1510)), 0);
-        let mut late = waiting();
-        assert_eq!(late.given(wait * 11, at(1500), at(1900)), 0, "a late answer is no sign");
+    fn some(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(number).unwrap()
     }
 
     /// Replicas of these names, which have all said something.
@@ -425,69 +467,119 @@ mod tests {
         names.iter().map(|name| ((*name).to_owned(), Some(vec![1]))).collect()
     }
 
-    fn some(number: u32) -> NonZeroU32 {
-        NonZeroU32::new(number).unwrap()
+    impl Local {
+        fn wait(&mut self, number: u64, is_told: bool) {
+            self.waiting.insert(number, Waiter { is_told, turn: watch::Sender::new(at(0)) });
+        }
+
+        /// Which of those who wait are not told of.
+        fn untold(&self) -> Vec<u64> {
+            self.waiting.iter().filter(|(_, waiter)| !waiter.is_told).map(|(number, _)| *number).collect()
+        }
+    }
+
+    /// Three wait for tokens that they were promised, the last of which comes at 2.5 s; this was heard at 1 s.
+    fn waiting() -> Local {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
+        local.back(QUOTA);
+        for number in 0..3 {
+            let wait = Duration::from_millis(1300 + number * 100);
+            assert!(!local.given(wait, at(1000), at(1000), None));
+            local.wait(number, true);
+        }
+        local
     }
 
     #[test]
-    fn what_is_promised_is_not_owed_and_what_was_spent_is_paid_once() {
-        let mut local = waiting();
-        local.saw(&live(&["a"]), (1, 1), -15.0, QUOTA, at(1000));
-        local.lost();
-        local.away(QUOTA, at(3000));
-        (0..17).for_each(|_| local.debt.spent());
-        local.untold = 15;
-        assert_eq!(local.back(QUOTA), (15, 0, Some(some(2))));
-        assert_eq!(local.back(QUOTA), (0, 0, Some(some(2))), "PAY was not answered");
-        local.debt.settled(2);
-        assert_eq!(local.back(QUOTA), (0, 0, None));
+    fn promises_that_the_bucket_has_lost_are_made_anew() {
+        for (level, asked_at, now, is_lost, why) in [
+            (-15.0, 1000, 1000, false, "all are there"),
+            (-10.0, 1500, 1500, false, "as many as are left"),
+            (-30.0, 1500, 1500, false, "others were promised some, too"),
+            (-3.0, 1500, 1500, true, "some are missing"),
+            (4.0, 2400, 2400, true, "the last one, too"),
+            (4.0, 2500, 2500, false, "none is left"),
+            (4.0, 999, 1500, false, "it was asked before they were made"),
+        ] {
+            let mut local = waiting();
+            local.saw(&live(&["one"]), (1, 1), level, QUOTA, at(asked_at), at(now));
+            assert_eq!(local.untold().len(), if is_lost { 3 } else { 0 }, "{why}");
+            if is_lost {
+                while local.next_untold().is_some() {}
+                local.saw(&live(&["one"]), (1, 1), level, QUOTA, at(now), at(now));
+                assert_eq!(local.untold(), [0; 0], "{why}: once");
+            }
+        }
     }
 
     #[test]
-    fn who_waits_for_a_token_of_the_tier_is_not_promised_another() {
-        let mut local = waiting();
-        local.away(QUOTA, at(1100));
-        assert_eq!(local.back(QUOTA), (0, 0, None));
-        local.untold = 3;
-        assert_eq!(
-            local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(1100)),
-            12,
-            "those of the share are told of besides"
-        );
+    fn a_token_that_comes_before_those_that_were_promised_tells_that_they_are_lost() {
+        for (wait, asked_at, now, is_lost, why) in [
+            (100, 1500, 1510, true, "it comes first"),
+            (1100, 1500, 1510, false, "it comes last"),
+            (1100, 1500, 1900, false, "a late answer"),
+            (100, 999, 1010, false, "asked before they were made"),
+        ] {
+            let mut local = waiting();
+            assert_eq!(local.given(Duration::from_millis(wait), at(asked_at), at(now), Some(1)), is_lost, "{why}");
+            assert_eq!(local.untold(), if is_lost { vec![0, 2] } else { vec![] }, "{why}");
+            assert!(!is_lost || !local.given(Duration::from_millis(wait + 100), at(now), at(now), None), "once");
+        }
     }
 
     #[test]
-    fn what_the_tier_was_not_told_of_is_told_again_as_far_as_it_still_comes() {
+    fn answers_that_come_together_are_read_in_any_order() {
+        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
+        for wait in [300, 100, 200] {
+            assert!(!local.given(Duration::from_millis(wait), at(1000), at(1005), None), "{wait}");
+        }
+        assert!(local.given(Duration::from_millis(100), at(1005), at(1005), None), "the last one came at 1.3 s");
+    }
+
+    #[test]
+    fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = waiting();
-        local.unheard = 20;
-        assert_eq!(local.back(QUOTA), (15, 4, None), "the rest was spent; a burst at most");
-        assert_eq!(local.back(QUOTA), (0, 0, None));
+        local.wait(7, false);
+        local.wait(8, false);
+        local.debt.spent();
+        let told: Vec<_> = std::iter::from_fn(|| local.next_untold()).collect();
+        assert_eq!(told, [Untold::Spent, Untold::Waiting(7), Untold::Waiting(8)]);
+        // What was not heard is told again, for whoever waits still and for whoever is gone.
+        local.is_over(7);
+        assert_eq!(local.debt.tokens(), 0, "it was told of");
+        told.iter().for_each(|untold| local.unheard(*untold));
+        assert_eq!((local.debt.tokens(), local.untold()), (2, vec![8]));
+        local.is_over(8);
+        assert_eq!(local.debt.tokens(), 3, "spent without a word");
+        local.is_over(2);
+        assert_eq!(local.debt.tokens(), 3, "the tier's own");
     }
 
     #[test]
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
         let all = live(&["a", "b", "c"]);
-        local.saw(&all, (3, 3), 4.0, QUOTA, at(0));
+        local.saw(&all, (3, 3), 4.0, QUOTA, at(0), at(0));
         local.debt.spent();
-        assert_eq!(local.back(QUOTA), (0, 1, None), "a question that was not answered");
-        local.debt.spent();
+        assert!(local.back(QUOTA).is_none() && local.debt.tokens() == 1, "a question that was not answered");
         local.lost();
-        assert_eq!(local.back(QUOTA), (0, 0, Some(some(3))));
+        let (debt, owed) = local.back(QUOTA).unwrap();
+        assert_eq!((debt.tokens(), owed, local.debt.tokens()), (1, some(3), 0));
+        assert!(local.back(QUOTA).is_none(), "it is asked for once");
         local.debt.spent();
-        assert_eq!(local.back(QUOTA), (0, 0, Some(some(4))), "a burst at most");
-        local.debt.settled(2);
+        local.debt.and(debt);
+        assert_eq!(local.back(QUOTA).map(|(_, owed)| owed), Some(some(4)), "PAY was not answered; a burst at most");
         // A tier that has lost its memory.
-        local.saw(&all[..1], (1, 1), 0.0, QUOTA, at(1000));
+        local.saw(&all[..1], (1, 1), 0.0, QUOTA, at(1000), at(1000));
         assert_eq!((local.replicas(), local.of_those_together(QUOTA)), (some(3), QUOTA.part(some(1), some(3))));
-        local.debt.spent();
-        assert_eq!(local.back(QUOTA), (0, 1, None), "spent while the others are listened for");
+        (0..9).for_each(|_| local.debt.spent());
+        assert!(local.back(QUOTA).is_none() && local.debt.tokens() == 4, "the rest was refilled");
     }
 
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
-        local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(0));
+        local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(0), at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));

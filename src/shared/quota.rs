@@ -97,9 +97,21 @@ impl Debt {
         self.0 = self.0.saturating_add(1);
     }
 
-    /// The tier knows of so many.
-    pub fn settled(&mut self, tokens: u32) {
-        self.0 = self.0.saturating_sub(tokens);
+    /// The tier is told of one, if any is owed.
+    pub fn settle_one(&mut self) -> bool {
+        let is_owed = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        is_owed
+    }
+
+    /// This debt and that.
+    pub fn and(&mut self, other: Debt) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+
+    /// The rest has been refilled meanwhile.
+    pub fn is_at_most(&mut self, burst: NonZeroU32) {
+        self.0 = self.0.min(burst.get());
     }
 
     pub fn tokens(&self) -> u32 {
