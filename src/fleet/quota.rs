@@ -50,8 +50,19 @@ pub(super) struct Local {
 struct Waiter {
     /// The fleet's bucket has given one for it.
     is_told: bool,
-    /// When it goes.
+    /// When it goes, and when that is too late for it.
     turn: watch::Sender<Instant>,
+    too_late: Instant,
+}
+
+impl Waiter {
+    /// The fleet's bucket has given it this token. It goes when that comes, earlier or later than by itself: at another time
+    /// it would go beside those whose turn it is then.
+    fn given(&self, comes_at: Instant) {
+        if comes_at <= self.too_late {
+            self.turn.send_replace(comes_at);
+        }
+    }
 }
 
 /// What the fleet's bucket is to be told of: it has one token fewer.
@@ -70,16 +81,16 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     /// `is_told`: the token is the fleet's, and not of the share.
-    fn new(inner: &'a Inner, wait: Duration, is_told: bool) -> Waiting<'a> {
+    fn new(inner: &'a Inner, wait: Duration, too_late: Instant, is_told: bool) -> Waiting<'a> {
         let (turn, mine) = watch::channel(inner.clock.now() + wait);
         let mut local = inner.local();
         let number = local.waiting.last_key_value().map_or(0, |(last, _)| last + 1);
-        local.waiting.insert(number, Waiter { is_told, turn });
+        local.waiting.insert(number, Waiter { is_told, turn, too_late });
         drop(local);
         Waiting { inner, number, turn: mine }
     }
 
-    /// Comes when the token does, or an earlier one that the fleet's bucket has given meanwhile.
+    /// Comes when the token does, or the one that the fleet's bucket has given in its place.
     async fn turn(mut self) {
         loop {
             let left = self.inner.clock.now().until(*self.turn.borrow_and_update());
@@ -179,10 +190,14 @@ impl Local {
         }
     }
 
-    /// What the fleet's bucket is to be told of next. It is taken for told.
+    /// What the fleet's bucket is to be told of next. It is taken for told. Those who wait go at the share's pace until it is
+    /// known which of the others have found the tier: what the bucket gives before that belongs to those who have not, too.
     fn next_untold(&mut self) -> Option<Untold> {
         if self.debt.settle_one() {
             return Some(Untold::Spent);
+        }
+        if !self.others.are_known() {
+            return None;
         }
         let (number, waiter) = self.waiting.iter_mut().find(|(_, waiter)| !waiter.is_told)?;
         waiter.is_told = true;
@@ -283,13 +298,16 @@ impl Inner {
         self.tell(realm).await;
     }
 
-    /// Takes a token of the fleet's bucket for each that it does not know of. Who waits for one goes when it comes, if that is
-    /// earlier than it would go by itself: later, it would go beside those whose turn it is then.
+    /// Takes a token of the fleet's bucket for each that it does not know of.
     pub(super) async fn tell(&self, realm: &Realm) {
         loop {
-            let Some(untold) = self.local().next_untold() else { return };
+            let (untold, quota) = {
+                let mut local = self.local();
+                (local.next_untold(), local.of_those_together(self.quota))
+            };
+            let Some(untold) = untold else { return };
             let asked_at = self.clock.now();
-            let request = Request::take(realm.names.fleet(), self.quota, PROMISED, 0);
+            let request = Request::take(realm.names.fleet(), quota, PROMISED, 0);
             let taken = realm.tier.ask(request, BEHIND).await;
             let mut local = self.local();
             let Ok(Take::Go { wait }) = taken else {
@@ -302,9 +320,9 @@ impl Inner {
                 Untold::Waiting(number) => Some(number),
             };
             let now = self.clock.now();
-            local.given(wait, asked_at, now, number);
+            local.given(self.of_the_whole(wait, quota), asked_at, now, number);
             if let Some(waiter) = number.and_then(|number| local.waiting.get(&number)) {
-                waiter.turn.send_modify(|turn| *turn = (*turn).min(now + wait));
+                waiter.given(now + wait);
             }
         }
     }
@@ -322,7 +340,7 @@ impl Inner {
         for (place, realm) in self.realms().into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
-            if left.is_zero() || !realm.is_up() || (is_newest && !self.local().others.are_known()) {
+            if !realm.is_up() || (is_newest && !self.local().others.are_known()) {
                 continue;
             }
             let asked_at = self.clock.now();
@@ -346,7 +364,7 @@ impl Inner {
             Turn::Tier(wait) => (wait, true),
             Turn::Share(wait) => (wait, false),
         };
-        Waiting::new(self, wait, is_told).turn().await;
+        Waiting::new(self, wait, now + longest_wait, is_told).turn().await;
         Ok(())
     }
 
@@ -362,9 +380,7 @@ impl Inner {
             let is_lost = {
                 let mut local = fleet.local();
                 local.taken += 1;
-                // Until the whole bucket has come so far, of which those together ask for less.
-                let wait = (wait + quota.window()).saturating_sub(fleet.quota.window());
-                is_newest && local.given(wait, asked_at, fleet.clock.now(), None)
+                is_newest && local.given(fleet.of_the_whole(wait, quota), asked_at, fleet.clock.now(), None)
             };
             if is_lost {
                 let telling = Arc::clone(&fleet);
@@ -372,6 +388,11 @@ impl Inner {
             }
             taken
         })
+    }
+
+    /// When the whole bucket has come as far as a part of it does after this wait.
+    fn of_the_whole(&self, wait: Duration, part: Quota) -> Duration {
+        (wait + part.window()).saturating_sub(self.quota.window())
     }
 
     /// The tier was asked, and has not answered in time. The share tells when the request may go; who has to wait for that
@@ -469,7 +490,8 @@ mod tests {
 
     impl Local {
         fn wait(&mut self, number: u64, is_told: bool) {
-            self.waiting.insert(number, Waiter { is_told, turn: watch::Sender::new(at(0)) });
+            let turn = watch::Sender::new(at(3000));
+            self.waiting.insert(number, Waiter { is_told, turn, too_late: at(5000) });
         }
 
         /// Which of those who wait are not told of.
@@ -553,6 +575,23 @@ mod tests {
         assert_eq!(local.debt.tokens(), 3, "spent without a word");
         local.is_over(2);
         assert_eq!(local.debt.tokens(), 3, "the tier's own");
+        // The others have not been heard.
+        local.saw(&live(&["a", "b"]), (2, 2), 0.0, QUOTA, at(2500), at(2500));
+        local.lost();
+        local.saw(&live(&["a", "b"]), (2, 2), 0.0, QUOTA, at(3000), at(3000));
+        local.wait(9, false);
+        let told: Vec<_> = std::iter::from_fn(|| local.next_untold()).collect();
+        assert_eq!(told, [Untold::Spent; 3], "who waits goes on at the share's pace");
+    }
+
+    #[test]
+    fn who_waits_goes_when_the_fleet_s_bucket_says_unless_that_is_too_late() {
+        for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 3000)] {
+            let mut local = waiting();
+            local.wait(7, false);
+            local.waiting[&7].given(at(comes));
+            assert_eq!(*local.waiting[&7].turn.borrow(), at(turn), "{comes}");
+        }
     }
 
     #[test]
