@@ -30,11 +30,9 @@ pub(super) struct Local {
     seen: shared::Fleet,
     debt: Debt,
     bucket: Bucket,
-    /// The tier is away, and the share counts.
-    is_away: bool,
     /// What the fleet's bucket held with the last beat; `None` before the first.
     level: Option<(f64, Instant)>,
-    /// Tokens that this replica has taken there since.
+    /// Tokens that this replica has spent since, of the share, too; or has asked for there.
     taken: u32,
     others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
@@ -114,7 +112,6 @@ impl Local {
             seen: shared::Fleet::new(presumed),
             debt: Debt::default(),
             bucket: Bucket::default(),
-            is_away: false,
             level: None,
             taken: 0,
             others: Others::new(),
@@ -230,11 +227,8 @@ impl Local {
         }
     }
 
-    /// The tier is away. What its bucket held last is shared out: all replicas' parts together are no more than that.
+    /// The tier is away, or late. What its bucket held last is shared out: all replicas' parts together are no more than that.
     pub(super) fn away(&mut self, quota: Quota, now: Instant) {
-        if std::mem::replace(&mut self.is_away, true) {
-            return;
-        }
         let replicas = self.replicas();
         let share = quota.share(replicas);
         let tokens = match self.level {
@@ -251,7 +245,6 @@ impl Local {
     /// Who was away with the others answers for them, too: what they have spent would be taken for a burst that nobody has
     /// used.
     fn back(&mut self, quota: Quota) -> Option<(Debt, NonZeroU32)> {
-        self.is_away = false;
         if !self.others.is_lost() {
             self.debt.is_at_most(quota.burst);
             return None;
@@ -264,12 +257,15 @@ impl Local {
     fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
         let share = quota.share(self.replicas());
         let keep = keep.min(share.burst.get() - 1);
-        self.bucket.take(share, longest_wait, keep, now)
+        let taken = self.bucket.take(share, longest_wait, keep, now);
+        self.taken += u32::from(matches!(taken, Take::Go { .. }));
+        taken
     }
 
     /// The last token of the share is not needed: the tier has given one.
     fn give_back(&mut self, quota: Quota) {
         self.bucket.give_back(quota.share(self.replicas()));
+        self.taken = self.taken.saturating_sub(1);
     }
 }
 
@@ -320,6 +316,7 @@ impl Inner {
                 Untold::Waiting(number) => Some(number),
             };
             let now = self.clock.now();
+            local.taken += 1;
             local.given(self.of_the_whole(wait, quota), asked_at, now, number);
             if let Some(waiter) = number.and_then(|number| local.waiting.get(&number)) {
                 waiter.given(now + wait);
@@ -371,15 +368,23 @@ impl Inner {
     fn taking(self: &Arc<Inner>, realm: Arc<Realm>, is_newest: bool, longest_wait: Duration, keep: u32) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
-            let quota = fleet.local().of_those_together(fleet.quota);
+            let quota = {
+                let mut local = fleet.local();
+                local.taken += 1;
+                local.of_those_together(fleet.quota)
+            };
             let keep = keep.min(quota.burst.get() - 1);
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
             let asked_at = fleet.clock.now();
             let taken = realm.tier.ask(request, BEHIND).await;
-            let Ok(Take::Go { wait }) = taken else { return taken };
+            let Ok(Take::Go { wait }) = taken else {
+                let mut local = fleet.local();
+                local.taken = local.taken.saturating_sub(1);
+                drop(local);
+                return taken;
+            };
             let is_lost = {
                 let mut local = fleet.local();
-                local.taken += 1;
                 is_newest && local.given(fleet.of_the_whole(wait, quota), asked_at, fleet.clock.now(), None)
             };
             if is_lost {
@@ -405,14 +410,17 @@ impl Inner {
     ) -> Result<Turn, Refused> {
         let share = self.take_of_the_share(longest_wait, keep);
         let began = self.clock.now();
-        match tokio::time::timeout(share.unwrap_or(BEHIND), &mut taking).await {
-            Ok(Ok(taken)) => {
-                if share.is_ok() {
-                    self.local().give_back(self.quota);
-                }
-                granted(taken).map(Turn::Tier)
+        let taken = tokio::time::timeout(share.unwrap_or(BEHIND), &mut taking).await;
+        if taken.is_ok() && share.is_ok() {
+            self.local().give_back(self.quota);
+        }
+        match taken {
+            Ok(Ok(taken)) => granted(taken).map(Turn::Tier),
+            // The token that the tier was asked for is not spent, and may be there for this request.
+            Ok(Err(_)) => {
+                let left = longest_wait.saturating_sub(began.until(self.clock.now()));
+                self.take_of_the_share(left, keep).map(Turn::Share)
             }
-            Ok(Err(_)) => Ok(Turn::Share(share?.saturating_sub(began.until(self.clock.now())))),
             Err(_) => {
                 share?;
                 let fleet = Arc::clone(self);
