@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{Inner, realm::Realm, words};
+use super::{BEHIND, Inner, realm::Realm, words};
 use crate::{
     clock::{Instant, Witness},
     link::Link,
@@ -174,7 +174,8 @@ impl Inner {
         None
     }
 
-    /// Waits for another replica's mint. Each look is short, and none is charged: it is the mint that is waited for.
+    /// Waits for another replica's mint. No look is charged, and one that is answered late is no reason to mint the file twice:
+    /// it is the mint that is waited for. A tier that is silent is given up soon, and with it this.
     async fn wait(
         &self,
         realm: &Arc<Realm>,
@@ -184,11 +185,10 @@ impl Inner {
         mut from: Holder,
         mut newer: Newer,
     ) -> Waited {
-        let budget = self.config.tier.timeout;
         let mut since = self.clock.now();
         loop {
             tokio::time::sleep(look_again_after(since.until(self.clock.now()))).await;
-            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), budget).await {
+            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
                     Judged::Link(minted) => {
                         return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
@@ -204,7 +204,7 @@ impl Inner {
                 // Of all that waited for the one before, this one was the first to try.
                 Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
                 Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
-                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), budget).await {
+                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), BEHIND).await {
                     Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
                     Ok(false) => {}
                     Err(_) => return Waited::Sought(Sought::Alone),
