@@ -299,9 +299,15 @@ impl Inner {
         loop {
             let (untold, quota) = {
                 let mut local = self.local();
-                (local.next_untold(), local.of_those_together(self.quota))
+                let Some(untold) = local.next_untold() else { return };
+                let quota = match untold {
+                    // One token, whoever is together.
+                    Untold::Spent => self.quota,
+                    // Its turn is to come at the pace of those together.
+                    Untold::Waiting(_) => local.of_those_together(self.quota),
+                };
+                (untold, quota)
             };
-            let Some(untold) = untold else { return };
             let asked_at = self.clock.now();
             let request = Request::take(realm.names.fleet(), quota, PROMISED, 0);
             let taken = realm.tier.ask(request, BEHIND).await;
