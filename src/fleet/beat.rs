@@ -175,11 +175,12 @@ impl Inner {
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
         self.hear(realm, is_newest.then_some(asked_at), beat, kie, forget);
         if is_newest {
+            // It may have made the others known, or shown lost promises.
             self.tell(realm).await;
         }
     }
 
-    /// `asked_at`: when it was asked for, in the newest realm.
+    /// `asked_at`: when the beat was asked for; `None` unless the realm is the newest.
     fn hear(
         &self,
         realm: &Arc<Realm>,

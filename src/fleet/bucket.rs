@@ -26,6 +26,12 @@ impl Bucket {
         self.period = quota.period;
     }
 
+    /// What it holds; less than nothing where tokens to come are promised already.
+    pub(super) fn tokens(&self, quota: Quota, now: Instant) -> f64 {
+        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
+        f64::from(quota.burst.get()) - ahead.as_secs_f64() / quota.period.as_secs_f64()
+    }
+
     /// One token is not needed after all.
     pub(super) fn give_back(&mut self, quota: Quota) {
         self.full_at = self.full_at.map(|full_at| full_at - quota.period);
@@ -100,6 +106,7 @@ mod tests {
         for (tokens, first) in [(0.0, full(100)), (-3.0, full(400)), (0.5, full(50)), (1.0, go(0)), (9.0, go(0))] {
             let mut bucket = Bucket::default();
             bucket.leave(tokens, QUOTA, at(1000));
+            assert!((bucket.tokens(QUOTA, at(1000)) - tokens.min(4.0)).abs() < 1e-9, "{tokens}");
             assert_eq!(bucket.take(QUOTA, Duration::ZERO, 0, at(1000)), first, "{tokens}");
         }
     }

@@ -47,7 +47,8 @@ use crate::{
     source::Source,
 };
 
-/// What nobody waits for may take so long. A tier that is silent is given up much earlier.
+/// Nothing asked of the tier takes longer; what a caller waits for has a shorter budget of its own, but for another replica's
+/// mint and for a turn. A tier that is silent is given up much earlier.
 const BEHIND: Duration = Duration::from_secs(2);
 
 /// After its end is due, a connection is there for its last words for so long.

@@ -1,5 +1,5 @@
-//! The fleet's quota, as each request to kie.ai meets it: a token of the tier's bucket, or, while the tier is away, of
-//! this replica's share.
+//! The fleet's quota, as each request to kie.ai meets it: a token of the fleet's bucket in the tier, or, while the tier is
+//! away or late, or it is not known who has found it, of this replica's share.
 
 use std::{collections::BTreeMap, future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::{
 /// Times cross the tier in whole milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
-/// A token that is spent already is taken however late it comes.
-const PROMISED: Duration = Duration::from_secs(120);
+/// A token that is told of is taken however late it comes: its request goes all the same.
+const HOWEVER_LATE: Duration = Duration::from_secs(120);
 
 /// What this replica keeps of the quota by itself.
 #[derive(Debug)]
@@ -32,15 +32,25 @@ pub(super) struct Local {
     bucket: Bucket,
     /// What the fleet's bucket held with the last beat; `None` before the first.
     level: Option<(f64, Instant)>,
-    /// Tokens that this replica has spent since, of the share, too; or has asked for there.
+    /// Tokens that this replica has had since, of there or of the share.
     taken: u32,
+    /// So many questions for one are under way.
+    asked: u32,
     others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
     together: (NonZeroU32, NonZeroU32),
-    /// Requests that wait for the tokens that they were promised, by numbers that grow.
+    /// Requests that wait for the tokens that they were promised, by numbers that each has had alone.
     waiting: BTreeMap<u64, Waiter>,
-    /// When the last token comes that the fleet's bucket has promised here, and when this was heard.
-    promised: Option<(Instant, Instant)>,
+    next_number: u64,
+    promised: Option<Promised>,
+}
+
+/// What the fleet's bucket has promised here.
+#[derive(Debug, Clone, Copy)]
+struct Promised {
+    /// When the last of these tokens comes.
+    until: Instant,
+    heard_at: Instant,
 }
 
 /// A request that waits for its token.
@@ -48,29 +58,30 @@ pub(super) struct Local {
 struct Waiter {
     /// The fleet's bucket has given one for it.
     is_told: bool,
-    /// When it goes, and when that is too late for it.
+    /// When it goes.
     turn: watch::Sender<Instant>,
-    too_late: Instant,
+    /// Later is of no use to it.
+    at_last: Instant,
 }
 
 impl Waiter {
     /// The fleet's bucket has given it this token. It goes when that comes, earlier or later than by itself: at another time
     /// it would go beside those whose turn it is then.
-    fn given(&self, comes_at: Instant) {
-        if comes_at <= self.too_late {
+    fn move_to(&self, comes_at: Instant) {
+        if comes_at <= self.at_last {
             self.turn.send_replace(comes_at);
         }
     }
 }
 
-/// What the fleet's bucket is to be told of: it has one token fewer.
+/// A token that the fleet's bucket does not know of: of a request that has gone, or that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Untold {
     Spent,
     Waiting(u64),
 }
 
-/// A request that waits, as it knows of itself.
+/// Takes a request out of those that wait when it is dropped.
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
@@ -79,17 +90,18 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     /// `is_told`: the token is the fleet's, and not of the share.
-    fn new(inner: &'a Inner, wait: Duration, too_late: Instant, is_told: bool) -> Waiting<'a> {
+    fn new(inner: &'a Inner, wait: Duration, at_last: Instant, is_told: bool) -> Waiting<'a> {
         let (turn, mine) = watch::channel(inner.clock.now() + wait);
         let mut local = inner.local();
-        let number = local.waiting.last_key_value().map_or(0, |(last, _)| last + 1);
-        local.waiting.insert(number, Waiter { is_told, turn, too_late });
+        let number = local.next_number;
+        local.next_number += 1;
+        local.waiting.insert(number, Waiter { is_told, turn, at_last });
         drop(local);
         Waiting { inner, number, turn: mine }
     }
 
     /// Comes when the token does, or the one that the fleet's bucket has given in its place.
-    async fn turn(mut self) {
+    async fn over(mut self) {
         loop {
             let left = self.inner.clock.now().until(*self.turn.borrow_and_update());
             if !matches!(tokio::time::timeout(left, self.turn.changed()).await, Ok(Ok(()))) {
@@ -101,7 +113,23 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.inner.local().is_over(self.number);
+        self.inner.local().ended(self.number);
+    }
+}
+
+/// A question for a token that is under way.
+struct Asking<'a>(&'a Inner);
+
+impl<'a> Asking<'a> {
+    fn new(inner: &'a Inner) -> Asking<'a> {
+        inner.local().asked += 1;
+        Asking(inner)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.local().asked -= 1;
     }
 }
 
@@ -114,9 +142,11 @@ impl Local {
             bucket: Bucket::default(),
             level: None,
             taken: 0,
+            asked: 0,
             others: Others::new(),
             together: (NonZeroU32::MIN, NonZeroU32::MIN),
             waiting: BTreeMap::new(),
+            next_number: 0,
             promised: None,
         };
         local.away(quota, now);
@@ -156,20 +186,21 @@ impl Local {
         // Of a bucket that has made them, less than none of it is left; one token is for rounding.
         if !ahead.is_zero() && level > 1.0 - ahead.as_secs_f64() / quota.period.as_secs_f64() {
             self.promised = None;
-            self.has_lost_promises(None);
+            self.forget_promises(None);
         }
     }
 
-    /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait. One that comes before another
-    /// that was promised earlier is of a bucket that has lost its promises. Returns whether it has.
+    /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait, for who waits by this number. One
+    /// that comes before another that was promised earlier is of a bucket that has lost its promises. Returns whether it has.
     fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant, to: Option<u64>) -> bool {
+        self.taken += 1;
         let comes_at = asked_at + wait;
         let is_lost = self.promised_before(asked_at).is_some_and(|until| now + wait + ROUNDING < until);
-        if is_lost || self.promised.is_none_or(|(until, _)| until < comes_at) {
-            self.promised = Some((comes_at, now));
+        if is_lost || self.promised.is_none_or(|promised| promised.until < comes_at) {
+            self.promised = Some(Promised { until: comes_at, heard_at: now });
         }
         if is_lost {
-            self.has_lost_promises(to);
+            self.forget_promises(to);
         }
         is_lost
     }
@@ -177,11 +208,11 @@ impl Local {
     /// Until when tokens come that the bucket had promised here before it was asked. Answers that come together are read in any
     /// order.
     fn promised_before(&self, asked_at: Instant) -> Option<Instant> {
-        self.promised.filter(|(_, heard_at)| *heard_at <= asked_at).map(|(until, _)| until)
+        self.promised.filter(|promised| promised.heard_at <= asked_at).map(|promised| promised.until)
     }
 
     /// All are to be made anew, but for the one just made: their requests go all the same.
-    fn has_lost_promises(&mut self, but: Option<u64>) {
+    fn forget_promises(&mut self, but: Option<u64>) {
         for (number, waiter) in &mut self.waiting {
             waiter.is_told = but == Some(*number);
         }
@@ -214,7 +245,7 @@ impl Local {
     }
 
     /// A request that waited goes, or is given up: its token is spent.
-    fn is_over(&mut self, number: u64) {
+    fn ended(&mut self, number: u64) {
         if self.waiting.remove(&number).is_some_and(|waiter| !waiter.is_told) {
             self.debt.spent();
         }
@@ -243,10 +274,10 @@ impl Local {
 
     /// The tier is there: what PAY is to take for those tokens that were spent while it was away, which it has refilled since.
     /// Who was away with the others answers for them, too: what they have spent would be taken for a burst that nobody has
-    /// used.
+    /// used. Otherwise the debt is cut to a burst.
     fn back(&mut self, quota: Quota) -> Option<(Debt, NonZeroU32)> {
         if !self.others.is_lost() {
-            self.debt.is_at_most(quota.burst);
+            self.debt.cap(quota.burst);
             return None;
         }
         let debt = std::mem::take(&mut self.debt);
@@ -260,6 +291,12 @@ impl Local {
         let taken = self.bucket.take(share, longest_wait, keep, now);
         self.taken += u32::from(matches!(taken, Take::Go { .. }));
         taken
+    }
+
+    /// Whether the questions under way, if all are granted, leave the share anything, one of which is that of whoever asks this.
+    fn has_more_than_is_asked(&self, quota: Quota, now: Instant) -> bool {
+        let share = quota.share(self.replicas());
+        self.bucket.tokens(share, now) >= f64::from(self.asked.saturating_sub(1))
     }
 
     /// The last token of the share is not needed: the tier has given one.
@@ -301,7 +338,7 @@ impl Inner {
                 let mut local = self.local();
                 let Some(untold) = local.next_untold() else { return };
                 let quota = match untold {
-                    // One token, whoever is together.
+                    // At the whole rate's price: a token of a part costs several.
                     Untold::Spent => self.quota,
                     // Its turn is to come at the pace of those together.
                     Untold::Waiting(_) => local.of_those_together(self.quota),
@@ -309,7 +346,7 @@ impl Inner {
                 (untold, quota)
             };
             let asked_at = self.clock.now();
-            let request = Request::take(realm.names.fleet(), quota, PROMISED, 0);
+            let request = Request::take(realm.names.fleet(), quota, HOWEVER_LATE, 0);
             let taken = realm.tier.ask(request, BEHIND).await;
             let mut local = self.local();
             let Ok(Take::Go { wait }) = taken else {
@@ -322,10 +359,10 @@ impl Inner {
                 Untold::Waiting(number) => Some(number),
             };
             let now = self.clock.now();
-            local.taken += 1;
-            local.given(self.of_the_whole(wait, quota), asked_at, now, number);
+            // Where it has lost its promises, this goes on with them.
+            local.given(self.wait_of_the_whole(wait, quota), asked_at, now, number);
             if let Some(waiter) = number.and_then(|number| local.waiting.get(&number)) {
-                waiter.given(now + wait);
+                waiter.move_to(now + wait);
             }
         }
     }
@@ -347,6 +384,7 @@ impl Inner {
                 continue;
             }
             let asked_at = self.clock.now();
+            // Asked also where no time is left to wait for the answer: the token counts.
             let mut taking = self.taking(realm, is_newest, longest_wait, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
@@ -367,33 +405,23 @@ impl Inner {
             Turn::Tier(wait) => (wait, true),
             Turn::Share(wait) => (wait, false),
         };
-        Waiting::new(self, wait, now + longest_wait, is_told).turn().await;
+        Waiting::new(self, wait, now + longest_wait, is_told).over().await;
         Ok(())
     }
 
     fn taking(self: &Arc<Inner>, realm: Arc<Realm>, is_newest: bool, longest_wait: Duration, keep: u32) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
-            let quota = {
-                let mut local = fleet.local();
-                local.taken += 1;
-                local.of_those_together(fleet.quota)
-            };
+            let asking = is_newest.then(|| Asking::new(&fleet));
+            let quota = fleet.local().of_those_together(fleet.quota);
             let keep = keep.min(quota.burst.get() - 1);
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
             let asked_at = fleet.clock.now();
             let taken = realm.tier.ask(request, BEHIND).await;
-            let Ok(Take::Go { wait }) = taken else {
-                let mut local = fleet.local();
-                local.taken = local.taken.saturating_sub(1);
-                drop(local);
-                return taken;
-            };
-            let is_lost = {
-                let mut local = fleet.local();
-                is_newest && local.given(fleet.of_the_whole(wait, quota), asked_at, fleet.clock.now(), None)
-            };
-            if is_lost {
+            drop(asking);
+            let Ok(Take::Go { wait }) = taken else { return taken };
+            let wait = fleet.wait_of_the_whole(wait, quota);
+            if is_newest && fleet.local().given(wait, asked_at, fleet.clock.now(), None) {
                 let telling = Arc::clone(&fleet);
                 fleet.tasks.spawn(async move { telling.tell(&realm).await });
             }
@@ -401,13 +429,14 @@ impl Inner {
         })
     }
 
-    /// When the whole bucket has come as far as a part of it does after this wait.
-    fn of_the_whole(&self, wait: Duration, part: Quota) -> Duration {
+    /// A part's wait, as the whole bucket counts it.
+    fn wait_of_the_whole(&self, wait: Duration, part: Quota) -> Duration {
         (wait + part.window()).saturating_sub(self.quota.window())
     }
 
     /// The tier was asked, and has not answered in time. The share tells when the request may go; who has to wait for that
-    /// hears the tier's answer meanwhile. A token that the tier gives is the one that counts, however late.
+    /// hears the tier's answer meanwhile. A token that the tier gives is the one that counts, however late; and as long as it
+    /// may give all that the share has, it is waited for. A tier that is silent is given up soon.
     async fn take_late(
         self: &Arc<Inner>,
         mut taking: Taking,
@@ -416,17 +445,19 @@ impl Inner {
     ) -> Result<Turn, Refused> {
         let share = self.take_of_the_share(longest_wait, keep);
         let began = self.clock.now();
-        let taken = tokio::time::timeout(share.unwrap_or(BEHIND), &mut taking).await;
-        if taken.is_ok() && share.is_ok() {
-            self.local().give_back(self.quota);
-        }
-        match taken {
-            Ok(Ok(taken)) => granted(taken).map(Turn::Tier),
-            // The token that the tier was asked for is not spent, and may be there for this request.
-            Ok(Err(_)) => {
-                let left = longest_wait.saturating_sub(began.until(self.clock.now()));
-                self.take_of_the_share(left, keep).map(Turn::Share)
+        let at_most = match share {
+            Ok(wait) if self.local().has_more_than_is_asked(self.quota, began) => wait,
+            Ok(wait) => wait.max(BEHIND),
+            Err(_) => BEHIND,
+        };
+        match tokio::time::timeout(at_most, &mut taking).await {
+            Ok(Ok(taken)) => {
+                if share.is_ok() {
+                    self.local().give_back(self.quota);
+                }
+                granted(taken).map(Turn::Tier)
             }
+            Ok(Err(_)) => Ok(Turn::Share(share?.saturating_sub(began.until(self.clock.now())))),
             Err(_) => {
                 share?;
                 let fleet = Arc::clone(self);
@@ -476,7 +507,7 @@ impl upstream::Quota for Fleet {
 
 #[cfg(test)]
 impl Fleet {
-    /// Whether this replica asks the tier for its tokens, and owes it nothing but what it tells with its next beat.
+    /// Whether this replica asks the tier for its tokens, and has told it of all that was spent. Who waits may be untold.
     pub(crate) fn is_square(&self) -> bool {
         let local = self.0.local();
         local.others.are_known() && local.debt.tokens() == 0
@@ -505,7 +536,7 @@ mod tests {
     impl Local {
         fn wait(&mut self, number: u64, is_told: bool) {
             let turn = watch::Sender::new(at(3000));
-            self.waiting.insert(number, Waiter { is_told, turn, too_late: at(5000) });
+            self.waiting.insert(number, Waiter { is_told, turn, at_last: at(5000) });
         }
 
         /// Which of those who wait are not told of.
@@ -531,6 +562,8 @@ mod tests {
         for (level, asked_at, now, is_lost, why) in [
             (-15.0, 1000, 1000, false, "all are there"),
             (-10.0, 1500, 1500, false, "as many as are left"),
+            (-9.0, 1500, 1500, false, "and one for rounding"),
+            (-8.9, 1500, 1500, true, "more than rounding takes"),
             (-30.0, 1500, 1500, false, "others were promised some, too"),
             (-3.0, 1500, 1500, true, "some are missing"),
             (4.0, 2400, 2400, true, "the last one, too"),
@@ -553,7 +586,9 @@ mod tests {
         for (wait, asked_at, now, is_lost, why) in [
             (100, 1500, 1510, true, "it comes first"),
             (1100, 1500, 1510, false, "it comes last"),
-            (1100, 1500, 1900, false, "a late answer"),
+            (700, 1500, 1900, false, "a late answer: it may come last"),
+            (998, 1500, 1500, false, "it comes last but for what rounding takes"),
+            (997, 1500, 1500, true, "no rounding takes so much"),
             (100, 999, 1010, false, "asked before they were made"),
         ] {
             let mut local = waiting();
@@ -581,13 +616,13 @@ mod tests {
         let told: Vec<_> = std::iter::from_fn(|| local.next_untold()).collect();
         assert_eq!(told, [Untold::Spent, Untold::Waiting(7), Untold::Waiting(8)]);
         // What was not heard is told again, for whoever waits still and for whoever is gone.
-        local.is_over(7);
+        local.ended(7);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         told.iter().for_each(|untold| local.unheard(*untold));
         assert_eq!((local.debt.tokens(), local.untold()), (2, vec![8]));
-        local.is_over(8);
+        local.ended(8);
         assert_eq!(local.debt.tokens(), 3, "spent without a word");
-        local.is_over(2);
+        local.ended(2);
         assert_eq!(local.debt.tokens(), 3, "the tier's own");
         // The others have not been heard.
         local.saw(&live(&["a", "b"]), (2, 2), 0.0, QUOTA, at(2500), at(2500));
@@ -603,7 +638,7 @@ mod tests {
         for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 3000)] {
             let mut local = waiting();
             local.wait(7, false);
-            local.waiting[&7].given(at(comes));
+            local.waiting[&7].move_to(at(comes));
             assert_eq!(*local.waiting[&7].turn.borrow(), at(turn), "{comes}");
         }
     }

@@ -174,8 +174,9 @@ impl Inner {
         None
     }
 
-    /// Waits for another replica's mint. No look is charged, and one that is answered late is no reason to mint the file twice:
-    /// it is the mint that is waited for. A tier that is silent is given up soon, and with it this.
+    /// Waits for another replica's mint. No look is charged or has a short budget: it is the mint that is waited for, and a look
+    /// that is late on a busy machine is no reason to mint the file twice. If the tier is silent for `shared.timeout`, the look
+    /// fails, and this replica mints alone.
     async fn wait(
         &self,
         realm: &Arc<Realm>,

@@ -11,7 +11,7 @@ use prometheus_client::{
 use super::{fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
 use crate::telemetry::metrics::{Histogram, reading, readings};
 
-/// Seconds. A trip takes half a millisecond; nobody waits longer than 20 ms but for what nobody waits for.
+/// Seconds. A trip takes half a millisecond; a caller waits 20 ms in all, but for another replica's mint and for a turn.
 const DURATIONS: [f64; 9] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -88,7 +88,7 @@ impl Fleet {
     }
 }
 
-/// Tokens spent while the tier was away.
+/// Tokens spent that the tier was not told of.
 #[derive(Debug, Default)]
 pub struct Debt(u32);
 
@@ -110,7 +110,7 @@ impl Debt {
     }
 
     /// The rest has been refilled meanwhile.
-    pub fn is_at_most(&mut self, burst: NonZeroU32) {
+    pub fn cap(&mut self, burst: NonZeroU32) {
         self.0 = self.0.min(burst.get());
     }
 

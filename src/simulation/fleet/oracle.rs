@@ -162,7 +162,7 @@ impl Oracle {
         }
     }
 
-    /// The tier has lost its memory: the promises of its bucket, which all go, while it makes others until replicas make
+    /// The tier has lost its memory: the promises of its bucket, which may all go, while it makes others until replicas make
     /// theirs anew with their next beat; and what was forgotten, of which whoever had not heard of it does not hear.
     /// `full_in` is when its bucket would have been full.
     pub(super) fn flushed(&self, full_in: Duration, now: Duration) {
