@@ -65,11 +65,15 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// The fleet's bucket has given it this token. It goes when that comes, earlier or later than by itself: at another time
-    /// it would go beside those whose turn it is then.
+    /// The fleet's bucket has given it this token. It goes when that comes, if that is later than by itself, and not too late:
+    /// earlier it would go beside those of other replicas that are told of after it, and keep their own turns.
     fn move_to(&self, comes_at: Instant) {
         if comes_at <= self.at_last {
-            self.turn.send_replace(comes_at);
+            self.turn.send_if_modified(|turn| {
+                let is_later = *turn < comes_at;
+                *turn = comes_at.max(*turn);
+                is_later
+            });
         }
     }
 }
@@ -385,20 +389,20 @@ impl Inner {
             }
             let asked_at = self.clock.now();
             // Asked also where no time is left to wait for the answer: the token counts.
-            let mut taking = self.taking(realm, is_newest, longest_wait, keep);
+            let mut taking = self.taking(Arc::clone(&realm), is_newest, longest_wait, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
                 Ok(Ok(taken)) => wait = wait.max(Some(granted(taken)?)),
                 // As if it were away.
                 Ok(Err(_)) => {}
-                Err(_) => late = late.or(Some(taking)),
+                Err(_) => late = late.or(Some((realm, taking))),
             }
         }
         let turn = match (wait, late) {
             (Some(wait), _) => Turn::Tier(wait),
             (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
-            (None, Some(taking)) => self.take_late(taking, longest_wait, keep).await?,
+            (None, Some((realm, taking))) => self.take_late(&realm, taking, longest_wait, keep).await?,
         };
         let (wait, is_told) = match turn {
             Turn::Paid => return Ok(()),
@@ -413,7 +417,8 @@ impl Inner {
         let fleet = Arc::clone(self);
         Box::pin(async move {
             let asking = is_newest.then(|| Asking::new(&fleet));
-            let quota = fleet.local().of_those_together(fleet.quota);
+            // Who is together is known of the newest realm alone.
+            let quota = if is_newest { fleet.local().of_those_together(fleet.quota) } else { fleet.quota };
             let keep = keep.min(quota.burst.get() - 1);
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
             let asked_at = fleet.clock.now();
@@ -435,30 +440,40 @@ impl Inner {
     }
 
     /// The tier was asked, and has not answered in time. The share tells when the request may go; who has to wait for that
-    /// hears the tier's answer meanwhile. A token that the tier gives is the one that counts, however late; and as long as it
-    /// may give all that the share has, it is waited for. A tier that is silent is given up soon.
+    /// hears the tier's answer meanwhile. A token that the tier gives is the one that counts, however late; and where those that
+    /// are asked for are all that the share has, its answer is waited for until it is silent.
     async fn take_late(
         self: &Arc<Inner>,
+        realm: &Realm,
         mut taking: Taking,
         longest_wait: Duration,
         keep: u32,
     ) -> Result<Turn, Refused> {
         let share = self.take_of_the_share(longest_wait, keep);
         let began = self.clock.now();
-        let at_most = match share {
-            Ok(wait) if self.local().has_more_than_is_asked(self.quota, began) => wait,
-            Ok(wait) => wait.max(BEHIND),
-            Err(_) => BEHIND,
+        let is_enough = share.is_ok() && self.local().has_more_than_is_asked(self.quota, began);
+        let patience = async {
+            if !is_enough {
+                let _ = tokio::time::timeout(BEHIND, realm.tier.is_silent()).await;
+            }
+            if let Ok(wait) = share {
+                tokio::time::sleep(wait.saturating_sub(began.until(self.clock.now()))).await;
+            }
         };
-        match tokio::time::timeout(at_most, &mut taking).await {
-            Ok(Ok(taken)) => {
+        let answer = tokio::select! {
+            biased;
+            answer = &mut taking => Some(answer),
+            () = patience => None,
+        };
+        match answer {
+            Some(Ok(taken)) => {
                 if share.is_ok() {
                     self.local().give_back(self.quota);
                 }
                 granted(taken).map(Turn::Tier)
             }
-            Ok(Err(_)) => Ok(Turn::Share(share?.saturating_sub(began.until(self.clock.now())))),
-            Err(_) => {
+            Some(Err(_)) => Ok(Turn::Share(share?.saturating_sub(began.until(self.clock.now())))),
+            None => {
                 share?;
                 let fleet = Arc::clone(self);
                 self.tasks.spawn(async move {
@@ -635,7 +650,7 @@ mod tests {
 
     #[test]
     fn who_waits_goes_when_the_fleet_s_bucket_says_unless_that_is_too_late() {
-        for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 3000)] {
+        for (comes, turn) in [(1000, 3000), (4000, 4000), (5000, 5000), (5001, 3000)] {
             let mut local = waiting();
             local.wait(7, false);
             local.waiting[&7].move_to(at(comes));

@@ -189,7 +189,7 @@ impl Inner {
         let mut since = self.clock.now();
         loop {
             tokio::time::sleep(look_again_after(since.until(self.clock.now()))).await;
-            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
+            match realm.tier.ask_patiently(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
                     Judged::Link(minted) => {
                         return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
@@ -205,11 +205,13 @@ impl Inner {
                 // Of all that waited for the one before, this one was the first to try.
                 Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
                 Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
-                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), BEHIND).await {
-                    Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
-                    Ok(false) => {}
-                    Err(_) => return Waited::Sought(Sought::Alone),
-                },
+                Ok(Look::Wait { .. }) => {
+                    match realm.tier.ask_patiently(Request::steal(file, holder, &from), BEHIND).await {
+                        Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
+                        Ok(false) => {}
+                        Err(_) => return Waited::Sought(Sought::Alone),
+                    }
+                }
                 Ok(Look::Free) => return Waited::Free,
                 Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
             }
