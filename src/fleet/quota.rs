@@ -659,6 +659,19 @@ mod tests {
     }
 
     #[test]
+    fn questions_under_way_may_be_all_that_the_share_has() {
+        for (asked, is_enough) in [(1, true), (4, true), (5, false)] {
+            let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+            local.asked = asked;
+            // Of four, one is taken, and one question is that of whoever took it.
+            local.take(QUOTA, Duration::ZERO, 0, at(0));
+            assert_eq!(local.has_more_than_is_asked(QUOTA, at(0)), is_enough, "{asked}");
+            let left = (0..9).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(0)), Take::Go { .. }));
+            assert_eq!(left.count(), 3, "what was asked for is not spent yet");
+        }
+    }
+
+    #[test]
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
         let all = live(&["a", "b", "c"]);

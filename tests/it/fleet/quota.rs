@@ -41,6 +41,10 @@ async fn ask_for_new_files(fleet: &Fleet, at_once: usize, for_how_long: Duration
                     for path in paths {
                         let response = client.get(path).send().await.unwrap();
                         good += usize::from(response.status() == 200);
+                        // There is no room for another one that waits.
+                        if response.status() == 429 {
+                            break;
+                        }
                     }
                 };
                 let _ = tokio::time::timeout(for_how_long, asking).await;
@@ -94,6 +98,23 @@ async fn ten_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back()
     );
     assert!(burst <= 20.0, "{burst}");
     assert!(good >= 20, "{good}");
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
+    let settings = [("upstream.rate", "10"), ("upstream.burst", "20"), ("server.request_timeout", "10s")];
+    let Some(mut fleet) = Fleet::of(10, &settings).await else { return };
+    fleet.server.kill();
+    // Flights go on without their callers.
+    ask_for_new_files(&fleet, 14, Duration::from_secs(6)).await;
+    fleet.server.restart();
+    ask_for_new_files(&fleet, 14, Duration::from_secs(10)).await;
+    let times = times(&fleet).await;
+    let burst = most_at_once(&times, 10.0);
+    eprintln!("{} requests in {:?}; never more than 10 a second and {burst:.1}", times.len(), times.last());
+    assert!(times.len() >= 120, "{}", times.len());
+    assert!(burst <= 22.0, "{burst}");
     fleet.ended().await;
 }
 
