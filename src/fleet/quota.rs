@@ -451,14 +451,14 @@ impl Inner {
     ) -> Result<Turn, Refused> {
         let share = self.take_of_the_share(longest_wait, keep);
         let began = self.clock.now();
-        let is_enough = share.is_ok() && self.local().has_more_than_is_asked(self.quota, began);
+        let is_enough = self.local().has_more_than_is_asked(self.quota, began);
         let patience = async {
+            // Better late than refused, for as long as there is a connection.
+            let Ok(wait) = share else { return tokio::time::sleep(BEHIND).await };
             if !is_enough {
                 let _ = tokio::time::timeout(BEHIND, realm.tier.is_silent()).await;
             }
-            if let Ok(wait) = share {
-                tokio::time::sleep(wait.saturating_sub(began.until(self.clock.now()))).await;
-            }
+            tokio::time::sleep(wait.saturating_sub(began.until(self.clock.now()))).await;
         };
         let answer = tokio::select! {
             biased;
