@@ -204,18 +204,6 @@ impl Tier {
         let _ = self.changes().wait_for(|state| *state != State::Up).await;
     }
 
-    /// Asks as `ask` does, with more patience than a caller has, but only for as long as the tier is not silent.
-    ///
-    /// # Errors
-    /// As of `ask`.
-    pub async fn ask_patiently<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
-        tokio::select! {
-            biased;
-            answer = self.ask(request, budget) => answer,
-            () = self.is_silent() => Err(Error::Away),
-        }
-    }
-
     /// Tells of changes: what was put off while the tier was away is done when it is up again.
     pub fn changes(&self) -> watch::Receiver<State> {
         self.0.state.clone()
