@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{Inner, realm::Realm, words};
+use super::{BEHIND, Inner, realm::Realm, words};
 use crate::{
     clock::{Instant, Witness},
     link::Link,
-    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request, State},
+    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request},
     source::Source,
     upstream::{Ask, Error, Minted, Reason, Via, Welcome},
 };
@@ -21,10 +21,6 @@ const LOOK_EVERY: [(Duration, Duration); 3] = [
     (Duration::from_secs(1), Duration::from_millis(100)),
     (Duration::ZERO, Duration::from_millis(40)),
 ];
-
-/// So many looks in a row may fail while another replica's mint is waited for: a tier that was silent for a moment is not asked
-/// for a tenth of a second.
-const MAY_FAIL: u32 = 4;
 
 /// One mint of another replica is waited for no longer than this, and than half the time that is left.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -178,8 +174,8 @@ impl Inner {
         None
     }
 
-    /// Waits for another replica's mint. Each look is short, and none is charged: it is the mint that is waited for. A few
-    /// that fail in a row, as on a busy machine, are no reason to mint the file twice; a tier that is away is not waited for.
+    /// Waits for another replica's mint. No look is charged, and one that is answered late is no reason to mint the file twice:
+    /// it is the mint that is waited for. A tier that is silent is given up soon, and with it this.
     async fn wait(
         &self,
         realm: &Arc<Realm>,
@@ -189,17 +185,10 @@ impl Inner {
         mut from: Holder,
         mut newer: Newer,
     ) -> Waited {
-        let budget = self.config.tier.timeout;
-        let (mut since, mut failed) = (self.clock.now(), 0);
+        let mut since = self.clock.now();
         loop {
             tokio::time::sleep(look_again_after(since.until(self.clock.now()))).await;
-            let look = realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), budget).await;
-            if look.is_err() && failed < MAY_FAIL && realm.tier.state() != State::Down {
-                failed += 1;
-                continue;
-            }
-            failed = 0;
-            match look {
+            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
                     Judged::Link(minted) => {
                         return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
@@ -215,7 +204,7 @@ impl Inner {
                 // Of all that waited for the one before, this one was the first to try.
                 Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
                 Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
-                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), budget).await {
+                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), BEHIND).await {
                     Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
                     Ok(false) => {}
                     Err(_) => return Waited::Sought(Sought::Alone),
