@@ -154,13 +154,9 @@ impl Inner {
     ) {
         if !realm.is_up() {
             realm.set_up(false);
-            if is_newest {
-                let mut local = self.local();
-                local.away(self.quota, self.clock.now());
-                // The others are silent for a moment as this one is, and no longer.
-                if realm.tier.state() == State::Down {
-                    local.lost();
-                }
+            // The others are silent for a moment as this one is, and no longer.
+            if is_newest && realm.tier.state() == State::Down {
+                self.local().lost();
             }
             return;
         }

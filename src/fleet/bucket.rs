@@ -17,10 +17,14 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    /// In how long it would be full.
+    fn ahead(&self, now: Instant) -> Duration {
+        self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default()
+    }
+
     /// Has so many tokens from now on, if it had more; less than none where some to come are promised already.
     pub(super) fn leave(&mut self, tokens: f64, quota: Quota, now: Instant) {
-        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
-        let had = ahead.as_secs_f64() / self.period.as_secs_f64().max(f64::MIN_POSITIVE);
+        let had = self.ahead(now).as_secs_f64() / self.period.as_secs_f64().max(f64::MIN_POSITIVE);
         let missing = (f64::from(quota.burst.get()) - tokens).max(had);
         self.full_at = Some(now + quota.period.mul_f64(missing));
         self.period = quota.period;
@@ -28,8 +32,7 @@ impl Bucket {
 
     /// What it holds; less than nothing where tokens to come are promised already.
     pub(super) fn tokens(&self, quota: Quota, now: Instant) -> f64 {
-        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
-        f64::from(quota.burst.get()) - ahead.as_secs_f64() / quota.period.as_secs_f64()
+        f64::from(quota.burst.get()) - self.ahead(now).as_secs_f64() / quota.period.as_secs_f64()
     }
 
     /// One token is not needed after all.
@@ -39,7 +42,7 @@ impl Bucket {
 
     /// A token, now or within the wait, which leaves `keep` tokens for others. Only a token that is given is counted.
     pub(super) fn take(&mut self, quota: Quota, longest_wait: Duration, keep: u32, now: Instant) -> Take {
-        let ahead = self.full_at.map(|full_at| now.until(full_at)).unwrap_or_default();
+        let ahead = self.ahead(now);
         let wait = (ahead + quota.period.saturating_mul(keep.saturating_add(1))).saturating_sub(quota.window());
         if wait > longest_wait {
             return Take::Full { retry_after: wait };

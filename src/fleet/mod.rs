@@ -145,7 +145,7 @@ impl Fleet {
         let period = Duration::from_secs_f64((1.0 + GUARD) / f64::from(config.rate.get()));
         let quota = Quota { period, burst: config.burst };
         let address = Mutex::new(config.tier.address.clone());
-        let local = Mutex::new(Local::new(config.presumed, quota, clock.now()));
+        let local = Mutex::new(Local::new(config.presumed));
         let fleet = Fleet(Arc::new(Inner {
             config,
             quota,

@@ -139,8 +139,8 @@ impl Drop for Asking<'_> {
 
 impl Local {
     /// Before the tier is there, the share is as full as a bucket is at a start.
-    pub(super) fn new(presumed: NonZeroU32, quota: Quota, now: Instant) -> Local {
-        let mut local = Local {
+    pub(super) fn new(presumed: NonZeroU32) -> Local {
+        Local {
             seen: shared::Fleet::new(presumed),
             debt: Debt::default(),
             bucket: Bucket::default(),
@@ -152,9 +152,7 @@ impl Local {
             waiting: BTreeMap::new(),
             next_number: 0,
             promised: None,
-        };
-        local.away(quota, now);
-        local
+        }
     }
 
     pub(super) fn replicas(&self) -> NonZeroU32 {
@@ -263,7 +261,7 @@ impl Local {
     }
 
     /// The tier is away, or late. What its bucket held last is shared out: all replicas' parts together are no more than that.
-    pub(super) fn away(&mut self, quota: Quota, now: Instant) {
+    fn away(&mut self, quota: Quota, now: Instant) {
         let replicas = self.replicas();
         let share = quota.share(replicas);
         let tokens = match self.level {
@@ -456,7 +454,7 @@ impl Inner {
             // Better late than refused, for as long as there is a connection.
             let Ok(wait) = share else { return tokio::time::sleep(BEHIND).await };
             if !is_enough {
-                let _ = tokio::time::timeout(BEHIND, realm.tier.is_silent()).await;
+                let _ = tokio::time::timeout(BEHIND, realm.tier.goes_silent()).await;
             }
             tokio::time::sleep(wait.saturating_sub(began.until(self.clock.now()))).await;
         };
@@ -562,7 +560,7 @@ mod tests {
 
     /// Three wait for tokens that they were promised, the last of which comes at 2.5 s; this was heard at 1 s.
     fn waiting() -> Local {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
+        let mut local = Local::new(NonZeroU32::MIN);
         local.back(QUOTA);
         for number in 0..3 {
             let wait = Duration::from_millis(1300 + number * 100);
@@ -615,7 +613,7 @@ mod tests {
 
     #[test]
     fn answers_that_come_together_are_read_in_any_order() {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(1000));
+        let mut local = Local::new(NonZeroU32::MIN);
         for wait in [300, 100, 200] {
             assert!(!local.given(Duration::from_millis(wait), at(1000), at(1005), None), "{wait}");
         }
@@ -661,7 +659,7 @@ mod tests {
     #[test]
     fn questions_under_way_may_be_all_that_the_share_has() {
         for (asked, is_enough) in [(1, true), (4, true), (5, false)] {
-            let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+            let mut local = Local::new(NonZeroU32::MIN);
             local.asked = asked;
             // Of four, one is taken, and one question is that of whoever took it.
             local.take(QUOTA, Duration::ZERO, 0, at(0));
@@ -673,7 +671,7 @@ mod tests {
 
     #[test]
     fn who_was_away_with_the_others_answers_for_them() {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+        let mut local = Local::new(NonZeroU32::MIN);
         let all = live(&["a", "b", "c"]);
         local.saw(&all, (3, 3), 4.0, QUOTA, at(0), at(0));
         local.debt.spent();
@@ -694,7 +692,7 @@ mod tests {
 
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
-        let mut local = Local::new(NonZeroU32::MIN, QUOTA, at(0));
+        let mut local = Local::new(NonZeroU32::MIN);
         local.saw(&live(&["a"]), (1, 1), 4.0, QUOTA, at(0), at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));

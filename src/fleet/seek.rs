@@ -175,7 +175,7 @@ impl Inner {
     }
 
     /// Waits for another replica's mint. No look is charged, and one that is answered late is no reason to mint the file twice:
-    /// it is the mint that is waited for. A tier that is silent is given up soon, and with it this.
+    /// it is the mint that is waited for. A tier that freezes meanwhile is waited for until it is taken for down, half a second.
     async fn wait(
         &self,
         realm: &Arc<Realm>,

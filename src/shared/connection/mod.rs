@@ -198,8 +198,8 @@ impl Tier {
         *self.0.state.borrow()
     }
 
-    /// Completes when the tier is not used: it is silent, or away. Cancel safe.
-    pub async fn is_silent(&self) {
+    /// Completes when the tier is not used (any more): it is silent, or away. Cancel safe.
+    pub async fn goes_silent(&self) {
         // It is away for good where nobody tells any more.
         let _ = self.changes().wait_for(|state| *state != State::Up).await;
     }
