@@ -11,6 +11,7 @@ mod bucket;
 mod credits;
 mod later;
 mod leases;
+mod local;
 mod metrics;
 mod mint;
 mod others;
@@ -38,7 +39,7 @@ pub use self::{
     credits::{SeenBefore, Turn},
     mint::Minter,
 };
-use self::{later::Later, leases::Leases, metrics::Metrics, quota::Local, realm::Realm};
+use self::{later::Later, leases::Leases, local::Local, metrics::Metrics, realm::Realm};
 use crate::{
     clock::{Clock, KieClock},
     key::{ApiKey, Keys},
