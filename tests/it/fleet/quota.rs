@@ -101,6 +101,24 @@ async fn ten_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back()
     fleet.ended().await;
 }
 
+/// How many requests kie.ai has seen, and how many more at most than ten a second.
+async fn seen(fleet: &Fleet) -> (usize, f64) {
+    let times = times(fleet).await;
+    let burst = most_at_once(&times, 10.0);
+    eprintln!("{} requests in {:?}; never more than 10 a second and {burst:.1}", times.len(), times.last());
+    (times.len(), burst)
+}
+
+#[tokio::test]
+async fn six_hundred_callers_at_once_keep_the_rate() {
+    let Some(fleet) = Fleet::of(10, &[("upstream.rate", "10"), ("upstream.burst", "20")]).await else { return };
+    ask_for_new_files(&fleet, 60, Duration::from_secs(6)).await;
+    let (requests, burst) = seen(&fleet).await;
+    assert!(requests >= 60, "{requests}");
+    assert!(burst <= 24.0, "{burst}");
+    fleet.ended().await;
+}
+
 #[tokio::test]
 async fn queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
     let settings = [("upstream.rate", "10"), ("upstream.burst", "20"), ("server.request_timeout", "10s")];
@@ -110,10 +128,8 @@ async fn queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
     ask_for_new_files(&fleet, 14, Duration::from_secs(6)).await;
     fleet.server.restart();
     ask_for_new_files(&fleet, 14, Duration::from_secs(10)).await;
-    let times = times(&fleet).await;
-    let burst = most_at_once(&times, 10.0);
-    eprintln!("{} requests in {:?}; never more than 10 a second and {burst:.1}", times.len(), times.last());
-    assert!(times.len() >= 120, "{}", times.len());
+    let (requests, burst) = seen(&fleet).await;
+    assert!(requests >= 120, "{requests}");
     assert!(burst <= 22.0, "{burst}");
     fleet.ended().await;
 }
@@ -127,9 +143,7 @@ async fn twenty_five_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_i
     ask_for_new_files(&fleet, 1, Duration::from_secs(4)).await;
     fleet.server.restart();
     ask_for_new_files(&fleet, 1, Duration::from_secs(3)).await;
-    let times = times(&fleet).await;
-    let burst = most_at_once(&times, 10.0);
-    eprintln!("{} requests in {:?}; never more than 10 a second and {burst:.1}", times.len(), times.last());
+    let (_, burst) = seen(&fleet).await;
     assert!(burst <= 25.0, "{burst}");
     fleet.ended().await;
 }
