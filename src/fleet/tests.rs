@@ -36,9 +36,13 @@ fn ask(reason: Reason, deadline: crate::clock::Instant) -> Ask {
 
 /// Its tier is never there.
 fn lonely(clock: &Clock, rate: u32, burst: u32) -> Fleet {
+    at(clock, "redis://127.0.0.1:1".parse().unwrap(), rate, burst)
+}
+
+fn at(clock: &Clock, address: Address, rate: u32, burst: u32) -> Fleet {
     let some = |number| NonZeroU32::new(number).unwrap();
     let config = Config {
-        tier: shared::Config { address: "redis://127.0.0.1:1".parse().unwrap(), timeout: Duration::from_millis(20) },
+        tier: shared::Config { address, timeout: Duration::from_millis(20) },
         address_file: None,
         presumed: some(4),
         rate: some(rate),
@@ -108,4 +112,32 @@ async fn what_several_beats_had_forgotten_is_looked_for_at_once() {
     let all = forgotten(&one, 1).and(forgotten(&one, 2)).and(forgotten(&other, 3));
     let meant: Vec<_> = (0..5).filter(|number| all.is_meant(&source(*number))).collect();
     assert_eq!(meant, [1, 2, 3]);
+}
+
+/// Of a share of five tokens, and a fleet's bucket that is empty.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_time_left_for_the_tier_does_not_spend_what_others_ask_it_for() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier_clock = clock.clone();
+    let now = move || 1_000_000_000_000 + i64::try_from(tier_clock.now().since_origin().as_millis()).unwrap();
+    let fleet = at(&clock, shared::model::Model::new(1, now).address(0), 10, 20);
+    while fleet.state() != State::Up {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let began = clock.now();
+    let callers = (0..10).map(|_| async {
+        let ask = ask(Reason::Miss, began + Duration::from_secs(20));
+        ask.progress.waited(Duration::from_millis(20));
+        fleet.take(&ask).await.unwrap();
+        began.until(clock.now())
+    });
+    let mut went = futures_util::future::join_all(callers).await;
+    went.sort_unstable();
+    // As many as leave the share what the others have asked for; the rest at ten a second.
+    for (place, at) in went.iter().enumerate() {
+        let least = Duration::from_millis(100) * u32::try_from(place.saturating_sub(2)).unwrap();
+        assert!(*at >= least, "{place}: {went:?}");
+    }
+    assert!(went[9] <= Duration::from_millis(1100), "{went:?}");
 }
