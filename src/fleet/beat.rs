@@ -95,10 +95,11 @@ impl Fleet {
                 inner.renew().await;
             }
         });
+        let tellings = unbroken("tellings", || inner.tell_on());
         let moves = unbroken("moves", || inner.watch_address());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(beats, renewals, moves); } => {}
+            () = async { tokio::join!(beats, renewals, tellings, moves); } => {}
         }
         // Whoever goes without a word is missed within a few seconds.
         let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;
@@ -172,7 +173,7 @@ impl Inner {
         self.hear(realm, is_newest.then_some(asked_at), beat, kie, forget);
         if is_newest {
             // It may have made the others known, or shown lost promises.
-            self.tell(realm).await;
+            self.untold.notify_one();
         }
     }
 

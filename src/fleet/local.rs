@@ -55,25 +55,25 @@ struct Waiter {
     at_last: Instant,
 }
 
-impl Waiter {
-    /// The fleet's bucket has given it this token. It goes when that comes, if that is later than by itself, and not too late:
-    /// earlier it would go beside those of other replicas that are told of after it, and keep their own turns.
-    fn move_to(&self, comes_at: Instant) {
-        if comes_at <= self.at_last {
-            self.turn.send_if_modified(|turn| {
-                let is_later = *turn < comes_at;
-                *turn = comes_at.max(*turn);
-                is_later
-            });
-        }
-    }
-}
-
-/// A token that the fleet's bucket does not know of: of a request that has gone, or that waits.
+/// A token that the fleet's bucket does not know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Untold {
+    /// Its request has gone.
     Spent,
+    /// It is waited for by this number, and comes when the share gives it: what the fleet's bucket gives belongs to those, too,
+    /// who have not found the tier yet, and go at the pace of theirs.
     Waiting(u64),
+    /// It is waited for by this number, and comes when the fleet's bucket gives it.
+    Moving(u64),
+}
+
+impl Untold {
+    fn number(self) -> Option<u64> {
+        match self {
+            Untold::Spent => None,
+            Untold::Waiting(number) | Untold::Moving(number) => Some(number),
+        }
+    }
 }
 
 impl Local {
@@ -131,9 +131,9 @@ impl Local {
         }
     }
 
-    /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait, for who waits by this number. One
-    /// that comes before another that was promised earlier is of a bucket that has lost its promises. Returns whether it has.
-    pub(super) fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant, to: Option<u64>) -> bool {
+    /// The fleet's bucket, asked at `asked_at`, has given a token that comes after this wait, for what it was told of, if it was.
+    /// One that comes before another that was promised earlier is of a bucket that has lost its promises. Returns whether it has.
+    pub(super) fn given(&mut self, wait: Duration, asked_at: Instant, now: Instant, told: Option<Untold>) -> bool {
         self.taken += 1;
         let comes_at = asked_at + wait;
         let is_lost = self.promised_before(asked_at).is_some_and(|until| now + wait + ROUNDING < until);
@@ -141,7 +141,7 @@ impl Local {
             self.promised = Some(Promised { until: comes_at, heard_at: now });
         }
         if is_lost {
-            self.forget_promises(to);
+            self.forget_promises(told.and_then(Untold::number));
         }
         is_lost
     }
@@ -159,27 +159,19 @@ impl Local {
         }
     }
 
-    /// What the fleet's bucket is to be told of next. It is taken for told. Those who wait go at the share's pace until it is
-    /// known which of the others have found the tier: what the bucket gives before that belongs to those who have not, too.
+    /// What the fleet's bucket is to be told of next. It is taken for told.
     pub(super) fn next_untold(&mut self) -> Option<Untold> {
         if self.debt.settle_one() {
             return Some(Untold::Spent);
         }
-        if !self.others.are_known() {
-            return None;
-        }
         let (number, waiter) = self.waiting.iter_mut().find(|(_, waiter)| !waiter.is_told)?;
         waiter.is_told = true;
-        Some(Untold::Waiting(*number))
+        Some(if self.others.are_known() { Untold::Moving(*number) } else { Untold::Waiting(*number) })
     }
 
     /// It was not told.
     pub(super) fn unheard(&mut self, untold: Untold) {
-        let waiter = match untold {
-            Untold::Spent => None,
-            Untold::Waiting(number) => self.waiting.get_mut(&number),
-        };
-        match waiter {
+        match untold.number().and_then(|number| self.waiting.get_mut(&number)) {
             Some(waiter) => waiter.is_told = false,
             None => self.debt.spent(),
         }
@@ -202,7 +194,8 @@ impl Local {
     /// The fleet's bucket has given a token to who waits by this number.
     pub(super) fn move_to(&self, number: u64, comes_at: Instant) {
         if let Some(waiter) = self.waiting.get(&number) {
-            waiter.move_to(comes_at);
+            // At another time it would go beside those whose turn it is then.
+            waiter.turn.send_replace(comes_at.min(waiter.at_last));
         }
     }
 
@@ -366,7 +359,11 @@ mod tests {
             (100, 999, 1010, false, "asked before they were made"),
         ] {
             let mut local = waiting();
-            assert_eq!(local.given(Duration::from_millis(wait), at(asked_at), at(now), Some(1)), is_lost, "{why}");
+            assert_eq!(
+                local.given(Duration::from_millis(wait), at(asked_at), at(now), Some(Untold::Moving(1))),
+                is_lost,
+                "{why}"
+            );
             assert_eq!(local.untold(), if is_lost { vec![0, 2] } else { vec![] }, "{why}");
             assert!(!is_lost || !local.given(Duration::from_millis(wait + 100), at(now), at(now), None), "once");
         }
@@ -388,7 +385,7 @@ mod tests {
         local.wait(8, false);
         local.debt.spent();
         let told: Vec<_> = std::iter::from_fn(|| local.next_untold()).collect();
-        assert_eq!(told, [Untold::Spent, Untold::Waiting(7), Untold::Waiting(8)]);
+        assert_eq!(told, [Untold::Spent, Untold::Moving(7), Untold::Moving(8)]);
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.ended(7);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
@@ -404,15 +401,15 @@ mod tests {
         local.saw(&live(&["a", "b"]), (2, 2), 0.0, QUOTA, at(3000), at(3000));
         local.wait(9, false);
         let told: Vec<_> = std::iter::from_fn(|| local.next_untold()).collect();
-        assert_eq!(told, [Untold::Spent; 3], "who waits goes on at the share's pace");
+        assert_eq!(told, [Untold::Spent, Untold::Spent, Untold::Spent, Untold::Waiting(9)]);
     }
 
     #[test]
-    fn who_waits_goes_when_the_fleet_s_bucket_says_unless_that_is_too_late() {
-        for (comes, turn) in [(1000, 3000), (4000, 4000), (5000, 5000), (5001, 3000)] {
+    fn who_waits_goes_when_the_fleet_s_bucket_says_or_as_late_as_it_can() {
+        for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 5000)] {
             let mut local = waiting();
             local.wait(7, false);
-            local.waiting[&7].move_to(at(comes));
+            local.move_to(7, at(comes));
             assert_eq!(*local.waiting[&7].turn.borrow(), at(turn), "{comes}");
         }
     }

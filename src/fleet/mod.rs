@@ -32,6 +32,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -99,6 +100,8 @@ struct Inner {
     leases: Leases,
     later: Mutex<Later>,
     local: Mutex<Local>,
+    /// There may be tokens that the fleet's bucket does not know of.
+    untold: Notify,
     members: Mutex<Vec<Member>>,
     metrics: Metrics,
 }
@@ -162,6 +165,7 @@ impl Fleet {
             leases: Leases::default(),
             later: Mutex::default(),
             local,
+            untold: Notify::new(),
             members: Mutex::default(),
             metrics: Metrics::default(),
         }));

@@ -16,6 +16,9 @@ use crate::{
 /// A token that is told of is taken however late it comes: its request goes all the same.
 const HOWEVER_LATE: Duration = Duration::from_secs(120);
 
+/// So many that wait are told of in the time in which the share gives one token: a queue of twenty seconds within a second.
+const TOLD_IN_A_TURN: u32 = 32;
+
 /// Takes a request out of those that wait when it is dropped.
 struct Waiting<'a> {
     inner: &'a Inner,
@@ -85,43 +88,49 @@ impl Inner {
                 return;
             }
         }
-        self.tell(realm).await;
+        self.untold.notify_one();
     }
 
-    /// Takes a token of the fleet's bucket for each that it does not know of.
-    pub(super) async fn tell(&self, realm: &Realm) {
+    /// Tells the fleet's bucket of each token that it does not know of, whenever there may be one.
+    pub(super) async fn tell_on(&self) {
         loop {
-            let (untold, quota) = {
-                let mut local = self.local();
-                let Some(untold) = local.next_untold() else { return };
-                let quota = match untold {
-                    // At the whole rate's price: a token of a part costs several.
-                    Untold::Spent => self.quota,
-                    // Its turn is to come at the pace of those together.
-                    Untold::Waiting(_) => local.of_those_together(self.quota),
-                };
-                (untold, quota)
-            };
-            let asked_at = self.clock.now();
-            let request = Request::take(realm.names.fleet(), quota, HOWEVER_LATE, 0);
-            let taken = realm.tier.ask(request, BEHIND).await;
-            let mut local = self.local();
-            let Ok(Take::Go { wait }) = taken else {
-                // It is told with the next beat.
-                local.unheard(untold);
-                return;
-            };
-            let number = match untold {
-                Untold::Spent => None,
-                Untold::Waiting(number) => Some(number),
-            };
-            let now = self.clock.now();
-            // Where it has lost its promises, this goes on with them.
-            local.given(self.wait_of_the_whole(wait, quota), asked_at, now, number);
-            if let Some(number) = number {
-                local.move_to(number, now + wait);
+            self.untold.notified().await;
+            while let Some(pause) = self.tell_next().await {
+                tokio::time::sleep(pause).await;
             }
         }
+    }
+
+    /// Takes a token of the fleet's bucket for one that it does not know of. Returns how long to pause before the next one;
+    /// `None` where there is none, or the tier does not answer: then this goes on with the next beat.
+    async fn tell_next(&self) -> Option<Duration> {
+        let realm = self.realms().into_iter().next().filter(|realm| realm.is_up())?;
+        let (untold, quota) = {
+            let mut local = self.local();
+            let untold = local.next_untold()?;
+            let quota = match untold {
+                // At the whole rate's price: a token of a part costs several.
+                Untold::Spent | Untold::Waiting(_) => self.quota,
+                // Its turn is to come at the pace of those together.
+                Untold::Moving(_) => local.of_those_together(self.quota),
+            };
+            (untold, quota)
+        };
+        let asked_at = self.clock.now();
+        let request = Request::take(realm.names.fleet(), quota, HOWEVER_LATE, 0);
+        let taken = realm.tier.ask(request, BEHIND).await;
+        let mut local = self.local();
+        let Ok(Take::Go { wait }) = taken else {
+            local.unheard(untold);
+            return None;
+        };
+        let now = self.clock.now();
+        // Where it has lost its promises, this goes on with them.
+        local.given(self.wait_of_the_whole(wait, quota), asked_at, now, Some(untold));
+        let Untold::Moving(number) = untold else { return Some(Duration::ZERO) };
+        local.move_to(number, now + wait);
+        // Replicas tell by turns, so that nobody is told of after all who wait elsewhere, and comes only when that is too late.
+        Some(self.quota.share(local.replicas()).period / TOLD_IN_A_TURN)
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
@@ -180,8 +189,7 @@ impl Inner {
             let Ok(Take::Go { wait }) = taken else { return taken };
             let wait = fleet.wait_of_the_whole(wait, quota);
             if is_newest && fleet.local().given(wait, asked_at, fleet.clock.now(), None) {
-                let telling = Arc::clone(&fleet);
-                fleet.tasks.spawn(async move { telling.tell(&realm).await });
+                fleet.untold.notify_one();
             }
             taken
         })
