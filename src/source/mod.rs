@@ -344,8 +344,13 @@ fn triplet(text: &str) -> Option<u8> {
 
 /// The byte that two hex digits stand for.
 pub(crate) fn octet(digits: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    };
+    Some(digit(digits[0])? << 4 | digit(digits[1])?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::problem::{Kind, Problem};
@@ -174,33 +174,37 @@ pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> 
     Ok(value)
 }
 
-/// Percent-decodes. (The library's own way looks at each byte, and this is done for each hit.)
+/// Percent-decodes. The usual text by itself, because the library's own way looks at each byte, and this is done for each hit.
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
+    let Some(first) = memchr(b'%', text.as_bytes()) else { return Ok(Cow::Borrowed(text)) };
+    if let Some(decoded) = decode_ascii(text, first) {
+        return Ok(Cow::Owned(decoded));
+    }
+    percent_decode_str(text).decode_utf8().map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
+}
+
+/// The same, where all escapes are of ASCII and the first of them is at `at`; `None` where one is not.
+fn decode_ascii(text: &str, mut at: usize) -> Option<String> {
     let bytes = text.as_bytes();
-    let Some(mut at) = memchr(b'%', bytes) else { return Ok(Cow::Borrowed(text)) };
-    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut decoded = String::with_capacity(text.len());
     let mut copied = 0;
     loop {
-        if let Some(byte) = bytes.get(at + 1..at + 3).and_then(octet) {
-            decoded.extend_from_slice(&bytes[copied..at]);
-            decoded.push(byte);
-            at += 3;
-            copied = at;
-            // Escapes often stand side by side (`%3A%2F%2F`): no search is needed between them.
-            if bytes.get(at) == Some(&b'%') {
-                continue;
-            }
-        } else {
-            at += 1;
+        let byte = octet(bytes.get(at + 1..at + 3)?).filter(u8::is_ascii)?;
+        decoded.push_str(&text[copied..at]);
+        decoded.push(char::from(byte));
+        at += 3;
+        copied = at;
+        // Escapes often stand side by side (`%3A%2F%2F`): no search is needed between them.
+        if bytes.get(at) == Some(&b'%') {
+            continue;
         }
         match memchr(b'%', &bytes[at..]) {
             Some(next) => at += next,
             None => break,
         }
     }
-    decoded.extend_from_slice(&bytes[copied..]);
-    let decoded = String::from_utf8(decoded);
-    decoded.map(Cow::Owned).map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
+    decoded.push_str(&text[copied..]);
+    Some(decoded)
 }
 
 fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {

@@ -19,12 +19,24 @@ impl NewId {
 }
 
 fn new_id() -> NewId {
-    let random = fastrand::u128(..).to_be_bytes();
-    NewId(std::array::from_fn(|at| {
-        let byte = random[at / 2];
-        b"0123456789abcdef"[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
-    }))
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+        *pair = HEX[usize::from(byte)];
+    }
+    NewId(digits)
 }
+
+/// The two digits of each byte: every answer has 16 of them.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte / 16], digits[byte % 16]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// The caller's request id, if it may be repeated, else a new one, written behind `text`.
 pub(crate) fn push_request_id(text: &mut Vec<u8>, headers: Option<&HeaderMap>) {
