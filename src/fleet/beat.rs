@@ -235,7 +235,8 @@ impl Inner {
         let text = serde_json::to_string(&member).expect("numbers and texts serialise");
         let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
         let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
-        Request::beat(names, Saying { replica: &self.replica, record, sequence: realm.sequence(), beacon, goodbye })
+        let saying = Saying { replica: &self.replica, record, sequence: realm.sequence(), beacon, goodbye };
+        Request::beat(names, self.quota, saying)
     }
 
     /// The tier is back: it is told what it has missed. What it does not take now is lost.

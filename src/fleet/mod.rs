@@ -15,6 +15,7 @@ mod local;
 mod metrics;
 mod mint;
 mod others;
+mod poll;
 mod quota;
 mod realm;
 mod seek;

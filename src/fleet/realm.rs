@@ -11,6 +11,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use super::poll::Polls;
 use crate::{
     clock::{Clock, Instant},
     key::ApiKey,
@@ -30,6 +31,8 @@ pub(super) struct Realm {
     pub(super) tier: Tier,
     /// Ends its connection.
     pub(super) stop: CancellationToken,
+    /// Who waits for mints of other replicas.
+    pub(super) polls: Polls,
     /// Whether the tier was used when somebody last looked: what was put off is done when it is back.
     was_up: AtomicBool,
     /// The number of the last invalidation that was heard of.
@@ -58,6 +61,7 @@ impl Realm {
             seals,
             tier,
             stop: CancellationToken::new(),
+            polls: Polls::default(),
             was_up: AtomicBool::new(false),
             sequence: Mutex::default(),
             retired_at: Mutex::default(),

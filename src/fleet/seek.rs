@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{BEHIND, Inner, realm::Realm, words};
+use super::{BEHIND, Inner, poll::TOGETHER, realm::Realm, words};
 use crate::{
     clock::{Instant, Witness},
     link::Link,
@@ -14,12 +14,12 @@ use crate::{
     upstream::{Ask, Error, Minted, Reason, Via, Welcome},
 };
 
-/// How often it is looked again whether another replica's mint is over, by how long it has been waited for. A mint takes
+/// How often it is asked again whether another replica's mint is over, by how long it has been waited for. A mint takes
 /// some hundred milliseconds.
-const LOOK_EVERY: [(Duration, Duration); 3] = [
+const ASK_EVERY: [(Duration, Duration); 3] = [
     (Duration::from_secs(5), Duration::from_millis(250)),
     (Duration::from_secs(1), Duration::from_millis(100)),
-    (Duration::ZERO, Duration::from_millis(40)),
+    (Duration::ZERO, TOGETHER),
 ];
 
 /// One mint of another replica is waited for no longer than this, and than half the time that is left.
@@ -57,9 +57,9 @@ enum Waited {
     Free,
 }
 
-/// When it is looked again whether another replica's mint is over that was waited for so long.
-fn look_again_after(waited: Duration) -> Duration {
-    LOOK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every)
+/// When it is asked again whether another replica's mint is over that was waited for so long.
+fn ask_again_after(waited: Duration) -> Duration {
+    ASK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every)
 }
 
 /// When a mint of another replica has been waited for long enough.
@@ -187,7 +187,13 @@ impl Inner {
     ) -> Waited {
         let mut since = self.clock.now();
         loop {
-            tokio::time::sleep(look_again_after(since.until(self.clock.now()))).await;
+            let every = ask_again_after(since.until(self.clock.now()));
+            tokio::time::sleep(every.saturating_sub(TOGETHER)).await;
+            match self.poll(realm, file, newer, &from).await {
+                Ok(false) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
+                Ok(_) => {}
+                Err(_) => return Waited::Sought(Sought::Alone),
+            }
             match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
                     Judged::Link(minted) => {
@@ -346,7 +352,7 @@ mod tests {
             assert_eq!(steal_at(at(since), at(deadline)), at(steals), "{since} {deadline}");
         }
         for (waited, every) in [(0, 40), (999, 40), (1000, 100), (4999, 100), (5000, 250), (60_000, 250)] {
-            assert_eq!(look_again_after(Duration::from_millis(waited)), Duration::from_millis(every), "{waited}");
+            assert_eq!(ask_again_after(Duration::from_millis(waited)), Duration::from_millis(every), "{waited}");
         }
     }
 }

@@ -98,7 +98,7 @@ pub fn tier_reply(data: &[u8]) {
         texts.for_each(|text| assert!(data.windows(text.len().max(1)).any(|part| text.is_empty() || part == text)));
     }
     let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false };
-    if let Some(beat) = (Request::beat(fleet, saying).read)(answer.clone()) {
+    if let Some(beat) = (Request::beat(fleet, quota, saying).read)(answer.clone()) {
         assert!(beat.sequence >= 0 && beat.pause <= longest, "{beat:?}");
         let tokens = quota.tokens(beat.bucket);
         assert!(tokens <= f64::from(quota.burst.get()), "{tokens} of {quota:?}");

@@ -64,6 +64,7 @@ impl Memory {
         match operation {
             Operation::Look => self.look(keys, arguments, now),
             Operation::Peek => self.peek(keys),
+            Operation::Poll => self.poll(keys, arguments),
             Operation::Renew => self.renew(keys, arguments, now),
             Operation::Release => self.release(keys, arguments, now),
             Operation::Steal => self.steal(keys, arguments, now),
@@ -158,6 +159,18 @@ impl Memory {
     fn peek(&self, keys: &[String]) -> Value {
         let links = keys[1..].iter().map(|key| self.links.get(key).map_or(Value::Nil, |found| bulk(&found.value)));
         Value::Array([self.told_beacon()].into_iter().chain(links).collect())
+    }
+
+    /// POLL finds what LOOK would not call a wait for the same holder; how long a lease lasts does not matter.
+    fn poll(&self, keys: &[String], arguments: &[Vec<u8>]) -> Value {
+        let files = keys.chunks(2).zip(arguments.chunks(2)).map(|(keys, arguments)| {
+            let [link, lease] = keys else { panic!("{keys:?}") };
+            let [newer, holder] = arguments else { panic!("{arguments:?}") };
+            let found = self.links.get(link);
+            let is_new = found.is_some_and(|found| newer.is_empty() || time(&found.value) > &newer[..]);
+            Value::Int((is_new || !self.holds(lease, holder)).into())
+        });
+        Value::Array(files.collect())
     }
 
     fn renew(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
@@ -296,7 +309,7 @@ impl Memory {
     }
 
     fn beat(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
-        let [replica, record, known, beacon, goodbye] = arguments else { panic!("{arguments:?}") };
+        let [replica, record, known, beacon, goodbye, window] = arguments else { panic!("{arguments:?}") };
         let mut members = self.fleet.take().map(|fleet| fleet.value).unwrap_or_default();
         members.beats += 1;
         let beat = members.beats;
@@ -327,10 +340,9 @@ impl Memory {
             self.beacon = Some(Until { value: beacon.clone(), until: now + 30_000 });
         }
         let pause = self.paused(now, false);
-        let mut kept = self.bucket.map_or(0, |full_at| full_at.div_euclid(1000) + HOUR - now);
-        if let Some(full_at) = self.bucket.as_mut().filter(|_| kept < HOUR) {
-            *full_at = now * 1000 + full_at.rem_euclid(1000);
-            kept = HOUR;
+        let short = self.short(number(window), now);
+        if short == 0 {
+            self.bucket = Some(now * 1000);
         }
         Value::Array(vec![
             Value::Array(live),
@@ -339,7 +351,7 @@ impl Memory {
             Value::Int(missed.into()),
             Value::Int(pause),
             self.told_beacon(),
-            Value::Int(kept),
+            Value::Int(HOUR + short.div_euclid(1000) + i64::from(short.rem_euclid(1000) > 0)),
             Value::Int(i64::try_from(present).unwrap()),
             Value::Int(remembered),
         ])

@@ -12,6 +12,10 @@ enum Step {
         newer: Option<i64>,
     },
     Peek,
+    Poll {
+        holder: usize,
+        newer: Option<i64>,
+    },
     Renew {
         file: usize,
         holder: usize,
@@ -65,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (file.clone(), prop::option::of(holder.clone()), prop::option::of(-2..8i64))
             .prop_map(|(file, holder, newer)| Step::Look { file, holder, newer }),
         1 => Just(Step::Peek),
+        3 => (holder.clone(), prop::option::of(-2..8i64)).prop_map(|(holder, newer)| Step::Poll { holder, newer }),
         2 => (file.clone(), holder.clone()).prop_map(|(file, holder)| Step::Renew { file, holder }),
         3 => (file.clone(), holder.clone(), any::<bool>())
             .prop_map(|(file, holder, has_failed)| Step::Release { file, holder, has_failed }),
@@ -111,15 +116,19 @@ impl Askers {
         let file = |number: &usize| self.names.file(&number.to_string());
         let quota = Quota { period: Duration::from_micros(400_900), burst: 5.try_into().unwrap() };
         let fleet = self.names.fleet();
+        let than = |newer: &Option<i64>| match newer {
+            None => Newer::Any,
+            Some(-2..0) => Newer::Never,
+            Some(second) => Newer::Than(at(*second)),
+        };
         match step {
             Step::Look { file: number, holder, newer } => {
                 let holder = holder.map(|holder| self.holder(holder));
-                let newer = match newer {
-                    None => Newer::Any,
-                    Some(-2..0) => Newer::Never,
-                    Some(second) => Newer::Than(at(*second)),
-                };
-                parts(Request::look(&file(number), fleet, holder.as_ref(), newer))
+                parts(Request::look(&file(number), fleet, holder.as_ref(), than(newer)))
+            }
+            Step::Poll { holder, newer } => {
+                let holder = self.holder(*holder);
+                parts(Request::poll([(&file(&0), than(newer), &holder), (&file(&1), than(newer), &holder)]))
             }
             Step::Peek => parts(Request::peek(&[file(&0), file(&1)], fleet)),
             Step::Renew { file: number, holder } => {
@@ -144,7 +153,8 @@ impl Askers {
             Step::Beat { replica, known, beacon, goodbye } => {
                 let beacon = beacon.map(sealed);
                 let (replica, record) = (&self.replicas[*replica], format!("record of {replica}").into_bytes());
-                parts(Request::beat(fleet, Saying { replica, record, sequence: *known, beacon, goodbye: *goodbye }))
+                let saying = Saying { replica, record, sequence: *known, beacon, goodbye: *goodbye };
+                parts(Request::beat(fleet, quota, saying))
             }
             Step::Pass(_) | Step::Flush => None,
         }

@@ -1,6 +1,6 @@
 -- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
 -- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
--- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye.
+-- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds.
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']
   if found ~= kind and found ~= 'none' then
@@ -74,9 +74,9 @@ if pause > 120000 then
   pause = 10000
 end
 -- A bucket that has long been full stays so as long as replicas live: after a quiet hour it would be taken for a new one.
-local kept = redis.call('PTTL', KEYS[8])
-if kept > 0 and kept < 3600000 then
-  redis.call('PEXPIRE', KEYS[8], 3600000)
-  kept = 3600000
+-- And one that is found spoilt when nobody has asked for long might not look so any more.
+local ahead = bucket(KEYS[8], tonumber(ARGV[6]))
+if ahead == 0 then
+  put_bucket(KEYS[8], 0)
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, math.max(0, kept), present, remembered}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, 3600000 + math.ceil(ahead / 1000), present, remembered}

@@ -51,6 +51,7 @@ pub struct Request<T> {
 pub enum Operation {
     Look,
     Peek,
+    Poll,
     Renew,
     Release,
     Steal,
@@ -139,9 +140,10 @@ pub struct Beat {
 }
 
 impl Operation {
-    pub const ALL: [Operation; 12] = [
+    pub const ALL: [Operation; 13] = [
         Operation::Look,
         Operation::Peek,
+        Operation::Poll,
         Operation::Renew,
         Operation::Release,
         Operation::Steal,
@@ -158,6 +160,7 @@ impl Operation {
         match self {
             Operation::Look => "look",
             Operation::Peek => "peek",
+            Operation::Poll => "poll",
             Operation::Renew => "renew",
             Operation::Release => "release",
             Operation::Steal => "steal",
@@ -184,6 +187,7 @@ impl Operation {
         match self {
             Operation::Look => lua!("values", "look"),
             Operation::Peek => lua!("values", "peek"),
+            Operation::Poll => lua!("values", "poll"),
             Operation::Renew => lua!("values", "renew"),
             Operation::Release => lua!("values", "release"),
             Operation::Steal => lua!("values", "steal"),
@@ -192,7 +196,7 @@ impl Operation {
             Operation::Take => lua!("bucket", "take"),
             Operation::Pay => lua!("bucket", "pay"),
             Operation::Pause => lua!("pause"),
-            Operation::Beat => lua!("values", "beat"),
+            Operation::Beat => lua!("values", "bucket", "beat"),
             Operation::Trial => lua!("trial"),
         }
     }
@@ -261,20 +265,25 @@ impl<T> fmt::Debug for Request<T> {
     }
 }
 
-impl Request<Look> {
-    /// LOOK: the file's value, if one is there that will do; else who mints it. With a holder, a file that nobody mints
-    /// is leased to it.
-    pub fn look(file: &FileNames, fleet: &FleetNames, holder: Option<&Holder>, newer: Newer) -> Request<Look> {
-        let newer = match newer {
+impl Newer {
+    fn text(self) -> Vec<u8> {
+        text(&match self {
             Newer::Any => String::new(),
             Newer::Than(minted_at) => seal::time(minted_at),
             // Greater than any digit.
             Newer::Never => "~".repeat(16),
-        };
+        })
+    }
+}
+
+impl Request<Look> {
+    /// LOOK: the file's value, if one is there that will do; else who mints it. With a holder, a file that nobody mints
+    /// is leased to it.
+    pub fn look(file: &FileNames, fleet: &FleetNames, holder: Option<&Holder>, newer: Newer) -> Request<Look> {
         Request {
             operation: Operation::Look,
             keys: vec![file.link.clone(), file.lease.clone(), fleet.beacon.clone()],
-            arguments: vec![text(holder.map_or("", Holder::as_str)), text(&newer), millis(LEASE)],
+            arguments: vec![text(holder.map_or("", Holder::as_str)), newer.text(), millis(LEASE)],
             read: |value| {
                 let mut answer = array(value)?.into_iter();
                 let look = match word(answer.next()?)?.as_str() {
@@ -311,6 +320,17 @@ impl Request<Peek> {
 }
 
 impl Request<Vec<bool>> {
+    /// POLL: of many files that others mint, `PEEK` at most, whether there is anything new to see: a value that will do, or a
+    /// lease that is not this holder's any more. In the order asked.
+    pub fn poll<'a>(files: impl IntoIterator<Item = (&'a FileNames, Newer, &'a Holder)>) -> Request<Vec<bool>> {
+        let (mut keys, mut arguments) = (Vec::new(), Vec::new());
+        for (file, newer, holder) in files.into_iter().take(PEEK) {
+            keys.extend([file.link.clone(), file.lease.clone()]);
+            arguments.extend([newer.text(), text(holder.as_str())]);
+        }
+        Request { operation: Operation::Poll, keys, arguments, read: flags }
+    }
+
     /// RENEW: keeps leases for another `LEASE`. The answer tells, in the order asked, which are still the holder's.
     pub fn renew<'a>(leases: impl IntoIterator<Item = (&'a FileNames, &'a Holder)>) -> Request<Vec<bool>> {
         let (mut keys, mut arguments) = (Vec::new(), vec![millis(LEASE)]);
@@ -318,8 +338,7 @@ impl Request<Vec<bool>> {
             keys.push(file.lease.clone());
             arguments.push(text(holder.as_str()));
         }
-        let read = |value| array(value)?.into_iter().map(flag).collect();
-        Request { operation: Operation::Renew, keys, arguments, read }
+        Request { operation: Operation::Renew, keys, arguments, read: flags }
     }
 }
 
@@ -453,7 +472,7 @@ pub struct Saying<'a> {
 
 impl Request<Beat> {
     /// BEAT: this replica is alive; once a second.
-    pub fn beat(fleet: &FleetNames, saying: Saying<'_>) -> Request<Beat> {
+    pub fn beat(fleet: &FleetNames, quota: Quota, saying: Saying<'_>) -> Request<Beat> {
         let Saying { replica, record, sequence, beacon, goodbye } = saying;
         Request {
             operation: Operation::Beat,
@@ -473,6 +492,7 @@ impl Request<Beat> {
                 text(&sequence.unwrap_or(-1).to_string()),
                 beacon.unwrap_or_default(),
                 text(if goodbye { "1" } else { "0" }),
+                micros(quota.window()),
             ],
             read: |value| {
                 let [records, sequence, forgotten, missed, pause, beacon, bucket, present, remembered] =
@@ -548,6 +568,10 @@ fn flag(value: Value) -> Option<bool> {
         1 => Some(true),
         _ => None,
     }
+}
+
+fn flags(value: Value) -> Option<Vec<bool>> {
+    array(value)?.into_iter().map(flag).collect()
 }
 
 fn duration(value: Value) -> Option<Duration> {

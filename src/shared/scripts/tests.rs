@@ -35,6 +35,11 @@ impl<'a> View<'a> {
         self.ask(Request::look(&self.file, self.fleet(), holder.as_ref(), newer)).await
     }
 
+    async fn polls(&self, newer: Newer, flight: u64) -> Vec<bool> {
+        let holder = self.member.holder(flight);
+        self.ask(Request::poll([(&self.file, newer, &holder)])).await
+    }
+
     fn link(&self, minted_at: i64) -> Vec<u8> {
         let kept =
             Kept { minted_at: at(minted_at), ends_at: at(minted_at + 1200), text: "https://h.example/l".to_owned() };
@@ -206,9 +211,37 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
         assert!(view.ask(Request::drop(&view.file, &fleet)).await >= 1);
         let peek = view.ask(Request::peek([&view.file], &fleet)).await;
         assert_eq!(peek.links, [None]);
+        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
         server.run(&["FLUSHALL"]);
     }
     assert_eq!(replica.tier.state(), crate::shared::State::Up);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_many_mints_is_told_which_are_over() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    assert_eq!(view.polls(Newer::Any, 1).await, [true], "nobody mints it");
+    assert_eq!(view.look(Some(1), Newer::Any).await, Look::Mine);
+    assert_eq!(view.polls(Newer::Any, 1).await, [false]);
+    assert_eq!(view.polls(Newer::Any, 2).await, [true], "another holder");
+    assert_eq!(view.put(2, 5).await, Put::Kept);
+    for (newer, is_new) in
+        [(Newer::Any, true), (Newer::Than(at(4)), true), (Newer::Than(at(5)), false), (Newer::Never, false)]
+    {
+        assert_eq!(view.polls(newer, 1).await, [is_new], "{newer:?}");
+    }
+    let failure = Request::release(&view.file, &view.member.holder(1), Some(b"failure".to_vec()));
+    assert!(view.ask(failure).await);
+    assert_eq!(view.polls(Newer::Never, 1).await, [true], "it has failed");
+    // Each file has its own answer, and one question has `PEEK` of them at most.
+    let files: Vec<_> = (0..PEEK + 3).map(|number| replica.names.file(&number.to_string())).collect();
+    let holder = view.member.holder(1);
+    view.ask(Request::look(&files[7], view.fleet(), Some(&holder), Newer::Any)).await;
+    let polled = view.ask(Request::poll(files.iter().map(|file| (file, Newer::Any, &holder)))).await;
+    let waits: Vec<_> = (0..polled.len()).filter(|place| !polled[*place]).collect();
+    assert_eq!((polled.len(), waits), (PEEK, vec![7]));
 }
 
 #[tokio::test]
@@ -341,6 +374,12 @@ async fn a_bucket_from_before_the_tier_s_clock_was_set_back_is_empty_and_no_more
         let Take::Full { retry_after } = view.take(quota, Duration::ZERO, 0).await else { panic!("{spoil:?}") };
         assert!(retry_after <= Duration::from_millis(100), "{retry_after:?}");
         eventually("a token", || async { matches!(view.take(quota, Duration::ZERO, 0).await, Take::Go { .. }) }).await;
+        // Also while nobody takes any.
+        server.run(spoil);
+        let beat = view.ask(beat_of(&view, None, None, false)).await;
+        assert_eq!(slow(5).tokens(beat.bucket), 0.0, "{spoil:?}");
+        let redis::Value::Int(left) = server.run(&["PTTL", &view.fleet().bucket]) else { panic!("no number") };
+        assert!(left <= 4_100_000, "an hour and a window: {left}");
     }
 }
 
@@ -382,7 +421,7 @@ fn beat_of(view: &View<'_>, sequence: Option<i64>, beacon: Option<Vec<u8>>, good
         .replica
         .seals
         .seal(&view.fleet().records, &Content::Member { at: at(0), text: view.member.as_str().to_owned() });
-    Request::beat(view.fleet(), Saying { replica: &view.member, record, sequence, beacon, goodbye })
+    Request::beat(view.fleet(), slow(5), Saying { replica: &view.member, record, sequence, beacon, goodbye })
 }
 
 #[tokio::test]
@@ -509,17 +548,9 @@ fn answers_of_a_wrong_type_are_errors() {
         BulkString(vec![0xff]),
     ];
     let take = Request::take(names.fleet(), slow(1), PATIENCE, 0).read;
-    let beat = Request::beat(
-        names.fleet(),
-        Saying {
-            replica: &crate::shared::Replica::random(),
-            record: Vec::new(),
-            sequence: None,
-            beacon: None,
-            goodbye: false,
-        },
-    )
-    .read;
+    let replica = crate::shared::Replica::random();
+    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false };
+    let beat = Request::beat(names.fleet(), slow(1), saying).read;
     for answer in answers {
         assert_eq!(look(answer.clone()), None, "{answer:?}");
         assert_eq!(take(answer.clone()), None, "{answer:?}");
