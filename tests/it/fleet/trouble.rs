@@ -172,16 +172,16 @@ async fn of_many_that_wait_for_a_mint_that_hangs_one_takes_it_over_and_the_other
         fleet.kie.wait_for_mints(1).await;
         futures_util::future::join_all(others.iter().map(|other| other.link(&file))).await
     };
-    let looks = async || {
-        let looks = others.iter().map(|other| labelled(other, "kielink_shared_requests_total", "look"));
-        futures_util::future::join_all(looks).await
+    let polls = async || {
+        let polls = others.iter().map(|other| labelled(other, "kielink_shared_requests_total", "poll"));
+        futures_util::future::join_all(polls).await
     };
     let watching = async {
         // After half of their time.
         fleet.kie.wait_for_mints(2).await;
-        let before = looks().await;
-        eventually("three of four go on looking", async || {
-            let more = looks().await.into_iter().zip(&before).filter(|(now, before)| *now >= **before + 4.0);
+        let before = polls().await;
+        eventually("three of four go on asking", async || {
+            let more = polls().await.into_iter().zip(&before).filter(|(now, before)| *now >= **before + 4.0);
             more.count() == 3
         })
         .await;
