@@ -77,8 +77,8 @@ struct Beating {
 }
 
 impl Fleet {
-    /// Beats every second, renews leases, and does what was put off when the tier is back; until `stop`, and then says
-    /// goodbye, which takes 20 ms at most. `minted` counts links; `forget` is told what other replicas forgot.
+    /// Beats every second, renews leases, tells the fleet's bucket of tokens that it does not know of, and does what was put
+    /// off when the tier is back; until `stop`, and then says goodbye, which takes 20 ms at most. `minted` counts links; `forget` is told what other replicas forgot.
     pub async fn run(
         self,
         kie: Kie,

@@ -193,9 +193,10 @@ impl Local {
 
     /// The fleet's bucket has given a token to who waits by this number.
     pub(super) fn move_to(&self, number: u64, comes_at: Instant) {
-        if let Some(waiter) = self.waiting.get(&number) {
-            // At another time it would go beside those whose turn it is then.
-            waiter.turn.send_replace(comes_at.min(waiter.at_last));
+        // Earlier or later it would go beside those whose turn it is then. Where that is too late, it keeps its own: all that
+        // have one deadline would go at that.
+        if let Some(waiter) = self.waiting.get(&number).filter(|waiter| comes_at <= waiter.at_last) {
+            waiter.turn.send_replace(comes_at);
         }
     }
 
@@ -405,8 +406,8 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_goes_when_the_fleet_s_bucket_says_or_as_late_as_it_can() {
-        for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 5000)] {
+    fn who_waits_goes_when_the_fleet_s_bucket_says_unless_that_is_too_late() {
+        for (comes, turn) in [(1000, 1000), (4000, 4000), (5000, 5000), (5001, 3000)] {
             let mut local = waiting();
             local.wait(7, false);
             local.move_to(7, at(comes));

@@ -78,7 +78,7 @@ enum Turn {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// Tells the tier of the tokens of the share: of those that were spent since it was told last, and of those to come.
+    /// Pays for tokens of the share that were spent while the tier was away, and has `tell_on` tell it of the others.
     pub(super) async fn pay(&self, realm: &Realm) {
         let owed = self.local().back(self.quota);
         if let Some((debt, tokens)) = owed {
@@ -102,7 +102,7 @@ impl Inner {
     }
 
     /// Takes a token of the fleet's bucket for one that it does not know of. Returns how long to pause before the next one;
-    /// `None` where there is none, or the tier does not answer: then this goes on with the next beat.
+    /// `None` where there is none, kie.ai wants a pause, or the tier does not answer: then this goes on with the next beat.
     async fn tell_next(&self) -> Option<Duration> {
         let realm = self.realms().into_iter().next().filter(|realm| realm.is_up())?;
         let (untold, quota) = {

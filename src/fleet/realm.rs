@@ -31,7 +31,7 @@ pub(super) struct Realm {
     pub(super) tier: Tier,
     /// Ends its connection.
     pub(super) stop: CancellationToken,
-    /// Who waits for mints of other replicas.
+    /// Who asks together next whether mints of other replicas are over.
     pub(super) polls: Polls,
     /// Whether the tier was used when somebody last looked: what was put off is done when it is back.
     was_up: AtomicBool,

@@ -174,7 +174,7 @@ impl Inner {
         None
     }
 
-    /// Waits for another replica's mint. No look is charged, and one that is answered late is no reason to mint the file twice:
+    /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file twice:
     /// it is the mint that is waited for. A tier that freezes meanwhile is waited for until it is taken for down, half a second.
     async fn wait(
         &self,
@@ -192,6 +192,7 @@ impl Inner {
             match self.poll(realm, file, newer, &from).await {
                 Ok(false) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
                 Ok(_) => {}
+                Err(shared::Error::Busy) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
                 Err(_) => return Waited::Sought(Sought::Alone),
             }
             match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
@@ -216,6 +217,8 @@ impl Inner {
                     Err(_) => return Waited::Sought(Sought::Alone),
                 },
                 Ok(Look::Free) => return Waited::Free,
+                // Of many that hear at once that their mints are over, some come later.
+                Err(shared::Error::Busy) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
                 Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
             }
         }

@@ -47,7 +47,8 @@ const LONGEST_QUEUE: Duration = Duration::from_secs(120);
 
 impl Quota {
     /// What a bucket holds that is kept in the tier for so long; less than nothing where tokens to come are promised
-    /// already. One that is not there, or that somebody's clock has spoilt, begins empty.
+    /// already. One that is not there, or that somebody's clock has spoilt, begins empty, and BEAT mends it; what says so all
+    /// the same is forged.
     pub fn tokens(self, kept_for: Duration) -> f64 {
         let full = f64::from(self.burst.get());
         let ahead = kept_for.saturating_sub(HOUR);

@@ -183,7 +183,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(text).decode_utf8().map_err(|_| malformed("The query is not UTF-8 once percent-decoded."))
 }
 
-/// The same, where all escapes are of ASCII and the first of them is at `at`; `None` where one is not.
+/// The same, where all escapes are of ASCII and the first of them is at `at`; `None` where one is not, or is no escape.
 fn decode_ascii(text: &str, mut at: usize) -> Option<String> {
     let bytes = text.as_bytes();
     let mut decoded = String::with_capacity(text.len());

@@ -66,6 +66,11 @@ mod tests {
     }
 
     #[test]
+    fn each_byte_has_its_digits() {
+        (0..=u8::MAX).for_each(|byte| assert_eq!(HEX[usize::from(byte)], format!("{byte:02x}").as_bytes()));
+    }
+
+    #[test]
     fn request_ids_are_repeated_only_if_sane() {
         let id = |value: &[u8]| {
             let mut headers = HeaderMap::new();

@@ -64,7 +64,7 @@ impl Memory {
         match operation {
             Operation::Look => self.look(keys, arguments, now),
             Operation::Peek => self.peek(keys),
-            Operation::Poll => self.poll(keys, arguments),
+            Operation::Poll => self.poll(keys, arguments, now),
             Operation::Renew => self.renew(keys, arguments, now),
             Operation::Release => self.release(keys, arguments, now),
             Operation::Steal => self.steal(keys, arguments, now),
@@ -161,14 +161,16 @@ impl Memory {
         Value::Array([self.told_beacon()].into_iter().chain(links).collect())
     }
 
-    /// POLL finds what LOOK would not call a wait for the same holder; how long a lease lasts does not matter.
-    fn poll(&self, keys: &[String], arguments: &[Vec<u8>]) -> Value {
+    /// POLL finds what LOOK would not call a wait for the same holder.
+    fn poll(&self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
+        let (life, arguments) = arguments.split_last().unwrap();
         let files = keys.chunks(2).zip(arguments.chunks(2)).map(|(keys, arguments)| {
             let [link, lease] = keys else { panic!("{keys:?}") };
             let [newer, holder] = arguments else { panic!("{arguments:?}") };
             let found = self.links.get(link);
             let is_new = found.is_some_and(|found| newer.is_empty() || time(&found.value) > &newer[..]);
-            Value::Int((is_new || !self.holds(lease, holder)).into())
+            let is_bounded = self.leases.get(lease).is_some_and(|lease| lease.until - now <= 2 * number(life));
+            Value::Int((is_new || !self.holds(lease, holder) || !is_bounded).into())
         });
         Value::Array(files.collect())
     }

@@ -73,10 +73,10 @@ local pause = redis.call('PTTL', KEYS[5])
 if pause > 120000 then
   pause = 10000
 end
--- A bucket that has long been full stays so as long as replicas live: after a quiet hour it would be taken for a new one.
--- And one that is found spoilt when nobody has asked for long might not look so any more.
+-- A full bucket is kept as long as replicas live: after a quiet hour it would be taken for a new one. One that is missing or
+-- spoilt begins empty here: by the time that somebody asks, a spoilt one might look like a long queue.
 local ahead = bucket(KEYS[8], tonumber(ARGV[6]))
 if ahead == 0 then
   put_bucket(KEYS[8], 0)
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, 3600000 + math.ceil(ahead / 1000), present, remembered}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, HOUR / 1000 + math.ceil(ahead / 1000), present, remembered}

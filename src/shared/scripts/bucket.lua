@@ -1,4 +1,4 @@
--- In front of the scripts that count requests to kie.ai. The bucket is a time: when it would be full again (GCRA). It
+-- In front of the scripts that know the bucket of requests to kie.ai. The bucket is a time: when it would be full again (GCRA). It
 -- rests as the key's own time to live, so that no script asks what time it is, plus an hour, so that the key is still
 -- there when the bucket is full; what is no whole millisecond of it is the key's value. All in microseconds.
 local HOUR = 3600 * 1000000

@@ -34,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// Nothing that a script tells to wait for is further away: what the tier says beyond this is not believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-/// Links in one answer: 512 KiB at most, which holds nobody up for long.
+/// Files in one question (PEEK, POLL). So many links are 512 KiB at most, which holds nobody up for long.
 pub const PEEK: usize = 64;
 
 /// One question to the tier, and how its answer is read.
@@ -320,14 +320,15 @@ impl Request<Peek> {
 }
 
 impl Request<Vec<bool>> {
-    /// POLL: of many files that others mint, `PEEK` at most, whether there is anything new to see: a value that will do, or a
-    /// lease that is not this holder's any more. In the order asked.
+    /// POLL: of many files that others mint, `PEEK` at most, whether there is anything new to see: what LOOK would not call a
+    /// wait for this holder. In the order asked.
     pub fn poll<'a>(files: impl IntoIterator<Item = (&'a FileNames, Newer, &'a Holder)>) -> Request<Vec<bool>> {
         let (mut keys, mut arguments) = (Vec::new(), Vec::new());
         for (file, newer, holder) in files.into_iter().take(PEEK) {
             keys.extend([file.link.clone(), file.lease.clone()]);
             arguments.extend([newer.text(), text(holder.as_str())]);
         }
+        arguments.push(millis(LEASE));
         Request { operation: Operation::Poll, keys, arguments, read: flags }
     }
 

@@ -200,6 +200,7 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
             server.run(&[kind[0], name, kind[1]]);
         }
         server.run(&["DEL", &view.file.tombstone]);
+        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
         let _ = view.look(None, Newer::Any).await;
         assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{kind:?}");
         assert_eq!(view.put(1, 0).await, Put::Kept);
@@ -211,7 +212,6 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
         assert!(view.ask(Request::drop(&view.file, &fleet)).await >= 1);
         let peek = view.ask(Request::peek([&view.file], &fleet)).await;
         assert_eq!(peek.links, [None]);
-        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
         server.run(&["FLUSHALL"]);
     }
     assert_eq!(replica.tier.state(), crate::shared::State::Up);
@@ -235,6 +235,11 @@ async fn whoever_waits_for_many_mints_is_told_which_are_over() {
     let failure = Request::release(&view.file, &view.member.holder(1), Some(b"failure".to_vec()));
     assert!(view.ask(failure).await);
     assert_eq!(view.polls(Newer::Never, 1).await, [true], "it has failed");
+    // LOOK tells so much of a name.
+    server.run(&["SET", &view.file.lease, &"x".repeat(65), "PX", "3000"]);
+    let Look::Wait { holder, .. } = view.look(None, Newer::Never).await else { panic!() };
+    let asked = Request::poll([(&view.file, Newer::Never, &holder)]);
+    assert_eq!(view.ask(asked).await, [false]);
     // Each file has its own answer, and one question has `PEEK` of them at most.
     let files: Vec<_> = (0..PEEK + 3).map(|number| replica.names.file(&number.to_string())).collect();
     let holder = view.member.holder(1);
