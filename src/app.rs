@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, io, sync::Arc};
 
+use futures_util::FutureExt as _;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -165,7 +166,7 @@ pub fn build(config: Config, listeners: Listeners, telemetry: Telemetry, clock: 
         stop: cut.clone(),
     };
     let links = Links::new(config.links, links);
-    background.spawn(links.clone().sweep_until(cut.clone()));
+    background.spawn(links.clone().sweep_until(cut.clone()).boxed());
     let (tasks, stop) = (background.clone(), cut.clone());
     let parts = credits::Parts { kie: kie.clone(), fleet: fleet.clone(), clock: clock.clone(), tasks, stop };
     let credits = Credits::new(config.credits, parts);
@@ -331,19 +332,20 @@ impl App {
         let App { addresses, listeners, data, admin, listening, keys, .. } = self;
         let App { kie_clock, fleet, credits, links, status, telemetry, clock, drain, .. } = self;
         let Drain { callers, background, cut, sums, sum_up, .. } = &drain;
-        background.spawn(keys.watch(reload, cut.clone()));
-        background.spawn(kie_clock.clone().watch(clock, cut.clone()));
-        background.spawn(status.watch(cut.clone()));
+        // In boxes, which make all of them one kind of task: each kind takes 5 KB of the image.
+        background.spawn(keys.watch(reload, cut.clone()).boxed());
+        background.spawn(kie_clock.clone().watch(clock, cut.clone()).boxed());
+        background.spawn(status.watch(cut.clone()).boxed());
         // Nothing waits for it.
-        background.spawn(credits.watch(move || minted(&links), cut.clone()));
+        background.spawn(credits.watch(move || minted(&links), cut.clone()).boxed());
         if let Some((fleet, kie, links)) = fleet {
             let greeter = kie.clone();
             let (shown, stopped) = (kie_clock.clone(), cut.clone());
             // Nobody waits for it.
             background.spawn(async move { stopped.run_until_cancelled(greeter.greet(&shown)).await });
-            background.spawn(together(fleet, kie, links, background.clone(), cut.clone()));
+            background.spawn(together(fleet, kie, links, background.clone(), cut.clone()).boxed());
         }
-        sums.spawn(telemetry.limiter.sum_up(sum_up.clone()));
+        sums.spawn(telemetry.limiter.sum_up(sum_up.clone()).boxed());
         let admin = AdminThread::start(listeners.admin, admin)?;
         for bound in listeners.data {
             let listener = bound.register().map_err(Error::Listener)?;

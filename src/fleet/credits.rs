@@ -106,15 +106,14 @@ impl Turn {
             Ok(left) => {
                 let content = Content::Credits { at, text: left.to_string() };
                 let put = Request::put(&file, &holder, realm.seals.seal(&file.link, &content), life);
-                inner.tasks.spawn(async move {
-                    // Whoever does not find it asks kie.ai.
-                    let _ = realm.tier.ask(put, BEHIND).await;
-                });
+                // Whoever does not find it asks kie.ai.
+                inner.ask_behind(&realm, put);
             }
             Err(error) => {
                 let told = words::write(error).map(|text| Content::Failure { at, text });
                 let sealed = told.map(|content| realm.seals.seal(&file.lease, &content));
-                inner.release_with(&realm, Request::release(&file, &holder, sealed));
+                // It lapses by itself.
+                inner.ask_behind(&realm, Request::release(&file, &holder, sealed));
             }
         }
     }

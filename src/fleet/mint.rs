@@ -91,15 +91,8 @@ impl Inner {
     }
 
     pub(super) fn release(&self, realm: &Arc<Realm>, file: &FileNames, holder: &Holder) {
-        self.release_with(realm, Request::release(file, holder, None));
-    }
-
-    pub(super) fn release_with(&self, realm: &Arc<Realm>, request: Request<bool>) {
-        let realm = Arc::clone(realm);
-        self.tasks.spawn(async move {
-            // It lapses by itself.
-            let _ = realm.tier.ask(request, BEHIND).await;
-        });
+        // It lapses by itself.
+        self.ask_behind(realm, Request::release(file, holder, None));
     }
 
     /// Tells the others what kie.ai has said; of a trouble of our own, only that they may try.
@@ -119,15 +112,12 @@ impl Inner {
             {
                 let kept = Kept { minted_at: at, ends_at, text };
                 let sealed = realm.seals.seal(&file.link, &Content::Refusal(kept));
-                self.tasks.spawn(async move {
-                    // Whoever does not find it asks kie.ai.
-                    let _ = realm.tier.ask(Request::put(&file, &holder, sealed, life), BEHIND).await;
-                });
-                return;
+                // Whoever does not find it asks kie.ai.
+                return self.ask_behind(&realm, Request::put(&file, &holder, sealed, life));
             }
         }
         let sealed = realm.seals.seal(&file.lease, &Content::Failure { at, text });
-        self.release_with(&realm, Request::release(&file, &holder, Some(sealed)));
+        self.ask_behind(&realm, Request::release(&file, &holder, Some(sealed)));
     }
 
     /// Tells the others of a link that is in memory here. Nobody waits for that.
@@ -154,7 +144,7 @@ impl Inner {
         };
         let file = realm.file(source);
         let (fleet, source, minted) = (Arc::clone(self), source.clone(), minted.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             if fleet.put(&realm, &file, &holder, sealed, life).await.is_err() {
                 fleet.later().put(&source, &minted, &realm.fingerprint);
             }

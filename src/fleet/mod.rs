@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -251,9 +252,22 @@ impl Inner {
         realms
     }
 
+    /// Does this beside whoever calls it. In a box, which makes all such tasks one kind: each kind takes 5 KB of the image.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(Box::pin(work) as BoxFuture<'static, ()>);
+    }
+
+    /// Asks the tier what nobody waits for, and nobody needs to hear of.
+    fn ask_behind<T: 'static>(&self, realm: &Arc<Realm>, request: Request<T>) {
+        let realm = Arc::clone(realm);
+        self.spawn(async move {
+            let _ = realm.tier.ask(request, BEHIND).await;
+        });
+    }
+
     fn supervise(&self, supervisor: Supervisor, own: CancellationToken) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let late = async {
                 stop.cancelled().await;
                 tokio::time::sleep(LAST_WORDS).await;

@@ -57,7 +57,7 @@ impl Inner {
         let (tell, told) = oneshot::channel();
         if realm.polls.add(Poll { file: file.clone(), newer, from: from.clone(), tell }) {
             let realm = Arc::clone(realm);
-            self.tasks.spawn(async move {
+            self.spawn(async move {
                 tokio::time::sleep(TOGETHER).await;
                 realm.poll_all().await;
             });

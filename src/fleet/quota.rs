@@ -237,7 +237,7 @@ impl Inner {
             None => {
                 share?;
                 let fleet = Arc::clone(self);
-                self.tasks.spawn(async move {
+                self.spawn(async move {
                     if !matches!(taking.await, Ok(Take::Go { .. })) {
                         fleet.local().spent();
                     }
@@ -273,10 +273,8 @@ impl upstream::Quota for Fleet {
             return;
         }
         for realm in self.0.realms() {
-            self.0.tasks.spawn(async move {
-                // Whoever does not hear of it is told 429 by kie.ai.
-                let _ = realm.tier.ask(Request::pause(realm.names.fleet(), pause), BEHIND).await;
-            });
+            // Whoever does not hear of it is told 429 by kie.ai.
+            self.0.ask_behind(&realm, Request::pause(realm.names.fleet(), pause));
         }
     }
 }

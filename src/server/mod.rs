@@ -31,6 +31,7 @@ use axum::{
     Router,
     http::{HeaderMap, HeaderValue, header},
 };
+use futures_util::FutureExt as _;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -226,7 +227,8 @@ impl Server {
     async fn admit(&self, stream: Stream) {
         let (server, activity) = (self.clone(), Activity::default());
         if let Some(member) = self.crowd.enter(&activity) {
-            self.ending.tasks.spawn(async move { server.connection(stream, activity, member).await });
+            // In a box, here and below: the whole way from a connection to an answer is built in once and not twice.
+            self.ending.tasks.spawn(server.connection(stream, activity, member).boxed());
             return;
         }
         let is_one_asked = self.crowd.make_room();
@@ -237,7 +239,7 @@ impl Server {
         self.ending.tasks.spawn(async move {
             if is_one_asked && let Some(member) = server.crowd.enter_soon(&activity).await {
                 drop(door);
-                server.connection(stream, activity, member).await;
+                server.connection(stream, activity, member).boxed().await;
             } else {
                 server.crowd.turns_one_away();
                 server.turn_away(stream).await;
@@ -259,7 +261,7 @@ impl Server {
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
 
-    async fn connection(&self, stream: Stream, activity: Activity, member: Member) {
+    async fn connection(self, stream: Stream, activity: Activity, member: Member) {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // hyper's own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);

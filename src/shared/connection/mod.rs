@@ -168,25 +168,26 @@ impl Tier {
     /// # Errors
     /// Whoever asked must do without the tier, whatever the error.
     pub async fn ask<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
-        let (operation, asked_at) = (request.operation(), self.0.clock.now());
-        let result = self.exchange(request, budget).await;
+        let (operation, read, asked_at) = (request.operation(), request.read, self.0.clock.now());
+        // In a box, or all of it would be built in at each place that asks: 20 KB and more of the image.
+        let answer = Box::pin(self.exchange(request.commands(), budget)).await;
+        let result = answer.and_then(|answer| read(answer).ok_or(Error::Malformed));
         let took = self.0.clock.now().since(asked_at);
         self.0.shared.metrics.asked(operation, result.as_ref().err().copied(), took);
         result
     }
 
-    async fn exchange<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
+    async fn exchange(&self, commands: Commands, budget: Duration) -> Result<Value, Error> {
         if self.state() != State::Up {
             return Err(Error::Away);
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| Error::Busy)?;
-        let read = request.read;
         let (reply, answer) = oneshot::channel();
-        let call = Call { commands: request.commands(), reply, permit };
+        let call = Call { commands, reply, permit };
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
         // An answer that is there counts, however late this task is woken.
         match tokio::time::timeout(budget, answer).await {
-            Ok(Ok(answer)) => read(answer?).ok_or(Error::Malformed),
+            Ok(Ok(answer)) => answer,
             // The task has ended.
             Ok(Err(_)) => Err(Error::Away),
             Err(_) => Err(Error::Late),
