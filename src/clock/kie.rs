@@ -149,13 +149,10 @@ impl State {
         self.told.forget(|told| since(told) >= ANSWERS);
     }
 
-    /// The most that kie.ai's clock may show at `now` by our own answers, with `stepped` telling how much more each
-    /// leaves open.
-    fn most(&self, now: Instant, stepped: impl Fn(&Heard) -> Duration) -> Option<SignedDuration> {
-        let most = |answer: &Heard| {
-            let drift = signed(answer.sent_at.until(now) / DRIFT);
-            Some(answer.ahead?.most.saturating_add(drift).saturating_add(signed(stepped(answer))))
-        };
+    /// The most that kie.ai's clock shows at `now` by our own answers, with `ahead` telling how far ahead each shows it, if it
+    /// does.
+    fn most(&self, now: Instant, ahead: impl Fn(&Heard) -> Option<SignedDuration>) -> Option<SignedDuration> {
+        let most = |answer: &Heard| Some(ahead(answer)?.saturating_add(signed(answer.sent_at.until(now) / DRIFT)));
         Some(self.answers.iter().filter_map(most).max()?.saturating_add(signed(now.since_origin())))
     }
 
@@ -244,16 +241,24 @@ impl KieClock {
     /// replicas have said. What is withheld because of a wrong witness is alive again three answers later.
     pub fn upper_bound(&self, now: Instant) -> Option<Timestamp> {
         let state = self.lock();
-        let own = state.most(now, |answer| state.stepped.saturating_sub(answer.stepped))?;
+        let stepped = |answer: &Heard| signed(state.stepped.saturating_sub(answer.stepped));
+        let own = state.most(now, |answer| Some(answer.ahead?.most.saturating_add(stepped(answer))))?;
         let told = state.told.ahead_at(now).map(|ahead| ahead.saturating_add(signed(now.since_origin())));
         // A time that no calendar has is later than every link's end.
         Some(Timestamp::from_duration(own.max(told.unwrap_or(own))).unwrap_or(Timestamp::MAX))
     }
 
     /// The same by our own answers alone: what other replicas may be told. What they told us would go round for ever,
-    /// and the wall clock is this machine's affair.
+    /// and the wall clock is this machine's affair. So is a sleep with a request under way: of an answer that took long, what
+    /// it is sure of is told, unless there is no other.
     pub fn beacon(&self, now: Instant) -> Option<Timestamp> {
-        Timestamp::from_duration(self.lock().most(now, |_| Duration::ZERO)?).ok()
+        let state = self.lock();
+        let is_one_quick = state.answers.iter().any(|answer| !answer.took_long());
+        let most = state.most(now, |answer| {
+            let bounds = answer.ahead?;
+            Some(if answer.took_long() && is_one_quick { bounds.least } else { bounds.most })
+        });
+        Timestamp::from_duration(most?).ok()
     }
 
     /// How long ago the last answer came that showed it.
@@ -615,6 +620,20 @@ mod tests {
         }
         let healed = bound(kie.upper_bound(at(141.0)));
         assert!((1141.0..1142.5).contains(&healed), "{healed}");
+    }
+
+    #[test]
+    fn a_sleep_with_a_request_under_way_raises_the_upper_bound_and_not_the_beacon() {
+        let kie = KieClock::default();
+        kie.heard(shown(5000), None, at(100.0), at(1100.0));
+        assert_eq!(kie.beacon(at(1100.0)), kie.upper_bound(at(1100.0)), "there is no other answer");
+        answer(&kie, 1101.0, 5000.0 - 1101.0);
+        let told = bound(kie.beacon(at(1102.0))) - 5000.0;
+        let feared = bound(kie.upper_bound(at(1102.0))) - 5000.0;
+        assert!((0.0..5.0).contains(&told) && feared > 1000.0, "{told} {feared}");
+        // It shows a pause that no other answer has shown.
+        kie.heard(shown(9000), None, at(1103.0), at(1203.0));
+        assert!(bound(kie.beacon(at(1203.0))) > 9000.0);
     }
 
     #[test]

@@ -26,7 +26,6 @@ use crate::{
         non_zero,
     },
     source::Source,
-    upstream,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -526,23 +525,13 @@ impl Simulated {
             // Long enough for the longest pause that kie.ai can ask for, and for one probe.
             tokio::time::sleep(SECOND * 135).await;
             self.hear();
-            let get = async |replica: &Replica, source: &Source| {
-                let deadline = replica.clock.now() + SECOND * 20;
-                replica.links.get(source, &Wish::default(), deadline).await
-            };
             for replica in &self.replicas {
                 assert!(self.tier.is_none() || replica.sees_the_tier(), "a tier that is back is not found");
-                // What one gateway's wrong clock has made others believe is forgotten three answers later: a mint that finds
-                // its link dead has asked for two.
-                let mut source = file(1);
-                let mut lookup = get(replica, &source).await;
-                if matches!(&lookup, Err(links::Error::Upstream(why)) if matches!(**why, upstream::Error::ShortLived)) {
-                    source = file(2);
-                    lookup = get(replica, &source).await;
-                }
+                let deadline = replica.clock.now() + SECOND * 20;
+                let lookup = replica.links.get(&file(1), &Wish::default(), deadline).await;
                 let lookup = lookup.unwrap_or_else(|error| panic!("links do not flow again: {error:?}"));
                 let now = self.world.now();
-                self.oracle.handed_out(replica.number, &source, lookup.entry.link.as_str(), now, now);
+                self.oracle.handed_out(replica.number, &file(1), lookup.entry.link.as_str(), now, now);
             }
         }
         for replica in &self.replicas {
