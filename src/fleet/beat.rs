@@ -77,8 +77,8 @@ struct Beating {
 }
 
 impl Fleet {
-    /// Beats every second, renews leases, tells the fleet's bucket of tokens that it does not know of, and does what was put
-    /// off when the tier is back; until `stop`, and then says goodbye, which takes 20 ms at most. `minted` counts links; `forget` is told what other replicas forgot.
+    /// Beats every second, renews leases, and does what was put off when the tier is back; until `stop`, and then says goodbye,
+    /// which takes 20 ms at most. `minted` counts links; `forget` is told what other replicas forgot.
     pub async fn run(
         self,
         kie: Kie,
@@ -95,11 +95,10 @@ impl Fleet {
                 inner.renew().await;
             }
         });
-        let tellings = unbroken("tellings", || inner.tell_on());
         let moves = unbroken("moves", || inner.watch_address());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(beats, renewals, tellings, moves); } => {}
+            () = async { tokio::join!(beats, renewals, moves); } => {}
         }
         // Whoever goes without a word is missed within a few seconds.
         let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;
@@ -170,22 +169,11 @@ impl Inner {
         let request = self.beat_of(realm, beating, minted, false);
         let asked_at = self.clock.now();
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
-        self.hear(realm, is_newest.then_some(asked_at), beat, kie, forget);
-        if is_newest {
-            // It may have made the others known, or shown lost promises.
-            self.untold.notify_one();
-        }
+        realm.heard(beat.bucket, asked_at);
+        self.hear(realm, is_newest, beat, kie, forget);
     }
 
-    /// `asked_at`: when the beat was asked for; `None` unless the realm is the newest.
-    fn hear(
-        &self,
-        realm: &Arc<Realm>,
-        asked_at: Option<Instant>,
-        beat: Beat,
-        kie: &Kie,
-        forget: &(impl Fn(Forgotten) + Sync),
-    ) {
+    fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
         let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present, remembered } = beat;
         let now = self.clock.now();
         self.hear_beacon(realm, beacon.as_deref());
@@ -202,8 +190,10 @@ impl Inner {
             forget(Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect()));
         }
         realm.set_sequence(sequence);
-        let Some(asked_at) = asked_at else { return };
-        self.local().saw(&live, (present, remembered), self.quota.tokens(bucket), self.quota, asked_at, now);
+        if !is_newest {
+            return;
+        }
+        self.local().saw(&live, (present, remembered), self.quota.tokens(bucket.ahead), now);
         let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
         *self.members() = members.collect();
     }
@@ -235,7 +225,8 @@ impl Inner {
         let text = serde_json::to_string(&member).expect("numbers and texts serialise");
         let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
         let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
-        let saying = Saying { replica: &self.replica, record, sequence: realm.sequence(), beacon, goodbye };
+        let (sequence, known) = (realm.sequence(), realm.known(now));
+        let saying = Saying { replica: &self.replica, record, sequence, beacon, goodbye, known };
         Request::beat(names, self.quota, saying)
     }
 

@@ -34,7 +34,6 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -102,8 +101,6 @@ struct Inner {
     leases: Leases,
     later: Mutex<Later>,
     local: Mutex<Local>,
-    /// There may be tokens that the fleet's bucket does not know of.
-    untold: Notify,
     members: Mutex<Vec<Member>>,
     metrics: Metrics,
 }
@@ -167,7 +164,6 @@ impl Fleet {
             leases: Leases::default(),
             later: Mutex::default(),
             local,
-            untold: Notify::new(),
             members: Mutex::default(),
             metrics: Metrics::default(),
         }));

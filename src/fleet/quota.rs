@@ -4,43 +4,23 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
 
-use super::{BEHIND, Fleet, Inner, local::Untold, realm::Realm};
+use super::{BEHIND, Fleet, Inner, realm::Realm};
 use crate::{
-    clock::Instant,
-    shared::{self, Quota, Request, Take},
+    shared::{self, Request, Take},
     upstream::{self, Ask, Reason, Refused},
 };
-
-/// A token that is told of is taken however late it comes: its request goes all the same.
-const HOWEVER_LATE: Duration = Duration::from_secs(120);
-
-/// So many that wait are told of in the time in which the share gives one token: a queue of twenty seconds within a second.
-const TOLD_IN_A_TURN: u32 = 32;
 
 /// Takes a request out of those that wait when it is dropped.
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
-    turn: watch::Receiver<Instant>,
 }
 
 impl<'a> Waiting<'a> {
     /// `is_told`: the token is the fleet's, and not of the share.
-    fn new(inner: &'a Inner, wait: Duration, at_last: Instant, is_told: bool) -> Waiting<'a> {
-        let (number, turn) = inner.local().waits(inner.clock.now() + wait, at_last, is_told);
-        Waiting { inner, number, turn }
-    }
-
-    /// Comes when the token does, or the one that the fleet's bucket has given in its place.
-    async fn over(mut self) {
-        loop {
-            let left = self.inner.clock.now().until(*self.turn.borrow_and_update());
-            if !matches!(tokio::time::timeout(left, self.turn.changed()).await, Ok(Ok(()))) {
-                return;
-            }
-        }
+    fn new(inner: &'a Inner, is_told: bool) -> Waiting<'a> {
+        Waiting { inner, number: inner.local().waits(is_told) }
     }
 }
 
@@ -78,59 +58,15 @@ enum Turn {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// Pays for tokens of the share that were spent while the tier was away, and has `tell_on` tell it of the others.
+    /// Tells the fleet's bucket of each token that it does not know of. Who waits for one keeps its turn in the share: all
+    /// shares together are the rate.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let owed = self.local().back(self.quota);
-        if let Some((debt, tokens)) = owed {
-            let request = Request::pay(realm.names.fleet(), self.quota, tokens.get());
-            if realm.tier.ask(request, BEHIND).await.is_err() {
-                self.local().owes(debt);
-                return;
-            }
+        let Some(bill) = self.local().bill(self.quota) else { return };
+        let known = realm.known(self.clock.now());
+        let request = Request::pay(realm.names.fleet(), self.quota, bill.spent, bill.waited, known);
+        if realm.tier.ask(request, BEHIND).await.is_err() {
+            self.local().unheard(bill);
         }
-        self.untold.notify_one();
-    }
-
-    /// Tells the fleet's bucket of each token that it does not know of, whenever there may be one.
-    pub(super) async fn tell_on(&self) {
-        loop {
-            self.untold.notified().await;
-            while let Some(pause) = self.tell_next().await {
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// Takes a token of the fleet's bucket for one that it does not know of. Returns how long to pause before the next one;
-    /// `None` where there is none, kie.ai wants a pause, or the tier does not answer: then this goes on with the next beat.
-    async fn tell_next(&self) -> Option<Duration> {
-        let realm = self.realms().into_iter().next().filter(|realm| realm.is_up())?;
-        let (untold, quota) = {
-            let mut local = self.local();
-            let untold = local.next_untold()?;
-            let quota = match untold {
-                // At the whole rate's price: a token of a part costs several.
-                Untold::Spent | Untold::Waiting(_) => self.quota,
-                // Its turn is to come at the pace of those together.
-                Untold::Moving(_) => local.of_those_together(self.quota),
-            };
-            (untold, quota)
-        };
-        let asked_at = self.clock.now();
-        let request = Request::take(realm.names.fleet(), quota, HOWEVER_LATE, 0);
-        let taken = realm.tier.ask(request, BEHIND).await;
-        let mut local = self.local();
-        let Ok(Take::Go { wait }) = taken else {
-            local.unheard(untold);
-            return None;
-        };
-        let now = self.clock.now();
-        // Where it has lost its promises, this goes on with them.
-        local.given(self.wait_of_the_whole(wait, quota), asked_at, now, Some(untold));
-        let Untold::Moving(number) = untold else { return Some(Duration::ZERO) };
-        local.move_to(number, now + wait);
-        // Replicas tell by turns, so that nobody is told of after all who wait elsewhere, and comes only when that is too late.
-        Some(self.quota.share(local.replicas()).period / TOLD_IN_A_TURN)
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
@@ -171,7 +107,8 @@ impl Inner {
             Turn::Tier(wait) => (wait, true),
             Turn::Share(wait) => (wait, false),
         };
-        Waiting::new(self, wait, now + longest_wait, is_told).over().await;
+        let _waiting = Waiting::new(self, is_told);
+        tokio::time::sleep(wait).await;
         Ok(())
     }
 
@@ -182,22 +119,19 @@ impl Inner {
             // Who is together is known of the newest realm alone.
             let quota = if is_newest { fleet.local().of_those_together(fleet.quota) } else { fleet.quota };
             let keep = keep.min(quota.burst.get() - 1);
-            let request = Request::take(realm.names.fleet(), quota, longest_wait, keep);
             let asked_at = fleet.clock.now();
+            let request = Request::take(realm.names.fleet(), quota, longest_wait, keep, realm.known(asked_at));
             let taken = realm.tier.ask(request, BEHIND).await;
             drop(asking);
-            let Ok(Take::Go { wait }) = taken else { return taken };
-            let wait = fleet.wait_of_the_whole(wait, quota);
-            if is_newest && fleet.local().given(wait, asked_at, fleet.clock.now(), None) {
-                fleet.untold.notify_one();
+            let taken = taken?;
+            if let Some(bucket) = taken.bucket {
+                realm.heard(bucket, asked_at);
+                if is_newest {
+                    fleet.local().given();
+                }
             }
-            taken
+            Ok(taken.take)
         })
-    }
-
-    /// A part's wait, as the whole bucket counts it.
-    fn wait_of_the_whole(&self, wait: Duration, part: Quota) -> Duration {
-        (wait + part.window()).saturating_sub(self.quota.window())
     }
 
     /// The tier was asked, and has not answered in time. The share tells when the request may go; who has to wait for that

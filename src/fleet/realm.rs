@@ -15,7 +15,7 @@ use super::poll::Polls;
 use crate::{
     clock::{Clock, Instant},
     key::ApiKey,
-    shared::{self, FileNames, Names, Rejection, Seals, State, Supervisor, Tier},
+    shared::{self, FileNames, Known, Level, Names, Rejection, Seals, State, Supervisor, Tier},
     source::Source,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Realm {
     was_up: AtomicBool,
     /// The number of the last invalidation that was heard of.
     sequence: Mutex<Option<i64>>,
+    /// How its bucket was when it was heard of last.
+    bucket: Mutex<Known>,
     /// Since when the key is none of those in use.
     retired_at: Mutex<Option<Instant>>,
 }
@@ -64,6 +66,7 @@ impl Realm {
             polls: Polls::default(),
             was_up: AtomicBool::new(false),
             sequence: Mutex::default(),
+            bucket: Mutex::default(),
             retired_at: Mutex::default(),
         };
         (realm, supervisor)
@@ -92,6 +95,16 @@ impl Realm {
 
     pub(super) fn set_sequence(&self, sequence: i64) {
         *self.sequence.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
+    }
+
+    /// What to tell the tier of its bucket.
+    pub(super) fn known(&self, now: Instant) -> Level {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).level(now)
+    }
+
+    /// The tier, asked at `asked_at`, has told of its bucket.
+    pub(super) fn heard(&self, bucket: Level, asked_at: Instant) {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).heard(bucket, asked_at);
     }
 
     /// Notes whether its key is in use, and tells whether it is still needed.

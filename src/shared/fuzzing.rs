@@ -5,7 +5,8 @@ use std::{num::NonZeroU32, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Content, Kept, Look, Names, Newer, Quota, Rejection, Replica, Request, Saying, Seals, Take, Withheld, judge,
+    Content, Kept, Level, Look, Names, Newer, Quota, Rejection, Replica, Request, Saying, Seals, Take, Taken, Withheld,
+    judge,
     resolve::{master_of, owner_of},
     url::Endpoint,
 };
@@ -86,21 +87,21 @@ pub fn tier_reply(data: &[u8]) {
     {
         assert!(left <= Duration::from_secs(4), "{left:?}");
     }
-    match (Request::take(fleet, quota, longest, 0).read)(answer.clone()) {
-        Some(Take::Go { wait } | Take::Full { retry_after: wait } | Take::Paused { left: wait }) => {
-            assert!(wait <= longest)
-        }
-        None => {}
+    let known = Level::default();
+    if let Some(Taken { take, bucket }) = (Request::take(fleet, quota, longest, 0, known).read)(answer.clone()) {
+        let (Take::Go { wait } | Take::Full { retry_after: wait } | Take::Paused { left: wait }) = take;
+        assert!(wait <= longest);
+        assert!(bucket.is_none_or(|bucket| bucket.given < 1 << 41), "{bucket:?}");
     }
     assert!((Request::pause(fleet, longest).read)(answer.clone()).is_none_or(|pause| pause <= longest));
     if let Some(peek) = (Request::peek([&file], fleet).read)(answer.clone()) {
         let texts = [peek.beacon].into_iter().chain(peek.links).flatten();
         texts.for_each(|text| assert!(data.windows(text.len().max(1)).any(|part| text.is_empty() || part == text)));
     }
-    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false };
+    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false, known };
     if let Some(beat) = (Request::beat(fleet, quota, saying).read)(answer.clone()) {
         assert!(beat.sequence >= 0 && beat.pause <= longest, "{beat:?}");
-        let tokens = quota.tokens(beat.bucket);
+        let tokens = quota.tokens(beat.bucket.ahead);
         assert!(tokens <= f64::from(quota.burst.get()), "{tokens} of {quota:?}");
     }
     let flag = (Request::release(&file, &holder, None).read)(answer.clone());

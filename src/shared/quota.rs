@@ -39,23 +39,45 @@ impl Quota {
     }
 }
 
-/// The bucket's key outlives a full bucket by so much; the number stands in `bucket.lua`, too.
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// Nobody queues for longer; so does this.
+/// Nobody queues for longer; the number stands in `bucket.lua`, too.
 const LONGEST_QUEUE: Duration = Duration::from_secs(120);
 
+/// How the fleet's bucket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Level {
+    /// So many tokens it has given since it began: it grows with each, unless the tier loses its memory.
+    pub given: u64,
+    /// In how long it would be full.
+    pub ahead: Duration,
+}
+
 impl Quota {
-    /// What a bucket holds that is kept in the tier for so long; less than nothing where tokens to come are promised
-    /// already. One that is not there, or that somebody's clock has spoilt, begins empty, and BEAT mends it; what says so all
-    /// the same is forged.
-    pub fn tokens(self, kept_for: Duration) -> f64 {
-        let full = f64::from(self.burst.get());
-        let ahead = kept_for.saturating_sub(HOUR);
-        if kept_for.is_zero() || self.period.is_zero() || ahead > self.window() + LONGEST_QUEUE {
+    /// What a bucket holds that would be full in so long; less than nothing where tokens to come are promised already. One
+    /// that somebody's clock has spoilt begins empty, and BEAT mends it; what says so all the same is forged.
+    pub fn tokens(self, ahead: Duration) -> f64 {
+        if self.period.is_zero() || ahead > self.window() + LONGEST_QUEUE {
             return 0.0;
         }
-        full - ahead.as_secs_f64() / self.period.as_secs_f64()
+        f64::from(self.burst.get()) - ahead.as_secs_f64() / self.period.as_secs_f64()
+    }
+}
+
+/// What a replica knows of the fleet's bucket, and tells it: one that has given fewer tokens has lost its memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known(Option<(u64, Instant)>);
+
+impl Known {
+    /// The bucket, asked at `asked_at`, is like this. Answers that come together are read in any order.
+    pub fn heard(&mut self, level: Level, asked_at: Instant) {
+        let full_at = asked_at + level.ahead;
+        if self.0.is_none_or(|known| known <= (level.given, full_at)) {
+            self.0 = Some((level.given, full_at));
+        }
+    }
+
+    /// How the bucket is now, unless it has given more; never further ahead than it is.
+    pub fn level(&self, now: Instant) -> Level {
+        self.0.map_or(Level::default(), |(given, full_at)| Level { given, ahead: now.until(full_at) })
     }
 }
 
@@ -89,7 +111,7 @@ impl Fleet {
     }
 }
 
-/// Tokens spent that the tier was not told of.
+/// Tokens spent that the fleet's bucket was not told of.
 #[derive(Debug, Default)]
 pub struct Debt(u32);
 
@@ -98,31 +120,19 @@ impl Debt {
         self.0 = self.0.saturating_add(1);
     }
 
-    /// The tier is told of one, if any is owed.
-    pub fn settle_one(&mut self) -> bool {
-        let is_owed = self.0 > 0;
-        self.0 = self.0.saturating_sub(1);
-        is_owed
-    }
-
     /// This debt and that.
     pub fn and(&mut self, other: Debt) {
         self.0 = self.0.saturating_add(other.0);
-    }
-
-    /// The rest has been refilled meanwhile.
-    pub fn cap(&mut self, burst: NonZeroU32) {
-        self.0 = self.0.min(burst.get());
     }
 
     pub fn tokens(&self) -> u32 {
         self.0
     }
 
-    /// What PAY takes where each of so many replicas has spent as much; `None` where nothing is owed. A burst at most, since
-    /// the rest has been refilled meanwhile.
-    pub fn owed(&self, quota: Quota, replicas: NonZeroU32) -> Option<NonZeroU32> {
-        NonZeroU32::new(self.0.saturating_mul(replicas.get()).min(quota.burst.get()))
+    /// What PAY takes where each of so many replicas has spent as much: a burst at most, since the rest has been refilled
+    /// meanwhile.
+    pub fn owed(&self, quota: Quota, replicas: NonZeroU32) -> u32 {
+        self.0.saturating_mul(replicas.get()).min(quota.burst.get())
     }
 }
 
@@ -168,11 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_bucket_holds_shows_in_how_long_it_is_kept() {
+    fn what_a_bucket_holds_shows_in_how_long_it_would_be_full() {
         let quota = quota(100, 20);
-        for (millis, tokens) in
-            [(0, 0.0), (3_599_000, 20.0), (3_600_000, 20.0), (3_601_500, 5.0), (3_603_000, -10.0), (3_800_000, 0.0)]
-        {
+        for (millis, tokens) in [(0, 20.0), (1_500, 5.0), (3_000, -10.0), (122_000, -1200.0), (122_001, 0.0)] {
             assert_eq!(quota.tokens(Duration::from_millis(millis)), tokens, "{millis}");
         }
     }
@@ -208,13 +216,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_the_bucket_is_the_last_that_it_gave_whenever_that_is_heard() {
+        let mut known = Known::default();
+        assert_eq!(known.level(at(1)), Level::default());
+        let level = |given, seconds| Level { given, ahead: Duration::from_secs(seconds) };
+        for (given, ahead, asked_at, then) in [
+            (5, 7, 10, (5, 7)),
+            // Before that, and heard later.
+            (4, 7, 10, (5, 7)),
+            (6, 1, 10, (6, 1)),
+            (6, 0, 10, (6, 1)),
+            (6, 1, 11, (6, 2)),
+        ] {
+            known.heard(level(given, ahead), at(asked_at));
+            assert_eq!(known.level(at(10)), level(then.0, then.1), "{given}");
+        }
+        assert_eq!(known.level(at(11)), level(6, 1));
+        assert_eq!(known.level(at(13)), level(6, 0), "it is full");
+    }
+
+    #[test]
     fn a_burst_is_the_most_that_is_owed() {
         for (spent, replicas, owed) in
             [(0, 5, 0), (1, 1, 1), (1, 5, 5), (4, 5, 20), (5, 5, 20), (20, 1, 20), (21, 1, 20), (500, u32::MAX, 20)]
         {
             let mut debt = Debt::default();
             (0..spent).for_each(|_| debt.spent());
-            assert_eq!(debt.owed(quota(100, 20), some(replicas)), NonZeroU32::new(owed), "{spent} of {replicas}");
+            assert_eq!(debt.owed(quota(100, 20), some(replicas)), owed, "{spent} of {replicas}");
         }
     }
 }

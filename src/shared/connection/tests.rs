@@ -2,7 +2,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::shared::{
-    Newer,
+    Level, Newer, Take, Taken,
     testing::{Cluster, LAST_SLOTS, Manner, Proxy, Replica, Server, Watched, eventually, free_port, says},
 };
 
@@ -92,12 +92,13 @@ async fn whether_a_token_was_given_is_told_however_late() {
     comes_back(&replica).await;
     let quota = crate::shared::Quota { period: Duration::from_secs(1), burst: std::num::NonZeroU32::new(5).unwrap() };
     let patience = Duration::from_secs(30);
-    let take = || replica.tier.ask(Request::take(replica.names.fleet(), quota, patience, 0), patience);
+    let take =
+        || replica.tier.ask(Request::take(replica.names.fleet(), quota, patience, 0, Level::default()), patience);
     // From now on it knows both scripts, so that each takes one trip.
     eventually("it is asked", || async { take().await.is_ok() && answers(&replica).await }).await;
     proxy.delay(Duration::from_millis(200));
     let (taken, looked) = tokio::join!(take(), replica.tier.ask(look(&replica), patience));
-    assert!(matches!(taken, Ok(crate::shared::Take::Go { .. })), "{taken:?}");
+    assert!(matches!(taken, Ok(Taken { take: Take::Go { .. }, .. })), "{taken:?}");
     assert_eq!(looked, Err(Error::Away), "whoever asked does without it");
 }
 

@@ -34,8 +34,7 @@ pub(crate) struct Memory {
     links: HashMap<String, Until<Vec<u8>>>,
     leases: HashMap<String, Until<Lease>>,
     tombstones: HashMap<String, Until<()>>,
-    /// When it would be full, in microseconds.
-    bucket: Option<i64>,
+    bucket: Option<Bucket>,
     /// When it last gave tokens.
     given: VecDeque<i64>,
     pause: Option<Until<()>>,
@@ -46,6 +45,14 @@ pub(crate) struct Memory {
     forgotten: Option<Until<Files>>,
     /// Leases that ended otherwise than by their holders, since somebody last looked.
     lost: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// When it would be full, in microseconds.
+    full_at: i64,
+    /// Tokens that it has given.
+    given: i64,
 }
 
 type Files = Vec<(i64, Vec<u8>)>;
@@ -80,7 +87,8 @@ impl Memory {
 
     /// In which time the bucket would be full.
     pub(crate) fn full_in(&self, now: i64) -> Duration {
-        Duration::from_micros(self.bucket.map_or(0, |full_at| u64::try_from(full_at - now * 1000).unwrap_or(0)))
+        let micros = self.bucket.map_or(0, |bucket| bucket.full_at - now * 1000);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 
     pub(crate) fn given_since(&self, since: i64) -> usize {
@@ -113,7 +121,7 @@ impl Memory {
             }
             is_alive
         });
-        self.bucket.take_if(|full_at| (*full_at).div_euclid(1000) + HOUR <= now);
+        self.bucket.take_if(|bucket| bucket.full_at.div_euclid(1000) + HOUR <= now);
         self.pause.take_if(|kept| !alive(kept, now));
         self.beacon.take_if(|kept| !alive(kept, now));
         self.fleet.take_if(|kept| !alive(kept, now));
@@ -246,13 +254,29 @@ impl Memory {
         Value::Int(sequence)
     }
 
-    /// How many microseconds the bucket is short of full. One that is new, or spoilt by a clock, is empty.
-    fn short(&mut self, window: i64, now: i64) -> i64 {
-        let short = self.bucket.map(|full_at| (full_at - now * 1000).max(0));
-        short.filter(|short| *short <= window + LONGEST_QUEUE_MICROS).unwrap_or_else(|| {
-            self.bucket = Some(now * 1000 + window);
-            window
-        })
+    /// How many microseconds the bucket is short of full, and what it has given. One that is new, or spoilt by a clock, is
+    /// empty. Who knows that it has given more knows what it has lost.
+    fn short(&mut self, window: i64, known: &[Vec<u8>], now: i64) -> (i64, i64) {
+        let [known_given, known_short] = known else { panic!("{known:?}") };
+        let longest = window + LONGEST_QUEUE_MICROS;
+        let kept = self.bucket.map(|bucket| ((bucket.full_at - now * 1000).max(0), bucket.given));
+        let (short, given) = match kept {
+            None => (window, 0),
+            Some((short, given)) if short > longest => (window, given),
+            Some(kept) => kept,
+        };
+        let now_so = match number(known_given) {
+            known if known > given => (short.max(number(known_short).min(longest)), known),
+            _ => (short, given),
+        };
+        if kept != Some(now_so) {
+            self.set_short(now_so.0, now_so.1, now);
+        }
+        now_so
+    }
+
+    fn set_short(&mut self, short: i64, given: i64, now: i64) {
+        self.bucket = Some(Bucket { full_at: now * 1000 + short, given });
     }
 
     fn paused(&mut self, now: i64, is_mended: bool) -> i64 {
@@ -268,29 +292,30 @@ impl Memory {
     }
 
     fn take(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
-        let [period, window, longest, keep] = arguments else { panic!("{arguments:?}") };
+        let ([period, window, longest, keep], known) = arguments.split_at(4) else { panic!("{arguments:?}") };
         let (period, window) = (number(period), number(window));
         let pause = self.paused(now, true);
         if pause > 0 {
             return answer("paused", [Value::Int(pause)]);
         }
-        let short = self.short(window, now);
+        let (short, given) = self.short(window, known, now);
         let wait = short + period * (1 + number(keep)) - window;
         if wait > number(longest) {
             return answer("full", [Value::Int(millis_up(wait))]);
         }
-        self.bucket = Some(now * 1000 + short + period);
+        self.set_short(short + period, given + 1, now);
         self.given.truncate(MOST_GIVEN);
         self.given.push_front(now);
-        answer("go", [Value::Int(millis_up((short + period - window).max(0)))])
+        let wait = Value::Int(millis_up((short + period - window).max(0)));
+        answer("go", [wait, level(short + period, given + 1)])
     }
 
     fn pay(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
-        let [period, window, tokens] = arguments else { panic!("{arguments:?}") };
-        let window = number(window);
-        let short = self.short(window, now);
-        let paid = (short + number(period) * number(tokens)).min(window).max(short);
-        self.bucket = Some(now * 1000 + paid);
+        let ([period, window, spent, waited], known) = arguments.split_at(4) else { panic!("{arguments:?}") };
+        let [period, window, spent, waited] = [period, window, spent, waited].map(|argument| number(argument));
+        let (short, given) = self.short(window, known, now);
+        let paid = (short + period * spent).min(window).max(short) + period * waited;
+        self.set_short(paid.min(window + LONGEST_QUEUE_MICROS), given + spent + waited, now);
         Value::Int(1)
     }
 
@@ -311,7 +336,9 @@ impl Memory {
     }
 
     fn beat(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
-        let [replica, record, known, beacon, goodbye, window] = arguments else { panic!("{arguments:?}") };
+        let ([replica, record, known, beacon, goodbye, window], bucket) = arguments.split_at(6) else {
+            panic!("{arguments:?}")
+        };
         let mut members = self.fleet.take().map(|fleet| fleet.value).unwrap_or_default();
         members.beats += 1;
         let beat = members.beats;
@@ -342,9 +369,9 @@ impl Memory {
             self.beacon = Some(Until { value: beacon.clone(), until: now + 30_000 });
         }
         let pause = self.paused(now, false);
-        let short = self.short(number(window), now);
+        let (short, given) = self.short(number(window), bucket, now);
         if short == 0 {
-            self.bucket = Some(now * 1000);
+            self.set_short(0, given, now);
         }
         Value::Array(vec![
             Value::Array(live),
@@ -353,7 +380,7 @@ impl Memory {
             Value::Int(missed.into()),
             Value::Int(pause),
             self.told_beacon(),
-            Value::Int(HOUR + short.div_euclid(1000) + i64::from(short.rem_euclid(1000) > 0)),
+            level(short, given),
             Value::Int(i64::try_from(present).unwrap()),
             Value::Int(remembered),
         ])
@@ -370,6 +397,10 @@ fn bulk(bytes: &[u8]) -> Value {
 
 fn answer<const N: usize>(what: &str, more: [Value; N]) -> Value {
     Value::Array([word(what)].into_iter().chain(more).collect())
+}
+
+fn level(short: i64, given: i64) -> Value {
+    Value::Array(vec![Value::Int(millis_up(short)), word(&given.to_string())])
 }
 
 fn number(text: &[u8]) -> i64 {

@@ -144,11 +144,17 @@ impl Model {
         self.lock().becomes(Memory::default(), (self.clock)());
     }
 
-    /// Its replica takes over, without the last writes.
-    pub(crate) fn fail_over(&self) {
+    /// It has forgotten the last writes.
+    pub(crate) fn fall_back(&self) {
         let mut state = self.lock();
         let copy = state.copy.clone();
         state.becomes(copy, (self.clock)());
+    }
+
+    /// Its replica takes over, without the last writes.
+    pub(crate) fn fail_over(&self) {
+        self.fall_back();
+        let mut state = self.lock();
         state.scripts.clear();
         state.disconnect(|_| true);
     }

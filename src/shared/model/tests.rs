@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::shared::{Holder, Names, Newer, Quota, Replica, Request, Saying, testing::Server};
+use crate::shared::{Holder, Level, Names, Newer, Quota, Replica, Request, Saying, testing::Server};
 
 /// What somebody does, or what happens.
 #[derive(Debug, Clone)]
@@ -42,9 +42,12 @@ enum Step {
     Take {
         longest_wait: u64,
         keep: u32,
+        bucket: Level,
     },
     Pay {
-        tokens: u32,
+        spent: u32,
+        waited: u32,
+        bucket: Level,
     },
     Pause {
         millis: u64,
@@ -54,6 +57,7 @@ enum Step {
         known: Option<i64>,
         beacon: Option<i64>,
         goodbye: bool,
+        bucket: Level,
     },
     /// So many milliseconds pass by the tier's clock; less than none where it is set back.
     Pass(i64),
@@ -62,6 +66,13 @@ enum Step {
 
 const FILES: usize = 2;
 const HOLDERS: usize = 3;
+
+/// What somebody knows of the bucket, right or wrong.
+fn level() -> impl Strategy<Value = Level> {
+    let ahead = prop::sample::select(vec![0, 1_500, 9_000, 70_000, 300_000]).prop_map(Duration::from_millis);
+    (prop_oneof![3 => Just(0), 2 => 0..9u64, 1 => Just(2_000_000_000_000)], ahead)
+        .prop_map(|(given, ahead)| Level { given, ahead })
+}
 
 fn step() -> impl Strategy<Value = Step> {
     let (file, holder) = (0..FILES, 0..HOLDERS);
@@ -78,12 +89,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (file.clone(), holder.clone(), 0..8i64, prop::sample::select(vec![1_500, 70_000, 1_200_000]))
             .prop_map(|(file, holder, minted_at, life)| Step::Put { file, holder, minted_at, life }),
         2 => file.clone().prop_map(|file| Step::Drop { file }),
-        6 => (prop::sample::select(vec![0, 700, 3_000, 60_000]), 0..4u32)
-            .prop_map(|(longest_wait, keep)| Step::Take { longest_wait, keep }),
-        1 => (0..9u32).prop_map(|tokens| Step::Pay { tokens }),
+        6 => (prop::sample::select(vec![0, 700, 3_000, 60_000]), 0..4u32, level())
+            .prop_map(|(longest_wait, keep, bucket)| Step::Take { longest_wait, keep, bucket }),
+        1 => (0..9u32, 0..9u32, level()).prop_map(|(spent, waited, bucket)| Step::Pay { spent, waited, bucket }),
         1 => prop::sample::select(vec![1_500, 30_000, 500_000]).prop_map(|millis| Step::Pause { millis }),
-        4 => (holder, prop::option::of(0..9i64), prop::option::of(0..9i64), prop::bool::weighted(0.2))
-            .prop_map(|(replica, known, beacon, goodbye)| Step::Beat { replica, known, beacon, goodbye }),
+        4 => (holder, prop::option::of(0..9i64), prop::option::of(0..9i64), prop::bool::weighted(0.2), level()).prop_map(
+            |(replica, known, beacon, goodbye, bucket)| Step::Beat { replica, known, beacon, goodbye, bucket }
+        ),
         5 => prop::sample::select(vec![300, 1_100, 2_300, 11_000, 40_000, 3_700_000, -11_000, -8_000_000])
             .prop_map(Step::Pass),
         1 => Just(Step::Flush),
@@ -145,15 +157,16 @@ impl Askers {
                 parts(Request::put(&file(number), &self.holder(*holder), sealed(*minted_at), life))
             }
             Step::Drop { file: number } => parts(Request::drop(&file(number), fleet)),
-            Step::Take { longest_wait, keep } => {
-                parts(Request::take(fleet, quota, Duration::from_millis(*longest_wait), *keep))
+            Step::Take { longest_wait, keep, bucket } => {
+                parts(Request::take(fleet, quota, Duration::from_millis(*longest_wait), *keep, *bucket))
             }
-            Step::Pay { tokens } => parts(Request::pay(fleet, quota, *tokens)),
+            Step::Pay { spent, waited, bucket } => parts(Request::pay(fleet, quota, *spent, *waited, *bucket)),
             Step::Pause { millis } => parts(Request::pause(fleet, Duration::from_millis(*millis))),
-            Step::Beat { replica, known, beacon, goodbye } => {
+            Step::Beat { replica, known, beacon, goodbye, bucket } => {
                 let beacon = beacon.map(sealed);
                 let (replica, record) = (&self.replicas[*replica], format!("record of {replica}").into_bytes());
-                let saying = Saying { replica, record, sequence: *known, beacon, goodbye: *goodbye };
+                let (sequence, goodbye, known) = (*known, *goodbye, *bucket);
+                let saying = Saying { replica, record, sequence, beacon, goodbye, known };
                 parts(Request::beat(fleet, quota, saying))
             }
             Step::Pass(_) | Step::Flush => None,
@@ -176,7 +189,10 @@ fn agree(real: &Value, model: &Value, apart: i64) -> bool {
             (
                 [real_word @ Value::BulkString(_), Value::Int(real), real_rest @ ..],
                 [word, Value::Int(model), rest @ ..],
-            ) => real_word == word && real_rest == rest && real.abs_diff(*model) <= apart.unsigned_abs(),
+            ) => {
+                let is_like = real_word == word && real.abs_diff(*model) <= apart.unsigned_abs();
+                is_like && real_rest.iter().zip(rest).all(|(real, model)| agree(real, model, apart))
+            }
             _ => real.len() == model.len() && real.iter().zip(model).all(|(real, model)| agree(real, model, apart)),
         },
         // Up to 4 it is a count or a yes or no, which both know exactly. What is more is a time, or the number of a forgotten

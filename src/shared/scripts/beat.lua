@@ -1,6 +1,7 @@
 -- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
 -- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
--- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds.
+-- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
+-- tokens it is known to have given, and how far ahead it was then.
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']
   if found ~= kind and found ~= 'none' then
@@ -75,8 +76,8 @@ if pause > 120000 then
 end
 -- A full bucket is kept as long as replicas live: after a quiet hour it would be taken for a new one. One that is missing or
 -- spoilt begins empty here: by the time that somebody asks, a spoilt one might look like a long queue.
-local ahead = bucket(KEYS[8], tonumber(ARGV[6]))
+local ahead, given = bucket(KEYS[8], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
 if ahead == 0 then
-  put_bucket(KEYS[8], 0)
+  put_bucket(KEYS[8], 0, given)
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, HOUR / 1000 + math.ceil(ahead / 1000), present, remembered}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, told(ahead, given), present, remembered}

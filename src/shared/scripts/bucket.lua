@@ -1,31 +1,45 @@
 -- In front of the scripts that know the bucket of requests to kie.ai. The bucket is a time: when it would be full again (GCRA). It
--- rests as the key's own time to live, so that no script asks what time it is, plus an hour, so that the key is still
--- there when the bucket is full; what is no whole millisecond of it is the key's value. All in microseconds.
+-- rests as the key's own time to live, so that no script asks what time it is, plus an hour, so that the key is still there when
+-- the bucket is full. The key's value is how many tokens the bucket has given, in thousands, and what is no whole millisecond of
+-- the time. All in microseconds.
 local HOUR = 3600 * 1000000
+-- Nobody queues for longer.
+local LONGEST_QUEUE = 120 * 1000000
 
-local function put_bucket(key, ahead)
+local function put_bucket(key, ahead, given)
   local whole = math.floor((ahead + HOUR) / 1000)
-  redis.call('SET', key, ahead + HOUR - whole * 1000, 'PX', whole)
+  redis.call('SET', key, string.format('%.0f', given * 1000 + math.floor(ahead + HOUR - whole * 1000)), 'PX', whole)
 end
 
--- How far ahead the bucket's time is: nothing where it is full, `window` where it is empty. A new bucket is empty, and
--- kept: a tier that forgets must not give the burst twice.
-local function bucket(key, window)
+-- How far ahead the bucket's time is, nothing where it is full, `window` where it is empty, and how many tokens it has given. A
+-- new bucket is empty: a tier that forgets must not give the burst twice. One that has given fewer than the asker knows of has
+-- lost its memory, and has promised what that knows: how far ahead it was.
+local function bucket(key, window, known_given, known_ahead)
   local left = redis.call('PTTL', key)
-  if left < 0 then
-    put_bucket(key, window)
-    return window
-  end
-  local rest = tonumber(redis.pcall('GET', key)) or 0
+  local value = tonumber(redis.pcall('GET', key)) or 0
   -- Written so that it holds for what is no number, too.
-  if not (rest >= 0 and rest < 1000) then
-    rest = 0
+  if not (value >= 0 and value < 2 ^ 51) then
+    value = 0
   end
-  local ahead = math.max(0, left * 1000 + math.floor(rest) - HOUR)
-  -- Nobody queues for two minutes: the tier's clock was set back.
-  if ahead > window + 120 * 1000000 then
-    put_bucket(key, window)
-    return window
+  local given = math.floor(value / 1000)
+  local ahead = math.max(0, left * 1000 + math.floor(value) - given * 1000 - HOUR)
+  local is_mended = false
+  if left < 0 then
+    given, ahead, is_mended = 0, window, true
+  elseif ahead > window + LONGEST_QUEUE then
+    -- The tier's clock was set back.
+    ahead, is_mended = window, true
   end
-  return ahead
+  if given < known_given then
+    given, ahead, is_mended = known_given, math.max(ahead, math.min(known_ahead, window + LONGEST_QUEUE)), true
+  end
+  if is_mended then
+    put_bucket(key, ahead, given)
+  end
+  return ahead, given
+end
+
+-- As replicas are told of it. The count is a text, which is not cut to 32 bits anywhere.
+local function told(ahead, given)
+  return {math.ceil(ahead / 1000), string.format('%.0f', given)}
 end

@@ -12,7 +12,7 @@ use ring::digest;
 
 use super::{
     names::{FileNames, FleetNames, Holder, Replica},
-    quota::Quota,
+    quota::{Level, Quota},
     seal,
 };
 
@@ -33,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 /// Nothing that a script tells to wait for is further away: what the tier says beyond this is not believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// No bucket lives to give so many tokens: 70 years at a thousand a second. `bucket.lua` forgets what is more.
+const MOST_GIVEN: u64 = 1 << 41;
 
 /// Files in one question (PEEK, POLL). So many links are 512 KiB at most, which holds nobody up for long.
 pub const PEEK: usize = 64;
@@ -117,6 +120,13 @@ pub enum Take {
     Paused { left: Duration },
 }
 
+/// What became of the wish for a token, and of the bucket where it has given one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    pub take: Take,
+    pub bucket: Option<Level>,
+}
+
 /// What a replica hears with its beat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
@@ -132,8 +142,7 @@ pub struct Beat {
     pub pause: Duration,
     /// The sealed beacon.
     pub beacon: Option<Vec<u8>>,
-    /// How long the bucket is kept, which tells what it holds (`Quota::tokens`).
-    pub bucket: Duration,
+    pub bucket: Level,
     /// The replicas that have said something lately, of all that did within a minute, about, and have not said goodbye.
     pub present: u32,
     pub remembered: u32,
@@ -365,12 +374,21 @@ impl Request<bool> {
         }
     }
 
-    /// PAY: takes tokens that were spent while the tier was away; more than a burst counts as a burst.
-    pub fn pay(fleet: &FleetNames, quota: Quota, tokens: u32) -> Request<bool> {
+    /// PAY: takes tokens that the bucket was not asked for: those that were spent, of which more than a burst counts as a burst,
+    /// and those that are waited for.
+    pub fn pay(fleet: &FleetNames, quota: Quota, spent: u32, waited: u32, known: Level) -> Request<bool> {
+        let [given, ahead] = known.arguments();
         Request {
             operation: Operation::Pay,
             keys: vec![fleet.bucket.clone()],
-            arguments: vec![micros(quota.period), micros(quota.window()), text(&tokens.to_string())],
+            arguments: vec![
+                micros(quota.period),
+                micros(quota.window()),
+                text(&spent.to_string()),
+                text(&waited.to_string()),
+                given,
+                ahead,
+            ],
             read: flag,
         }
     }
@@ -417,10 +435,11 @@ impl Request<i64> {
     }
 }
 
-impl Request<Take> {
+impl Request<Taken> {
     /// TAKE: a token for one request to kie.ai, within `longest_wait`, which leaves `keep` tokens for others.
-    pub fn take(fleet: &FleetNames, quota: Quota, longest_wait: Duration, keep: u32) -> Request<Take> {
+    pub fn take(fleet: &FleetNames, quota: Quota, longest_wait: Duration, keep: u32, known: Level) -> Request<Taken> {
         let longest_wait = longest_wait.min(LONGEST_WAIT);
+        let [given, ahead] = known.arguments();
         Request {
             operation: Operation::Take,
             keys: vec![fleet.bucket.clone(), fleet.pause.clone()],
@@ -429,16 +448,19 @@ impl Request<Take> {
                 micros(quota.window()),
                 micros(longest_wait),
                 text(&keep.to_string()),
+                given,
+                ahead,
             ],
             read: |value| {
-                let [what, time] = <[Value; 2]>::try_from(array(value)?).ok()?;
-                let time = duration(time)?;
-                match word(what)?.as_str() {
-                    "go" => Some(Take::Go { wait: time.min(LONGEST_WAIT) }),
-                    "full" => Some(Take::Full { retry_after: time.min(LONGEST_WAIT) }),
-                    "paused" => Some(Take::Paused { left: time.min(LONGEST_PAUSE) }),
-                    _ => None,
-                }
+                let mut answer = array(value)?.into_iter();
+                let (what, time) = (word(answer.next()?)?, duration(answer.next()?)?);
+                let (take, bucket) = match what.as_str() {
+                    "go" => (Take::Go { wait: time.min(LONGEST_WAIT) }, Some(level(answer.next()?)?)),
+                    "full" => (Take::Full { retry_after: time.min(LONGEST_WAIT) }, None),
+                    "paused" => (Take::Paused { left: time.min(LONGEST_PAUSE) }, None),
+                    _ => return None,
+                };
+                answer.next().is_none().then_some(Taken { take, bucket })
             },
         }
     }
@@ -469,12 +491,15 @@ pub struct Saying<'a> {
     pub beacon: Option<Vec<u8>>,
     /// It says goodbye.
     pub goodbye: bool,
+    /// What it knows of the bucket.
+    pub known: Level,
 }
 
 impl Request<Beat> {
     /// BEAT: this replica is alive; once a second.
     pub fn beat(fleet: &FleetNames, quota: Quota, saying: Saying<'_>) -> Request<Beat> {
-        let Saying { replica, record, sequence, beacon, goodbye } = saying;
+        let Saying { replica, record, sequence, beacon, goodbye, known } = saying;
+        let [given, ahead] = known.arguments();
         Request {
             operation: Operation::Beat,
             keys: vec![
@@ -494,6 +519,8 @@ impl Request<Beat> {
                 beacon.unwrap_or_default(),
                 text(if goodbye { "1" } else { "0" }),
                 micros(quota.window()),
+                given,
+                ahead,
             ],
             read: |value| {
                 let [records, sequence, forgotten, missed, pause, beacon, bucket, present, remembered] =
@@ -510,13 +537,25 @@ impl Request<Beat> {
                     missed: flag(missed)?,
                     pause: duration(pause)?.min(LONGEST_PAUSE),
                     beacon: optional(beacon)?,
-                    bucket: duration(bucket)?,
+                    bucket: level(bucket)?,
                     present: count(present)?,
                     remembered: count(remembered)?,
                 })
             },
         }
     }
+}
+
+impl Level {
+    fn arguments(self) -> [Vec<u8>; 2] {
+        [text(&self.given.to_string()), micros(self.ahead)]
+    }
+}
+
+fn level(value: Value) -> Option<Level> {
+    let [ahead, given] = <[Value; 2]>::try_from(array(value)?).ok()?;
+    let given = word(given)?.parse().ok().filter(|given| *given < MOST_GIVEN)?;
+    Some(Level { given, ahead: duration(ahead)? })
 }
 
 fn text(text: &str) -> Vec<u8> {

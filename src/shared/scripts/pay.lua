@@ -1,7 +1,9 @@
--- Takes tokens that were spent without asking; one burst at most. KEYS: bucket. ARGV: period and window in
--- microseconds, tokens.
-local window = tonumber(ARGV[2])
-local ahead = bucket(KEYS[1], window)
+-- Takes tokens that the bucket was not asked for: those that were spent, one burst at most, and those that are waited for. KEYS:
+-- bucket. ARGV: period and window in microseconds, tokens spent, tokens waited for, how many tokens the bucket is known to have
+-- given, and how far ahead it was then.
+local period, window, spent, waited = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local ahead, given = bucket(KEYS[1], window, tonumber(ARGV[5]), tonumber(ARGV[6]))
 -- Those who were cut off have kept their shares, so that the bucket cannot be emptier than empty: a new one is no debt.
-put_bucket(KEYS[1], math.max(ahead, math.min(ahead + ARGV[1] * ARGV[3], window)))
+local paid = math.max(ahead, math.min(ahead + period * spent, window)) + period * waited
+put_bucket(KEYS[1], math.min(paid, window + LONGEST_QUEUE), given + spent + waited)
 return 1

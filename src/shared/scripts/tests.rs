@@ -60,7 +60,7 @@ impl<'a> View<'a> {
     }
 
     async fn take(&self, quota: Quota, longest_wait: Duration, keep: u32) -> Take {
-        self.ask(Request::take(self.fleet(), quota, longest_wait, keep)).await
+        self.ask(Request::take(self.fleet(), quota, longest_wait, keep, Level::default())).await.take
     }
 }
 
@@ -206,7 +206,7 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
         assert_eq!(view.put(1, 0).await, Put::Kept);
         assert_eq!(view.finds().await, Some(0));
         assert!(matches!(view.take(slow(5), Duration::ZERO, 0).await, Take::Full { .. }));
-        assert!(view.ask(Request::pay(&fleet, slow(5), 1)).await);
+        assert!(view.ask(Request::pay(&fleet, slow(5), 1, 0, Level::default())).await);
         let beat = view.ask(beat_of(&view, None, None, false)).await;
         assert_eq!(beat.live.len(), 1, "{kind:?}");
         assert!(view.ask(Request::drop(&view.file, &fleet)).await >= 1);
@@ -358,12 +358,78 @@ async fn what_was_spent_without_asking_is_paid_once_and_a_burst_at_most() {
     let view = View::of(&replica);
     for (tokens, debt, left) in [(20, 5, 15), (20, 20, 0), (20, 1000, 0), (5, 10, 0)] {
         fill(&server, &view, 20, tokens);
-        assert!(view.ask(Request::pay(view.fleet(), slow(20), debt)).await);
+        assert!(view.ask(Request::pay(view.fleet(), slow(20), debt, 0, Level::default())).await);
         let mut gone = 0;
         while matches!(view.take(slow(20), Duration::ZERO, 0).await, Take::Go { .. }) {
             gone += 1;
         }
         assert_eq!(gone, left, "{tokens} - {debt}");
+    }
+}
+
+/// How the bucket is after a token that may come within two minutes.
+async fn level_after(view: &View<'_>, quota: Quota, known: Level) -> Level {
+    let request = Request::take(view.fleet(), quota, Duration::from_secs(120), 0, known);
+    view.ask(request).await.bucket.unwrap()
+}
+
+fn is_about(level: Level, given: u64, seconds: u64) -> bool {
+    level.given == given && level.ahead <= Duration::from_secs(seconds) && level.ahead.as_secs() + 3 >= seconds
+}
+
+#[tokio::test]
+async fn a_bucket_that_has_lost_its_memory_hears_of_it_from_whoever_asks() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let quota = quota(Duration::from_secs(2), 5);
+    let known = |given, seconds| Level { given, ahead: Duration::from_secs(seconds) };
+    // Empty at first: five tokens are missing.
+    let nothing = Level::default();
+    for (given, seconds) in [(1, 12), (2, 14), (3, 16)] {
+        let level = level_after(&view, quota, nothing).await;
+        assert!(is_about(level, given, seconds), "{level:?}");
+    }
+    let level = level_after(&view, quota, known(3, 100)).await;
+    assert!(is_about(level, 4, 18), "as many as are known of: {level:?}");
+    server.run(&["FLUSHALL"]);
+    let level = level_after(&view, quota, known(4, 18)).await;
+    assert!(is_about(level, 5, 20), "{level:?}");
+    let level = level_after(&view, quota, known(9, 30)).await;
+    assert!(is_about(level, 10, 32), "somebody knows of more: {level:?}");
+    let level = level_after(&view, quota, known(4, 18)).await;
+    assert!(is_about(level, 11, 34), "and somebody of less: {level:?}");
+    // As a failover does that loses the last writes.
+    server.run(&["SET", &view.fleet().bucket, "3000", "PX", "3600000"]);
+    let beat = view.ask(beat_of_who_knows(&view, known(11, 34))).await;
+    assert!(is_about(beat.bucket, 11, 34), "{:?}", beat.bucket);
+    server.run(&["FLUSHALL"]);
+    assert!(view.ask(Request::pay(view.fleet(), quota, 5, 2, known(11, 34))).await);
+    let level = level_after(&view, quota, nothing).await;
+    assert!(is_about(level, 19, 40), "{level:?}");
+    server.run(&["FLUSHALL"]);
+    let level = level_after(&view, quota, known(2, 1)).await;
+    assert!(is_about(level, 3, 12), "a new one is empty at least: {level:?}");
+    let beat = view.ask(beat_of_who_knows(&view, known(1_000_000_000_000, 3600))).await;
+    assert!(is_about(beat.bucket, 1_000_000_000_000, 130), "and no emptier than ever: {:?}", beat.bucket);
+    let beat = view.ask(beat_of_who_knows(&view, nothing)).await;
+    assert_eq!(beat.bucket.given, 1_000_000_000_000, "all digits of it are kept");
+}
+
+#[tokio::test]
+async fn who_waits_for_tokens_of_its_own_is_told_of_beyond_an_empty_bucket() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let quota = quota(Duration::from_secs(2), 5);
+    for (tokens, spent, waited, seconds) in
+        [(5, 0, 3, 6), (5, 3, 0, 6), (0, 5, 0, 10), (0, 5, 3, 16), (3, 5, 3, 16), (0, 0, 1000, 130)]
+    {
+        let ahead = 2000 * (5 - tokens);
+        server.run(&["SET", &view.fleet().bucket, "0", "PX", &(3_600_000 + ahead).to_string()]);
+        assert!(view.ask(Request::pay(view.fleet(), quota, spent, waited, Level::default())).await);
+        let beat = view.ask(beat_of(&view, None, None, false)).await;
+        assert!(is_about(beat.bucket, (spent + waited).into(), seconds), "{spent} {waited}: {:?}", beat.bucket);
     }
 }
 
@@ -382,7 +448,7 @@ async fn a_bucket_from_before_the_tier_s_clock_was_set_back_is_empty_and_no_more
         // Also while nobody takes any.
         server.run(spoil);
         let beat = view.ask(beat_of(&view, None, None, false)).await;
-        assert_eq!(slow(5).tokens(beat.bucket), 0.0, "{spoil:?}");
+        assert_eq!(slow(5).tokens(beat.bucket.ahead), 0.0, "{spoil:?}");
         let redis::Value::Int(left) = server.run(&["PTTL", &view.fleet().bucket]) else { panic!("no number") };
         assert!(left <= 4_100_000, "an hour and a window: {left}");
     }
@@ -421,12 +487,18 @@ async fn a_pause_holds_for_all_the_longer_one_and_no_longer_than_two_minutes() {
     assert_eq!(pause(1).await, 1);
 }
 
+fn beat_of_who_knows(view: &View<'_>, known: Level) -> Request<Beat> {
+    let saying = Saying { replica: &view.member, record: vec![1], sequence: None, beacon: None, goodbye: false, known };
+    Request::beat(view.fleet(), quota(Duration::from_secs(2), 5), saying)
+}
+
 fn beat_of(view: &View<'_>, sequence: Option<i64>, beacon: Option<Vec<u8>>, goodbye: bool) -> Request<Beat> {
     let record = view
         .replica
         .seals
         .seal(&view.fleet().records, &Content::Member { at: at(0), text: view.member.as_str().to_owned() });
-    Request::beat(view.fleet(), slow(5), Saying { replica: &view.member, record, sequence, beacon, goodbye })
+    let (replica, known) = (&view.member, Level::default());
+    Request::beat(view.fleet(), slow(5), Saying { replica, record, sequence, beacon, goodbye, known })
 }
 
 #[tokio::test]
@@ -552,9 +624,10 @@ fn answers_of_a_wrong_type_are_errors() {
         Array(vec![Int(1), Int(1)]),
         BulkString(vec![0xff]),
     ];
-    let take = Request::take(names.fleet(), slow(1), PATIENCE, 0).read;
+    let take = Request::take(names.fleet(), slow(1), PATIENCE, 0, Level::default()).read;
     let replica = crate::shared::Replica::random();
-    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false };
+    let known = Level::default();
+    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false, known };
     let beat = Request::beat(names.fleet(), slow(1), saying).read;
     for answer in answers {
         assert_eq!(look(answer.clone()), None, "{answer:?}");
@@ -564,9 +637,17 @@ fn answers_of_a_wrong_type_are_errors() {
     let hours = Int(7_200_000);
     let wait = Some(Look::Wait { left: 2 * LEASE, holder: Holder::heard("a.1".to_owned()) });
     assert_eq!(look(Array(vec![bulk("wait"), hours.clone(), bulk("a.1")])), wait, "what is read is clamped");
-    let paused = Some(Take::Paused { left: LONGEST_PAUSE });
-    assert_eq!(take(Array(vec![bulk("paused"), hours.clone()])), paused);
-    assert_eq!(take(Array(vec![bulk("go"), hours])), Some(Take::Go { wait: LONGEST_WAIT }));
+    let paused = Taken { take: Take::Paused { left: LONGEST_PAUSE }, bucket: None };
+    assert_eq!(take(Array(vec![bulk("paused"), hours.clone()])), Some(paused));
+    let bucket = |given: &str| Array(vec![Int(1500), bulk(given)]);
+    let level = Level { given: 7, ahead: Duration::from_millis(1500) };
+    let go = Taken { take: Take::Go { wait: LONGEST_WAIT }, bucket: Some(level) };
+    assert_eq!(take(Array(vec![bulk("go"), hours.clone(), bucket("7")])), Some(go));
+    let too_many = MOST_GIVEN.to_string();
+    for given in ["", "-1", "1.5", "1e3", &too_many] {
+        assert_eq!(take(Array(vec![bulk("go"), hours.clone(), bucket(given)])), None, "{given}");
+    }
+    assert_eq!(take(Array(vec![bulk("go"), hours])), None, "and how the bucket is");
 }
 
 #[test]
@@ -592,11 +673,11 @@ async fn a_question_that_the_tier_does_not_take_harms_no_other() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
     let view = View::of(&replica);
-    let mut nonsense = Request::pay(view.fleet(), slow(1), 1);
+    let mut nonsense = Request::pay(view.fleet(), slow(1), 1, 0, Level::default());
     nonsense.arguments[0] = b"no number".to_vec();
     assert_eq!(replica.tier.ask(nonsense, PATIENCE).await, Err(Error::Refused));
     assert_eq!(view.look(None, Newer::Any).await, Look::Free);
-    let mut other = Request::take(view.fleet(), slow(1), Duration::ZERO, 0);
+    let mut other = Request::take(view.fleet(), slow(1), Duration::ZERO, 0, Level::default());
     other.read = |_| None;
     assert_eq!(replica.tier.ask(other, PATIENCE).await, Err(Error::Malformed));
     assert_eq!(view.look(None, Newer::Any).await, Look::Free);

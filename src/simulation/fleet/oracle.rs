@@ -162,21 +162,18 @@ impl Oracle {
         }
     }
 
-    /// The tier has lost its memory: the promises of its bucket, which may all go, while it makes others until replicas make
-    /// theirs anew with their next beat; and what was forgotten, of which whoever had not heard of it does not hear.
-    /// `full_in` is when its bucket would have been full.
-    pub(super) fn flushed(&self, full_in: Duration, now: Duration) {
+    /// The tier has lost its memory: what its bucket has given since the last beat some replica does not know of, which may get
+    /// as many; and what was forgotten, of which whoever had not heard of it does not hear. `full_in` is when its bucket would
+    /// have been full.
+    pub(super) fn flushed(&self, full_in: Duration, given: usize, now: Duration) {
         let mut state = self.lock();
         state.totals.flushes += 1;
         state.forgotten.clear();
         state.flushed_at = Some(now);
-        // Tokens to come that the bucket has promised; one is for rounding.
-        let (window, second) =
-            (Duration::from_secs_f64(self.promises.burst / self.promises.rate), Duration::from_secs(1));
-        let promised = full_in.saturating_sub(window);
         state.lost.draw(0.0, now);
-        state.lost.tokens += promised.as_secs_f64() * self.promises.rate + 1.0;
-        state.lost.until = state.lost.until.max(now + promised + 2 * second);
+        // One is for rounding.
+        state.lost.tokens += given as f64 + 1.0;
+        state.lost.until = state.lost.until.max(now + full_in + Duration::from_secs(2));
     }
 
     /// No replica sees the tier any more. Each has heard with its last beat, a second ago, what the bucket held, and has as

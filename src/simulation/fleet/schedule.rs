@@ -229,7 +229,7 @@ impl Simulated {
                 10 => match self.rng.u8(..3) {
                     0 => {
                         let Some(tier) = &self.tier else { continue };
-                        self.oracle.flushed(tier.full_in(), self.world.now());
+                        self.oracle.flushed(tier.full_in(), tier.given_lately(), self.world.now());
                         tier.flush();
                     }
                     1 => self.kie.answers_within(SECOND * self.rng.u32(1..9)),
@@ -248,13 +248,21 @@ impl Simulated {
         self.settle().await;
         self.oracle.count_quota(Some(Sight::All));
         for _ in 0..self.rng.usize(2..5) {
-            self.want_much().await;
             let tier = Arc::clone(self.tier.as_ref().expect("it has one"));
+            self.want_much().await;
+            if self.rng.bool() {
+                tier.replicate();
+                self.want_much().await;
+            }
             let (full_in, given) = (tier.full_in(), tier.given_lately());
             match self.rng.u8(..3) {
                 0 => {
-                    self.oracle.flushed(full_in, self.world.now());
-                    tier.flush();
+                    self.oracle.flushed(full_in, given, self.world.now());
+                    if self.rng.bool() {
+                        tier.flush()
+                    } else {
+                        tier.fall_back()
+                    }
                     continue;
                 }
                 1 => tier.behave(Manner::Away),
@@ -264,8 +272,10 @@ impl Simulated {
             self.want_much().await;
             self.oracle.back(self.world.now());
             // Each finds it at another time, which may have lost its memory.
-            if self.rng.bool() {
-                tier.flush();
+            match self.rng.u8(..4) {
+                0 => tier.flush(),
+                1 => tier.fall_back(),
+                _ => {}
             }
             let mut away: Vec<_> = self.replicas.iter().map(|replica| replica.number).collect();
             away.iter().for_each(|replica| tier.cut_off(*replica, true));

@@ -134,6 +134,19 @@ async fn queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
     fleet.ended().await;
 }
 
+#[tokio::test]
+async fn queues_that_are_full_when_the_tier_forgets_keep_the_rate() {
+    let settings = [("upstream.rate", "10"), ("upstream.burst", "20"), ("server.request_timeout", "10s")];
+    let Some(fleet) = Fleet::of(10, &settings).await else { return };
+    ask_for_new_files(&fleet, 14, Duration::from_secs(4)).await;
+    fleet.server.run(&["FLUSHALL"]);
+    ask_for_new_files(&fleet, 14, Duration::from_secs(10)).await;
+    let (requests, burst) = seen(&fleet).await;
+    assert!(requests >= 120, "{requests}");
+    assert!(burst <= 22.0, "{burst}");
+    fleet.ended().await;
+}
+
 /// With the defaults, each of 25 has a burst of one while the tier is away: five more than all of them together.
 #[tokio::test]
 async fn twenty_five_replicas_keep_one_rate_while_the_tier_is_away_and_when_it_is_back() {
@@ -157,7 +170,7 @@ fn kept(fleet: &Fleet, bucket: &str) -> i64 {
 const HOUR: i64 = 3_600_000;
 
 fn fill(fleet: &Fleet, bucket: &str) {
-    fleet.server.run(&["SET", bucket, "0", "PX", &HOUR.to_string()]);
+    fleet.server.run(&["PEXPIRE", bucket, &HOUR.to_string()]);
 }
 
 /// One a second, so that a token is worth a second of the bucket's life; and none for the credits left.
