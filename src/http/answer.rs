@@ -29,12 +29,12 @@ pub(crate) fn document(source: &Source, lookup: &Lookup, times: &Times, clock: &
     );
     // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
     let ends_at = clock.wall_at(times.ends_at, clock.now());
-    push_document(&mut json, source.url(), source.task(), lookup, ends_at);
+    push_document(&mut json, source.url(), source.task(), &lookup.entry.link, ends_at);
     json
 }
 
 /// The same, written behind `json`. `ends_at` is when the link's life is over.
-pub(crate) fn push_document(json: &mut Vec<u8>, url: &str, task: Option<&str>, lookup: &Lookup, ends_at: Timestamp) {
+pub(crate) fn push_document(json: &mut Vec<u8>, url: &str, task: Option<&str>, link: &Link, ends_at: Timestamp) {
     json.extend_from_slice(br#"{"source_url":"#);
     push_text(json, url);
     if let Some(task) = task {
@@ -42,7 +42,7 @@ pub(crate) fn push_document(json: &mut Vec<u8>, url: &str, task: Option<&str>, l
         push_text(json, task);
     }
     json.extend_from_slice(br#","url":"#);
-    push_text(json, lookup.entry.link.as_str());
+    push_text(json, link.as_str());
     json.extend_from_slice(br#","expires_at":""#);
     clock::push_rfc3339(json, ends_at);
     json.extend_from_slice(br#""}"#);

@@ -43,7 +43,7 @@ use super::{
 use crate::{
     clock::Instant,
     links::{self, Entry, Found, Links, Lookup, Times, Wish},
-    source::Source,
+    source::{Normal, Source},
     upstream,
     web::{
         cache_status::{CACHE_STATUS, CacheStatus},
@@ -133,6 +133,8 @@ struct Item {
 struct Link {
     kept: Kept,
     found: Found,
+    /// The item's text is the source's own: a URL in its one spelling, and no task.
+    is_normal: bool,
 }
 
 /// Who keeps the link until it is written.
@@ -164,7 +166,7 @@ pub(crate) async fn links(
     let waiting = batch.look((0..batch.asked.len()).collect(), &mut known);
     let waiting = batch.find_shared(waiting, &mut known).await;
     let content_type = if as_lines { NDJSON } else { "application/json" };
-    if waiting.is_empty() && batch.is_small(&known) {
+    if place.is_none() && waiting.is_empty() && batch.is_small(&known) {
         let mut whole = Vec::new();
         if as_lines {
             known.into_iter().for_each(|item| batch.write_line(item, &mut whole));
@@ -215,7 +217,8 @@ fn answer(content_type: &'static str, body: Body) -> Response {
 /// charged to nobody.
 fn pieces<T>(mut parts: impl Iterator<Item = T>, write: impl Fn(T, &mut Vec<u8>)) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
-        let mut piece = Vec::new();
+        // What one part may be longer is seldom needed.
+        let mut piece = Vec::with_capacity(SMALL + SMALL / 8);
         while piece.len() < SMALL
             && let Some(part) = parts.next()
         {
@@ -232,17 +235,14 @@ fn json_parts(all: Vec<Item>) -> impl Iterator<Item = Part> {
 /// All items' answers, in order. The first links have waited for the last one: a link that has reached its deadline
 /// meanwhile is looked up again. The loop ends, since no item waits beyond the call's deadline.
 async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usize>) -> Vec<Item> {
-    loop {
+    while !waiting.is_empty() {
         let mut minted = std::pin::pin!(batch.wait_for(waiting));
         while let Some(item) = minted.next().await {
             all.push(item);
         }
         let now = batch.endpoints.clock.now();
         let dead = all.extract_if(.., |item| item.is_dead(&batch.endpoints.links, now)).map(|item| item.index);
-        let wanted: Vec<_> = dead.collect();
-        if wanted.is_empty() {
-            break;
-        }
+        let wanted = dead.collect();
         waiting = batch.look(wanted, &mut all);
     }
     all.sort_unstable_by_key(|item| item.index);
@@ -309,7 +309,7 @@ impl Batch {
         for (index, lookup) in places.into_iter().zip(found) {
             if let Some(lookup) = lookup {
                 left.remove(&index);
-                known.push(Item { index, result: Some(Ok(self.keep(lookup))) });
+                known.push(Item { index, result: Some(Ok(self.keep(lookup, false))) });
             }
         }
         known.sort_unstable_by_key(|item| item.index);
@@ -318,9 +318,22 @@ impl Batch {
 
     /// What is known of an item without a mint; `None` where it takes one.
     fn known(&self, index: usize) -> Option<Item> {
+        let Endpoints { links, clock, .. } = &*self.endpoints;
+        // The usual item needs no text of its own to be looked for.
+        if let Some(source) = self.usual(index)
+            && let Some(lookup) = links.remembered(source.as_str(), &self.wish, clock.now())
+        {
+            return Some(Item { index, result: Some(Ok(self.keep(lookup, true))) });
+        }
         let Ok(source) = self.source(index) else { return Some(Item { index, result: None }) };
-        let result = self.endpoints.links.recall(&source, &self.wish, &self.call.caller())?;
-        Some(Item { index, result: Some(result.map(|lookup| self.keep(lookup))) })
+        let result = links.recall(&source, &self.wish, &self.call.caller())?;
+        Some(Item { index, result: Some(result.map(|lookup| self.keep(lookup, false))) })
+    }
+
+    /// The source of an item without a task, whose text is the source's own.
+    fn usual(&self, index: usize) -> Option<Normal<'_>> {
+        let text = self.asked.url_alone(index)?;
+        Normal::recognise(text).filter(|source| self.endpoints.config.sources.allows_host(source.host()))
     }
 
     /// The items' answers as their mints land. A few are under way at a time: all at once would take a kilobyte or two
@@ -340,8 +353,12 @@ impl Batch {
             return self.known(index).unwrap_or_else(|| Item { index, result: Some(Err(error.clone())) });
         }
         let Ok(source) = self.source(index) else { return Item { index, result: None } };
-        let result =
-            self.endpoints.links.get(&source, &self.wish, self.call.caller()).await.map(|lookup| self.keep(lookup));
+        let result = self
+            .endpoints
+            .links
+            .get(&source, &self.wish, self.call.caller())
+            .await
+            .map(|lookup| self.keep(lookup, false));
         if let Err(error) = &result
             && holds_for_all(error)
         {
@@ -351,7 +368,7 @@ impl Batch {
         Item { index, result: Some(result) }
     }
 
-    fn keep(&self, Lookup { entry, found, .. }: Lookup) -> Link {
+    fn keep(&self, Lookup { entry, found, .. }: Lookup, is_normal: bool) -> Link {
         let kept = match found {
             Found::Shared | Found::Miss | Found::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
@@ -365,7 +382,7 @@ impl Batch {
             }
             Found::Hit | Found::HitRefresh => Kept::ByCache(Arc::downgrade(&entry)),
         };
-        Link { kept, found }
+        Link { kept, found, is_normal }
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -396,44 +413,53 @@ impl Batch {
                 if item.index > 0 {
                     json.push(b',');
                 }
-                json.extend(self.render(&item));
+                self.render(&item, json);
             }
             Part::Tail => json.extend(b"]}"),
         }
     }
 
     fn write_line(&self, item: Item, lines: &mut Vec<u8>) {
-        lines.extend(self.render(&item));
+        self.render(&item, lines);
         lines.push(b'\n');
     }
 
-    fn render(&self, item: &Item) -> Vec<u8> {
-        let Endpoints { clock, requests, .. } = &*self.endpoints;
+    /// Writes what became of an item, and counts it.
+    fn render(&self, item: &Item, json: &mut Vec<u8>) {
+        let Endpoints { links, clock, requests, .. } = &*self.endpoints;
         let now = clock.now();
-        let result = self.source(item.index).and_then(|source| match &item.result {
-            Some(Ok(link)) => match link.alive(&self.endpoints.links, now) {
-                Some((entry, times)) => Ok((source, Lookup { entry, times, found: link.found, forced: false, now })),
-                None => {
-                    let why = "The link reached its deadline, or made room for others, before it was read. Ask again.";
-                    Err(Problem::refused(Kind::Timeout, why).about(&source))
-                }
-            },
-            Some(Err(error)) => Err(Problem::of(error.clone(), &source)),
-            None => Err(Problem::of(links::Error::Lost, &source)),
-        });
-        match &result {
-            Ok((_, lookup)) => requests.item(Outcome::Found(lookup.found), 200, Some(now.until(lookup.times.ends_at))),
-            Err(problem) => requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None),
-        }
-        match &result {
-            Ok((source, lookup)) => answer::document(source, lookup, &lookup.times, clock),
-            Err(problem) => {
-                let query::Asked { url, task } = self.asked.get(item.index);
-                let source_url = problem.source.as_ref().map_or(&*url, Source::url);
-                let view =
-                    NoLinkView { source_url, task_id: task.as_deref(), error: problem.item(&self.call.request_id) };
-                serde_json::to_vec(&view).expect("texts serialise")
+        if let Some(Ok(link)) = &item.result
+            && let Some((entry, times)) = link.alive(links, now)
+        {
+            requests.item(Outcome::Found(link.found), 200, Some(now.until(times.ends_at)));
+            let ends_at = clock.wall_at(times.ends_at, now);
+            if link.is_normal {
+                return answer::push_document(json, &self.asked.get(item.index).url, None, &entry.link, ends_at);
             }
+            let source = self.source(item.index).expect("it has a link");
+            return answer::push_document(json, source.url(), source.task(), &entry.link, ends_at);
+        }
+        let problem = self.problem(item);
+        requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None);
+        let query::Asked { url, task } = self.asked.get(item.index);
+        let source_url = problem.source.as_ref().map_or(&*url, Source::url);
+        let view = NoLinkView { source_url, task_id: task.as_deref(), error: problem.item(&self.call.request_id) };
+        serde_json::to_writer(json, &view).expect("texts serialise");
+    }
+
+    /// Why an item gets no link.
+    fn problem(&self, item: &Item) -> Problem {
+        let source = match self.source(item.index) {
+            Ok(source) => source,
+            Err(problem) => return problem,
+        };
+        match &item.result {
+            Some(Ok(_)) => {
+                let why = "The link reached its deadline, or made room for others, before it was read. Ask again.";
+                Problem::refused(Kind::Timeout, why).about(&source)
+            }
+            Some(Err(error)) => Problem::of(error.clone(), &source),
+            None => Problem::of(links::Error::Lost, &source),
         }
     }
 }
@@ -480,6 +506,12 @@ impl Asked {
         let of = |from: usize, to: u32| Cow::Borrowed(&self.texts[from..to as usize]);
         let task = (item > url).then(|| of(url as usize + BEFORE_TASK.len(), item));
         query::Asked { url: of(self.begin(index), url), task }
+    }
+
+    /// The URL of an item that has no task.
+    fn url_alone(&self, index: usize) -> Option<&str> {
+        let Ends { url, item } = self.ends[index];
+        (url == item).then(|| &self.texts[self.begin(index)..url as usize])
     }
 
     /// How many bytes an item's texts take.

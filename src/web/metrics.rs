@@ -165,6 +165,8 @@ struct Inner {
     total: Family<Labels, Counter>,
     durations: Family<DurationLabels, Latencies, fn() -> Latencies>,
     lives: Histogram,
+    /// What the family behind it has, to be found without a hash and a lock.
+    usual_items: [OnceLock<Counter>; Outcome::ALL.len()],
     items: Family<ItemLabels, Counter>,
     abandoned: Family<EndpointLabels, Counter>,
     /// Links asked for, by outcome in the order of `Outcome::ALL`, items of batches included.
@@ -190,6 +192,7 @@ impl Default for Requests {
             total: Family::default(),
             durations: Family::new_with_constructor(|| Latencies::new(DURATIONS.into_iter())),
             lives: Histogram::new(&LIVES),
+            usual_items: Default::default(),
             items: Family::default(),
             abandoned: Family::default(),
             outcomes: Default::default(),
@@ -231,7 +234,8 @@ impl Requests {
     /// for each other.
     pub fn item(&self, outcome: Outcome, status: u16, life_left: Option<Duration>) {
         let inner = &*self.0;
-        inner.items.get_or_create(&ItemLabels { outcome: Label::Of(outcome) }).inc();
+        let labels = || ItemLabels { outcome: Label::Of(outcome) };
+        inner.usual_items[outcome.index()].get_or_init(|| inner.items.get_or_create(&labels()).clone()).inc();
         inner.count(outcome, status);
         if let Some(life_left) = life_left {
             inner.lives.observe(life_left.as_secs_f64());

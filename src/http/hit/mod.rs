@@ -113,7 +113,7 @@ impl Hits {
             Form::Link => {
                 // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
                 let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
-                answer::push_document(&mut text, source, None, lookup, ends_at);
+                answer::push_document(&mut text, source, None, link, ends_at);
             }
             Form::Redirect => {}
         }
