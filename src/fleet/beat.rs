@@ -225,8 +225,8 @@ impl Inner {
         let text = serde_json::to_string(&member).expect("numbers and texts serialise");
         let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
         let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
-        let (sequence, known) = (realm.sequence(), realm.known(now));
-        let saying = Saying { replica: &self.replica, record, sequence, beacon, goodbye, known };
+        let (sequence, bucket) = (realm.sequence(), realm.known(now));
+        let saying = Saying { replica: &self.replica, record, sequence, beacon, goodbye, bucket };
         Request::beat(names, self.quota, saying)
     }
 

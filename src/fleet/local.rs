@@ -17,16 +17,16 @@ pub(super) struct Local {
     seen: shared::Fleet,
     debt: Debt,
     bucket: Bucket,
-    /// What the fleet's bucket held with the last beat; `None` before the first.
-    level: Option<(f64, Instant)>,
-    /// Tokens that this replica has had since, of there or of the share.
+    /// Tokens that the fleet's bucket held with the last beat; `None` before the first.
+    held: Option<(f64, Instant)>,
+    /// Tokens that this replica has had since, of that bucket or of its share.
     taken: u32,
     /// So many questions for one are under way.
     asked: u32,
     others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
     together: (NonZeroU32, NonZeroU32),
-    /// Requests that wait for their tokens, by numbers that each has had alone, and whether the fleet's bucket knows of it.
+    /// Requests that wait for tokens of the share, by numbers that each has had alone, and whether the fleet's bucket was told.
     waiting: BTreeMap<u64, bool>,
     next_number: u64,
 }
@@ -37,9 +37,9 @@ pub(super) struct Bill {
     debt: Debt,
     /// The numbers of those who wait for theirs.
     waiting: Vec<u64>,
-    /// What PAY is to take for all of them: tokens that are spent, a burst at most, and tokens to come.
-    pub(super) spent: u32,
-    pub(super) waited: u32,
+    /// What PAY is to take for all of them: some until the bucket is empty at most, and some also beyond that.
+    pub(super) tokens: u32,
+    pub(super) beyond: u32,
 }
 
 impl Local {
@@ -49,7 +49,7 @@ impl Local {
             seen: shared::Fleet::new(presumed),
             debt: Debt::default(),
             bucket: Bucket::default(),
-            level: None,
+            held: None,
             taken: 0,
             asked: 0,
             others: Others::new(),
@@ -69,7 +69,7 @@ impl Local {
     }
 
     /// A beat has told which replicas are live, how many of them are together, and what the fleet's bucket holds.
-    pub(super) fn saw(&mut self, live: &Live, together: (u32, u32), level: f64, now: Instant) {
+    pub(super) fn saw(&mut self, live: &Live, together: (u32, u32), held: f64, now: Instant) {
         self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
@@ -78,7 +78,7 @@ impl Local {
             None => (present, remembered),
             Some((heard, of)) => (present.min(heard), remembered.max(of)),
         };
-        (self.level, self.taken) = (Some((level, now)), 0);
+        (self.held, self.taken) = (Some((held, now)), 0);
     }
 
     /// The fleet's bucket has given a token.
@@ -96,20 +96,21 @@ impl Local {
                 *number
             })
             .collect();
-        let waited = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        let (spent, waited) = if self.others.is_lost() {
+        // They come after all that the bucket has given.
+        let beyond = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        let (tokens, beyond) = if self.others.is_lost() {
             // Who was away with the others answers for them, too: what they have spent would be taken for a burst that nobody
             // has used. It has been refilled since.
-            (debt.owed(quota, self.replicas()), waited)
+            (debt.owed(quota, self.replicas()), beyond)
         } else {
-            // They went beside all that the bucket has given.
-            (0, waited.saturating_add(debt.owed(quota, NonZeroU32::MIN)))
+            // What was spent went beside all that the bucket has given.
+            (0, beyond.saturating_add(debt.owed(quota, NonZeroU32::MIN)))
         };
-        (spent > 0 || waited > 0).then_some(Bill { debt, waiting, spent, waited })
+        (tokens > 0 || beyond > 0).then_some(Bill { debt, waiting, tokens, beyond })
     }
 
-    /// It was not told.
-    pub(super) fn unheard(&mut self, bill: Bill) {
+    /// No answer came. Where it was paid all the same it is paid twice, which is the safe side.
+    pub(super) fn unpaid(&mut self, bill: Bill) {
         self.debt.and(bill.debt);
         for number in bill.waiting {
             match self.waiting.get_mut(&number) {
@@ -124,10 +125,10 @@ impl Local {
         if begins { self.asked += 1 } else { self.asked -= 1 }
     }
 
-    /// A request waits for its token, which is the fleet's, or of the share. Returns its number.
-    pub(super) fn waits(&mut self, is_told: bool) -> u64 {
+    /// A request waits for a token of the share. Returns its number.
+    pub(super) fn waits(&mut self) -> u64 {
         self.next_number += 1;
-        self.waiting.insert(self.next_number, is_told);
+        self.waiting.insert(self.next_number, false);
         self.next_number
     }
 
@@ -155,7 +156,7 @@ impl Local {
 
     /// The tier is not there, for nobody. Who has just begun knows of no others, whom it could listen for.
     pub(super) fn lost(&mut self) {
-        if self.level.is_some() {
+        if self.held.is_some() {
             self.others.lost(self.replicas());
         }
     }
@@ -164,10 +165,10 @@ impl Local {
     pub(super) fn away(&mut self, quota: Quota, now: Instant) {
         let replicas = self.replicas();
         let share = quota.share(replicas);
-        let tokens = match self.level {
-            Some((level, at)) => {
+        let tokens = match self.held {
+            Some((held, at)) => {
                 let since = at.until(now).as_secs_f64() / share.period.as_secs_f64();
-                level / f64::from(replicas.get()) + since - f64::from(self.taken)
+                held / f64::from(replicas.get()) + since - f64::from(self.taken)
             }
             None => f64::from(share.burst.get()),
         };
@@ -215,15 +216,14 @@ mod tests {
     }
 
     fn told(bill: &Bill) -> (u32, u32) {
-        (bill.spent, bill.waited)
+        (bill.tokens, bill.beyond)
     }
 
     #[test]
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
         assert!(local.bill(QUOTA).is_none());
-        let theirs = local.waits(true);
-        let (stays, leaves) = (local.waits(false), local.waits(false));
+        let (stays, leaves) = (local.waits(), local.waits());
         local.spent();
         let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (0, 3));
@@ -231,13 +231,12 @@ mod tests {
         local.ended(leaves);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
-        local.unheard(bill);
+        local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
         local.ended(stays);
-        local.ended(theirs);
         assert!(local.bill(QUOTA).is_none());
-        let untold = local.waits(false);
+        let untold = local.waits();
         local.ended(untold);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
         (0..9).for_each(|_| local.spent());
@@ -264,12 +263,12 @@ mod tests {
         local.saw(&all, (3, 3), 4.0, at(0));
         local.spent();
         local.lost();
-        local.waits(false);
+        local.waits();
         let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (3, 1), "the others have spent as much, and tell of those who wait themselves");
         assert!(local.bill(QUOTA).is_none());
         local.spent();
-        local.unheard(bill);
+        local.unpaid(bill);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 1), "a burst at most");
         // A tier that has lost its memory.
         local.saw(&all[..1], (1, 1), 0.0, at(1000));

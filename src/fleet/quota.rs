@@ -11,16 +11,15 @@ use crate::{
     upstream::{self, Ask, Reason, Refused},
 };
 
-/// Takes a request out of those that wait when it is dropped.
+/// A request that waits for a token of the share.
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
 }
 
 impl<'a> Waiting<'a> {
-    /// `is_told`: the token is the fleet's, and not of the share.
-    fn new(inner: &'a Inner, is_told: bool) -> Waiting<'a> {
-        Waiting { inner, number: inner.local().waits(is_told) }
+    fn new(inner: &'a Inner) -> Waiting<'a> {
+        Waiting { inner, number: inner.local().waits() }
     }
 }
 
@@ -63,9 +62,9 @@ impl Inner {
     pub(super) async fn pay(&self, realm: &Realm) {
         let Some(bill) = self.local().bill(self.quota) else { return };
         let known = realm.known(self.clock.now());
-        let request = Request::pay(realm.names.fleet(), self.quota, bill.spent, bill.waited, known);
+        let request = Request::pay(realm.names.fleet(), self.quota, bill.tokens, bill.beyond, known);
         if realm.tier.ask(request, BEHIND).await.is_err() {
-            self.local().unheard(bill);
+            self.local().unpaid(bill);
         }
     }
 
@@ -102,12 +101,11 @@ impl Inner {
             (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
             (None, Some((realm, taking))) => self.take_late(&realm, taking, longest_wait, keep).await?,
         };
-        let (wait, is_told) = match turn {
+        let (wait, _waiting) = match turn {
             Turn::Paid => return Ok(()),
-            Turn::Tier(wait) => (wait, true),
-            Turn::Share(wait) => (wait, false),
+            Turn::Tier(wait) => (wait, None),
+            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
         };
-        let _waiting = Waiting::new(self, is_told);
         tokio::time::sleep(wait).await;
         Ok(())
     }

@@ -91,14 +91,15 @@ pub fn tier_reply(data: &[u8]) {
     if let Some(Taken { take, bucket }) = (Request::take(fleet, quota, longest, 0, known).read)(answer.clone()) {
         let (Take::Go { wait } | Take::Full { retry_after: wait } | Take::Paused { left: wait }) = take;
         assert!(wait <= longest);
-        assert!(bucket.is_none_or(|bucket| bucket.given < 1 << 41), "{bucket:?}");
+        assert!(bucket.is_none_or(|bucket| bucket.given <= 1 << 41), "{bucket:?}");
     }
     assert!((Request::pause(fleet, longest).read)(answer.clone()).is_none_or(|pause| pause <= longest));
     if let Some(peek) = (Request::peek([&file], fleet).read)(answer.clone()) {
         let texts = [peek.beacon].into_iter().chain(peek.links).flatten();
         texts.for_each(|text| assert!(data.windows(text.len().max(1)).any(|part| text.is_empty() || part == text)));
     }
-    let saying = Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false, known };
+    let saying =
+        Saying { replica: &replica, record: Vec::new(), sequence: None, beacon: None, goodbye: false, bucket: known };
     if let Some(beat) = (Request::beat(fleet, quota, saying).read)(answer.clone()) {
         assert!(beat.sequence >= 0 && beat.pause <= longest, "{beat:?}");
         let tokens = quota.tokens(beat.bucket.ahead);

@@ -8,6 +8,9 @@ use crate::clock::Instant;
 /// A part of the fleet that was cut off for longer than this is no longer counted, and adds its share.
 pub const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// Nobody queues for longer; the number stands in `bucket.lua`, too.
+const LONGEST_QUEUE: Duration = Duration::from_secs(120);
+
 /// A token bucket: one token each `period`, at most `burst` of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
@@ -37,21 +40,7 @@ impl Quota {
     pub fn window(self) -> Duration {
         self.period.saturating_mul(self.burst.get())
     }
-}
 
-/// Nobody queues for longer; the number stands in `bucket.lua`, too.
-const LONGEST_QUEUE: Duration = Duration::from_secs(120);
-
-/// How the fleet's bucket is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Level {
-    /// So many tokens it has given since it began: it grows with each, unless the tier loses its memory.
-    pub given: u64,
-    /// In how long it would be full.
-    pub ahead: Duration,
-}
-
-impl Quota {
     /// What a bucket holds that would be full in so long; less than nothing where tokens to come are promised already. One
     /// that somebody's clock has spoilt begins empty, and BEAT mends it; what says so all the same is forged.
     pub fn tokens(self, ahead: Duration) -> f64 {
@@ -60,6 +49,15 @@ impl Quota {
         }
         f64::from(self.burst.get()) - ahead.as_secs_f64() / self.period.as_secs_f64()
     }
+}
+
+/// How the fleet's bucket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Level {
+    /// So many tokens it has given since it began: it grows with each, unless the tier loses its memory.
+    pub given: u64,
+    /// In how long it would be full.
+    pub ahead: Duration,
 }
 
 /// What a replica knows of the fleet's bucket, and tells it: one that has given fewer tokens has lost its memory.
@@ -75,7 +73,7 @@ impl Known {
         }
     }
 
-    /// How the bucket is now, unless it has given more; never further ahead than it is.
+    /// How the bucket is now, unless it has given more since: no further ahead than it is, but for a millisecond.
     pub fn level(&self, now: Instant) -> Level {
         self.0.map_or(Level::default(), |(given, full_at)| Level { given, ahead: now.until(full_at) })
     }

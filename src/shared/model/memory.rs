@@ -14,7 +14,7 @@ const HOUR: i64 = 3_600_000;
 const LONGEST_PAUSE: i64 = 120_000;
 const LONGEST_QUEUE_MICROS: i64 = 120_000_000;
 const TOLD: usize = 1000;
-const MOST_GIVEN: usize = 1000;
+const TIMES_KEPT: usize = 1000;
 
 /// Until when something is there, in milliseconds of the tier's clock.
 #[derive(Debug, Clone)]
@@ -35,8 +35,8 @@ pub(crate) struct Memory {
     leases: HashMap<String, Until<Lease>>,
     tombstones: HashMap<String, Until<()>>,
     bucket: Option<Bucket>,
-    /// When it last gave tokens.
-    given: VecDeque<i64>,
+    /// When tokens of it were last taken.
+    given_at: VecDeque<i64>,
     pause: Option<Until<()>>,
     beacon: Option<Until<Vec<u8>>>,
     fleet: Option<Until<Members>>,
@@ -92,7 +92,7 @@ impl Memory {
     }
 
     pub(crate) fn given_since(&self, since: i64) -> usize {
-        self.given.iter().take_while(|at| **at >= since).count()
+        self.given_at.iter().take_while(|at| **at >= since).count()
     }
 
     /// The leases that ended otherwise than by their holders, since this was last asked.
@@ -275,6 +275,11 @@ impl Memory {
         now_so
     }
 
+    fn gives(&mut self, tokens: i64, now: i64) {
+        (0..tokens).for_each(|_| self.given_at.push_front(now));
+        self.given_at.truncate(TIMES_KEPT);
+    }
+
     fn set_short(&mut self, short: i64, given: i64, now: i64) {
         self.bucket = Some(Bucket { full_at: now * 1000 + short, given });
     }
@@ -304,18 +309,18 @@ impl Memory {
             return answer("full", [Value::Int(millis_up(wait))]);
         }
         self.set_short(short + period, given + 1, now);
-        self.given.truncate(MOST_GIVEN);
-        self.given.push_front(now);
+        self.gives(1, now);
         let wait = Value::Int(millis_up((short + period - window).max(0)));
         answer("go", [wait, level(short + period, given + 1)])
     }
 
     fn pay(&mut self, arguments: &[Vec<u8>], now: i64) -> Value {
-        let ([period, window, spent, waited], known) = arguments.split_at(4) else { panic!("{arguments:?}") };
-        let [period, window, spent, waited] = [period, window, spent, waited].map(|argument| number(argument));
+        let ([period, window, tokens, beyond], known) = arguments.split_at(4) else { panic!("{arguments:?}") };
+        let [period, window, tokens, beyond] = [period, window, tokens, beyond].map(|argument| number(argument));
         let (short, given) = self.short(window, known, now);
-        let paid = (short + period * spent).min(window).max(short) + period * waited;
-        self.set_short(paid.min(window + LONGEST_QUEUE_MICROS), given + spent + waited, now);
+        let paid = (short + period * tokens).min(window).max(short) + period * beyond;
+        self.set_short(paid.min(window + LONGEST_QUEUE_MICROS), given + tokens + beyond, now);
+        self.gives(tokens + beyond, now);
         Value::Int(1)
     }
 

@@ -189,7 +189,7 @@ impl Model {
         self.lock().memory.full_in(now)
     }
 
-    /// How many tokens it has given since its last beat but for who is a little late.
+    /// How many tokens it has given within a second or so: since then each replica has beaten.
     pub(crate) fn given_lately(&self) -> usize {
         let now = (self.clock)();
         self.lock().memory.given_since(now - 1100)

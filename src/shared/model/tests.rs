@@ -45,8 +45,8 @@ enum Step {
         bucket: Level,
     },
     Pay {
-        spent: u32,
-        waited: u32,
+        tokens: u32,
+        beyond: u32,
         bucket: Level,
     },
     Pause {
@@ -54,7 +54,7 @@ enum Step {
     },
     Beat {
         replica: usize,
-        known: Option<i64>,
+        sequence: Option<i64>,
         beacon: Option<i64>,
         goodbye: bool,
         bucket: Level,
@@ -91,10 +91,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => file.clone().prop_map(|file| Step::Drop { file }),
         6 => (prop::sample::select(vec![0, 700, 3_000, 60_000]), 0..4u32, level())
             .prop_map(|(longest_wait, keep, bucket)| Step::Take { longest_wait, keep, bucket }),
-        1 => (0..9u32, 0..9u32, level()).prop_map(|(spent, waited, bucket)| Step::Pay { spent, waited, bucket }),
+        1 => (0..9u32, 0..9u32, level()).prop_map(|(tokens, beyond, bucket)| Step::Pay { tokens, beyond, bucket }),
         1 => prop::sample::select(vec![1_500, 30_000, 500_000]).prop_map(|millis| Step::Pause { millis }),
         4 => (holder, prop::option::of(0..9i64), prop::option::of(0..9i64), prop::bool::weighted(0.2), level()).prop_map(
-            |(replica, known, beacon, goodbye, bucket)| Step::Beat { replica, known, beacon, goodbye, bucket }
+            |(replica, sequence, beacon, goodbye, bucket)| Step::Beat { replica, sequence, beacon, goodbye, bucket }
         ),
         5 => prop::sample::select(vec![300, 1_100, 2_300, 11_000, 40_000, 3_700_000, -11_000, -8_000_000])
             .prop_map(Step::Pass),
@@ -160,13 +160,13 @@ impl Askers {
             Step::Take { longest_wait, keep, bucket } => {
                 parts(Request::take(fleet, quota, Duration::from_millis(*longest_wait), *keep, *bucket))
             }
-            Step::Pay { spent, waited, bucket } => parts(Request::pay(fleet, quota, *spent, *waited, *bucket)),
+            Step::Pay { tokens, beyond, bucket } => parts(Request::pay(fleet, quota, *tokens, *beyond, *bucket)),
             Step::Pause { millis } => parts(Request::pause(fleet, Duration::from_millis(*millis))),
-            Step::Beat { replica, known, beacon, goodbye, bucket } => {
+            Step::Beat { replica, sequence, beacon, goodbye, bucket } => {
                 let beacon = beacon.map(sealed);
                 let (replica, record) = (&self.replicas[*replica], format!("record of {replica}").into_bytes());
-                let (sequence, goodbye, known) = (*known, *goodbye, *bucket);
-                let saying = Saying { replica, record, sequence, beacon, goodbye, known };
+                let (sequence, goodbye, bucket) = (*sequence, *goodbye, *bucket);
+                let saying = Saying { replica, record, sequence, beacon, goodbye, bucket };
                 parts(Request::beat(fleet, quota, saying))
             }
             Step::Pass(_) | Step::Flush => None,
@@ -191,7 +191,9 @@ fn agree(real: &Value, model: &Value, apart: i64) -> bool {
                 [word, Value::Int(model), rest @ ..],
             ) => {
                 let is_like = real_word == word && real.abs_diff(*model) <= apart.unsigned_abs();
-                is_like && real_rest.iter().zip(rest).all(|(real, model)| agree(real, model, apart))
+                is_like
+                    && real_rest.len() == rest.len()
+                    && real_rest.iter().zip(rest).all(|(real, model)| agree(real, model, apart))
             }
             _ => real.len() == model.len() && real.iter().zip(model).all(|(real, model)| agree(real, model, apart)),
         },

@@ -80,4 +80,4 @@ local ahead, given = bucket(KEYS[8], tonumber(ARGV[6]), tonumber(ARGV[7]), tonum
 if ahead == 0 then
   put_bucket(KEYS[8], 0, given)
 end
-return {records, sequence, forgotten, missed, math.max(0, pause), beacon, told(ahead, given), present, remembered}
+return {records, sequence, forgotten, missed, math.max(0, pause), beacon, level(ahead, given), present, remembered}

@@ -1,7 +1,7 @@
 -- In front of the scripts that know the bucket of requests to kie.ai. The bucket is a time: when it would be full again (GCRA). It
 -- rests as the key's own time to live, so that no script asks what time it is, plus an hour, so that the key is still there when
--- the bucket is full. The key's value is how many tokens the bucket has given, in thousands, and what is no whole millisecond of
--- the time. All in microseconds.
+-- the bucket is full. The key's value is the number of tokens that the bucket has given, times 1000, plus the microseconds that
+-- are no whole millisecond. All times in microseconds.
 local HOUR = 3600 * 1000000
 -- Nobody queues for longer.
 local LONGEST_QUEUE = 120 * 1000000
@@ -13,7 +13,7 @@ end
 
 -- How far ahead the bucket's time is, nothing where it is full, `window` where it is empty, and how many tokens it has given. A
 -- new bucket is empty: a tier that forgets must not give the burst twice. One that has given fewer than the asker knows of has
--- lost its memory, and has promised what that knows: how far ahead it was.
+-- lost its memory: it is raised to that count, and is as far ahead at least as the asker says.
 local function bucket(key, window, known_given, known_ahead)
   local left = redis.call('PTTL', key)
   local value = tonumber(redis.pcall('GET', key)) or 0
@@ -40,6 +40,6 @@ local function bucket(key, window, known_given, known_ahead)
 end
 
 -- As replicas are told of it. The count is a text, which is not cut to 32 bits anywhere.
-local function told(ahead, given)
+local function level(ahead, given)
   return {math.ceil(ahead / 1000), string.format('%.0f', given)}
 end

@@ -34,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// Nothing that a script tells to wait for is further away: what the tier says beyond this is not believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-/// No bucket lives to give so many tokens: 70 years at a thousand a second. `bucket.lua` forgets what is more.
+/// No bucket lives to give so many tokens: 70 years at a thousand a second. More is read as this; `bucket.lua` keeps a little more.
 const MOST_GIVEN: u64 = 1 << 41;
 
 /// Files in one question (PEEK, POLL). So many links are 512 KiB at most, which holds nobody up for long.
@@ -120,10 +120,11 @@ pub enum Take {
     Paused { left: Duration },
 }
 
-/// What became of the wish for a token, and of the bucket where it has given one.
+/// TAKE's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     pub take: Take,
+    /// How the bucket is then; `None` where it gave nothing.
     pub bucket: Option<Level>,
 }
 
@@ -374,9 +375,8 @@ impl Request<bool> {
         }
     }
 
-    /// PAY: takes tokens that the bucket was not asked for: those that were spent, of which more than a burst counts as a burst,
-    /// and those that are waited for.
-    pub fn pay(fleet: &FleetNames, quota: Quota, spent: u32, waited: u32, known: Level) -> Request<bool> {
+    /// PAY: takes tokens that the bucket was not asked for: some until it is empty at most, and some also `beyond` that.
+    pub fn pay(fleet: &FleetNames, quota: Quota, tokens: u32, beyond: u32, known: Level) -> Request<bool> {
         let [given, ahead] = known.arguments();
         Request {
             operation: Operation::Pay,
@@ -384,8 +384,8 @@ impl Request<bool> {
             arguments: vec![
                 micros(quota.period),
                 micros(quota.window()),
-                text(&spent.to_string()),
-                text(&waited.to_string()),
+                text(&tokens.to_string()),
+                text(&beyond.to_string()),
                 given,
                 ahead,
             ],
@@ -491,15 +491,15 @@ pub struct Saying<'a> {
     pub beacon: Option<Vec<u8>>,
     /// It says goodbye.
     pub goodbye: bool,
-    /// What it knows of the bucket.
-    pub known: Level,
+    /// As it knows it.
+    pub bucket: Level,
 }
 
 impl Request<Beat> {
     /// BEAT: this replica is alive; once a second.
     pub fn beat(fleet: &FleetNames, quota: Quota, saying: Saying<'_>) -> Request<Beat> {
-        let Saying { replica, record, sequence, beacon, goodbye, known } = saying;
-        let [given, ahead] = known.arguments();
+        let Saying { replica, record, sequence, beacon, goodbye, bucket } = saying;
+        let [given, ahead] = bucket.arguments();
         Request {
             operation: Operation::Beat,
             keys: vec![
@@ -554,8 +554,8 @@ impl Level {
 
 fn level(value: Value) -> Option<Level> {
     let [ahead, given] = <[Value; 2]>::try_from(array(value)?).ok()?;
-    let given = word(given)?.parse().ok().filter(|given| *given < MOST_GIVEN)?;
-    Some(Level { given, ahead: duration(ahead)? })
+    let given: u64 = word(given)?.parse().ok()?;
+    Some(Level { given: given.min(MOST_GIVEN), ahead: duration(ahead)? })
 }
 
 fn text(text: &str) -> Vec<u8> {

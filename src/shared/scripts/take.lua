@@ -17,4 +17,4 @@ if wait > tonumber(ARGV[3]) then
   return {'full', math.ceil(wait / 1000)}
 end
 put_bucket(KEYS[1], ahead + period, given + 1)
-return {'go', math.ceil(math.max(0, ahead + period - window) / 1000), told(ahead + period, given + 1)}
+return {'go', math.ceil(math.max(0, ahead + period - window) / 1000), level(ahead + period, given + 1)}

@@ -46,8 +46,8 @@ struct State {
     in_flight: HashMap<Source, Vec<usize>>,
     /// An ideal token bucket, and when it held so much.
     tokens: Option<(f64, Duration)>,
-    /// What is allowed besides what that has, and has not been needed, until when: for promises that were lost, and for the
-    /// last outage.
+    /// What is allowed besides what that has, and has not been needed, until when: for a tier that lost its memory, and
+    /// for the last outage.
     lost: Allowance,
     outage: Allowance,
     /// While the quota is watched, whether all replicas see the tier, or none does.
@@ -162,9 +162,8 @@ impl Oracle {
         }
     }
 
-    /// The tier has lost its memory: what its bucket has given since the last beat some replica does not know of, which may get
-    /// as many; and what was forgotten, of which whoever had not heard of it does not hear. `full_in` is when its bucket would
-    /// have been full.
+    /// The tier has lost its memory. Some replicas do not know what its bucket gave since their last beat: as much may go once
+    /// more. Nor does whoever had not heard of it hear what was forgotten. `full_in` is when the bucket would have been full.
     pub(super) fn flushed(&self, full_in: Duration, given: usize, now: Duration) {
         let mut state = self.lock();
         state.totals.flushes += 1;

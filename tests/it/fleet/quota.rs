@@ -169,8 +169,9 @@ fn kept(fleet: &Fleet, bucket: &str) -> i64 {
 
 const HOUR: i64 = 3_600_000;
 
+/// Its count stays: of one that had given fewer tokens replicas would say how it was.
 fn fill(fleet: &Fleet, bucket: &str) {
-    fleet.server.run(&["PEXPIRE", bucket, &HOUR.to_string()]);
+    assert_eq!(fleet.server.run(&["PEXPIRE", bucket, &HOUR.to_string()]), redis::Value::Int(1));
 }
 
 /// One a second, so that a token is worth a second of the bucket's life; and none for the credits left.
