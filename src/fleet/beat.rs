@@ -46,6 +46,16 @@ pub struct Member {
     pub rate: u32,
 }
 
+/// What a replica tells the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    #[serde(flatten)]
+    member: Member,
+    /// It keeps its share for those who waited when the tier came back.
+    #[serde(default)]
+    is_apart: bool,
+}
+
 /// Which files other replicas were told to forget: known by what stands for them.
 pub struct Forgotten(Vec<(Arc<Realm>, HashSet<String>)>);
 
@@ -193,16 +203,20 @@ impl Inner {
         if !is_newest {
             return;
         }
-        self.local().saw(&live, (present, remembered), self.quota.tokens(bucket.ahead), now);
-        let members = live.into_iter().filter_map(|(id, record)| self.member(realm, id, record?));
-        *self.members() = members.collect();
+        let said = live.iter().filter_map(|(id, record)| self.said(realm, id, record.as_deref()?));
+        let said: Vec<_> = said.collect();
+        let apart = said.iter().filter(|said| said.is_apart).count();
+        let apart = u32::try_from(apart).unwrap_or(u32::MAX);
+        self.local().saw(&live, (present, remembered), apart, self.quota.tokens(bucket.ahead), now);
+        *self.members() = said.into_iter().map(|said| said.member).collect();
     }
 
-    fn member(&self, realm: &Realm, id: String, record: Vec<u8>) -> Option<Member> {
-        match realm.seals.open(&realm.names.fleet().records, &record) {
+    fn said(&self, realm: &Realm, id: &str, record: &[u8]) -> Option<Said> {
+        match realm.seals.open(&realm.names.fleet().records, record) {
             Ok(Content::Member { text, .. }) => {
-                let member: Member = serde_json::from_str(&text).ok()?;
-                Some(Member { id, ..member })
+                let mut said: Said = serde_json::from_str(&text).ok()?;
+                id.clone_into(&mut said.member.id);
+                Some(said)
             }
             Ok(_) => None,
             Err(why) => {
@@ -222,7 +236,8 @@ impl Inner {
             mints: minted,
             rate: self.config.rate.get(),
         };
-        let text = serde_json::to_string(&member).expect("numbers and texts serialise");
+        let said = Said { member, is_apart: self.local().is_apart() };
+        let text = serde_json::to_string(&said).expect("numbers and texts serialise");
         let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
         let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
         let (sequence, bucket) = (realm.sequence(), realm.known(now));
@@ -282,8 +297,8 @@ mod tests {
     #[test]
     fn what_a_replica_says_of_itself_is_read_without_its_name() {
         let said = r#"{"version":"1.2.3","age_seconds":5,"mints":1,"rate":10,"later":true}"#;
-        let member: Member = serde_json::from_str(said).unwrap();
-        assert_eq!((member.version.as_str(), member.rate, member.id.as_str()), ("1.2.3", 10, ""));
+        let Said { member, is_apart } = serde_json::from_str(said).unwrap();
+        assert_eq!((member.version.as_str(), member.rate, member.id.as_str(), is_apart), ("1.2.3", 10, "", false));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,11 +25,23 @@ pub(super) struct Local {
     asked: u32,
     others: Others,
     /// How many replicas are together, of how many that were seen within a minute.
-    together: (NonZeroU32, NonZeroU32),
-    /// Requests that wait for tokens of the share, by numbers that each has had alone, and whether the fleet's bucket was told.
-    waiting: BTreeMap<u64, bool>,
+    together: (u32, NonZeroU32),
+    /// Requests that wait for tokens of the share, by numbers that each has had alone.
+    waiting: BTreeMap<u64, Waiter>,
     next_number: u64,
 }
+
+#[derive(Debug)]
+struct Waiter {
+    /// When its token comes.
+    turn: Instant,
+    /// The fleet's bucket knows of it.
+    is_told: bool,
+}
+
+/// The fleet's bucket is told of who waits for a token of the share so long before that comes: earlier, those would go beside who
+/// waits that take what the bucket has refilled until then; later, what it has not given.
+const TOLD_BEFORE: Duration = Duration::from_secs(2);
 
 /// Tokens that the fleet's bucket is told of.
 #[derive(Debug, Default)]
@@ -53,7 +65,7 @@ impl Local {
             taken: 0,
             asked: 0,
             others: Others::new(),
-            together: (NonZeroU32::MIN, NonZeroU32::MIN),
+            together: (1, NonZeroU32::MIN),
             waiting: BTreeMap::new(),
             next_number: 0,
         }
@@ -63,21 +75,24 @@ impl Local {
         self.seen.replicas().max(self.others.remembered())
     }
 
-    /// What those who see the tier may send together: others may be cut off, and keep their shares.
-    pub(super) fn of_those_together(&self, quota: Quota) -> Quota {
-        quota.part(self.together.0, self.together.1)
+    /// What those who see the tier may send together: others may be cut off, or apart, and keep their shares. `None` where
+    /// that is nothing, or it is not known who has found the tier: then this replica goes by its share.
+    pub(super) fn of_those_together(&self, quota: Quota) -> Option<Quota> {
+        let (together, of) = self.together;
+        NonZeroU32::new(together).filter(|_| self.others.are_known()).map(|together| quota.part(together, of))
     }
 
-    /// A beat has told which replicas are live, how many of them are together, and what the fleet's bucket holds.
-    pub(super) fn saw(&mut self, live: &Live, together: (u32, u32), held: f64, now: Instant) {
+    /// A beat has told which replicas are live, how many are there of how many that were seen within a minute, how many of them
+    /// are apart, and what the fleet's bucket holds.
+    pub(super) fn saw(&mut self, live: &Live, (present, of): (u32, u32), apart: u32, held: f64, now: Instant) {
         self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
-        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        let (present, remembered) = (some(together.0), some(together.1));
-        self.together = match self.others.heard(live, now) {
-            None => (present, remembered),
-            Some((heard, of)) => (present.min(heard), remembered.max(of)),
+        let (present, of) = (present.max(1), NonZeroU32::new(of).unwrap_or(NonZeroU32::MIN));
+        let (there, of) = match self.others.heard(live, now) {
+            None => (present, of),
+            Some((heard, others)) => (present.min(heard.get()), of.max(others)),
         };
+        self.together = (there.saturating_sub(apart), of);
         (self.held, self.taken) = (Some((held, now)), 0);
     }
 
@@ -86,38 +101,41 @@ impl Local {
         self.taken += 1;
     }
 
-    /// What the fleet's bucket is to be told of now; `None` where it knows of all. It is taken for told.
-    pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
+    /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
+    pub(super) fn bill(&mut self, quota: Quota, now: Instant) -> Option<Bill> {
         let debt = std::mem::take(&mut self.debt);
-        let untold = self.waiting.iter_mut().filter(|(_, is_told)| !**is_told);
-        let waiting: Vec<_> = untold
-            .map(|(number, is_told)| {
-                *is_told = true;
-                *number
-            })
-            .collect();
-        // They come after all that the bucket has given.
-        let beyond = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        let (tokens, beyond) = if self.others.is_lost() {
+        let due = self.waiting.iter_mut().filter(|(_, waiter)| !waiter.is_told && waiter.turn <= now + TOLD_BEFORE);
+        let told = due.map(|(number, waiter)| {
+            waiter.is_told = true;
+            *number
+        });
+        let waiting: Vec<_> = told.collect();
+        // They come beside all that the bucket has given.
+        let waited = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        let (tokens, beyond) = if self.others.is_lost() || self.held.is_none() {
             // Who was away with the others answers for them, too: what they have spent would be taken for a burst that nobody
             // has used. It has been refilled since.
-            (debt.owed(quota, self.replicas()), beyond)
+            (debt.owed(quota, self.replicas()), waited)
         } else {
-            // What was spent went beside all that the bucket has given.
-            (0, beyond.saturating_add(debt.owed(quota, NonZeroU32::MIN)))
+            (0, waited.saturating_add(debt.owed(quota, NonZeroU32::MIN)))
         };
         (tokens > 0 || beyond > 0).then_some(Bill { debt, waiting, tokens, beyond })
     }
 
-    /// No answer came. Where it was paid all the same it is paid twice, which is the safe side.
+    /// No answer came. Where it was paid all the same it is paid twice, which is the safe side, and of few.
     pub(super) fn unpaid(&mut self, bill: Bill) {
         self.debt.and(bill.debt);
         for number in bill.waiting {
             match self.waiting.get_mut(&number) {
-                Some(is_told) => *is_told = false,
+                Some(waiter) => waiter.is_told = false,
                 None => self.debt.spent(),
             }
         }
+    }
+
+    /// Whether some wait for tokens of the share that come later: the others are to leave it to this replica.
+    pub(super) fn is_apart(&self) -> bool {
+        self.waiting.values().any(|waiter| !waiter.is_told)
     }
 
     /// A question for a token begins, or is over.
@@ -125,16 +143,16 @@ impl Local {
         if begins { self.asked += 1 } else { self.asked -= 1 }
     }
 
-    /// A request waits for a token of the share. Returns its number.
-    pub(super) fn waits(&mut self) -> u64 {
+    /// A request waits for a token of the share, which comes at its turn. Returns its number.
+    pub(super) fn waits(&mut self, turn: Instant) -> u64 {
         self.next_number += 1;
-        self.waiting.insert(self.next_number, false);
+        self.waiting.insert(self.next_number, Waiter { turn, is_told: false });
         self.next_number
     }
 
     /// A request that waited goes, or is given up: its token is spent.
     pub(super) fn ended(&mut self, number: u64) {
-        if self.waiting.remove(&number) == Some(false) {
+        if self.waiting.remove(&number).is_some_and(|waiter| !waiter.is_told) {
             self.debt.spent();
         }
     }
@@ -144,14 +162,10 @@ impl Local {
         self.debt.spent();
     }
 
-    /// Whether it is known which of the others have found the tier.
-    pub(super) fn knows_others(&self) -> bool {
-        self.others.are_known()
-    }
-
+    /// Whether it asks the tier for its tokens, and has told it of all that was spent.
     #[cfg(test)]
-    pub(super) fn owes_nothing(&self) -> bool {
-        self.debt.tokens() == 0
+    pub(super) fn is_square(&self) -> bool {
+        self.others.are_known() && self.debt.tokens() == 0
     }
 
     /// The tier is not there, for nobody. Who has just begun knows of no others, whom it could listen for.
@@ -222,25 +236,54 @@ mod tests {
     #[test]
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
-        assert!(local.bill(QUOTA).is_none());
-        let (stays, leaves) = (local.waits(), local.waits());
+        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
+        assert!(local.bill(QUOTA, at(0)).is_none());
+        let (stays, leaves) = (local.waits(at(1000)), local.waits(at(2000)));
         local.spent();
-        let bill = local.bill(QUOTA).unwrap();
+        let bill = local.bill(QUOTA, at(0)).unwrap();
         assert_eq!(told(&bill), (0, 3));
-        assert!(local.bill(QUOTA).is_none(), "it is taken for told");
+        assert!(local.bill(QUOTA, at(0)).is_none(), "it is taken for told");
         local.ended(leaves);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
+        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 3));
         local.ended(stays);
-        assert!(local.bill(QUOTA).is_none());
-        let untold = local.waits();
+        assert!(local.bill(QUOTA, at(0)).is_none());
+        let untold = local.waits(at(9000));
         local.ended(untold);
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
+        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1), "spent without a word");
         (0..9).for_each(|_| local.spent());
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 4), "a burst at most: the rest was refilled");
+        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 4), "a burst at most: the rest was refilled");
+    }
+
+    #[test]
+    fn who_waits_is_told_of_shortly_before_and_until_then_its_replica_is_apart() {
+        let mut local = Local::new(NonZeroU32::MIN);
+        local.saw(&live(&["a", "b"]), (2, 2), 0, 4.0, at(0));
+        assert!(!local.is_apart());
+        for turn in [1000, 2000, 2001, 4001] {
+            local.waits(at(turn));
+        }
+        for (now, beyond, is_apart) in [(0, 2, true), (1, 1, true), (2000, 0, true), (2001, 1, false)] {
+            assert_eq!(local.bill(QUOTA, at(now)).map_or(0, |bill| bill.beyond), beyond, "{now}");
+            assert_eq!(local.is_apart(), is_apart, "{now}");
+        }
+    }
+
+    #[test]
+    fn those_together_leave_who_is_away_or_apart_its_share() {
+        let part = |of, all| Some(QUOTA.part(some(of), some(all)));
+        for (present, of, apart, together) in
+            [(4, 4, 0, part(4, 4)), (3, 4, 0, part(3, 4)), (4, 4, 3, part(1, 4)), (4, 4, 4, None), (3, 4, 4, None)]
+        {
+            let mut local = Local::new(NonZeroU32::MIN);
+            local.saw(&live(&["a", "b", "c", "d"]), (present, of), apart, 4.0, at(0));
+            assert_eq!(local.of_those_together(QUOTA), together, "{present} of {of}, {apart} apart");
+            local.lost();
+            assert_eq!(local.of_those_together(QUOTA), None, "nobody knows");
+        }
     }
 
     #[test]
@@ -260,32 +303,37 @@ mod tests {
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN);
         let all = live(&["a", "b", "c"]);
-        local.saw(&all, (3, 3), 4.0, at(0));
+        local.saw(&all, (3, 3), 0, 4.0, at(0));
         local.spent();
         local.lost();
-        local.waits();
-        let bill = local.bill(QUOTA).unwrap();
+        local.waits(at(0));
+        let bill = local.bill(QUOTA, at(0)).unwrap();
         assert_eq!(told(&bill), (3, 1), "the others have spent as much, and tell of those who wait themselves");
-        assert!(local.bill(QUOTA).is_none());
+        assert!(local.bill(QUOTA, at(0)).is_none());
         local.spent();
         local.unpaid(bill);
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 1), "a burst at most");
+        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (4, 1), "a burst at most");
         // A tier that has lost its memory.
-        local.saw(&all[..1], (1, 1), 0.0, at(1000));
-        assert_eq!((local.replicas(), local.of_those_together(QUOTA)), (some(3), QUOTA.part(some(1), some(3))));
+        local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
+        local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
+        assert_eq!((local.replicas(), local.together), (some(3), (1, some(3))));
         local.spent();
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
+        assert_eq!(told(&local.bill(QUOTA, at(2000)).unwrap()), (0, 1));
+        // The same holds for what was spent before the tier was there for the first time.
+        let mut local = Local::new(some(3));
+        local.spent();
+        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (3, 0));
     }
 
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), (1, 1), 4.0, at(0));
+        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));
             assert_eq!(taken.count(), if outage == 0 { 4 } else { 0 });
-            local.bill(QUOTA);
+            local.bill(QUOTA, at(10));
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{BEHIND, Fleet, Inner, realm::Realm};
 use crate::{
-    shared::{self, Request, Take},
+    shared::{self, Quota, Request, Take},
     upstream::{self, Ask, Reason, Refused},
 };
 
@@ -18,8 +18,8 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(inner: &'a Inner) -> Waiting<'a> {
-        Waiting { inner, number: inner.local().waits() }
+    fn new(inner: &'a Inner, wait: Duration) -> Waiting<'a> {
+        Waiting { inner, number: inner.local().waits(inner.clock.now() + wait) }
     }
 }
 
@@ -57,11 +57,11 @@ enum Turn {
 type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 
 impl Inner {
-    /// Tells the fleet's bucket of each token that it does not know of. Who waits for one keeps its turn in the share: all
-    /// shares together are the rate.
+    /// Tells the fleet's bucket of each token that it does not know of.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let Some(bill) = self.local().bill(self.quota) else { return };
-        let known = realm.known(self.clock.now());
+        let now = self.clock.now();
+        let Some(bill) = self.local().bill(self.quota, now) else { return };
+        let known = realm.known(now);
         let request = Request::pay(realm.names.fleet(), self.quota, bill.tokens, bill.beyond, known);
         if realm.tier.ask(request, BEHIND).await.is_err() {
             self.local().unpaid(bill);
@@ -81,12 +81,12 @@ impl Inner {
         for (place, realm) in self.realms().into_iter().enumerate() {
             let left = ask.progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
-            if !realm.is_up() || (is_newest && !self.local().knows_others()) {
-                continue;
-            }
+            // Who is together is known of the newest realm alone.
+            let quota = if is_newest { self.local().of_those_together(self.quota) } else { Some(self.quota) };
+            let Some(quota) = quota.filter(|_| realm.is_up()) else { continue };
             let asked_at = self.clock.now();
             // Asked also where no time is left to wait for the answer: the token counts.
-            let mut taking = self.taking(Arc::clone(&realm), is_newest, longest_wait, keep);
+            let mut taking = self.taking(Arc::clone(&realm), is_newest, quota, longest_wait, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
@@ -104,18 +104,23 @@ impl Inner {
         let (wait, _waiting) = match turn {
             Turn::Paid => return Ok(()),
             Turn::Tier(wait) => (wait, None),
-            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
+            Turn::Share(wait) => (wait, Some(Waiting::new(self, wait))),
         };
         tokio::time::sleep(wait).await;
         Ok(())
     }
 
-    fn taking(self: &Arc<Inner>, realm: Arc<Realm>, is_newest: bool, longest_wait: Duration, keep: u32) -> Taking {
+    fn taking(
+        self: &Arc<Inner>,
+        realm: Arc<Realm>,
+        is_newest: bool,
+        quota: Quota,
+        longest_wait: Duration,
+        keep: u32,
+    ) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
             let asking = is_newest.then(|| Asking::new(&fleet));
-            // Who is together is known of the newest realm alone.
-            let quota = if is_newest { fleet.local().of_those_together(fleet.quota) } else { fleet.quota };
             let keep = keep.min(quota.burst.get() - 1);
             let asked_at = fleet.clock.now();
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep, realm.known(asked_at));
@@ -215,7 +220,6 @@ impl upstream::Quota for Fleet {
 impl Fleet {
     /// Whether this replica asks the tier for its tokens, and has told it of all that was spent. Who waits may be untold.
     pub(crate) fn is_square(&self) -> bool {
-        let local = self.0.local();
-        local.knows_others() && local.owes_nothing()
+        self.0.local().is_square()
     }
 }

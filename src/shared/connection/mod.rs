@@ -101,7 +101,7 @@ pub struct Supervisor {
 /// A question that was sent.
 struct UnderWay {
     asked_at: Instant,
-    /// Whoever asked wants to know what became of it, however late: a token was given or not.
+    /// Whoever asked wants to know what became of it, however late: whether a token was given, or paid for.
     is_wanted_late: bool,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
@@ -328,7 +328,7 @@ impl Supervisor {
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
                     let Call { commands, reply, permit } = call;
-                    let is_wanted_late = commands.operation() == Operation::Take;
+                    let is_wanted_late = matches!(commands.operation(), Operation::Take | Operation::Pay);
                     answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
                     under_way
                         .insert(count, UnderWay { asked_at: now, is_wanted_late, reply: Some(reply), _permit: permit });

@@ -261,9 +261,8 @@ impl Memory {
         let longest = window + LONGEST_QUEUE_MICROS;
         let kept = self.bucket.map(|bucket| ((bucket.full_at - now * 1000).max(0), bucket.given));
         let (short, given) = match kept {
-            None => (window, 0),
-            Some((short, given)) if short > longest => (window, given),
-            Some(kept) => kept,
+            Some(kept) if kept.0 <= longest => kept,
+            _ => (window, 0),
         };
         let now_so = match number(known_given) {
             known if known > given => (short.max(number(known_short).min(longest)), known),

@@ -195,6 +195,10 @@ fn agree(real: &Value, model: &Value, apart: i64) -> bool {
                     && real_rest.len() == rest.len()
                     && real_rest.iter().zip(rest).all(|(real, model)| agree(real, model, apart))
             }
+            // How the bucket is.
+            ([Value::Int(real), real_given @ Value::BulkString(_)], [Value::Int(model), given]) => {
+                real_given == given && real.abs_diff(*model) <= apart.unsigned_abs()
+            }
             _ => real.len() == model.len() && real.iter().zip(model).all(|(real, model)| agree(real, model, apart)),
         },
         // Up to 4 it is a count or a yes or no, which both know exactly. What is more is a time, or the number of a forgotten

@@ -24,11 +24,9 @@ local function bucket(key, window, known_given, known_ahead)
   local given = math.floor(value / 1000)
   local ahead = math.max(0, left * 1000 + math.floor(value) - given * 1000 - HOUR)
   local is_mended = false
-  if left < 0 then
+  -- It is not there, or the tier's clock was set back, which tells no more than that.
+  if left < 0 or ahead > window + LONGEST_QUEUE then
     given, ahead, is_mended = 0, window, true
-  elseif ahead > window + LONGEST_QUEUE then
-    -- The tier's clock was set back.
-    ahead, is_mended = window, true
   end
   if given < known_given then
     given, ahead, is_mended = known_given, math.max(ahead, math.min(known_ahead, window + LONGEST_QUEUE)), true

@@ -186,12 +186,12 @@ impl Oracle {
     }
 
     /// The tier is there again. Replicas find it one after the other: the others hear each up to a second before it asks, and
-    /// what it goes by until then is told to the tier a second later.
+    /// what it goes by until then, its share, is told to the tier a second later.
     pub(super) fn back(&self, now: Duration) {
         let mut state = self.lock();
         state.counted = Some(Sight::All);
         // No caller waits longer for a token of a share.
-        state.outage.tokens += 2.0 * self.promises.rate;
+        state.outage.tokens += 0.5 * self.promises.rate;
         state.outage.until = now + Duration::from_secs(25);
     }
 

@@ -64,6 +64,8 @@ struct Simulated {
     settings: Settings,
     replicas: Vec<Replica>,
     started: usize,
+    /// So many of them have callers.
+    busy: usize,
     files: usize,
     /// How far behind the true time replicas are at most, which an answer tells them that is on its way.
     told: Vec<(usize, Duration)>,
@@ -167,6 +169,7 @@ impl Simulated {
             settings,
             replicas: Vec::new(),
             started: 0,
+            busy: usize::MAX,
             files,
             told: Vec::new(),
             callers: JoinSet::new(),
@@ -289,15 +292,19 @@ impl Simulated {
         }
     }
 
-    /// For some seconds.
+    /// For some seconds, of all replicas or of some.
     async fn want_much(&mut self) {
         let quiet = self.rng.u8(..3) == 0;
+        if self.rng.bool() {
+            self.busy = self.rng.usize(1..=self.replicas.len());
+        }
         for _ in 0..self.rng.usize(5..30) {
             for _ in 0..self.rng.usize(if quiet { 0..2 } else { 0..20 }) {
                 self.caller();
             }
             self.pause(&[100, 300]).await;
         }
+        self.busy = usize::MAX;
     }
 
     async fn trouble_with_the_tier(&mut self) {
@@ -441,7 +448,7 @@ impl Simulated {
 
     /// One caller of some replica.
     fn ask(&mut self, source: Source) {
-        let replica = &self.replicas[self.rng.usize(..self.replicas.len())];
+        let replica = &self.replicas[self.rng.usize(..self.replicas.len().min(self.busy))];
         let some = |rng: &mut Rng, share| (rng.u8(..share) == 0).then(|| SECOND * rng.u32(0..100));
         let wish = Wish { max_age: some(&mut self.rng, 8), min_fresh: some(&mut self.rng, 20), only_if_cached: false };
         let left = self.settings.links.flight_timeout.mul_f64(if self.rng.bool() { 1.0 } else { self.rng.f64() });

@@ -30,8 +30,13 @@ pub(super) async fn times(fleet: &Fleet) -> Vec<Duration> {
 
 /// Asks each replica for files that nobody has asked for, as many at once, for so long.
 async fn ask_for_new_files(fleet: &Fleet, at_once: usize, for_how_long: Duration) -> usize {
+    ask_some(fleet, fleet.replicas.len(), at_once, for_how_long).await
+}
+
+/// Asks so many of the replicas.
+async fn ask_some(fleet: &Fleet, replicas: usize, at_once: usize, for_how_long: Duration) -> usize {
     let mut asked = JoinSet::new();
-    for (place, replica) in fleet.replicas.iter().enumerate() {
+    for (place, replica) in fleet.replicas.iter().enumerate().take(replicas) {
         for caller in 0..at_once {
             let client = replica.client().clone();
             let paths: Vec<_> = (0..2000).map(|n| link_path(replica, (place * 100 + caller) * 10_000 + n)).collect();
@@ -131,6 +136,23 @@ async fn queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
     let (requests, burst) = seen(&fleet).await;
     assert!(requests >= 120, "{requests}");
     assert!(burst <= 22.0, "{burst}");
+    fleet.ended().await;
+}
+
+/// Three replicas' queues: the others must leave these what they still wait for, though the tier's bucket fills up meanwhile.
+#[tokio::test]
+async fn some_queues_that_are_full_when_the_tier_comes_back_keep_the_rate() {
+    let settings = [("upstream.rate", "10"), ("upstream.burst", "20"), ("server.request_timeout", "20s")];
+    let Some(mut fleet) = Fleet::of(10, &settings).await else { return };
+    fleet.server.kill();
+    // Flights go on without their callers.
+    ask_some(&fleet, 3, 25, Duration::from_secs(2)).await;
+    fleet.server.restart();
+    ask_some(&fleet, 1, 1, Duration::from_secs(7)).await;
+    ask_for_new_files(&fleet, 14, Duration::from_secs(8)).await;
+    let (requests, burst) = seen(&fleet).await;
+    assert!(requests >= 120, "{requests}");
+    assert!(burst <= 25.0, "{burst}");
     fleet.ended().await;
 }
 
