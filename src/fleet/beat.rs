@@ -105,10 +105,11 @@ impl Fleet {
                 inner.renew().await;
             }
         });
+        let payments = unbroken("payments", || inner.pay_on());
         let moves = unbroken("moves", || inner.watch_address());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(beats, renewals, moves); } => {}
+            () = async { tokio::join!(beats, renewals, payments, moves); } => {}
         }
         // Whoever goes without a word is missed within a few seconds.
         let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;

@@ -27,21 +27,21 @@ pub(super) struct Local {
     /// How many replicas are together, of how many that were seen within a minute.
     together: (u32, NonZeroU32),
     /// Requests that wait for tokens of the share, by numbers that each has had alone.
-    waiting: BTreeMap<u64, Waiter>,
+    waiting: BTreeMap<u64, Token>,
     next_number: u64,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    /// When its token comes.
-    turn: Instant,
-    /// The fleet's bucket knows of it.
-    is_told: bool,
+/// How the fleet's bucket hears of a token of the share that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// With the next bill: the others have the rest of the rate.
+    Untold,
+    /// It has.
+    Told,
+    /// When it goes: it waited while this replica went by its share. As long as there are any, this replica is apart, and the
+    /// others leave it its share. All of them at once would be refilled long before they go.
+    Kept,
 }
-
-/// The fleet's bucket is told of who waits for a token of the share so long before that comes: earlier, those would go beside who
-/// waits that take what the bucket has refilled until then; later, what it has not given.
-const TOLD_BEFORE: Duration = Duration::from_secs(2);
 
 /// Tokens that the fleet's bucket is told of.
 #[derive(Debug, Default)]
@@ -102,14 +102,16 @@ impl Local {
     }
 
     /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
-    pub(super) fn bill(&mut self, quota: Quota, now: Instant) -> Option<Bill> {
+    pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
         let debt = std::mem::take(&mut self.debt);
-        let due = self.waiting.iter_mut().filter(|(_, waiter)| !waiter.is_told && waiter.turn <= now + TOLD_BEFORE);
-        let told = due.map(|(number, waiter)| {
-            waiter.is_told = true;
-            *number
-        });
-        let waiting: Vec<_> = told.collect();
+        let goes_by_share = self.held.is_none() || self.of_those_together(quota).is_none();
+        let mut waiting = Vec::new();
+        for (number, token) in self.waiting.iter_mut().filter(|(_, token)| **token == Token::Untold) {
+            *token = if goes_by_share { Token::Kept } else { Token::Told };
+            if !goes_by_share {
+                waiting.push(*number);
+            }
+        }
         // They come beside all that the bucket has given.
         let waited = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         let (tokens, beyond) = if self.others.is_lost() || self.held.is_none() {
@@ -122,20 +124,20 @@ impl Local {
         (tokens > 0 || beyond > 0).then_some(Bill { debt, waiting, tokens, beyond })
     }
 
-    /// No answer came. Where it was paid all the same it is paid twice, which is the safe side, and of few.
+    /// No answer came. Where it was paid all the same it is paid twice, which is the safe side.
     pub(super) fn unpaid(&mut self, bill: Bill) {
         self.debt.and(bill.debt);
         for number in bill.waiting {
             match self.waiting.get_mut(&number) {
-                Some(waiter) => waiter.is_told = false,
+                Some(token) => *token = Token::Untold,
                 None => self.debt.spent(),
             }
         }
     }
 
-    /// Whether some wait for tokens of the share that come later: the others are to leave it to this replica.
+    /// Whether the others are to leave this replica its share.
     pub(super) fn is_apart(&self) -> bool {
-        self.waiting.values().any(|waiter| !waiter.is_told)
+        self.waiting.values().any(|token| *token == Token::Kept)
     }
 
     /// A question for a token begins, or is over.
@@ -143,16 +145,16 @@ impl Local {
         if begins { self.asked += 1 } else { self.asked -= 1 }
     }
 
-    /// A request waits for a token of the share, which comes at its turn. Returns its number.
-    pub(super) fn waits(&mut self, turn: Instant) -> u64 {
+    /// A request waits for a token of the share. Returns its number.
+    pub(super) fn waits(&mut self) -> u64 {
         self.next_number += 1;
-        self.waiting.insert(self.next_number, Waiter { turn, is_told: false });
+        self.waiting.insert(self.next_number, Token::Untold);
         self.next_number
     }
 
     /// A request that waited goes, or is given up: its token is spent.
     pub(super) fn ended(&mut self, number: u64) {
-        if self.waiting.remove(&number).is_some_and(|waiter| !waiter.is_told) {
+        if self.waiting.remove(&number).is_some_and(|token| token != Token::Told) {
             self.debt.spent();
         }
     }
@@ -237,39 +239,55 @@ mod tests {
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
         local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
-        assert!(local.bill(QUOTA, at(0)).is_none());
-        let (stays, leaves) = (local.waits(at(1000)), local.waits(at(2000)));
+        assert!(local.bill(QUOTA).is_none());
+        let (stays, leaves) = (local.waits(), local.waits());
         local.spent();
-        let bill = local.bill(QUOTA, at(0)).unwrap();
+        let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (0, 3));
-        assert!(local.bill(QUOTA, at(0)).is_none(), "it is taken for told");
+        assert!(local.bill(QUOTA).is_none(), "it is taken for told");
         local.ended(leaves);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 3));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
         local.ended(stays);
-        assert!(local.bill(QUOTA, at(0)).is_none());
-        let untold = local.waits(at(9000));
+        assert!(local.bill(QUOTA).is_none());
+        let untold = local.waits();
         local.ended(untold);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1), "spent without a word");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
         (0..9).for_each(|_| local.spent());
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 4), "a burst at most: the rest was refilled");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 4), "a burst at most: the rest was refilled");
     }
 
     #[test]
-    fn who_waits_is_told_of_shortly_before_and_until_then_its_replica_is_apart() {
+    fn who_waited_while_the_tier_was_away_is_told_of_when_it_goes_and_until_then_its_replica_is_apart() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a", "b"]), (2, 2), 0, 4.0, at(0));
+        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
+        let (told_of, waits) = (local.waits(), local.waits());
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
-        for turn in [1000, 2000, 2001, 4001] {
-            local.waits(at(turn));
-        }
-        for (now, beyond, is_apart) in [(0, 2, true), (1, 1, true), (2000, 0, true), (2001, 1, false)] {
-            assert_eq!(local.bill(QUOTA, at(now)).map_or(0, |bill| bill.beyond), beyond, "{now}");
-            assert_eq!(local.is_apart(), is_apart, "{now}");
-        }
+        local.ended(told_of);
+        local.lost();
+        let (first, last) = (local.waits(), local.waits());
+        assert!(local.bill(QUOTA).is_none());
+        assert!(local.is_apart());
+        local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
+        local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
+        assert_eq!(local.of_those_together(QUOTA), None, "who is apart alone goes on by its share");
+        local.ended(waits);
+        local.ended(first);
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
+        let new = local.waits();
+        assert!(local.bill(QUOTA).is_none() && local.is_apart());
+        local.ended(last);
+        local.ended(new);
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
+        assert!(!local.is_apart());
+        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(3000));
+        local.waits();
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
+        assert!(!local.is_apart());
     }
 
     #[test]
@@ -306,23 +324,23 @@ mod tests {
         local.saw(&all, (3, 3), 0, 4.0, at(0));
         local.spent();
         local.lost();
-        local.waits(at(0));
-        let bill = local.bill(QUOTA, at(0)).unwrap();
-        assert_eq!(told(&bill), (3, 1), "the others have spent as much, and tell of those who wait themselves");
-        assert!(local.bill(QUOTA, at(0)).is_none());
+        local.waits();
+        let bill = local.bill(QUOTA).unwrap();
+        assert_eq!(told(&bill), (3, 0), "the others have spent as much");
+        assert!(local.bill(QUOTA).is_none());
         local.spent();
         local.unpaid(bill);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (4, 1), "a burst at most");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 0), "a burst at most");
         // A tier that has lost its memory.
         local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
         local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
         assert_eq!((local.replicas(), local.together), (some(3), (1, some(3))));
         local.spent();
-        assert_eq!(told(&local.bill(QUOTA, at(2000)).unwrap()), (0, 1));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The same holds for what was spent before the tier was there for the first time.
         let mut local = Local::new(some(3));
         local.spent();
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (3, 0));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (3, 0));
     }
 
     #[test]
@@ -333,7 +351,7 @@ mod tests {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));
             assert_eq!(taken.count(), if outage == 0 { 4 } else { 0 });
-            local.bill(QUOTA, at(10));
+            local.bill(QUOTA);
         }
     }
 }

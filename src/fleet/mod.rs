@@ -34,6 +34,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -101,6 +102,8 @@ struct Inner {
     leases: Leases,
     later: Mutex<Later>,
     local: Mutex<Local>,
+    /// There may be tokens that the fleet's bucket does not know of.
+    untold: Notify,
     members: Mutex<Vec<Member>>,
     metrics: Metrics,
 }
@@ -164,6 +167,7 @@ impl Fleet {
             leases: Leases::default(),
             later: Mutex::default(),
             local,
+            untold: Notify::new(),
             members: Mutex::default(),
             metrics: Metrics::default(),
         }));

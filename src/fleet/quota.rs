@@ -18,14 +18,15 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(inner: &'a Inner, wait: Duration) -> Waiting<'a> {
-        Waiting { inner, number: inner.local().waits(inner.clock.now() + wait) }
+    fn new(inner: &'a Inner) -> Waiting<'a> {
+        Waiting { inner, number: inner.local().waits() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.inner.local().ended(self.number);
+        self.inner.untold.notify_one();
     }
 }
 
@@ -59,12 +60,21 @@ type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 impl Inner {
     /// Tells the fleet's bucket of each token that it does not know of.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let now = self.clock.now();
-        let Some(bill) = self.local().bill(self.quota, now) else { return };
-        let known = realm.known(now);
+        let Some(bill) = self.local().bill(self.quota) else { return };
+        let known = realm.known(self.clock.now());
         let request = Request::pay(realm.names.fleet(), self.quota, bill.tokens, bill.beyond, known);
         if realm.tier.ask(request, BEHIND).await.is_err() {
             self.local().unpaid(bill);
+        }
+    }
+
+    /// Does so whenever there may be one.
+    pub(super) async fn pay_on(&self) {
+        loop {
+            self.untold.notified().await;
+            if let Some(realm) = self.realms().first().filter(|realm| realm.is_up()) {
+                self.pay(realm).await;
+            }
         }
     }
 
@@ -104,7 +114,7 @@ impl Inner {
         let (wait, _waiting) = match turn {
             Turn::Paid => return Ok(()),
             Turn::Tier(wait) => (wait, None),
-            Turn::Share(wait) => (wait, Some(Waiting::new(self, wait))),
+            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
         };
         tokio::time::sleep(wait).await;
         Ok(())
@@ -177,6 +187,7 @@ impl Inner {
                 self.spawn(async move {
                     if !matches!(taking.await, Ok(Take::Go { .. })) {
                         fleet.local().spent();
+                        fleet.untold.notify_one();
                     }
                 });
                 Ok(Turn::Paid)

@@ -7,8 +7,8 @@
 //! - P2: one replica has one request for a file on its way; so has the whole fleet, while all see the tier, and one more
 //!   for each lease that was lost since;
 //! - P3: kie.ai never sees more than the budget, whether all see the tier, or none does, or each finds it again in turn;
-//!   besides what the tier has given within the last second when it loses its memory, and, for an outage, as much and a
-//!   second and a half's rate;
+//!   besides what the tier has given within the last second when it loses its memory, and, for an outage, as much and
+//!   two seconds' rate;
 //! - a forgotten file's link is handed out by no replica a second and a half later;
 //! - every caller gets exactly one answer, within its deadline;
 //! - whoever has a link where there is no tier has one where there is, whatever the tier does;

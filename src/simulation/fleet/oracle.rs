@@ -191,7 +191,7 @@ impl Oracle {
         let mut state = self.lock();
         state.counted = Some(Sight::All);
         // No caller waits longer for a token of a share.
-        state.outage.tokens += 0.5 * self.promises.rate;
+        state.outage.tokens += self.promises.rate;
         state.outage.until = now + Duration::from_secs(25);
     }
 
