@@ -143,7 +143,8 @@ impl Simulated {
         let oracle = Arc::new(Oracle::new(promises));
         let latency = MILLISECOND * rng.u32(10..1500);
         // Links that die while a schedule runs, or those of kie.ai.
-        let life = if kind == Kind::Anything && rng.bool() { margin + SECOND * rng.u32(2..90) } else { SECOND * 1200 };
+        // Where kie.ai's clock is known to a second or two, less is too little to hand out.
+        let life = if kind == Kind::Anything && rng.bool() { margin + SECOND * rng.u32(5..90) } else { SECOND * 1200 };
         let kie = Arc::new(Kie::new(seed, &world, &oracle, latency, life));
         let tier_off = Arc::new(AtomicI64::new(rng.i64(-10_800_000..10_800_000)));
         let tier_drift = rng.i64(-500..500);
