@@ -24,8 +24,10 @@ pub(super) struct Local {
     /// So many questions for one are under way.
     asked: u32,
     others: Others,
-    /// How many replicas are together, of how many that were seen within a minute.
-    together: (u32, NonZeroU32),
+    /// How many replicas see the tier, of how many that were seen within a minute.
+    together: (NonZeroU32, NonZeroU32),
+    /// How many of those who see it are apart.
+    apart: u32,
     /// Requests that wait for tokens of the share, by numbers that each has had alone.
     waiting: BTreeMap<u64, Token>,
     next_number: u64,
@@ -41,6 +43,17 @@ enum Token {
     /// When it goes: it waited while this replica went by its share. As long as there are any, this replica is apart, and the
     /// others leave it its share. All of them at once would be refilled long before they go.
     Kept,
+}
+
+/// How new requests take tokens of the fleet's bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Together {
+    /// What those who see the tier may send together: the others may be cut off, and keep their shares.
+    pub(super) quota: Quota,
+    /// How much of that is left by those who are apart: a turn comes so much later, as what they send meanwhile is taken, too.
+    pub(super) rest: f64,
+    /// So many are apart: for each of them a token is left, as their turns may come at once.
+    pub(super) apart: u32,
 }
 
 /// Tokens that the fleet's bucket is told of.
@@ -65,7 +78,8 @@ impl Local {
             taken: 0,
             asked: 0,
             others: Others::new(),
-            together: (1, NonZeroU32::MIN),
+            together: (NonZeroU32::MIN, NonZeroU32::MIN),
+            apart: 0,
             waiting: BTreeMap::new(),
             next_number: 0,
         }
@@ -75,11 +89,13 @@ impl Local {
         self.seen.replicas().max(self.others.remembered())
     }
 
-    /// What those who see the tier may send together: others may be cut off, or apart, and keep their shares. `None` where
-    /// that is nothing, or it is not known who has found the tier: then this replica goes by its share.
-    pub(super) fn of_those_together(&self, quota: Quota) -> Option<Quota> {
-        let (together, of) = self.together;
-        NonZeroU32::new(together).filter(|_| self.others.are_known()).map(|together| quota.part(together, of))
+    /// `None` where all are apart, or it is not known who has found the tier: then this replica goes by its share.
+    pub(super) fn together(&self, quota: Quota) -> Option<Together> {
+        let (there, of) = self.together;
+        let rest = there.get().saturating_sub(self.apart);
+        let is_some = self.others.are_known() && rest > 0;
+        let rest = f64::from(rest) / f64::from(there.get());
+        is_some.then_some(Together { quota: quota.part(there, of), rest, apart: self.apart })
     }
 
     /// A beat has told which replicas are live, how many are there of how many that were seen within a minute, how many of them
@@ -87,12 +103,13 @@ impl Local {
     pub(super) fn saw(&mut self, live: &Live, (present, of): (u32, u32), apart: u32, held: f64, now: Instant) {
         self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
-        let (present, of) = (present.max(1), NonZeroU32::new(of).unwrap_or(NonZeroU32::MIN));
-        let (there, of) = match self.others.heard(live, now) {
+        let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        let (present, of) = (some(present), some(of));
+        self.together = match self.others.heard(live, now) {
             None => (present, of),
-            Some((heard, others)) => (present.min(heard.get()), of.max(others)),
+            Some((heard, others)) => (present.min(heard), of.max(others)),
         };
-        self.together = (there.saturating_sub(apart), of);
+        self.apart = apart;
         (self.held, self.taken) = (Some((held, now)), 0);
     }
 
@@ -104,7 +121,7 @@ impl Local {
     /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
     pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
         let debt = std::mem::take(&mut self.debt);
-        let goes_by_share = self.held.is_none() || self.of_those_together(quota).is_none();
+        let goes_by_share = self.held.is_none() || self.together(quota).is_none();
         let mut waiting = Vec::new();
         for (number, token) in self.waiting.iter_mut().filter(|(_, token)| **token == Token::Untold) {
             *token = if goes_by_share { Token::Kept } else { Token::Told };
@@ -274,7 +291,7 @@ mod tests {
         assert!(local.is_apart());
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
-        assert_eq!(local.of_those_together(QUOTA), None, "who is apart alone goes on by its share");
+        assert_eq!(local.together(QUOTA), None, "who is apart alone goes on by its share");
         local.ended(waits);
         local.ended(first);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
@@ -292,15 +309,20 @@ mod tests {
 
     #[test]
     fn those_together_leave_who_is_away_or_apart_its_share() {
-        let part = |of, all| Some(QUOTA.part(some(of), some(all)));
-        for (present, of, apart, together) in
-            [(4, 4, 0, part(4, 4)), (3, 4, 0, part(3, 4)), (4, 4, 3, part(1, 4)), (4, 4, 4, None), (3, 4, 4, None)]
-        {
+        let some_of = |there, of, rest, apart| Some(Together { quota: QUOTA.part(some(there), some(of)), rest, apart });
+        for (present, of, apart, together) in [
+            (4, 4, 0, some_of(4, 4, 1.0, 0)),
+            (3, 4, 0, some_of(3, 4, 1.0, 0)),
+            (4, 4, 3, some_of(4, 4, 0.25, 3)),
+            (2, 4, 1, some_of(2, 4, 0.5, 1)),
+            (4, 4, 4, None),
+            (3, 4, 4, None),
+        ] {
             let mut local = Local::new(NonZeroU32::MIN);
             local.saw(&live(&["a", "b", "c", "d"]), (present, of), apart, 4.0, at(0));
-            assert_eq!(local.of_those_together(QUOTA), together, "{present} of {of}, {apart} apart");
+            assert_eq!(local.together(QUOTA), together, "{present} of {of}, {apart} apart");
             local.lost();
-            assert_eq!(local.of_those_together(QUOTA), None, "nobody knows");
+            assert_eq!(local.together(QUOTA), None, "nobody knows");
         }
     }
 
@@ -334,7 +356,7 @@ mod tests {
         // A tier that has lost its memory.
         local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
         local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
-        assert_eq!((local.replicas(), local.together), (some(3), (1, some(3))));
+        assert_eq!((local.replicas(), local.together), (some(3), (some(1), some(3))));
         local.spent();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The same holds for what was spent before the tier was there for the first time.

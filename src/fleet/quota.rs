@@ -5,11 +5,18 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::{BEHIND, Fleet, Inner, realm::Realm};
+use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
-    shared::{self, Quota, Request, Take},
+    shared::{self, Request, Take},
     upstream::{self, Ask, Reason, Refused},
 };
+
+/// While some replicas are apart, no token is taken that comes later: when they are not any more, it would come too late, and
+/// kie.ai be idle.
+const SIGHT: Duration = Duration::from_secs(1);
+
+/// Who finds none within sight asks again, after this at least.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A request that waits for a token of the share.
 struct Waiting<'a> {
@@ -79,24 +86,45 @@ impl Inner {
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
-        let now = self.clock.now();
-        let (longest_wait, keep) = match ask.reason {
-            // What callers need is left.
-            Reason::Refresh if !ask.urgent => (Duration::ZERO, self.quota.burst.get() / 4),
-            Reason::Refresh | Reason::Miss | Reason::Forced => {
-                (now.until(ask.patience.deadline() - self.config.reserve), 0)
+        loop {
+            let now = self.clock.now();
+            let (longest_wait, keep) = match ask.reason {
+                // What callers need is left.
+                Reason::Refresh if !ask.urgent => (Duration::ZERO, self.quota.burst.get() / 4),
+                Reason::Refresh | Reason::Miss | Reason::Forced => {
+                    (now.until(ask.patience.deadline() - self.config.reserve), 0)
+                }
+            };
+            let together = self.local().together(self.quota);
+            let is_known = together.is_none_or(|together| together.rest == 1.0);
+            let sight = if is_known { longest_wait } else { longest_wait.min(SIGHT) };
+            match self.take_once(ask, together, longest_wait, sight, keep).await {
+                Err(Refused::Full(retry_after)) if sight < longest_wait && retry_after < longest_wait => {
+                    tokio::time::sleep(retry_after.saturating_sub(sight).max(ASKED_AGAIN_AFTER)).await;
+                }
+                taken => return taken,
             }
-        };
+        }
+    }
+
+    async fn take_once(
+        self: &Arc<Inner>,
+        ask: &Ask,
+        together: Option<Together>,
+        longest_wait: Duration,
+        sight: Duration,
+        keep: u32,
+    ) -> Result<(), Refused> {
         let (mut wait, mut late) = (None, None);
-        for (place, realm) in self.realms().into_iter().enumerate() {
+        for (place, realm) in self.realms().into_iter().enumerate().filter(|(_, realm)| realm.is_up()) {
             let left = ask.progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
             // Who is together is known of the newest realm alone.
-            let quota = if is_newest { self.local().of_those_together(self.quota) } else { Some(self.quota) };
-            let Some(quota) = quota.filter(|_| realm.is_up()) else { continue };
+            let together = if is_newest { together } else { Some(Together { quota: self.quota, rest: 1.0, apart: 0 }) };
+            let Some(together) = together else { break };
             let asked_at = self.clock.now();
             // Asked also where no time is left to wait for the answer: the token counts.
-            let mut taking = self.taking(Arc::clone(&realm), is_newest, quota, longest_wait, keep);
+            let mut taking = self.taking(Arc::clone(&realm), is_newest, together, sight, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match taken {
@@ -124,26 +152,35 @@ impl Inner {
         self: &Arc<Inner>,
         realm: Arc<Realm>,
         is_newest: bool,
-        quota: Quota,
+        together: Together,
         longest_wait: Duration,
         keep: u32,
     ) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
             let asking = is_newest.then(|| Asking::new(&fleet));
-            let keep = keep.min(quota.burst.get() - 1);
+            let Together { quota, rest, apart } = together;
+            let keep = (keep + apart).min(quota.burst.get() - 1);
             let asked_at = fleet.clock.now();
+            let longest_wait = longest_wait.mul_f64(rest);
             let request = Request::take(realm.names.fleet(), quota, longest_wait, keep, realm.known(asked_at));
             let taken = realm.tier.ask(request, BEHIND).await;
             drop(asking);
             let taken = taken?;
+            let mut wait_for_others = Duration::ZERO;
             if let Some(bucket) = taken.bucket {
                 realm.heard(bucket, asked_at);
                 if is_newest {
                     fleet.local().given();
                 }
+                let left = quota.period.saturating_mul(apart.min(quota.burst.get() - 1));
+                wait_for_others = (bucket.ahead + left).saturating_sub(quota.window());
             }
-            Ok(taken.take)
+            Ok(match taken.take {
+                Take::Go { wait } => Take::Go { wait: wait.max(wait_for_others).div_f64(rest) },
+                Take::Full { retry_after } => Take::Full { retry_after: retry_after.div_f64(rest) },
+                paused @ Take::Paused { .. } => paused,
+            })
         })
     }
 

@@ -190,9 +190,9 @@ impl Oracle {
     pub(super) fn back(&self, now: Duration) {
         let mut state = self.lock();
         state.counted = Some(Sight::All);
-        // No caller waits longer for a token of a share.
+        // As long as all have waiting callers, all go by their shares.
         state.outage.tokens += self.promises.rate;
-        state.outage.until = now + Duration::from_secs(25);
+        state.outage.until = now + Duration::from_secs(60);
     }
 
     /// A caller of `replica` that asked at `asked_at` is handed this link.
