@@ -298,8 +298,10 @@ mod tests {
     #[test]
     fn what_a_replica_says_of_itself_is_read_without_its_name() {
         let said = r#"{"version":"1.2.3","age_seconds":5,"mints":1,"rate":10,"later":true}"#;
-        let Said { member, is_apart } = serde_json::from_str(said).unwrap();
+        let read = |text: &str| serde_json::from_str::<Said>(text).unwrap();
+        let Said { member, is_apart } = read(said);
         assert_eq!((member.version.as_str(), member.rate, member.id.as_str(), is_apart), ("1.2.3", 10, "", false));
+        assert!(read(&serde_json::to_string(&Said { member, is_apart: true }).unwrap()).is_apart);
     }
 
     #[tokio::test(start_paused = true)]

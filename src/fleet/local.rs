@@ -25,7 +25,7 @@ pub(super) struct Local {
     asked: u32,
     others: Others,
     /// How many replicas see the tier, of how many that were seen within a minute.
-    together: (NonZeroU32, NonZeroU32),
+    there: (NonZeroU32, NonZeroU32),
     /// How many of those who see it are apart.
     apart: u32,
     /// Requests that wait for tokens of the share, by numbers that each has had alone.
@@ -36,12 +36,12 @@ pub(super) struct Local {
 /// How the fleet's bucket hears of a token of the share that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
-    /// With the next bill: the others have the rest of the rate.
+    /// The next bill tells of it, or keeps it.
     Untold,
-    /// It has.
+    /// It was told of while the request waits: the rest of the rate is for others.
     Told,
-    /// When it goes: it waited while this replica went by its share. As long as there are any, this replica is apart, and the
-    /// others leave it its share. All of them at once would be refilled long before they go.
+    /// It is told of when the request goes, as this replica went by its share at the bill; told at once, the bucket would have
+    /// refilled it long before. As long as there is one, this replica is apart, and the others leave it its share.
     Kept,
 }
 
@@ -50,10 +50,42 @@ enum Token {
 pub(super) struct Together {
     /// What those who see the tier may send together: the others may be cut off, and keep their shares.
     pub(super) quota: Quota,
-    /// How much of that is left by those who are apart: a turn comes so much later, as what they send meanwhile is taken, too.
-    pub(super) rest: f64,
+    /// What part of it those who are apart leave: waits are divided by it, as the bucket gives tokens for them, too, meanwhile.
+    rest: f64,
     /// So many are apart: for each of them a token is left, as their turns may come at once.
-    pub(super) apart: u32,
+    apart: u32,
+}
+
+impl Together {
+    /// Nobody is apart.
+    pub(super) fn all_of(quota: Quota) -> Together {
+        Together { quota, rest: 1.0, apart: 0 }
+    }
+
+    pub(super) fn is_some_apart(self) -> bool {
+        self.apart > 0
+    }
+
+    /// How many tokens to leave in the bucket, where `keep` are to be left for other reasons.
+    pub(super) fn keep(self, keep: u32) -> u32 {
+        keep.saturating_add(self.apart).min(self.quota.burst.get() - 1)
+    }
+
+    /// How far ahead the bucket is to look for a turn that comes within this wait.
+    pub(super) fn reach(self, longest_wait: Duration) -> Duration {
+        longest_wait.mul_f64(self.rest)
+    }
+
+    /// When the turn comes that the bucket has given after `wait`, and would be full `ahead` of then.
+    pub(super) fn wait(self, wait: Duration, ahead: Duration) -> Duration {
+        let left = self.quota.period.saturating_mul(self.keep(0));
+        wait.max((ahead + left).saturating_sub(self.quota.window())).div_f64(self.rest)
+    }
+
+    /// When there would be a turn, where the bucket would give one after `wait`.
+    pub(super) fn retry_after(self, wait: Duration) -> Duration {
+        wait.div_f64(self.rest)
+    }
 }
 
 /// Tokens that the fleet's bucket is told of.
@@ -78,7 +110,7 @@ impl Local {
             taken: 0,
             asked: 0,
             others: Others::new(),
-            together: (NonZeroU32::MIN, NonZeroU32::MIN),
+            there: (NonZeroU32::MIN, NonZeroU32::MIN),
             apart: 0,
             waiting: BTreeMap::new(),
             next_number: 0,
@@ -91,7 +123,7 @@ impl Local {
 
     /// `None` where all are apart, or it is not known who has found the tier: then this replica goes by its share.
     pub(super) fn together(&self, quota: Quota) -> Option<Together> {
-        let (there, of) = self.together;
+        let (there, of) = self.there;
         let rest = there.get().saturating_sub(self.apart);
         let is_some = self.others.are_known() && rest > 0;
         let rest = f64::from(rest) / f64::from(there.get());
@@ -105,7 +137,7 @@ impl Local {
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         let (present, of) = (some(present), some(of));
-        self.together = match self.others.heard(live, now) {
+        self.there = match self.others.heard(live, now) {
             None => (present, of),
             Some((heard, others)) => (present.min(heard), of.max(others)),
         };
@@ -181,7 +213,7 @@ impl Local {
         self.debt.spent();
     }
 
-    /// Whether it asks the tier for its tokens, and has told it of all that was spent.
+    /// Whether it knows who has found the tier, and has told it of all that was spent.
     #[cfg(test)]
     pub(super) fn is_square(&self) -> bool {
         self.others.are_known() && self.debt.tokens() == 0
@@ -327,6 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn new_requests_take_turns_at_the_pace_that_those_who_are_apart_leave() {
+        let millis = Duration::from_millis;
+        // A window of 400 ms, of 4 tokens.
+        let of = |rest, apart| Together { quota: QUOTA, rest, apart };
+        for (together, keep, wait, ahead, turn) in [
+            (Together::all_of(QUOTA), 0, 0, 100, 0),
+            (Together::all_of(QUOTA), 0, 200, 600, 200),
+            (of(0.5, 1), 1, 0, 300, 0),
+            (of(0.5, 1), 1, 0, 400, 200),
+            (of(0.5, 1), 1, 200, 600, 600),
+            (of(0.25, 9), 3, 0, 200, 400),
+        ] {
+            assert_eq!(together.keep(0), keep, "{together:?}");
+            assert_eq!(together.keep(2), (keep + 2).min(3), "{together:?}");
+            assert_eq!(together.wait(millis(wait), millis(ahead)), millis(turn), "{together:?} {wait} {ahead}");
+        }
+        assert_eq!((of(0.5, 1).reach(millis(1000)), of(0.5, 1).retry_after(millis(700))), (millis(500), millis(1400)));
+    }
+
+    #[test]
     fn questions_under_way_may_be_all_that_the_share_has() {
         for (asked, is_enough) in [(1, true), (4, true), (5, false)] {
             let mut local = Local::new(NonZeroU32::MIN);
@@ -356,13 +408,15 @@ mod tests {
         // A tier that has lost its memory.
         local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
         local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
-        assert_eq!((local.replicas(), local.together), (some(3), (some(1), some(3))));
+        assert_eq!((local.replicas(), local.there), (some(3), (some(1), some(3))));
         local.spent();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The same holds for what was spent before the tier was there for the first time.
         let mut local = Local::new(some(3));
         local.spent();
+        local.waits();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (3, 0));
+        assert!(local.is_apart());
     }
 
     #[test]

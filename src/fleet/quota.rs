@@ -1,5 +1,5 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the fleet's bucket in the tier, or, while the tier is
-//! away or late, or it is not known who has found it, of this replica's share.
+//! away or late, or it is not known who has found it, or all are apart, of this replica's share.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use crate::{
     upstream::{self, Ask, Reason, Refused},
 };
 
-/// While some replicas are apart, no token is taken that comes later: when they are not any more, it would come too late, and
-/// kie.ai be idle.
+/// While some replicas are apart, turns come at the pace that these leave. None is taken further ahead than this: once they are
+/// apart no more, it would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
 /// Who finds none within sight asks again, after this at least.
@@ -75,7 +75,7 @@ impl Inner {
         }
     }
 
-    /// Does so whenever there may be one.
+    /// Does so as soon as there may be one.
     pub(super) async fn pay_on(&self) {
         loop {
             self.untold.notified().await;
@@ -96,11 +96,13 @@ impl Inner {
                 }
             };
             let together = self.local().together(self.quota);
-            let is_known = together.is_none_or(|together| together.rest == 1.0);
-            let sight = if is_known { longest_wait } else { longest_wait.min(SIGHT) };
+            let is_some_apart = together.is_some_and(Together::is_some_apart);
+            let sight = if is_some_apart { longest_wait.min(SIGHT) } else { longest_wait };
             match self.take_once(ask, together, longest_wait, sight, keep).await {
                 Err(Refused::Full(retry_after)) if sight < longest_wait && retry_after < longest_wait => {
-                    tokio::time::sleep(retry_after.saturating_sub(sight).max(ASKED_AGAIN_AFTER)).await;
+                    // Not all of them at once.
+                    let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
+                    tokio::time::sleep(retry_after.saturating_sub(sight).max(a_little)).await;
                 }
                 taken => return taken,
             }
@@ -120,8 +122,9 @@ impl Inner {
             let left = ask.progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
             // Who is together is known of the newest realm alone.
-            let together = if is_newest { together } else { Some(Together { quota: self.quota, rest: 1.0, apart: 0 }) };
-            let Some(together) = together else { break };
+            let others = (Some(Together::all_of(self.quota)), longest_wait);
+            let (together, sight) = if is_newest { (together, sight) } else { others };
+            let Some(together) = together else { continue };
             let asked_at = self.clock.now();
             // Asked also where no time is left to wait for the answer: the token counts.
             let mut taking = self.taking(Arc::clone(&realm), is_newest, together, sight, keep);
@@ -135,6 +138,8 @@ impl Inner {
             }
         }
         let turn = match (wait, late) {
+            // A token of an older key's bucket is beside one of the share.
+            (Some(wait), _) if together.is_none() => Turn::Share(self.take_of_the_share(longest_wait, keep)?.max(wait)),
             (Some(wait), _) => Turn::Tier(wait),
             (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
             (None, Some((realm, taking))) => self.take_late(&realm, taking, longest_wait, keep).await?,
@@ -153,32 +158,29 @@ impl Inner {
         realm: Arc<Realm>,
         is_newest: bool,
         together: Together,
-        longest_wait: Duration,
+        sight: Duration,
         keep: u32,
     ) -> Taking {
         let fleet = Arc::clone(self);
         Box::pin(async move {
             let asking = is_newest.then(|| Asking::new(&fleet));
-            let Together { quota, rest, apart } = together;
-            let keep = (keep + apart).min(quota.burst.get() - 1);
+            let (longest_wait, keep) = (together.reach(sight), together.keep(keep));
             let asked_at = fleet.clock.now();
-            let longest_wait = longest_wait.mul_f64(rest);
-            let request = Request::take(realm.names.fleet(), quota, longest_wait, keep, realm.known(asked_at));
+            let names = realm.names.fleet();
+            let request = Request::take(names, together.quota, longest_wait, keep, realm.known(asked_at));
             let taken = realm.tier.ask(request, BEHIND).await;
             drop(asking);
             let taken = taken?;
-            let mut wait_for_others = Duration::ZERO;
             if let Some(bucket) = taken.bucket {
                 realm.heard(bucket, asked_at);
                 if is_newest {
                     fleet.local().given();
                 }
-                let left = quota.period.saturating_mul(apart.min(quota.burst.get() - 1));
-                wait_for_others = (bucket.ahead + left).saturating_sub(quota.window());
             }
+            let ahead = taken.bucket.unwrap_or_default().ahead;
             Ok(match taken.take {
-                Take::Go { wait } => Take::Go { wait: wait.max(wait_for_others).div_f64(rest) },
-                Take::Full { retry_after } => Take::Full { retry_after: retry_after.div_f64(rest) },
+                Take::Go { wait } => Take::Go { wait: together.wait(wait, ahead) },
+                Take::Full { retry_after } => Take::Full { retry_after: together.retry_after(retry_after) },
                 paused @ Take::Paused { .. } => paused,
             })
         })

@@ -12,7 +12,7 @@ use crate::{
     clock::{self, Clock},
     credits::{self, Given},
     link::Link,
-    links::{Found, Lookup, Times},
+    links::{Found, Lookup},
     source::Source,
     web::{
         cache_status::{CACHE_STATUS, CacheStatus, push_number},
@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// A link as `/v1/` shows it: `{"source_url","url","expires_at"}`, the last in RFC 3339, UTC, whole seconds, rounded
-/// down; and `task_id`, where there is one. `times` tells how long the link lives.
-pub(crate) fn document(source: &Source, lookup: &Lookup, times: &Times, clock: &Clock) -> Vec<u8> {
+/// down; and `task_id`, where there is one.
+pub(crate) fn document(source: &Source, lookup: &Lookup, clock: &Clock) -> Vec<u8> {
     let texts = source.key().len() + lookup.entry.link.as_str().len();
     let mut json = Vec::with_capacity(
         texts + r#"{"source_url":"","task_id":"","url":"","expires_at":"2026-11-23T03:40:00Z"}"#.len(),
     );
-    // Not `lookup.now`: a batch's first link may have waited for its last, and the wall clock has gone on.
-    let ends_at = clock.wall_at(times.ends_at, clock.now());
+    // Not `lookup.now`: the wall clock may have gone on.
+    let ends_at = clock.wall_at(lookup.times.ends_at, clock.now());
     push_document(&mut json, source.url(), source.task(), &lookup.entry.link, ends_at);
     json
 }

@@ -133,8 +133,8 @@ struct Item {
 struct Link {
     kept: Kept,
     found: Found,
-    /// The item's text is the source's own: a URL in its one spelling, and no task.
-    is_normal: bool,
+    /// It was found by the item's own text, which is the source's then. Otherwise the text is parsed again to be written.
+    by_its_text: bool,
 }
 
 /// Who keeps the link until it is written.
@@ -217,7 +217,7 @@ fn answer(content_type: &'static str, body: Body) -> Response {
 /// charged to nobody.
 fn pieces<T>(mut parts: impl Iterator<Item = T>, write: impl Fn(T, &mut Vec<u8>)) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
-        // What one part may be longer is seldom needed.
+        // With room for the part that goes beyond `SMALL`.
         let mut piece = Vec::with_capacity(SMALL + SMALL / 8);
         while piece.len() < SMALL
             && let Some(part) = parts.next()
@@ -235,14 +235,17 @@ fn json_parts(all: Vec<Item>) -> impl Iterator<Item = Part> {
 /// All items' answers, in order. The first links have waited for the last one: a link that has reached its deadline
 /// meanwhile is looked up again. The loop ends, since no item waits beyond the call's deadline.
 async fn all_items(batch: &Arc<Batch>, mut all: Vec<Item>, mut waiting: Vec<usize>) -> Vec<Item> {
-    while !waiting.is_empty() {
+    loop {
         let mut minted = std::pin::pin!(batch.wait_for(waiting));
         while let Some(item) = minted.next().await {
             all.push(item);
         }
         let now = batch.endpoints.clock.now();
         let dead = all.extract_if(.., |item| item.is_dead(&batch.endpoints.links, now)).map(|item| item.index);
-        let wanted = dead.collect();
+        let wanted: Vec<_> = dead.collect();
+        if wanted.is_empty() {
+            break;
+        }
         waiting = batch.look(wanted, &mut all);
     }
     all.sort_unstable_by_key(|item| item.index);
@@ -368,7 +371,7 @@ impl Batch {
         Item { index, result: Some(result) }
     }
 
-    fn keep(&self, Lookup { entry, found, .. }: Lookup, is_normal: bool) -> Link {
+    fn keep(&self, Lookup { entry, found, .. }: Lookup, by_its_text: bool) -> Link {
         let kept = match found {
             Found::Shared | Found::Miss | Found::Joined => {
                 let one_less = |own: usize| own.checked_sub(1);
@@ -382,7 +385,7 @@ impl Batch {
             }
             Found::Hit | Found::HitRefresh => Kept::ByCache(Arc::downgrade(&entry)),
         };
-        Link { kept, found, is_normal }
+        Link { kept, found, by_its_text }
     }
 
     fn charge(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -433,10 +436,10 @@ impl Batch {
         {
             requests.item(Outcome::Found(link.found), 200, Some(now.until(times.ends_at)));
             let ends_at = clock.wall_at(times.ends_at, now);
-            if link.is_normal {
+            if link.by_its_text {
                 return answer::push_document(json, &self.asked.get(item.index).url, None, &entry.link, ends_at);
             }
-            let source = self.source(item.index).expect("it has a link");
+            let source = self.source(item.index).expect("only a source gets a link");
             return answer::push_document(json, source.url(), source.task(), &entry.link, ends_at);
         }
         let problem = self.problem(item);

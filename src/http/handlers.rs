@@ -92,7 +92,7 @@ pub(crate) async fn link(
 ) -> Result<Response, Problem> {
     let (asked, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
-    let body = answer::document(&source, &lookup, &lookup.times, &endpoints.clock);
+    let body = answer::document(&source, &lookup, &endpoints.clock);
     let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     answer::json_type(response.headers_mut());
     Ok(response)

@@ -28,7 +28,7 @@ pub(super) async fn times(fleet: &Fleet) -> Vec<Duration> {
     times
 }
 
-/// Asks each replica for files that nobody has asked for, as many at once, for so long.
+/// Asks each replica for one file after the other, as many at once, for so long; the next time for the same ones, and more.
 async fn ask_for_new_files(fleet: &Fleet, at_once: usize, for_how_long: Duration) -> usize {
     ask_some(fleet, fleet.replicas.len(), at_once, for_how_long).await
 }
