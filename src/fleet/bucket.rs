@@ -35,6 +35,11 @@ impl Bucket {
         f64::from(quota.burst.get()) - self.ahead(now).as_secs_f64() / quota.period.as_secs_f64()
     }
 
+    /// How long what is promised already has to wait.
+    pub(super) fn queue(&self, quota: Quota, now: Instant) -> Duration {
+        self.ahead(now).saturating_sub(quota.window())
+    }
+
     /// One token is not needed after all.
     pub(super) fn give_back(&mut self, quota: Quota) {
         self.full_at = self.full_at.map(|full_at| full_at - quota.period);

@@ -51,15 +51,18 @@ pub(super) struct Together {
     /// What those who see the tier may send together: the others may be cut off, and keep their shares.
     pub(super) quota: Quota,
     /// What part of it those who are apart leave: waits are divided by it, as the bucket gives tokens for them, too, meanwhile.
+    /// Nothing where all are apart: then a token is taken that is there already, or none.
     rest: f64,
     /// So many are apart: for each of them a token is left, as their turns may come at once.
     apart: u32,
+    /// How long this replica goes by its share. Where all are apart, its own that wait go first.
+    queue: Duration,
 }
 
 impl Together {
     /// Nobody is apart.
     pub(super) fn all_of(quota: Quota) -> Together {
-        Together { quota, rest: 1.0, apart: 0 }
+        Together { quota, rest: 1.0, apart: 0, queue: Duration::ZERO }
     }
 
     pub(super) fn is_some_apart(self) -> bool {
@@ -79,12 +82,17 @@ impl Together {
     /// When the turn comes that the bucket has given after `wait`, and would be full `ahead` of then.
     pub(super) fn wait(self, wait: Duration, ahead: Duration) -> Duration {
         let left = self.quota.period.saturating_mul(self.keep(0));
-        wait.max((ahead + left).saturating_sub(self.quota.window())).div_f64(self.rest)
+        self.stretched(wait.max((ahead + left).saturating_sub(self.quota.window())))
     }
 
-    /// When there would be a turn, where the bucket would give one after `wait`.
+    /// When there would be a turn, where the bucket would give one after `wait`. It may be sooner, as some that are apart now
+    /// will not be.
     pub(super) fn retry_after(self, wait: Duration) -> Duration {
-        wait.div_f64(self.rest)
+        if self.rest > 0.0 { self.stretched(wait) } else { wait.max(self.queue) }
+    }
+
+    fn stretched(self, wait: Duration) -> Duration {
+        if self.rest > 0.0 { wait.div_f64(self.rest) } else { wait }
     }
 }
 
@@ -121,13 +129,13 @@ impl Local {
         self.seen.replicas().max(self.others.remembered())
     }
 
-    /// `None` where all are apart, or it is not known who has found the tier: then this replica goes by its share.
-    pub(super) fn together(&self, quota: Quota) -> Option<Together> {
+    /// `None` where it is not known who has found the tier: then this replica goes by its share.
+    pub(super) fn together(&self, quota: Quota, now: Instant) -> Option<Together> {
         let (there, of) = self.there;
-        let rest = there.get().saturating_sub(self.apart);
-        let is_some = self.others.are_known() && rest > 0;
-        let rest = f64::from(rest) / f64::from(there.get());
-        is_some.then_some(Together { quota: quota.part(there, of), rest, apart: self.apart })
+        let rest = f64::from(there.get().saturating_sub(self.apart)) / f64::from(there.get());
+        let queue = if self.is_apart() { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
+        let together = Together { quota: quota.part(there, of), rest, apart: self.apart, queue };
+        self.others.are_known().then_some(together)
     }
 
     /// A beat has told which replicas are live, how many are there of how many that were seen within a minute, how many of them
@@ -153,7 +161,7 @@ impl Local {
     /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
     pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
         let debt = std::mem::take(&mut self.debt);
-        let goes_by_share = self.held.is_none() || self.together(quota).is_none();
+        let goes_by_share = self.held.is_none() || !self.others.are_known();
         let mut waiting = Vec::new();
         for (number, token) in self.waiting.iter_mut().filter(|(_, token)| **token == Token::Untold) {
             *token = if goes_by_share { Token::Kept } else { Token::Told };
@@ -323,38 +331,48 @@ mod tests {
         assert!(local.is_apart());
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
-        assert_eq!(local.together(QUOTA), None, "who is apart alone goes on by its share");
+        // Its first is to go in 100 ms, its second in 200.
+        for _ in 0..6 {
+            local.take(QUOTA, Duration::from_secs(1), 0, at(2000));
+        }
+        let together = local.together(QUOTA, at(2000)).unwrap();
+        let (reach, keep) = (together.reach(Duration::from_secs(9)), together.keep(0));
+        assert_eq!((reach, keep), (Duration::ZERO, 1), "who is apart alone leaves nothing but what is there");
+        let retry_after = [50, 300].map(|wait| together.retry_after(Duration::from_millis(wait)));
+        assert_eq!(retry_after, [200, 300].map(Duration::from_millis), "its own that wait go first");
         local.ended(waits);
         local.ended(first);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
-        let new = local.waits();
-        assert!(local.bill(QUOTA).is_none() && local.is_apart());
-        local.ended(last);
-        local.ended(new);
-        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
-        assert!(!local.is_apart());
-        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(3000));
+        // The tier is late for once.
         local.waits();
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "it is there, and told at once");
+        assert!(local.is_apart());
+        local.ended(last);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         assert!(!local.is_apart());
     }
 
     #[test]
     fn those_together_leave_who_is_away_or_apart_its_share() {
-        let some_of = |there, of, rest, apart| Some(Together { quota: QUOTA.part(some(there), some(of)), rest, apart });
+        let some_of = |there, of, rest, apart| Together {
+            quota: QUOTA.part(some(there), some(of)),
+            rest,
+            apart,
+            queue: Duration::ZERO,
+        };
         for (present, of, apart, together) in [
             (4, 4, 0, some_of(4, 4, 1.0, 0)),
             (3, 4, 0, some_of(3, 4, 1.0, 0)),
             (4, 4, 3, some_of(4, 4, 0.25, 3)),
             (2, 4, 1, some_of(2, 4, 0.5, 1)),
-            (4, 4, 4, None),
-            (3, 4, 4, None),
+            (4, 4, 4, some_of(4, 4, 0.0, 4)),
+            (3, 4, 4, some_of(3, 4, 0.0, 4)),
         ] {
             let mut local = Local::new(NonZeroU32::MIN);
             local.saw(&live(&["a", "b", "c", "d"]), (present, of), apart, 4.0, at(0));
-            assert_eq!(local.together(QUOTA), together, "{present} of {of}, {apart} apart");
+            assert_eq!(local.together(QUOTA, at(0)), Some(together), "{present} of {of}, {apart} apart");
             local.lost();
-            assert_eq!(local.together(QUOTA), None, "nobody knows");
+            assert_eq!(local.together(QUOTA, at(0)), None, "nobody knows");
         }
     }
 
@@ -362,7 +380,7 @@ mod tests {
     fn new_requests_take_turns_at_the_pace_that_those_who_are_apart_leave() {
         let millis = Duration::from_millis;
         // A window of 400 ms, of 4 tokens.
-        let of = |rest, apart| Together { quota: QUOTA, rest, apart };
+        let of = |rest, apart| Together { quota: QUOTA, rest, apart, queue: Duration::ZERO };
         for (together, keep, wait, ahead, turn) in [
             (Together::all_of(QUOTA), 0, 0, 100, 0),
             (Together::all_of(QUOTA), 0, 200, 600, 200),
@@ -370,6 +388,7 @@ mod tests {
             (of(0.5, 1), 1, 0, 400, 200),
             (of(0.5, 1), 1, 200, 600, 600),
             (of(0.25, 9), 3, 0, 200, 400),
+            (of(0.0, 1), 1, 0, 300, 0),
         ] {
             assert_eq!(together.keep(0), keep, "{together:?}");
             assert_eq!(together.keep(2), (keep + 2).min(3), "{together:?}");

@@ -1,5 +1,5 @@
 //! The fleet's quota, as each request to kie.ai meets it: a token of the fleet's bucket in the tier, or, while the tier is
-//! away or late, or it is not known who has found it, or all are apart, of this replica's share.
+//! away or late, or it is not known who has found it, of this replica's share.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 /// apart no more, it would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
-/// Who finds none within sight asks again, after this at least.
+/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no more.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A request that waits for a token of the share.
@@ -95,14 +95,14 @@ impl Inner {
                     (now.until(ask.patience.deadline() - self.config.reserve), 0)
                 }
             };
-            let together = self.local().together(self.quota);
+            let together = self.local().together(self.quota, now);
             let is_some_apart = together.is_some_and(Together::is_some_apart);
             let sight = if is_some_apart { longest_wait.min(SIGHT) } else { longest_wait };
             match self.take_once(ask, together, longest_wait, sight, keep).await {
                 Err(Refused::Full(retry_after)) if sight < longest_wait && retry_after < longest_wait => {
                     // Not all of them at once.
                     let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
-                    tokio::time::sleep(retry_after.saturating_sub(sight).max(a_little)).await;
+                    tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
                 }
                 taken => return taken,
             }

@@ -47,8 +47,9 @@ async fn ask_some(fleet: &Fleet, replicas: usize, at_once: usize, for_how_long: 
                         let response = client.get(path).send().await.unwrap();
                         good += usize::from(response.status() == 200);
                         // There is no room for another one that waits.
-                        if response.status() == 429 {
-                            break;
+                        if let Some(retry_after) = response.headers().get("retry-after") {
+                            let seconds = retry_after.to_str().unwrap().parse().unwrap();
+                            tokio::time::sleep(Duration::from_secs(seconds)).await;
                         }
                     }
                 };
