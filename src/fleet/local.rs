@@ -40,8 +40,8 @@ enum Token {
     Untold,
     /// It was told of while the request waits: the rest of the rate is for others.
     Told,
-    /// It is told of when the request goes, as this replica went by its share at the bill; told at once, the bucket would have
-    /// refilled it long before. As long as there is one, this replica is apart, and the others leave it its share.
+    /// It is told of when the request goes, as this replica went by its share when that came, or at the bill; told at once, the
+    /// bucket would have refilled it long before. As long as there is one, this replica is apart, and the others leave it its share.
     Kept,
 }
 
@@ -138,6 +138,11 @@ impl Local {
         self.others.are_known().then_some(together)
     }
 
+    /// Whether new requests do not ask the tier, be it away or just found.
+    fn goes_by_share(&self) -> bool {
+        self.held.is_none() || !self.others.are_known()
+    }
+
     /// A beat has told which replicas are live, how many are there of how many that were seen within a minute, how many of them
     /// are apart, and what the fleet's bucket holds.
     pub(super) fn saw(&mut self, live: &Live, (present, of): (u32, u32), apart: u32, held: f64, now: Instant) {
@@ -161,7 +166,7 @@ impl Local {
     /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
     pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
         let debt = std::mem::take(&mut self.debt);
-        let goes_by_share = self.held.is_none() || !self.others.are_known();
+        let goes_by_share = self.goes_by_share();
         let mut waiting = Vec::new();
         for (number, token) in self.waiting.iter_mut().filter(|(_, token)| **token == Token::Untold) {
             *token = if goes_by_share { Token::Kept } else { Token::Told };
@@ -205,7 +210,8 @@ impl Local {
     /// A request waits for a token of the share. Returns its number.
     pub(super) fn waits(&mut self) -> u64 {
         self.next_number += 1;
-        self.waiting.insert(self.next_number, Token::Untold);
+        let token = if self.goes_by_share() { Token::Kept } else { Token::Untold };
+        self.waiting.insert(self.next_number, token);
         self.next_number
     }
 
@@ -326,11 +332,13 @@ mod tests {
         assert!(!local.is_apart());
         local.ended(told_of);
         local.lost();
-        let (first, last) = (local.waits(), local.waits());
+        let first = local.waits();
         assert!(local.bill(QUOTA).is_none());
         assert!(local.is_apart());
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
+        let last = local.waits();
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
+        assert!(local.bill(QUOTA).is_none(), "when it came, it was not known who has found the tier");
         // Its first is to go in 100 ms, its second in 200.
         for _ in 0..6 {
             local.take(QUOTA, Duration::from_secs(1), 0, at(2000));

@@ -177,12 +177,14 @@ impl Oracle {
 
     /// No replica sees the tier any more. Each has heard with its last beat, a second ago, what the bucket held, and has as
     /// much of the rate as the others since; what it has given since to others no replica knows: that goes besides their
-    /// shares.
-    pub(super) fn away(&self, given: usize) {
+    /// shares. What it gave before the last outage may still be waited for.
+    pub(super) fn away(&self, given: usize, now: Duration) {
         let mut state = self.lock();
         state.totals.outages += 1;
         state.counted = Some(Sight::None);
-        state.outage = Allowance { tokens: self.promises.rate + given as f64, until: Duration::MAX };
+        state.outage.draw(0.0, now);
+        let tokens = state.outage.tokens.max(self.promises.rate + given as f64);
+        state.outage = Allowance { tokens, until: Duration::MAX };
     }
 
     /// The tier is there again. Replicas find it one after the other: the others hear each up to a second before it asks, and
@@ -190,9 +192,9 @@ impl Oracle {
     pub(super) fn back(&self, now: Duration) {
         let mut state = self.lock();
         state.counted = Some(Sight::All);
-        // As long as all have waiting callers, all go by their shares.
+        // Who waited goes by the share: for as long as a caller's patience, and until the last has found it.
         state.outage.tokens += self.promises.rate;
-        state.outage.until = now + Duration::from_secs(60);
+        state.outage.until = now + Duration::from_secs(40);
     }
 
     /// A caller of `replica` that asked at `asked_at` is handed this link.

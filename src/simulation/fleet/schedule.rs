@@ -31,6 +31,9 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
+/// What a few replicas' queues do to the quota is within what an outage allows; what so many do is not.
+const LARGE: usize = 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Nothing fails.
@@ -122,7 +125,13 @@ impl Simulated {
             waiting: 10_000,
         };
         let is_ample = kind == Kind::Tier;
-        let (rate, burst) = if is_ample { (500, 500) } else { (rng.u32(3..30), rng.u32(5..30)) };
+        let is_large = kind == Kind::Quota && rng.u8(..3) == 0;
+        let (rate, burst) = match () {
+            () if is_ample => (500, 500),
+            // Each has a burst of one at least.
+            () if is_large => (rng.u32(3..30), rng.u32(LARGE as u32..30)),
+            () => (rng.u32(3..30), rng.u32(5..30)),
+        };
         let settings = Settings {
             links,
             rate,
@@ -179,7 +188,7 @@ impl Simulated {
         if simulated.rng.bool() {
             simulated.kie.refuse(file(0));
         }
-        for _ in 0..simulated.rng.usize(2..6) {
+        for _ in 0..if is_large { LARGE } else { simulated.rng.usize(2..6) } {
             simulated.start();
         }
         simulated
@@ -272,7 +281,7 @@ impl Simulated {
                 1 => tier.behave(Manner::Away),
                 _ => tier.behave(Manner::Silent),
             }
-            self.oracle.away(given);
+            self.oracle.away(given, self.world.now());
             self.want_much().await;
             self.oracle.back(self.world.now());
             // Each finds it at another time, which may have lost its memory.
@@ -285,9 +294,14 @@ impl Simulated {
             away.iter().for_each(|replica| tier.cut_off(*replica, true));
             self.rng.shuffle(&mut away);
             tier.behave(Manner::Answers);
+            let is_wanted_meanwhile = self.rng.bool();
             for replica in away {
                 tier.cut_off(replica, false);
-                self.want_much().await;
+                if is_wanted_meanwhile {
+                    self.want_much().await;
+                } else {
+                    self.pause(&[20, 100]).await;
+                }
             }
             self.settle().await;
         }
