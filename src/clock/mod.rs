@@ -111,20 +111,29 @@ impl Clock {
     /// Wall time, UTC. May step in either direction at any moment.
     pub fn wall(&self) -> Timestamp {
         match &self.0 {
-            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-            Source::System => Timestamp::now(),
+            Source::System => {
+                let (second, nanos) = since_epoch();
+                Timestamp::new(second, nanos).unwrap_or(Timestamp::MAX)
+            }
             Source::Virtual(source) => source.wall(),
         }
     }
 
-    /// The wall time of `at`, given that it is `now`; cut to the second.
+    /// The wall time of `at`, given that it is `now`; cut to the second. In numbers as the system has them: this is done for
+    /// each hit.
     pub fn wall_at(&self, at: Instant, now: Instant) -> Timestamp {
-        let wall = self.wall();
-        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        let away = nanos(at.since_origin()).saturating_sub(nanos(now.since_origin()));
-        let away = away.saturating_add(i64::from(wall.subsec_nanosecond()));
-        let second = wall.as_second().saturating_add(away.div_euclid(1_000_000_000));
-        Timestamp::from_second(second).unwrap_or(wall)
+        let (second, nanos) = match &self.0 {
+            Source::System => since_epoch(),
+            Source::Virtual(source) => {
+                let wall = source.wall();
+                (wall.as_second(), wall.subsec_nanosecond())
+            }
+        };
+        let (at, now) = (at.since_origin(), now.since_origin());
+        let seconds = at.as_secs().cast_signed().saturating_sub(now.as_secs().cast_signed());
+        let nanos = i64::from(nanos) + i64::from(at.subsec_nanos()) - i64::from(now.subsec_nanos());
+        let second = second.saturating_add(seconds).saturating_add(nanos.div_euclid(1_000_000_000));
+        Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -140,29 +149,32 @@ pub fn rfc3339(at: Timestamp) -> String {
 /// By arithmetic where it can be: every hit says when its link ends. (Days are counted from 1 March 0000 in spans of 400
 /// years, so that a leap day is the last of its year.)
 pub fn push_rfc3339(text: &mut Vec<u8>, at: Timestamp) {
-    const DAYS_BEFORE_1970: u64 = 719_468;
-    const DAYS_OF_400_YEARS: u64 = 146_097;
+    const DAYS_BEFORE_1970: u32 = 719_468;
+    const DAYS_OF_400_YEARS: u32 = 146_097;
     let Ok(seconds) = u64::try_from(at.as_second()) else {
         let whole = Timestamp::from_second(at.as_second()).unwrap_or(at);
         return text.extend_from_slice(whole.to_string().as_bytes());
     };
-    let (days, second) = (seconds / 86_400 + DAYS_BEFORE_1970, seconds % 86_400);
+    let (days, second) = ((seconds / 86_400) as u32 + DAYS_BEFORE_1970, (seconds % 86_400) as u32);
     let (era, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
     let year = (day - day / 1_460 + day / 36_524 - day / (DAYS_OF_400_YEARS - 1)) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (era * 400 + year + u64::from(month >= 10), (month + 2) % 12 + 1);
+    let (year, month) = (era * 400 + year + u32::from(month >= 10), (month + 2) % 12 + 1);
     let mut date = *b"0000-00-00T00:00:00Z";
-    for (end, number) in
-        [(4, year), (7, month), (10, day), (13, second / 3600), (16, second / 60 % 60), (19, second % 60)]
-    {
-        date[end - 1] += (number % 10) as u8;
-        date[end - 2] += (number / 10 % 10) as u8;
-        if end == 4 {
-            date[1] += (number / 100 % 10) as u8;
-            date[0] += (number / 1000) as u8;
-        }
+    let two_digits = [
+        (0, year / 100),
+        (2, year % 100),
+        (5, month),
+        (8, day),
+        (11, second / 3600),
+        (14, second / 60 % 60),
+        (17, second % 60),
+    ];
+    for (place, number) in two_digits {
+        date[place] += (number / 10) as u8;
+        date[place + 1] += (number % 10) as u8;
     }
     text.extend_from_slice(&date);
 }
@@ -174,6 +186,12 @@ impl fmt::Debug for Clock {
             Source::Virtual(_) => "Clock::virtual",
         })
     }
+}
+
+/// Seconds since 1970 in UTC, and the nanoseconds of the present one.
+fn since_epoch() -> (i64, i32) {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    (time.tv_sec, i32::try_from(time.tv_nsec).expect("nanoseconds fit"))
 }
 
 /// Time since boot, counting sleep. On Linux that is `CLOCK_BOOTTIME`; elsewhere `CLOCK_MONOTONIC`,
@@ -339,6 +357,33 @@ mod tests {
         let behind = clock.wall_at(now - Duration::from_secs(1), now);
         let apart = ahead.duration_since(behind).as_secs();
         assert!((60..=62).contains(&apart), "{apart}");
+    }
+
+    /// A machine whose clocks show this.
+    struct Shown(Instant, Timestamp);
+
+    impl Virtual for Shown {
+        fn now(&self) -> Instant {
+            self.0
+        }
+
+        fn wall(&self) -> Timestamp {
+            self.1
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_wall_time_of_a_point_is_cut_to_the_second(
+            wall in -4_000_000_000_000_000_000i64..4_000_000_000_000_000_000,
+            now in 0u64..10_000_000_000_000_000,
+            at in 0u64..10_000_000_000_000_000,
+        ) {
+            let of = |nanos| Instant::from_origin(Duration::from_nanos(nanos));
+            let clock = Clock::of(Arc::new(Shown(of(now), Timestamp::from_nanosecond(wall.into()).unwrap())));
+            let expected = (i128::from(wall) + i128::from(at) - i128::from(now)).div_euclid(1_000_000_000);
+            proptest::prop_assert_eq!(i128::from(clock.wall_at(of(at), of(now)).as_second()), expected);
+        }
     }
 
     /// CLOCK_MONOTONIC stands still while the machine sleeps, which no test can bring about. But a time namespace can

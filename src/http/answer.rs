@@ -29,17 +29,29 @@ pub(crate) fn document(source: &Source, lookup: &Lookup, clock: &Clock) -> Vec<u
     );
     // Not `lookup.now`: the wall clock may have gone on.
     let ends_at = clock.wall_at(lookup.times.ends_at, clock.now());
-    push_document(&mut json, source.url(), source.task(), &lookup.entry.link, ends_at);
+    push_document(&mut json, Named::Source(source), &lookup.entry.link, ends_at);
     json
 }
 
+/// What a link was asked for, as a document names it.
+pub(crate) enum Named<'a> {
+    Source(&'a Source),
+    /// A source URL's text that is a `Normal`, in which nothing has to be escaped.
+    Normal(&'a str),
+}
+
 /// The same, written behind `json`. `ends_at` is when the link's life is over.
-pub(crate) fn push_document(json: &mut Vec<u8>, url: &str, task: Option<&str>, link: &Link, ends_at: Timestamp) {
+pub(crate) fn push_document(json: &mut Vec<u8>, named: Named<'_>, link: &Link, ends_at: Timestamp) {
     json.extend_from_slice(br#"{"source_url":"#);
-    push_text(json, url);
-    if let Some(task) = task {
-        json.extend_from_slice(br#","task_id":"#);
-        push_text(json, task);
+    match named {
+        Named::Normal(url) => push_plain(json, url),
+        Named::Source(source) => {
+            push_text(json, source.url());
+            if let Some(task) = source.task() {
+                json.extend_from_slice(br#","task_id":"#);
+                push_text(json, task);
+            }
+        }
     }
     json.extend_from_slice(br#","url":"#);
     push_text(json, link.as_str());
@@ -66,12 +78,17 @@ pub(crate) fn push_envelope(json: &mut Vec<u8>, link: &Link) {
 /// takes a tenth of the time in which a serialiser looks at every letter.
 fn push_text(json: &mut Vec<u8>, text: &str) {
     if memchr2(b'"', b'\\', text.as_bytes()).is_none() {
-        json.push(b'"');
-        json.extend_from_slice(text.as_bytes());
-        json.push(b'"');
+        push_plain(json, text);
     } else {
         serde_json::to_writer(json, text).expect("a text serialises");
     }
+}
+
+/// A text in which nothing has to be escaped.
+fn push_plain(json: &mut Vec<u8>, text: &str) {
+    json.push(b'"');
+    json.extend_from_slice(text.as_bytes());
+    json.push(b'"');
 }
 
 /// For how long the link may be used, as `Cache-Control` says it, written behind `text`.
@@ -104,7 +121,11 @@ pub(crate) fn location(headers: &mut HeaderMap, link: &Link) {
 }
 
 pub(crate) fn json_type(headers: &mut HeaderMap) {
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, json());
+}
+
+pub(crate) fn json() -> HeaderValue {
+    HeaderValue::from_static("application/json")
 }
 
 /// `body` with the headers that tell of the link, and a note for those who count and log.

@@ -34,7 +34,7 @@ use serde::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    answer,
+    answer::{self, Named},
     bodies::{Taken, USUAL_BODY, read_body},
     directives,
     handlers::Endpoints,
@@ -437,10 +437,11 @@ impl Batch {
             requests.item(Outcome::Found(link.found), 200, Some(now.until(times.ends_at)));
             let ends_at = clock.wall_at(times.ends_at, now);
             if link.by_its_text {
-                return answer::push_document(json, &self.asked.get(item.index).url, None, &entry.link, ends_at);
+                let named = Named::Normal(&self.asked.get(item.index).url);
+                return answer::push_document(json, named, &entry.link, ends_at);
             }
             let source = self.source(item.index).expect("only a source gets a link");
-            return answer::push_document(json, source.url(), source.task(), &entry.link, ends_at);
+            return answer::push_document(json, Named::Source(&source), &entry.link, ends_at);
         }
         let problem = self.problem(item);
         requests.item(Outcome::NoLink(problem.why), problem.kind.status(), None);

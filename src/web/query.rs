@@ -187,24 +187,22 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
 fn decode_ascii(text: &str, mut at: usize) -> Option<String> {
     let bytes = text.as_bytes();
     let mut decoded = String::with_capacity(text.len());
-    let mut copied = 0;
+    decoded.push_str(&text[..at]);
     loop {
-        let byte = octet(bytes.get(at + 1..at + 3)?).filter(u8::is_ascii)?;
-        decoded.push_str(&text[copied..at]);
-        decoded.push(char::from(byte));
-        at += 3;
-        copied = at;
         // Escapes often stand side by side (`%3A%2F%2F`): no search is needed between them.
-        if bytes.get(at) == Some(&b'%') {
-            continue;
+        while bytes.get(at) == Some(&b'%') {
+            let byte = octet(bytes.get(at + 1..at + 3)?).filter(u8::is_ascii)?;
+            decoded.push(char::from(byte));
+            at += 3;
         }
-        match memchr(b'%', &bytes[at..]) {
-            Some(next) => at += next,
-            None => break,
-        }
+        let rest = &text[at..];
+        let Some(next) = memchr(b'%', rest.as_bytes()) else {
+            decoded.push_str(rest);
+            return Some(decoded);
+        };
+        decoded.push_str(&rest[..next]);
+        at += next;
     }
-    decoded.push_str(&text[copied..]);
-    Some(decoded)
 }
 
 fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {

@@ -17,7 +17,12 @@ use axum::{
 use tracing::Level;
 
 use self::life_headers::LifeHeaders;
-use super::{answer, bodies::USUAL_BODY, directives, handlers::Endpoints};
+use super::{
+    answer::{self, Named},
+    bodies::USUAL_BODY,
+    directives,
+    handlers::Endpoints,
+};
 use crate::{
     links::Lookup,
     server::{AtOnce, Began, Peer},
@@ -113,7 +118,7 @@ impl Hits {
             Form::Link => {
                 // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
                 let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
-                answer::push_document(&mut text, source, None, link, ends_at);
+                answer::push_document(&mut text, Named::Normal(source), link, ends_at);
             }
             Form::Redirect => {}
         }
@@ -125,19 +130,19 @@ impl Hits {
         }
         let text = Bytes::from(text);
         let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).expect("made of visible ASCII");
-        let (headers, location) = match form {
-            Form::DownloadUrl | Form::Link => (&self.with_document, None),
-            Form::Redirect => (&self.with_location, Some(value(id, text.len()))),
+        let (headers, third) = match form {
+            Form::DownloadUrl | Form::Link => (&self.with_document, answer::json()),
+            Form::Redirect => (&self.with_location, value(id, text.len())),
         };
         let mut headers = headers.clone();
         // In the order of the template.
+        let mut places = headers.values_mut();
+        let mut fill = |own| *places.next().expect("the template has a place for it") = own;
         let [life, status] = self.life_headers.headers(lookup);
-        let own = [Some(life), Some(status), location, Some(value(body, id))];
-        for (header, own) in headers.values_mut().zip(own) {
-            if let Some(own) = own {
-                *header = own;
-            }
-        }
+        fill(life);
+        fill(status);
+        fill(third);
+        fill(value(body, id));
         let mut response = Response::new(text.slice(..body));
         *response.headers_mut() = headers;
         if form == Form::Redirect {
