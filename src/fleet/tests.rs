@@ -114,17 +114,27 @@ async fn what_several_beats_had_forgotten_is_looked_for_at_once() {
     assert_eq!(meant, [1, 2, 3]);
 }
 
-/// Of a share of five tokens, and a fleet's bucket that is empty.
+/// Its fleet's bucket is empty, as a new one is.
+fn tier(clock: &Clock) -> Arc<shared::model::Model> {
+    let clock = clock.clone();
+    shared::model::Model::new(1, move || {
+        1_000_000_000_000 + i64::try_from(clock.now().since_origin().as_millis()).unwrap()
+    })
+}
+
+async fn up(fleet: Fleet) -> Fleet {
+    while fleet.state() != State::Up {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fleet
+}
+
+/// Of a share of five tokens.
 #[tokio::test(start_paused = true)]
 async fn who_has_no_time_left_for_the_tier_does_not_spend_what_others_ask_it_for() {
     let time = VirtualTime::new();
     let clock = time.clock();
-    let tier_clock = clock.clone();
-    let now = move || 1_000_000_000_000 + i64::try_from(tier_clock.now().since_origin().as_millis()).unwrap();
-    let fleet = at(&clock, shared::model::Model::new(1, now).address(0), 10, 20);
-    while fleet.state() != State::Up {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let fleet = up(at(&clock, tier(&clock).address(0), 10, 20)).await;
     let began = clock.now();
     let callers = (0..10).map(|_| async {
         let ask = ask(Reason::Miss, began + Duration::from_secs(20));
@@ -140,4 +150,43 @@ async fn who_has_no_time_left_for_the_tier_does_not_spend_what_others_ask_it_for
         assert!(*at >= least, "{place}: {went:?}");
     }
     assert!(went[9] <= Duration::from_millis(1100), "{went:?}");
+}
+
+/// Of two replicas, one is apart: it goes by its share of five a second, and tells of each token when that goes.
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_turn_within_sight_asks_again_until_those_who_are_apart_have_left_one() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let one = up(at(&clock, tier.address(0), 10, 20)).await;
+    let apart = up(at(&clock, tier.address(1), 10, 20)).await;
+    let live = ["one", "apart"].map(|name| (name.to_owned(), Some(vec![1])));
+    for fleet in [&one, &apart] {
+        fleet.0.local().saw(&live, (2, 2), 1, 0.0, clock.now());
+    }
+    let began = clock.now();
+    let shares = async {
+        let realm = apart.0.realms().remove(0);
+        let mut went = Vec::new();
+        for _ in 0..25 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            went.push(began.until(clock.now()));
+            apart.0.local().spent();
+            apart.0.pay(&realm).await;
+        }
+        went
+    };
+    let turns = futures_util::future::join_all((0..20).map(|_| async {
+        one.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await.unwrap();
+        began.until(clock.now())
+    }));
+    let (shares, turns) = tokio::join!(shares, turns);
+    let last = *turns.iter().max().unwrap();
+    assert!((Duration::from_millis(3500)..Duration::from_millis(5500)).contains(&last), "{turns:?}");
+    let mut all = [shares, turns].concat();
+    all.sort_unstable();
+    for (place, at) in all.iter().enumerate() {
+        let least = Duration::from_millis(100) * u32::try_from(place.saturating_sub(2)).unwrap();
+        assert!(*at >= least, "{place}: {all:?}");
+    }
 }
