@@ -104,6 +104,8 @@ struct Inner {
     local: Mutex<Local>,
     /// There may be tokens that the fleet's bucket does not know of.
     untold: Notify,
+    /// Held by the request that asks the tier for a turn, of those that have found none within sight.
+    line: tokio::sync::Mutex<()>,
     members: Mutex<Vec<Member>>,
     metrics: Metrics,
 }
@@ -168,6 +170,7 @@ impl Fleet {
             later: Mutex::default(),
             local,
             untold: Notify::new(),
+            line: tokio::sync::Mutex::default(),
             members: Mutex::default(),
             metrics: Metrics::default(),
         }));

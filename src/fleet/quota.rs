@@ -4,11 +4,12 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::MutexGuard;
 
 use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
     shared::{self, Request, Take},
-    upstream::{self, Ask, Reason, Refused},
+    upstream::{self, Ask, Progress, Reason, Refused},
 };
 
 /// While some replicas are apart, turns come at the pace that these leave. None is taken further ahead than this: once they are
@@ -17,6 +18,30 @@ const SIGHT: Duration = Duration::from_secs(1);
 
 /// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no more.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A place in the line of a replica's requests that have found no turn within sight. The first of them asks.
+struct Place<'a> {
+    inner: &'a Inner,
+    /// Once it is the first.
+    first: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Place<'a> {
+    /// `None` where its turn to ask does not come in time.
+    async fn first(inner: &'a Inner, longest_wait: Duration) -> Option<Place<'a>> {
+        inner.local().queues(true);
+        let mut place = Place { inner, first: None };
+        place.first = Some(tokio::time::timeout(longest_wait, inner.line.lock()).await.ok()?);
+        Some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.first = None;
+        self.inner.local().queues(false);
+    }
+}
 
 /// A request that waits for a token of the share.
 struct Waiting<'a> {
@@ -67,9 +92,9 @@ type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 impl Inner {
     /// Tells the fleet's bucket of each token that it does not know of.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let Some(bill) = self.local().bill(self.quota) else { return };
-        let known = realm.known(self.clock.now());
-        let request = Request::pay(realm.names.fleet(), self.quota, bill.tokens, bill.beyond, known);
+        let now = self.clock.now();
+        let Some(bill) = self.local().bill(self.quota, now) else { return };
+        let request = Request::pay(realm.names.fleet(), bill.quota, bill.tokens, bill.beyond, realm.known(now));
         if realm.tier.ask(request, BEHIND).await.is_err() {
             self.local().unpaid(bill);
         }
@@ -86,7 +111,8 @@ impl Inner {
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
-        loop {
+        let mut place = None;
+        let turn = loop {
             let now = self.clock.now();
             let (longest_wait, keep) = match ask.reason {
                 // What callers need is left.
@@ -95,31 +121,56 @@ impl Inner {
                     (now.until(ask.patience.deadline() - self.config.reserve), 0)
                 }
             };
-            let together = self.local().together(self.quota, now);
-            let is_some_apart = together.is_some_and(Together::is_some_apart);
-            let sight = if is_some_apart { longest_wait.min(SIGHT) } else { longest_wait };
-            match self.take_once(ask, together, longest_wait, sight, keep).await {
-                Err(Refused::Full(retry_after)) if sight < longest_wait && retry_after < longest_wait => {
-                    // Not all of them at once.
-                    let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
-                    tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
+            let (together, line) = {
+                let local = self.local();
+                (local.together(self.quota, now), local.line())
+            };
+            let some_apart = together.filter(|together| together.is_some_apart());
+            let sight = if some_apart.is_some() { longest_wait.min(SIGHT) } else { longest_wait };
+            let taken = match some_apart {
+                // Those who came before ask first.
+                Some(together) if place.is_none() && line > 0 && !longest_wait.is_zero() => {
+                    Err(Refused::Full(together.retry_after(self.quota.period.saturating_mul(line))))
                 }
-                taken => return taken,
+                // It waits in any case.
+                _ if place.is_some() => self.take_once(&Progress::default(), together, longest_wait, sight, keep).await,
+                _ => self.take_once(&ask.progress, together, longest_wait, sight, keep).await,
+            };
+            match taken {
+                Ok(turn) => break turn,
+                Err(Refused::Full(retry_after)) if some_apart.is_some() && retry_after < longest_wait => {
+                    if place.is_none() {
+                        place = Some(Place::first(self, longest_wait).await.ok_or(Refused::Full(retry_after))?);
+                    } else {
+                        // Not all replicas at once.
+                        let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
+                        tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
+                    }
+                }
+                Err(refused) => return Err(refused),
             }
-        }
+        };
+        drop(place);
+        let (wait, _waiting) = match turn {
+            Turn::Paid => return Ok(()),
+            Turn::Tier(wait) => (wait, None),
+            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
+        };
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 
     async fn take_once(
         self: &Arc<Inner>,
-        ask: &Ask,
+        progress: &Progress,
         together: Option<Together>,
         longest_wait: Duration,
         sight: Duration,
         keep: u32,
-    ) -> Result<(), Refused> {
+    ) -> Result<Turn, Refused> {
         let (mut wait, mut late) = (None, None);
         for (place, realm) in self.realms().into_iter().enumerate().filter(|(_, realm)| realm.is_up()) {
-            let left = ask.progress.left_of(self.config.tier.timeout);
+            let left = progress.left_of(self.config.tier.timeout);
             let is_newest = place == 0;
             // Who is together is known of the newest realm alone.
             let others = (Some(Together::all_of(self.quota)), longest_wait);
@@ -129,7 +180,7 @@ impl Inner {
             // Asked also where no time is left to wait for the answer: the token counts.
             let mut taking = self.taking(Arc::clone(&realm), is_newest, together, sight, keep);
             let taken = tokio::time::timeout(left, &mut taking).await;
-            ask.progress.waited(asked_at.until(self.clock.now()));
+            progress.waited(asked_at.until(self.clock.now()));
             match taken {
                 Ok(Ok(taken)) => wait = wait.max(Some(granted(taken)?)),
                 // As if it were away.
@@ -137,20 +188,13 @@ impl Inner {
                 Err(_) => late = late.or(Some((realm, taking))),
             }
         }
-        let turn = match (wait, late) {
+        Ok(match (wait, late) {
             // A token of an older key's bucket is beside one of the share.
             (Some(wait), _) if together.is_none() => Turn::Share(self.take_of_the_share(longest_wait, keep)?.max(wait)),
             (Some(wait), _) => Turn::Tier(wait),
             (None, None) => Turn::Share(self.take_of_the_share(longest_wait, keep)?),
             (None, Some((realm, taking))) => self.take_late(&realm, taking, longest_wait, keep).await?,
-        };
-        let (wait, _waiting) = match turn {
-            Turn::Paid => return Ok(()),
-            Turn::Tier(wait) => (wait, None),
-            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
-        };
-        tokio::time::sleep(wait).await;
-        Ok(())
+        })
     }
 
     fn taking(
@@ -271,5 +315,10 @@ impl Fleet {
     /// Whether this replica asks the tier for its tokens, and has told it of all that was spent. Who waits may be untold.
     pub(crate) fn is_square(&self) -> bool {
         self.0.local().is_square()
+    }
+
+    /// Whether the others leave this replica its share.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.0.local().is_apart()
     }
 }

@@ -50,6 +50,8 @@ struct State {
     /// for the last outage.
     lost: Allowance,
     outage: Allowance,
+    /// What of that the tier had given when it went away.
+    given: f64,
     /// While the quota is watched, whether all replicas see the tier, or none does.
     counted: Option<Sight>,
     /// Links: when they end, and when they were asked for.
@@ -183,8 +185,8 @@ impl Oracle {
         state.totals.outages += 1;
         state.counted = Some(Sight::None);
         state.outage.draw(0.0, now);
-        let tokens = state.outage.tokens.max(self.promises.rate + given as f64);
-        state.outage = Allowance { tokens, until: Duration::MAX };
+        state.given = state.outage.tokens.min(state.given).max(given as f64);
+        state.outage = Allowance { tokens: self.promises.rate + state.given, until: Duration::MAX };
     }
 
     /// The tier is there again. Replicas find it one after the other: the others hear each up to a second before it asks, and

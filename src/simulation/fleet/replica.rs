@@ -139,6 +139,11 @@ impl Replica {
         self.fleet.as_ref().is_none_or(crate::fleet::Fleet::is_square)
     }
 
+    /// Whether the others leave it its share.
+    pub(super) fn is_apart(&self) -> bool {
+        self.fleet.as_ref().is_some_and(crate::fleet::Fleet::is_apart)
+    }
+
     pub(super) fn sees_the_tier(&self) -> bool {
         self.fleet.as_ref().is_some_and(|fleet| fleet.state() == State::Up)
     }

@@ -294,16 +294,25 @@ impl Simulated {
             away.iter().for_each(|replica| tier.cut_off(*replica, true));
             self.rng.shuffle(&mut away);
             tier.behave(Manner::Answers);
-            let is_wanted_meanwhile = self.rng.bool();
-            for replica in away {
+            let (is_wanted_meanwhile, held_up) = (self.rng.bool(), self.rng.usize(..self.replicas.len() * 4));
+            for (place, replica) in away.into_iter().enumerate() {
                 tier.cut_off(replica, false);
-                if is_wanted_meanwhile {
+                // Some stay cut off for longer.
+                for _ in 0..if place == held_up { 6 } else { usize::from(is_wanted_meanwhile) } {
                     self.want_much().await;
-                } else {
-                    self.pause(&[20, 100]).await;
                 }
+                self.pause(&[20, 100]).await;
             }
             self.settle().await;
+            if self.rng.u8(..4) == 0 {
+                // Longer than anybody waits.
+                let until = self.world.now() + SECOND * 30;
+                while self.world.now() < until {
+                    self.want_much().await;
+                }
+                let is_apart = self.replicas.iter().any(Replica::is_apart);
+                assert!(!is_apart, "who had waited is gone, and a replica goes by its share still");
+            }
         }
     }
 
