@@ -174,14 +174,15 @@ impl Inner {
         if is_newest {
             self.pay(realm).await;
         }
-        if !realm.set_up(true) {
-            self.catch_up(realm).await;
-        }
         let request = self.beat_of(realm, beating, minted, false);
         let asked_at = self.clock.now();
         let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
         realm.heard(beat.bucket, asked_at);
         self.hear(realm, is_newest, beat, kie, forget);
+        // Once it has heard what was forgotten meanwhile: that is not to be put there again.
+        if !realm.set_up(true) {
+            self.catch_up(realm).await;
+        }
     }
 
     fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
@@ -198,7 +199,9 @@ impl Inner {
             );
         }
         if !forgotten.is_empty() {
-            forget(Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect()));
+            let forgotten = Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect());
+            self.later().drop_links(|source| forgotten.is_meant(source));
+            forget(forgotten);
         }
         realm.set_sequence(sequence);
         if !is_newest {

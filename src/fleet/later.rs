@@ -55,6 +55,11 @@ impl Later {
         self.links.remove(source);
     }
 
+    /// The same of many.
+    pub(super) fn drop_links(&mut self, is_one: impl Fn(&Source) -> bool) {
+        self.links.retain(|source, _| !is_one(source));
+    }
+
     /// All of it, once: the files to forget first.
     pub(super) fn take(&mut self, now: Instant) -> (Vec<Source>, Vec<(Source, Kept)>) {
         let forgotten = std::mem::take(&mut self.forgotten);

@@ -19,6 +19,10 @@ const SIGHT: Duration = Duration::from_secs(1);
 /// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no more.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// Who is woken so long after its turn takes another one: all that waited in a process that stood still, in a machine that slept,
+/// would go at once, and the others have taken theirs meanwhile.
+const TOO_LATE: Duration = Duration::from_secs(1);
+
 /// A place in the line of a replica's requests that have found no turn within sight. The first of them asks.
 struct Place<'a> {
     inner: &'a Inner,
@@ -111,8 +115,23 @@ impl Inner {
     }
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
+        loop {
+            let (wait, _waiting) = match self.turn(ask).await? {
+                Turn::Paid => return Ok(()),
+                Turn::Tier(wait) => (wait, None),
+                Turn::Share(wait) => (wait, Some(Waiting::new(self))),
+            };
+            let due = self.clock.now() + wait;
+            tokio::time::sleep(wait).await;
+            if self.clock.now() < due + TOO_LATE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn turn(self: &Arc<Inner>, ask: &Ask) -> Result<Turn, Refused> {
         let mut place = None;
-        let turn = loop {
+        loop {
             let now = self.clock.now();
             let (longest_wait, keep) = match ask.reason {
                 // What callers need is left.
@@ -137,7 +156,6 @@ impl Inner {
                 _ => self.take_once(&ask.progress, together, longest_wait, sight, keep).await,
             };
             match taken {
-                Ok(turn) => break turn,
                 Err(Refused::Full(retry_after)) if some_apart.is_some() && retry_after < longest_wait => {
                     if place.is_none() {
                         place = Some(Place::first(self, longest_wait).await.ok_or(Refused::Full(retry_after))?);
@@ -147,17 +165,9 @@ impl Inner {
                         tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
                     }
                 }
-                Err(refused) => return Err(refused),
+                taken => return taken,
             }
-        };
-        drop(place);
-        let (wait, _waiting) = match turn {
-            Turn::Paid => return Ok(()),
-            Turn::Tier(wait) => (wait, None),
-            Turn::Share(wait) => (wait, Some(Waiting::new(self))),
-        };
-        tokio::time::sleep(wait).await;
-        Ok(())
+        }
     }
 
     async fn take_once(

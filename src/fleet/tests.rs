@@ -222,3 +222,22 @@ async fn who_is_apart_leaves_its_part_and_no_more_where_others_are_cut_off() {
     assert_apart([shares, turns.into_iter().flatten().collect()].concat(), Duration::from_millis(200));
     assert_eq!(fleet.0.local().line(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_woken_long_after_its_turn_takes_another_one() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let fleet = &up(at(&clock, tier(&clock).address(0), 10, 20)).await;
+    let began = clock.now();
+    let callers = futures_util::future::join_all((0..10).map(|place| async move {
+        tokio::time::sleep(ONE_BY_ONE * place).await;
+        fleet.take(&ask(Reason::Miss, began + Duration::from_secs(30))).await.unwrap();
+    }));
+    let sleep = async {
+        tokio::time::sleep(Duration::from_millis(550)).await;
+        time.suspend(Duration::from_secs(5));
+    };
+    tokio::join!(callers, sleep);
+    let given = fleet.0.realms()[0].known(clock.now()).given;
+    assert!((14..=16).contains(&given), "{given} tokens for ten requests, half of which slept through their turns");
+}

@@ -237,15 +237,21 @@ impl Memory {
 
     fn drop(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
         let [link, lease, tombstone, ..] = keys else { panic!("{keys:?}") };
-        let [file, life, _] = arguments else { panic!("{arguments:?}") };
+        let [file, life, _, base] = arguments else { panic!("{arguments:?}") };
         self.links.remove(link);
         if matches!(self.leases.remove(lease), Some(Until { value: Lease::Held(_), .. })) {
             self.lost.push(lease.clone());
         }
         self.tombstones.insert(tombstone.clone(), Until { value: (), until: now + number(life) });
-        let sequence = self.sequence.take().map_or(1, |sequence| sequence.value + 1);
-        self.sequence = Some(Until { value: sequence, until: now + 2 * HOUR });
         let mut forgotten = self.forgotten.take().map(|forgotten| forgotten.value).unwrap_or_default();
+        let sequence = match self.sequence.take() {
+            Some(sequence) => sequence.value + 1,
+            None => {
+                forgotten.clear();
+                number(base) + 1
+            }
+        };
+        self.sequence = Some(Until { value: sequence, until: now + 2 * HOUR });
         forgotten.retain(|(_, known)| known != file);
         forgotten.push((sequence, file.clone()));
         let too_many = forgotten.len().saturating_sub(TOLD);
@@ -350,11 +356,21 @@ impl Memory {
             b"1" => drop(members.of.remove(replica)),
             _ => drop(members.of.insert(replica.clone(), (beat, record.clone()))),
         }
-        let count = i64::try_from(members.of.len()).unwrap();
-        members.of.retain(|_, (at, _)| *at >= beat - 60 * count && *at <= beat);
+        members.of.retain(|_, (at, _)| *at <= beat);
+        let since = |members: &Members, least: i64| members.of.values().filter(|(at, _)| *at >= least).count();
+        let as_beats = |count: usize| i64::try_from(count).unwrap().max(1);
+        let mut second = as_beats(members.of.len());
+        loop {
+            let counted = as_beats(since(&members, beat - 4 * second));
+            if counted == second {
+                break;
+            }
+            second = counted;
+        }
+        members.of.retain(|_, (at, _)| *at >= beat - 60 * second);
         let remembered = i64::try_from(members.of.len()).unwrap();
-        let present = members.of.values().filter(|(at, _)| *at >= beat - 3 * remembered).count();
-        let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * count).collect();
+        let present = since(&members, beat - 3 * second);
+        let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * second).collect();
         live.sort_unstable_by_key(|(id, (at, _))| (*at, (*id).clone()));
         let live = live.into_iter().map(|(id, (_, record))| Value::Array(vec![bulk(id), bulk(record)])).collect();
         self.fleet = Some(Until { value: members, until: now + HOUR });

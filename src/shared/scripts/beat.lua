@@ -8,16 +8,14 @@ local function of_type(key, kind)
     redis.call('DEL', key)
   end
 end
+local id, known_sequence = ARGV[1], tonumber(ARGV[3])
+local beat, is_new = count(KEYS[1], 0)
+if is_new then
+  redis.call('DEL', KEYS[2])
+end
 of_type(KEYS[2], 'zset')
 of_type(KEYS[3], 'zset')
 of_type(KEYS[6], 'hash')
-
-local id, known_sequence = ARGV[1], tonumber(ARGV[3])
-local beat = redis.pcall('INCR', KEYS[1])
-if type(beat) ~= 'number' or beat < 1 or beat > 2 ^ 52 then
-  redis.call('DEL', KEYS[1], KEYS[2])
-  beat = redis.call('INCR', KEYS[1])
-end
 if ARGV[5] == '1' then
   redis.call('ZREM', KEYS[2], id)
   redis.call('HDEL', KEYS[6], id)
@@ -25,17 +23,22 @@ else
   redis.call('ZADD', KEYS[2], beat, id)
   redis.call('HSET', KEYS[6], id, ARGV[2])
 end
-local known = redis.call('ZCARD', KEYS[2])
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. beat - 60 * known, 'LIMIT', 0, 100)) do
+-- Beats may have been lost with the tier: nobody has beaten later than now.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. beat, '+inf')
+-- How many beats a second takes: as many as there are replicas that have beaten within four seconds. Counted from all that are
+-- known downwards, so that one that beats in haste does not make the others seem gone.
+local second, before = math.max(1, redis.call('ZCARD', KEYS[2])), nil
+repeat
+  before, second = second, math.max(1, redis.call('ZCOUNT', KEYS[2], beat - 4 * second, '+inf'))
+until second == before
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. beat - 60 * second, 'LIMIT', 0, 100)) do
   redis.call('ZREM', KEYS[2], gone)
   redis.call('HDEL', KEYS[6], gone)
 end
--- Beats may have been lost with the tier: nobody has beaten later than now.
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. beat, '+inf')
-local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * known, '+inf', 'LIMIT', 0, 1000)
+local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * second, '+inf', 'LIMIT', 0, 1000)
 -- Who was cut off, or has died, without a goodbye keeps its part of the quota: they are among those who are remembered.
 local remembered = redis.call('ZCARD', KEYS[2])
-local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * remembered, '+inf')
+local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * second, '+inf')
 local records = {}
 for place, replica in ipairs(live) do
   records[place] = {replica, redis.call('HGET', KEYS[6], replica)}

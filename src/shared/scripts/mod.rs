@@ -28,6 +28,9 @@ const TOMBSTONE: Duration = Duration::from_secs(20);
 /// Invalidations that are told to replicas which come back; the number stands in `beat.lua`, too.
 const INVALIDATIONS: u32 = 1000;
 
+/// A sequence of invalidations begins below this: hardly two begin alike, and Lua writes fourteen digits of a number.
+const MOST_BEGUN: u64 = 1 << 46;
+
 /// kie.ai's own pauses are obeyed as long (`upstream::LONGEST_RETRY_AFTER`); the number stands in the scripts, too.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
@@ -202,7 +205,7 @@ impl Operation {
             Operation::Release => lua!("values", "release"),
             Operation::Steal => lua!("values", "steal"),
             Operation::Put => lua!("values", "put"),
-            Operation::Drop => lua!("drop"),
+            Operation::Drop => lua!("values", "drop"),
             Operation::Take => lua!("bucket", "take"),
             Operation::Pay => lua!("bucket", "pay"),
             Operation::Pause => lua!("pause"),
@@ -429,7 +432,12 @@ impl Request<i64> {
                 fleet.invalidations.clone(),
                 fleet.sequence.clone(),
             ],
-            arguments: vec![text(&file.id), millis(TOMBSTONE), text(&INVALIDATIONS.to_string())],
+            arguments: vec![
+                text(&file.id),
+                millis(TOMBSTONE),
+                text(&INVALIDATIONS.to_string()),
+                text(&fastrand::u64(..MOST_BEGUN).to_string()),
+            ],
             read: integer,
         }
     }

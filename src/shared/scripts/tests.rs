@@ -147,7 +147,7 @@ async fn a_late_put_neither_brings_back_nor_replaces() {
     let replica = Replica::of(&server).await;
     let (one, other) = (View::of(&replica), View::of(&replica));
     assert_eq!(one.look(Some(1), Newer::Any).await, Look::Mine);
-    assert_eq!(one.ask(Request::drop(&one.file, one.fleet())).await, 1);
+    assert!(one.ask(Request::drop(&one.file, one.fleet())).await > 0);
     assert_eq!(one.put(1, 0).await, Put::Forgotten, "it was minted before it was forgotten");
     assert_eq!(one.finds().await, None);
     assert_eq!(other.look(Some(1), Newer::Any).await, Look::Mine);
@@ -598,25 +598,81 @@ async fn what_was_forgotten_is_told_once_and_gaps_are_told() {
     let beat = async |sequence| view.ask(beat_of(&view, sequence, None, false)).await;
     let a = drop("a").await;
     let first = beat(None).await;
-    assert_eq!((first.sequence, first.forgotten.len(), first.missed), (1, 0, false), "it knows nothing yet");
-    let quiet = beat(Some(1)).await;
-    assert_eq!((quiet.sequence, quiet.forgotten.len(), quiet.missed), (1, 0, false));
+    let began = first.sequence;
+    assert_eq!((first.forgotten.len(), first.missed), (0, false), "it knows nothing yet");
+    let quiet = beat(Some(began)).await;
+    assert_eq!((quiet.sequence, quiet.forgotten.len(), quiet.missed), (began, 0, false));
     let b = drop("b").await;
     assert_eq!(drop("a").await, a);
-    let heard = beat(Some(1)).await;
-    assert_eq!((heard.sequence, &heard.forgotten[..], heard.missed), (3, &[b, a][..], false));
-    let restarted = beat(Some(7)).await;
-    assert_eq!((restarted.sequence, restarted.missed), (3, true), "the tier has lost its memory");
+    let heard = beat(Some(began)).await;
+    assert_eq!((heard.sequence, &heard.forgotten[..], heard.missed), (began + 2, &[b, a][..], false));
+    let restarted = beat(Some(began + 7)).await;
+    assert_eq!((restarted.sequence, restarted.missed), (began + 2, true), "the tier has lost its memory");
     assert_eq!(restarted.forgotten.len(), 2, "what was forgotten since is told");
     for number in 0..INVALIDATIONS + 5 {
         drop(&number.to_string()).await;
     }
-    let late = beat(Some(3)).await;
+    let late = beat(Some(began + 2)).await;
     assert!(late.missed);
     assert_eq!(late.forgotten.len(), 1000);
+    server.run(&["DEL", &view.fleet().sequence]);
+    let evicted = drop("c").await;
+    assert_eq!(beat(Some(late.sequence)).await.forgotten, [evicted], "those before it had other numbers");
     server.run(&["FLUSHALL"]);
     let flushed = beat(Some(late.sequence)).await;
     assert_eq!((flushed.sequence, flushed.missed), (0, true));
+    let news = drop("d").await;
+    assert_eq!(beat(Some(began)).await.forgotten, [news], "as many as before the memory was lost");
+}
+
+#[tokio::test]
+async fn who_has_died_is_forgotten_after_a_minute_of_those_who_live() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let views: Vec<_> = (0..10).map(|_| View::of(&replica)).collect();
+    let beat = async |view: &View<'_>| {
+        let beat = view.ask(beat_of(view, None, None, false)).await;
+        (beat.live.len(), beat.present, beat.remembered)
+    };
+    for view in &views {
+        beat(view).await;
+    }
+    assert_eq!(beat(&views[0]).await, (10, 10, 10));
+    // One that beats in haste is no sign that the others are gone.
+    for _ in 0..20 {
+        assert_eq!(beat(&views[0]).await, (10, 10, 10));
+    }
+    for (second, of) in [(25, (2, 2, 10)), (55, (2, 2, 10)), (66, (2, 2, 2))] {
+        server.run(&["DEL", &views[0].fleet().beats, &views[0].fleet().members]);
+        for view in &views {
+            beat(view).await;
+        }
+        let mut last = (0, 0, 0);
+        for _ in 0..second {
+            for view in &views[..2] {
+                last = beat(view).await;
+            }
+        }
+        assert_eq!(last, of, "eight of ten died {second} s ago");
+    }
+}
+
+/// Whoever thinks that it is alone takes the whole rate.
+#[tokio::test]
+async fn a_tier_that_is_full_is_not_one_that_knows_nobody() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (one, other) = (View::of(&replica), View::of(&replica));
+    one.ask(beat_of(&one, None, None, false)).await;
+    server.run(&["CONFIG", "SET", "maxmemory", "1"]);
+    let beat = replica.tier.ask(beat_of(&other, None, None, false), PATIENCE).await;
+    assert!(beat.is_err(), "{beat:?}");
+    server.run(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("it is used again", async || {
+        replica.tier.ask(beat_of(&other, None, None, false), PATIENCE).await.is_ok()
+    })
+    .await;
+    assert_eq!(other.ask(beat_of(&other, None, None, false)).await.live.len(), 2);
 }
 
 #[test]

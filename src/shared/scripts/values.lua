@@ -6,6 +6,18 @@ local function text(key)
   return type(value) == 'string' and value
 end
 
+-- A counter, one further. It begins anew behind `base` where it is missing, or somebody put something else there, which is told
+-- by the second result.
+local function count(key, base)
+  local value = text(key)
+  if value and #value < 16 and (value == '0' or string.match(value, '^[1-9]%d*$')) then
+    return redis.call('INCR', key), false
+  end
+  -- Nothing is deleted first: a tier that is full would be written to in spite of that.
+  redis.call('SET', key, string.format('%.0f', base + 1))
+  return base + 1, true
+end
+
 -- The time in a sealed value, as text: of two, the later is the greater.
 local function time(sealed)
   return string.sub(sealed, 3, 18)

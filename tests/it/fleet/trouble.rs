@@ -8,6 +8,7 @@ use super::{
     Fleet, PATIENT, ROOM, labelled, link_path,
     load::{Load, is_used_again},
     metric, outcome,
+    proxy::{Manner, Proxy},
     server::Server,
     source,
 };
@@ -243,5 +244,35 @@ async fn a_file_whose_holder_is_dead_or_hangs_is_minted_by_another_replica() {
     );
     eprintln!("a dead replica's file was minted after {took:?}");
     assert!(took < Duration::from_millis(2300), "{took:?}");
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_comes_back_does_not_bring_back_what_was_forgotten_meanwhile() {
+    let Some(server) = Server::start(&[]) else { return };
+    let proxy = Proxy::before(server.port, &TaskTracker::new()).await;
+    let url = server.url();
+    let mut fleet = Fleet::behind(server, url, 1, &ROOM).await;
+    fleet.url = format!("redis://127.0.0.1:{}", proxy.port);
+    fleet.add(&ROOM);
+    fleet.is_whole().await;
+    let (stays, away) = (&fleet.replicas[0], &fleet.replicas[1]);
+    proxy.set(Manner::Resets);
+    eventually("it is cut off", async || metric(away, "kielink_shared_up").await == "0").await;
+    let [forgotten, kept] = [1, 2].map(source);
+    for file in [&forgotten, &kept] {
+        assert_eq!(away.link(file).await.status, 200);
+    }
+    let path = format!("{}/v1/link?url={}", stays.admin_url(), encode(&forgotten));
+    assert_eq!(stays.send(stays.client().delete(&path)).await.body, r#"{"replicas":"told"}"#);
+    // After 20 s no tombstone is left.
+    for tombstone in fleet.server.names("*}1d.*") {
+        fleet.server.run(&["DEL", &tombstone]);
+    }
+    proxy.set(Manner::Honest);
+    eventually("what it minted meanwhile is there", async || !fleet.server.names("*}1l.*").is_empty()).await;
+    assert_eq!(fleet.server.names("*}1l.*").len(), 1, "but for what was forgotten");
+    let known = away.get_admin(&format!("/v1/explain?url={}", encode(&forgotten))).await;
+    assert_eq!(known.json()["state"], "absent");
     fleet.ended().await;
 }
