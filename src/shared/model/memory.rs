@@ -13,6 +13,7 @@ use crate::shared::Operation;
 const HOUR: i64 = 3_600_000;
 const LONGEST_PAUSE: i64 = 120_000;
 const LONGEST_QUEUE_MICROS: i64 = 120_000_000;
+const SET_BACK_MICROS: i64 = 1_000_000;
 const TOLD: usize = 1000;
 const TIMES_KEPT: usize = 1000;
 
@@ -270,8 +271,10 @@ impl Memory {
             Some(kept) if kept.0 <= longest => kept,
             _ => (window, 0),
         };
+        let most = number(known_short).max(window);
         let now_so = match number(known_given) {
             known if known > given => (short.max(number(known_short).min(longest)), known),
+            known if known == given && short > most + SET_BACK_MICROS => (most, given),
             _ => (short, given),
         };
         if kept != Some(now_so) {

@@ -3,6 +3,8 @@
 -- the bucket is full. The key's value is the number of tokens that the bucket has given, times 1000, plus the microseconds that
 -- are no whole millisecond. All times in microseconds.
 local HOUR = 3600 * 1000000
+-- By so much the tier's clock may be set back unnoticed, or a question be late.
+local SET_BACK = 1000000
 -- Nobody queues for longer.
 local LONGEST_QUEUE = 120 * 1000000
 
@@ -13,7 +15,8 @@ end
 
 -- How far ahead the bucket's time is, nothing where it is full, `window` where it is empty, and how many tokens it has given. A
 -- new bucket is empty: a tier that forgets must not give the burst twice. One that has given fewer than the asker knows of has
--- lost its memory: it is raised to that count, and is as far ahead at least as the asker says.
+-- lost its memory: it is raised to that count, and is as far ahead at least as the asker says. One that has given no more, and is
+-- further ahead than empty and than the asker says, was moved by the tier's clock: nobody would have a turn until that is over.
 local function bucket(key, window, known_given, known_ahead)
   local left = redis.call('PTTL', key)
   local value = tonumber(redis.pcall('GET', key)) or 0
@@ -30,6 +33,8 @@ local function bucket(key, window, known_given, known_ahead)
   end
   if given < known_given then
     given, ahead, is_mended = known_given, math.max(ahead, math.min(known_ahead, window + LONGEST_QUEUE)), true
+  elseif given == known_given and ahead > math.max(window, known_ahead) + SET_BACK then
+    ahead, is_mended = math.max(window, known_ahead), true
   end
   if is_mended then
     put_bucket(key, ahead, given)

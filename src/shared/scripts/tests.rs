@@ -475,6 +475,20 @@ async fn a_bucket_from_before_the_tier_s_clock_was_set_back_is_empty_and_no_more
 }
 
 #[tokio::test]
+async fn a_minute_by_which_the_tier_s_clock_was_set_back_is_no_queue_to_who_knows_what_was_given() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    let quota = quota(Duration::from_millis(100), 20);
+    let take = async |known| view.ask(Request::take(view.fleet(), quota, 4 * quota.window(), 0, known)).await;
+    let known = take(Level::default()).await.bucket.unwrap();
+    server.run(&["PEXPIRE", &view.fleet().bucket, "3662000"]);
+    assert!(matches!(take(Level { given: known.given - 1, ..known }).await.take, Take::Full { .. }), "others took it");
+    let Take::Go { wait } = take(known).await.take else { panic!("no turn") };
+    assert!(wait <= Duration::from_millis(200), "{wait:?}");
+}
+
+#[tokio::test]
 async fn a_bucket_stays_full_through_a_quiet_hour_as_long_as_replicas_live() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
