@@ -193,6 +193,8 @@ impl Inner {
             kie.pause(pause);
         }
         if missed {
+            // What was minted while the tier could not be seen may be among them.
+            self.later().drop_links(|_| true);
             // All of them would be asked of kie.ai anew, for the sake of a few that somebody wanted forgotten.
             tracing::warn!(
                 "files that were forgotten while this replica could not hear of it may still be in its memory"

@@ -31,8 +31,6 @@ pub(super) struct Local {
     /// Requests that wait for tokens of the share, by numbers that each has had alone.
     waiting: BTreeMap<u64, Token>,
     next_number: u64,
-    /// So many requests have found no turn within sight.
-    line: u32,
 }
 
 /// How the fleet's bucket hears of a token of the share that is waited for.
@@ -42,8 +40,9 @@ enum Token {
     Untold,
     /// It was told of while the request waits: the rest of the rate is for others.
     Told,
-    /// It is told of when the request goes, as this replica went by its share when that came, or at the bill; told at once, the
-    /// bucket would have refilled it long before. As long as there is one, this replica is apart, and the others leave it its share.
+    /// It is told of when the request goes, as this replica went by its share when that came, or at the bill; told at once,
+    /// the bucket would have refilled it long before. As long as there is one, this replica is apart, and the others leave it
+    /// its share.
     Kept,
 }
 
@@ -126,7 +125,6 @@ impl Local {
             apart: 0,
             waiting: BTreeMap::new(),
             next_number: 0,
-            line: 0,
         }
     }
 
@@ -136,11 +134,17 @@ impl Local {
 
     /// `None` where it is not known who has found the tier: then this replica goes by its share.
     pub(super) fn together(&self, quota: Quota, now: Instant) -> Option<Together> {
-        let (there, of) = self.there;
+        let (there, _) = self.there;
         let rest = f64::from(there.get().saturating_sub(self.apart)) / f64::from(there.get());
         let queue = if self.is_apart() { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
-        let together = Together { quota: quota.part(there, of), rest, apart: self.apart, queue };
+        let together = Together { quota: self.part(quota), rest, apart: self.apart, queue };
         self.others.are_known().then_some(together)
+    }
+
+    /// What those who see the tier may send together.
+    fn part(&self, quota: Quota) -> Quota {
+        let (there, of) = self.there;
+        quota.part(there, of)
     }
 
     /// Whether new requests do not ask the tier, be it away or just found.
@@ -169,8 +173,8 @@ impl Local {
     }
 
     /// What the fleet's bucket is to be told of now; `None` where that is nothing. It is taken for told.
-    pub(super) fn bill(&mut self, quota: Quota, now: Instant) -> Option<Bill> {
-        let quota = self.together(quota, now).map_or(quota, |together| together.quota);
+    pub(super) fn bill(&mut self, quota: Quota) -> Option<Bill> {
+        let quota = if self.others.are_known() { self.part(quota) } else { quota };
         let debt = std::mem::take(&mut self.debt);
         let goes_by_share = self.goes_by_share();
         let mut waiting = Vec::new();
@@ -206,15 +210,6 @@ impl Local {
     /// Whether the others are to leave this replica its share.
     pub(super) fn is_apart(&self) -> bool {
         self.waiting.values().any(|token| *token == Token::Kept)
-    }
-
-    /// A request takes a place in the line of those that have found no turn within sight, or leaves it.
-    pub(super) fn queues(&mut self, begins: bool) {
-        if begins { self.line += 1 } else { self.line -= 1 }
-    }
-
-    pub(super) fn line(&self) -> u32 {
-        self.line
     }
 
     /// A question for a token begins, or is over.
@@ -317,25 +312,25 @@ mod tests {
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
         local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
-        assert!(local.bill(QUOTA, at(0)).is_none());
+        assert!(local.bill(QUOTA).is_none());
         let (stays, leaves) = (local.waits(), local.waits());
         local.spent();
-        let bill = local.bill(QUOTA, at(0)).unwrap();
+        let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (0, 3));
-        assert!(local.bill(QUOTA, at(0)).is_none(), "it is taken for told");
+        assert!(local.bill(QUOTA).is_none(), "it is taken for told");
         local.ended(leaves);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 3));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
         local.ended(stays);
-        assert!(local.bill(QUOTA, at(0)).is_none());
+        assert!(local.bill(QUOTA).is_none());
         let untold = local.waits();
         local.ended(untold);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1), "spent without a word");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
         (0..9).for_each(|_| local.spent());
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 4), "a burst at most: the rest was refilled");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 4), "a burst at most: the rest was refilled");
     }
 
     #[test]
@@ -343,17 +338,17 @@ mod tests {
         let mut local = Local::new(NonZeroU32::MIN);
         local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
         let (told_of, waits) = (local.waits(), local.waits());
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 2));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
         local.ended(told_of);
         local.lost();
         let first = local.waits();
-        assert!(local.bill(QUOTA, at(0)).is_none());
+        assert!(local.bill(QUOTA).is_none());
         assert!(local.is_apart());
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
         let last = local.waits();
         local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
-        assert!(local.bill(QUOTA, at(0)).is_none(), "when it came, it was not known who has found the tier");
+        assert!(local.bill(QUOTA).is_none(), "when it came, it was not known who has found the tier");
         // Its first is to go in 100 ms, its second in 200.
         for _ in 0..6 {
             local.take(QUOTA, Duration::from_secs(1), 0, at(2000));
@@ -365,13 +360,13 @@ mod tests {
         assert_eq!(retry_after, [200, 300].map(Duration::from_millis), "its own that wait go first");
         local.ended(waits);
         local.ended(first);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The tier is late for once.
         local.waits();
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1), "it is there, and told at once");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "it is there, and told at once");
         assert!(local.is_apart());
         local.ended(last);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         assert!(!local.is_apart());
     }
 
@@ -441,23 +436,23 @@ mod tests {
         local.spent();
         local.lost();
         local.waits();
-        let bill = local.bill(QUOTA, at(0)).unwrap();
+        let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (3, 0), "the others have spent as much");
-        assert!(local.bill(QUOTA, at(0)).is_none());
+        assert!(local.bill(QUOTA).is_none());
         local.spent();
         local.unpaid(bill);
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (4, 0), "a burst at most");
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 0), "a burst at most");
         // A tier that has lost its memory.
         local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
         local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
         assert_eq!((local.replicas(), local.there), (some(3), (some(1), some(3))));
         local.spent();
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (0, 1));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The same holds for what was spent before the tier was there for the first time.
         let mut local = Local::new(some(3));
         local.spent();
         local.waits();
-        assert_eq!(told(&local.bill(QUOTA, at(0)).unwrap()), (3, 0));
+        assert_eq!(told(&local.bill(QUOTA).unwrap()), (3, 0));
         assert!(local.is_apart());
     }
 
@@ -469,7 +464,7 @@ mod tests {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));
             assert_eq!(taken.count(), if outage == 0 { 4 } else { 0 });
-            local.bill(QUOTA, at(0));
+            local.bill(QUOTA);
         }
     }
 }

@@ -16,6 +16,7 @@ mod metrics;
 mod mint;
 mod others;
 mod poll;
+mod queue;
 mod quota;
 mod realm;
 mod seek;
@@ -42,7 +43,7 @@ pub use self::{
     credits::{SeenBefore, Turn},
     mint::Minter,
 };
-use self::{later::Later, leases::Leases, local::Local, metrics::Metrics, realm::Realm};
+use self::{later::Later, leases::Leases, local::Local, metrics::Metrics, queue::Queue, realm::Realm};
 use crate::{
     clock::{Clock, KieClock},
     key::{ApiKey, Keys},
@@ -104,8 +105,7 @@ struct Inner {
     local: Mutex<Local>,
     /// There may be tokens that the fleet's bucket does not know of.
     untold: Notify,
-    /// Held by the request that asks the tier for a turn, of those that have found none within sight.
-    line: tokio::sync::Mutex<()>,
+    queue: Queue,
     members: Mutex<Vec<Member>>,
     metrics: Metrics,
 }
@@ -170,7 +170,7 @@ impl Fleet {
             later: Mutex::default(),
             local,
             untold: Notify::new(),
-            line: tokio::sync::Mutex::default(),
+            queue: Queue::default(),
             members: Mutex::default(),
             metrics: Metrics::default(),
         }));

@@ -4,7 +4,6 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::MutexGuard;
 
 use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
@@ -12,40 +11,17 @@ use crate::{
     upstream::{self, Ask, Progress, Reason, Refused},
 };
 
-/// While some replicas are apart, turns come at the pace that these leave. None is taken further ahead than this: once they are
-/// apart no more, it would come too late, and kie.ai be idle.
+/// While some replicas are apart, turns come at the pace that these leave. None is taken further ahead than this: once they
+/// are apart no more, it would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
-/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no more.
+/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no
+/// more.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Who is woken so long after its turn takes another one: all that waited in a process that stood still, in a machine that slept,
-/// would go at once, and the others have taken theirs meanwhile.
+/// Who is woken so long after its turn takes another one: all that waited in a process that was stopped would go at once, and
+/// what they had is refilled.
 const TOO_LATE: Duration = Duration::from_secs(1);
-
-/// A place in the line of a replica's requests that have found no turn within sight. The first of them asks.
-struct Place<'a> {
-    inner: &'a Inner,
-    /// Once it is the first.
-    first: Option<MutexGuard<'a, ()>>,
-}
-
-impl<'a> Place<'a> {
-    /// `None` where its turn to ask does not come in time.
-    async fn first(inner: &'a Inner, longest_wait: Duration) -> Option<Place<'a>> {
-        inner.local().queues(true);
-        let mut place = Place { inner, first: None };
-        place.first = Some(tokio::time::timeout(longest_wait, inner.line.lock()).await.ok()?);
-        Some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.first = None;
-        self.inner.local().queues(false);
-    }
-}
 
 /// A request that waits for a token of the share.
 struct Waiting<'a> {
@@ -96,9 +72,9 @@ type Taking = BoxFuture<'static, Result<Take, shared::Error>>;
 impl Inner {
     /// Tells the fleet's bucket of each token that it does not know of.
     pub(super) async fn pay(&self, realm: &Realm) {
-        let now = self.clock.now();
-        let Some(bill) = self.local().bill(self.quota, now) else { return };
-        let request = Request::pay(realm.names.fleet(), bill.quota, bill.tokens, bill.beyond, realm.known(now));
+        let Some(bill) = self.local().bill(self.quota) else { return };
+        let known = realm.known(self.clock.now());
+        let request = Request::pay(realm.names.fleet(), bill.quota, bill.tokens, bill.beyond, known);
         if realm.tier.ask(request, BEHIND).await.is_err() {
             self.local().unpaid(bill);
         }
@@ -130,39 +106,45 @@ impl Inner {
     }
 
     async fn turn(self: &Arc<Inner>, ask: &Ask) -> Result<Turn, Refused> {
+        let is_wanted = ask.reason != Reason::Refresh || ask.urgent;
+        let left = || match is_wanted {
+            true => self.clock.now().until(ask.patience.deadline() - self.config.reserve),
+            false => Duration::ZERO,
+        };
+        // What callers need is left.
+        let keep = if is_wanted { 0 } else { self.quota.burst.get() / 4 };
+        let behind = || self.queue.turn(self.quota.period);
         let mut place = None;
         loop {
-            let now = self.clock.now();
-            let (longest_wait, keep) = match ask.reason {
-                // What callers need is left.
-                Reason::Refresh if !ask.urgent => (Duration::ZERO, self.quota.burst.get() / 4),
-                Reason::Refresh | Reason::Miss | Reason::Forced => {
-                    (now.until(ask.patience.deadline() - self.config.reserve), 0)
+            let longest_wait = left();
+            if let Some(retry_after) = behind().filter(|_| place.is_none() && !longest_wait.is_zero()) {
+                if retry_after >= longest_wait {
+                    return Err(Refused::Full(retry_after));
                 }
-            };
-            let (together, line) = {
-                let local = self.local();
-                (local.together(self.quota, now), local.line())
-            };
-            let some_apart = together.filter(|together| together.is_some_apart());
-            let sight = if some_apart.is_some() { longest_wait.min(SIGHT) } else { longest_wait };
-            let taken = match some_apart {
-                // Those who came before ask first.
-                Some(together) if place.is_none() && line > 0 && !longest_wait.is_zero() => {
-                    Err(Refused::Full(together.retry_after(self.quota.period.saturating_mul(line))))
+                place = self.queue.join(left).await;
+                if place.is_none() {
+                    return Err(Refused::Full(behind().unwrap_or(self.quota.period)));
                 }
-                // It waits in any case.
-                _ if place.is_some() => self.take_once(&Progress::default(), together, longest_wait, sight, keep).await,
-                _ => self.take_once(&ask.progress, together, longest_wait, sight, keep).await,
-            };
-            match taken {
-                Err(Refused::Full(retry_after)) if some_apart.is_some() && retry_after < longest_wait => {
+                continue;
+            }
+            let together = self.local().together(self.quota, self.clock.now());
+            let is_some_apart = together.is_some_and(Together::is_some_apart);
+            let sight = if is_some_apart { longest_wait.min(SIGHT) } else { longest_wait };
+            // Who waits in any case loses nothing by the time that the tier takes.
+            let unhurried = Progress::default();
+            let progress = if place.is_some() { &unhurried } else { &*ask.progress };
+            match self.take_once(progress, together, longest_wait, sight, keep).await {
+                Err(Refused::Full(retry_after)) if is_some_apart && retry_after < longest_wait => {
+                    self.queue.heard(retry_after);
                     if place.is_none() {
-                        place = Some(Place::first(self, longest_wait).await.ok_or(Refused::Full(retry_after))?);
+                        place = self.queue.join(left).await;
                     } else {
                         // Not all replicas at once.
                         let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
                         tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
+                    }
+                    if place.is_none() {
+                        return Err(Refused::Full(behind().unwrap_or(self.quota.period)));
                     }
                 }
                 taken => return taken,

@@ -201,7 +201,7 @@ async fn who_finds_no_turn_within_sight_asks_again_in_line_until_those_who_are_a
     assert!(turns.is_sorted(), "who came first goes first: {turns:?}");
     assert!((Duration::from_millis(3500)..Duration::from_millis(5500)).contains(&turns[19]), "{turns:?}");
     assert_apart([shares, turns].concat(), Duration::from_millis(100));
-    assert_eq!(one.0.local().line(), 0);
+    assert_eq!(one.0.queue.turn(Duration::ZERO), None);
 }
 
 /// The other one is cut off, and goes by its share, too.
@@ -220,7 +220,7 @@ async fn who_is_apart_leaves_its_part_and_no_more_where_others_are_cut_off() {
     }));
     let (shares, turns) = tokio::join!(shares(fleet, clock, began), callers);
     assert_apart([shares, turns.into_iter().flatten().collect()].concat(), Duration::from_millis(200));
-    assert_eq!(fleet.0.local().line(), 0);
+    assert_eq!(fleet.0.queue.turn(Duration::ZERO), None);
 }
 
 #[tokio::test(start_paused = true)]

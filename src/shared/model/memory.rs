@@ -362,28 +362,32 @@ impl Memory {
         members.of.retain(|_, (at, _)| *at <= beat);
         let since = |members: &Members, least: i64| members.of.values().filter(|(at, _)| *at >= least).count();
         let as_beats = |count: usize| i64::try_from(count).unwrap().max(1);
-        let mut second = as_beats(members.of.len());
+        let mut beats_a_second = as_beats(members.of.len());
         loop {
-            let counted = as_beats(since(&members, beat - 4 * second));
-            if counted == second {
+            let counted = as_beats(since(&members, beat - 4 * beats_a_second));
+            if counted == beats_a_second {
                 break;
             }
-            second = counted;
+            beats_a_second = counted;
         }
-        members.of.retain(|_, (at, _)| *at >= beat - 60 * second);
+        members.of.retain(|_, (at, _)| *at >= beat - 60 * beats_a_second);
         let remembered = i64::try_from(members.of.len()).unwrap();
-        let present = since(&members, beat - 3 * second);
-        let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * second).collect();
+        let present = since(&members, beat - 3 * beats_a_second);
+        let mut live: Vec<_> = members.of.iter().filter(|(_, (at, _))| *at >= beat - 4 * beats_a_second).collect();
         live.sort_unstable_by_key(|(id, (at, _))| (*at, (*id).clone()));
         let live = live.into_iter().map(|(id, (_, record))| Value::Array(vec![bulk(id), bulk(record)])).collect();
         self.fleet = Some(Until { value: members, until: now + HOUR });
 
         let (known, sequence) = (number(known), self.sequence.as_ref().map_or(0, |sequence| sequence.value));
+        if let Some(sequence) = &mut self.sequence {
+            sequence.until = now + 2 * HOUR;
+        }
         let (mut told, mut missed) = (Vec::new(), false);
         if known >= 0 && known != sequence {
             let list = self.forgotten.as_ref().map_or(&[][..], |forgotten| &forgotten.value);
             let has_gap = list.len() >= TOLD && list.first().is_some_and(|(oldest, _)| *oldest > known + 1);
-            missed = sequence < known || list.is_empty() || has_gap;
+            let is_another = sequence < known || (known > 0 && sequence > known + (1 << 32));
+            missed = is_another || list.is_empty() || has_gap;
             let known = if sequence < known { 0 } else { known };
             told = list.iter().filter(|(number, _)| *number > known).map(|(_, file)| bulk(file)).collect();
         }

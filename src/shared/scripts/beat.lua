@@ -11,7 +11,7 @@ end
 local id, known_sequence = ARGV[1], tonumber(ARGV[3])
 local beat, is_new = count(KEYS[1], 0)
 if is_new then
-  redis.call('DEL', KEYS[2])
+  redis.call('DEL', KEYS[2], KEYS[6])
 end
 of_type(KEYS[2], 'zset')
 of_type(KEYS[3], 'zset')
@@ -27,18 +27,18 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. beat, '+inf')
 -- How many beats a second takes: as many as there are replicas that have beaten within four seconds. Counted from all that are
 -- known downwards, so that one that beats in haste does not make the others seem gone.
-local second, before = math.max(1, redis.call('ZCARD', KEYS[2])), nil
+local beats_a_second, before = math.max(1, redis.call('ZCARD', KEYS[2])), nil
 repeat
-  before, second = second, math.max(1, redis.call('ZCOUNT', KEYS[2], beat - 4 * second, '+inf'))
-until second == before
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. beat - 60 * second, 'LIMIT', 0, 100)) do
+  before, beats_a_second = beats_a_second, math.max(1, redis.call('ZCOUNT', KEYS[2], beat - 4 * beats_a_second, '+inf'))
+until beats_a_second == before
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. beat - 60 * beats_a_second, 'LIMIT', 0, 100)) do
   redis.call('ZREM', KEYS[2], gone)
   redis.call('HDEL', KEYS[6], gone)
 end
-local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * second, '+inf', 'LIMIT', 0, 1000)
+local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * beats_a_second, '+inf', 'LIMIT', 0, 1000)
 -- Who was cut off, or has died, without a goodbye keeps its part of the quota: they are among those who are remembered.
 local remembered = redis.call('ZCARD', KEYS[2])
-local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * second, '+inf')
+local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * beats_a_second, '+inf')
 local records = {}
 for place, replica in ipairs(live) do
   records[place] = {replica, redis.call('HGET', KEYS[6], replica)}
@@ -50,15 +50,18 @@ end
 local sequence = tonumber(text(KEYS[4]) or 0) or 0
 -- Written so that it holds for what is no number, too.
 if not (sequence >= 0 and sequence <= 2 ^ 52) then
-  redis.call('DEL', KEYS[3], KEYS[4])
   sequence = 0
 end
+redis.call('PEXPIRE', KEYS[4], 7200000)
 local forgotten, missed = {}, 0
 if known_sequence >= 0 and known_sequence ~= sequence then
   local oldest = tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2])
   -- A file that was forgotten twice is there once, by its last number: a gap shows only where the list is full.
   local is_full = redis.call('ZCARD', KEYS[3]) >= 1000
-  if sequence < known_sequence or not oldest or (is_full and oldest > known_sequence + 1) then
+  local is_gap = not oldest or (is_full and oldest > known_sequence + 1)
+  -- A sequence that has begun anew since begins anywhere. Where none is known (0) it has begun for the first time.
+  local is_another = sequence < known_sequence or (known_sequence > 0 and sequence > known_sequence + 2 ^ 32)
+  if is_another or is_gap then
     missed = 1
   end
   -- The tier has lost its memory: all that it has is news.

@@ -10,10 +10,10 @@ end
 -- by the second result.
 local function count(key, base)
   local value = text(key)
-  if value and #value < 16 and (value == '0' or string.match(value, '^[1-9]%d*$')) then
+  if value and #value < 15 and (value == '0' or string.match(value, '^[1-9]%d*$')) then
     return redis.call('INCR', key), false
   end
-  -- Nothing is deleted first: a tier that is full would be written to in spite of that.
+  -- BEAT deletes nothing before: a tier that is full would let it write in spite of that.
   redis.call('SET', key, string.format('%.0f', base + 1))
   return base + 1, true
 end
