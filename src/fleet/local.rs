@@ -56,7 +56,7 @@ pub(super) struct Together {
     rest: f64,
     /// So many are apart: for each of them a token is left, as their turns may come at once.
     apart: u32,
-    /// How long this replica goes by its share. Where all are apart, its own that wait go first.
+    /// Where all are apart: how long this replica goes by its share, as its own that wait go first.
     queue: Duration,
 }
 
@@ -89,7 +89,7 @@ impl Together {
     /// When there would be a turn, where the bucket would give one after `wait`. It may be sooner, as some that are apart now
     /// will not be.
     pub(super) fn retry_after(self, wait: Duration) -> Duration {
-        if self.rest > 0.0 { self.stretched(wait) } else { wait.max(self.queue) }
+        self.stretched(wait).max(self.queue)
     }
 
     fn stretched(self, wait: Duration) -> Duration {
@@ -136,7 +136,8 @@ impl Local {
     pub(super) fn together(&self, quota: Quota, now: Instant) -> Option<Together> {
         let (there, _) = self.there;
         let rest = f64::from(there.get().saturating_sub(self.apart)) / f64::from(there.get());
-        let queue = if self.is_apart() { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
+        let queues = rest == 0.0 && self.is_apart();
+        let queue = if queues { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
         let together = Together { quota: self.part(quota), rest, apart: self.apart, queue };
         self.others.are_known().then_some(together)
     }

@@ -46,7 +46,7 @@ async fn ask_some(fleet: &Fleet, replicas: usize, at_once: usize, for_how_long: 
                     for path in paths {
                         let response = client.get(path).send().await.unwrap();
                         good += usize::from(response.status() == 200);
-                        // There is no room for another one that waits.
+                        // There is no room for another one that waits: it comes again when it is told to, or is ended before.
                         if let Some(retry_after) = response.headers().get("retry-after") {
                             let seconds = retry_after.to_str().unwrap().parse().unwrap();
                             tokio::time::sleep(Duration::from_secs(seconds)).await;
