@@ -81,6 +81,8 @@ pub struct Description {
 /// A question on its way to the task.
 struct Call {
     commands: Commands,
+    /// Whoever asked waits for no longer than this.
+    budget: Duration,
     reply: oneshot::Sender<Result<Value, Error>>,
     permit: OwnedSemaphorePermit,
 }
@@ -101,8 +103,9 @@ pub struct Supervisor {
 /// A question that was sent.
 struct UnderWay {
     asked_at: Instant,
-    /// Whoever asked wants to know what became of it, however late: whether a token was given, or paid for.
-    is_wanted_late: bool,
+    /// A tier that is silent for a moment may answer it all the same: whoever asked ends the wait in time, or wants to know
+    /// what became of it, however late (whether a token was given, or paid for).
+    is_kept: bool,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
     _permit: OwnedSemaphorePermit,
@@ -183,7 +186,7 @@ impl Tier {
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| Error::Busy)?;
         let (reply, answer) = oneshot::channel();
-        let call = Call { commands, reply, permit };
+        let call = Call { commands, budget, reply, permit };
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
         // An answer that is there counts, however late this task is woken.
         match tokio::time::timeout(budget, answer).await {
@@ -327,11 +330,11 @@ impl Supervisor {
             let now = self.clock.now();
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
-                    let Call { commands, reply, permit } = call;
-                    let is_wanted_late = matches!(commands.operation(), Operation::Take | Operation::Pay);
+                    let Call { commands, budget, reply, permit } = call;
+                    let is_kept =
+                        matches!(commands.operation(), Operation::Take | Operation::Pay) || budget <= self.timeout;
                     answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
-                    under_way
-                        .insert(count, UnderWay { asked_at: now, is_wanted_late, reply: Some(reply), _permit: permit });
+                    under_way.insert(count, UnderWay { asked_at: now, is_kept, reply: Some(reply), _permit: permit });
                     count += 1;
                 }
                 Event::Call(call) => call.refuse(),
@@ -361,7 +364,7 @@ impl Supervisor {
                 }
                 Event::Silent => {
                     self.health.silent(now, fastrand::f64());
-                    let told = under_way.values_mut().filter(|call| !call.is_wanted_late);
+                    let told = under_way.values_mut().filter(|call| !call.is_kept);
                     for reply in told.filter_map(|call| call.reply.take()) {
                         let _ = reply.send(Err(Error::Away));
                     }

@@ -1,9 +1,13 @@
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::shared::{
-    Level, Newer, Take, Taken,
-    testing::{Cluster, LAST_SLOTS, Manner, Proxy, Replica, Server, Watched, eventually, free_port, says},
+use crate::{
+    clock::testing::VirtualTime,
+    shared::{
+        Level, Newer, Take, Taken,
+        model::Model,
+        testing::{Cluster, LAST_SLOTS, Manner, Proxy, Replica, Server, Watched, eventually, free_port, says},
+    },
 };
 
 const BUDGET: Duration = Duration::from_millis(20);
@@ -82,6 +86,44 @@ async fn a_paused_tier_answers_late_and_is_used_again() {
     server.run(&["CLIENT", "PAUSE", "200", "ALL"]);
     trips(&replica).await;
     comes_back(&replica).await;
+}
+
+/// A tier that is simulated, and time with it; it is up, and knows LOOK by its name.
+async fn simulated() -> (std::sync::Arc<Model>, Replica) {
+    let clock = VirtualTime::new().clock();
+    let millis = {
+        let clock = clock.clone();
+        move || i64::try_from(clock.now().since_origin().as_millis()).unwrap()
+    };
+    let model = Model::new(1, millis);
+    let replica = Replica::before(model.address(0), BUDGET, clock);
+    replica.is(State::Up).await;
+    assert!(answers(&replica).await);
+    (model, replica)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_is_late_for_the_first_is_in_time_for_the_next() {
+    let (model, replica) = simulated().await;
+    model.behave(crate::shared::model::Manner::Silent);
+    let began = tokio::time::Instant::now();
+    let millis = Duration::from_millis;
+    let asks = async |after, budget| {
+        tokio::time::sleep(millis(after)).await;
+        let answer = replica.tier.ask(look(&replica), budget).await;
+        (answer.map(drop), began.elapsed().as_millis())
+    };
+    let answers = async {
+        tokio::time::sleep(millis(25)).await;
+        model.behave(crate::shared::model::Manner::Answers);
+    };
+    let (first, next, patient, later, ()) =
+        tokio::join!(asks(0, BUDGET), asks(10, BUDGET), asks(10, millis(2000)), asks(22, BUDGET), answers);
+    assert!(first.0.is_err() && (20..22).contains(&first.1), "{first:?}");
+    assert!(next.0.is_ok() && (25..28).contains(&next.1), "{next:?}");
+    assert!(patient.0.is_err() && (20..22).contains(&patient.1), "nobody waits for what may not come: {patient:?}");
+    assert_eq!(later, (Err(Error::Away), 22), "nobody begins to wait");
+    assert_eq!(replica.tier.state(), State::Up);
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ struct State {
     /// What the replica of this tier has: a moment old.
     copy: Memory,
     /// The scripts that it knows by name.
-    scripts: HashMap<String, Operation>,
+    scripts: HashMap<&'static str, Operation>,
     latency: Duration,
     /// The share of calls that go wrong.
     trouble: f64,

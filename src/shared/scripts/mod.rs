@@ -4,7 +4,7 @@
 //! lives that are set are for waiting and for collecting rubbish, and those that are read are clamped. A wrong type in
 //! an answer is an error, since answers may be misaligned or forged.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::LazyLock, time::Duration};
 
 use jiff::Timestamp;
 use redis::{Cmd, Value};
@@ -215,9 +215,14 @@ impl Operation {
     }
 
     /// The name under which a tier knows the script once it has run.
-    pub(super) fn hash(self) -> String {
-        let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, self.script().as_bytes());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    pub(super) fn hash(self) -> &'static str {
+        static HASHES: LazyLock<[String; Operation::ALL.len()]> = LazyLock::new(|| {
+            Operation::ALL.map(|operation| {
+                let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, operation.script().as_bytes());
+                digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+            })
+        });
+        &HASHES[self as usize]
     }
 }
 
@@ -235,7 +240,7 @@ impl Commands {
 
     /// By the script's name, which is short.
     pub(super) fn by_name(&self, number: u64) -> Cmd {
-        self.command("EVALSHA", &self.operation.hash(), number)
+        self.command("EVALSHA", self.operation.hash(), number)
     }
 
     /// By the script's text, for a tier that does not know it yet.

@@ -13,7 +13,7 @@ pub(super) use self::{
     server::{Server, free_port},
     topology::{Cluster, LAST_SLOTS, Watched, says},
 };
-use super::{Config, Names, Seals, State, Tier};
+use super::{Address, Config, Names, Seals, State, Tier};
 use crate::{clock::Clock, key::ApiKey};
 
 /// Longer than anything takes on the slowest machine.
@@ -45,10 +45,14 @@ impl Replica {
     }
 
     pub(super) fn new(url: &str, timeout: Duration) -> Replica {
+        Replica::before(url.parse().unwrap(), timeout, Clock::system())
+    }
+
+    pub(super) fn before(address: Address, timeout: Duration, clock: Clock) -> Replica {
         let secret = ApiKey::new("first-key").unwrap().fleet_secret();
         let (names, seals) = (Names::new(&secret), Seals::new(&secret));
-        let config = Config { address: url.parse().unwrap(), timeout };
-        let (tier, supervisor) = Tier::new(config, names.clone(), Clock::system());
+        let config = Config { address, timeout };
+        let (tier, supervisor) = Tier::new(config, names.clone(), clock);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));
         Replica { tier, names, seals, tasks, stop }
