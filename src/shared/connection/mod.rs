@@ -100,9 +100,14 @@ pub struct Supervisor {
     clock: Clock,
 }
 
-/// A question that was sent.
+/// A question that was sent, or several that went together.
 struct UnderWay {
+    operation: Operation,
     asked_at: Instant,
+    askers: Vec<Asker>,
+}
+
+struct Asker {
     /// A tier that is silent for a moment may answer it all the same: whoever asked ends the wait in time, or wants to know
     /// what became of it, however late (whether a token was given, or paid for).
     is_kept: bool,
@@ -330,18 +335,16 @@ impl Supervisor {
             let now = self.clock.now();
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
-                    let Call { commands, budget, reply, permit } = call;
-                    let is_kept =
-                        matches!(commands.operation(), Operation::Take | Operation::Pay) || budget <= self.timeout;
-                    answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
-                    under_way.insert(count, UnderWay { asked_at: now, is_kept, reply: Some(reply), _permit: permit });
-                    count += 1;
+                    for (commands, askers) in self.trips(call).await {
+                        under_way.insert(count, UnderWay { operation: commands.operation(), asked_at: now, askers });
+                        answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
+                        count += 1;
+                    }
                 }
                 Event::Call(call) => call.refuse(),
                 Event::Answer((number, answer)) => {
                     line.allowance.renew();
-                    let call = under_way.remove(&number);
-                    let (reply, lasting) = match answer {
+                    let (answer, lasting) = match answer {
                         Ok(value) => (Ok(value), None),
                         Err(Fault::Refused(code)) if !code.is_lasting() => {
                             tracing::debug!(%code, "the shared tier refused a question");
@@ -349,9 +352,8 @@ impl Supervisor {
                         }
                         Err(fault) => (Err(Error::Away), Some(fault)),
                     };
-                    if let Some(waiting) = call.and_then(|call| call.reply) {
-                        // Whoever asked may have gone.
-                        let _ = waiting.send(reply);
+                    if let Some(trip) = under_way.remove(&number) {
+                        trip.end(answer);
                     }
                     if let Some(fault) = lasting {
                         self.health.broken(now, fastrand::f64());
@@ -364,8 +366,8 @@ impl Supervisor {
                 }
                 Event::Silent => {
                     self.health.silent(now, fastrand::f64());
-                    let told = under_way.values_mut().filter(|call| !call.is_kept);
-                    for reply in told.filter_map(|call| call.reply.take()) {
+                    let told = under_way.values_mut().flat_map(|trip| &mut trip.askers).filter(|asker| !asker.is_kept);
+                    for reply in told.filter_map(|asker| asker.reply.take()) {
                         let _ = reply.send(Err(Error::Away));
                     }
                     self.shared.metrics.tripped();
@@ -387,6 +389,30 @@ impl Supervisor {
         }
     }
 
+    /// The questions to send now, `first` among them: those of a kind that many ask at once go together.
+    async fn trips(&mut self, first: Call) -> Vec<(Commands, Vec<Asker>)> {
+        if first.commands.goes_with(&first.commands) {
+            // Whoever is about to ask does so first: a server without a free core does many questions in one trip in a third of
+            // the time that they take one by one.
+            tokio::task::yield_now().await;
+        }
+        let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
+        let mut next = Some(first);
+        while let Some(Call { commands, budget, reply, permit }) = next {
+            let is_kept = matches!(commands.operation(), Operation::Take | Operation::Pay) || budget <= self.timeout;
+            let asker = Asker { is_kept, reply: Some(reply), _permit: permit };
+            match trips.last_mut() {
+                Some((trip, askers)) if trip.goes_with(&commands) => {
+                    trip.and(commands);
+                    askers.push(asker);
+                }
+                _ => trips.push((commands, vec![asker])),
+            }
+            next = self.calls.try_recv().ok();
+        }
+        trips
+    }
+
     fn went_down(&mut self, fault: &Fault) {
         if !std::mem::replace(&mut self.is_known_away, true) {
             tracing::warn!(fault = %Chain(fault), "the shared tier is away; this replica does without it");
@@ -398,6 +424,24 @@ impl Supervisor {
     fn publish(&self) {
         let state = self.health.state();
         self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
+    }
+}
+
+impl UnderWay {
+    /// Each that asked has its part of the answer, or all have the error.
+    fn end(self, answer: Result<Value, Error>) {
+        let count = self.askers.len();
+        let parts = answer.and_then(|answer| {
+            let parts = scripts::parts(self.operation, answer, count).ok_or(Error::Malformed)?;
+            Ok(parts.into_iter().map(Ok).collect::<Vec<_>>())
+        });
+        let parts = parts.unwrap_or_else(|error| vec![Err(error); count]);
+        for (asker, part) in self.askers.into_iter().zip(parts) {
+            if let Some(waiting) = asker.reply {
+                // Whoever asked may have gone.
+                let _ = waiting.send(part);
+            }
+        }
     }
 }
 

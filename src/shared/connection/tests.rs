@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     clock::testing::VirtualTime,
     shared::{
-        Level, Newer, Take, Taken,
+        Level, Look, Newer, Take, Taken,
         model::Model,
         testing::{Cluster, LAST_SLOTS, Manner, Proxy, Replica, Server, Watched, eventually, free_port, says},
     },
@@ -12,7 +12,7 @@ use crate::{
 
 const BUDGET: Duration = Duration::from_millis(20);
 
-fn look(replica: &Replica) -> Request<crate::shared::Look> {
+fn look(replica: &Replica) -> Request<Look> {
     Request::look(&replica.names.file("https://h.example/a"), replica.names.fleet(), None, Newer::Any)
 }
 
@@ -124,6 +124,29 @@ async fn a_tier_that_is_late_for_the_first_is_in_time_for_the_next() {
     assert!(patient.0.is_err() && (20..22).contains(&patient.1), "nobody waits for what may not come: {patient:?}");
     assert_eq!(later, (Err(Error::Away), 22), "nobody begins to wait");
     assert_eq!(replica.tier.state(), State::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_that_are_asked_at_once_go_in_one_trip_for_each_64_and_each_has_its_own_answer() {
+    let (model, replica) = simulated().await;
+    let member = crate::shared::Replica::random();
+    let look = async |flight: u64, has_holder: bool| {
+        let (file, holder) = (replica.names.file(&flight.to_string()), member.holder(flight));
+        let request = Request::look(&file, replica.names.fleet(), Some(&holder).filter(|_| has_holder), Newer::Any);
+        replica.tier.ask(request, BUDGET).await
+    };
+    let (before, _) = model.counts();
+    let all = futures_util::future::join_all((0..100).map(|flight| look(flight, true))).await;
+    assert!(all.iter().all(|found| *found == Ok(Look::Mine)));
+    assert_eq!(model.counts().0 - before, 2);
+    // Another kind of question goes by itself, in its turn.
+    let trial = replica.tier.ask(Request::trial(replica.names.fleet()), BUDGET);
+    let (first, tried, next) = tokio::join!(look(7, false), trial, look(8, false));
+    assert_eq!(tried, Ok(true));
+    for (found, flight) in [(first, 7), (next, 8)] {
+        assert!(matches!(found, Ok(Look::Wait { holder, .. }) if holder == member.holder(flight)), "{flight}");
+    }
+    assert_eq!(model.counts().0 - before, 5);
 }
 
 #[tokio::test]

@@ -70,7 +70,10 @@ impl Memory {
     pub(crate) fn answer(&mut self, operation: Operation, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
         self.expire(now);
         match operation {
-            Operation::Look => self.look(keys, arguments, now),
+            Operation::Look => {
+                let files = keys[1..].chunks(2).zip(arguments[1..].chunks(2));
+                Value::Array(files.map(|(keys, asked)| self.look(keys, asked, &arguments[0], now)).collect())
+            }
             Operation::Peek => self.peek(keys),
             Operation::Poll => self.poll(keys, arguments, now),
             Operation::Renew => self.renew(keys, arguments, now),
@@ -143,9 +146,9 @@ impl Memory {
 
     /// LOOK finds a link that will do; else the failure or the holder of a mint; else the file is free, and leased to
     /// whoever gave a name.
-    fn look(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
-        let [link, lease, _] = keys else { panic!("{keys:?}") };
-        let [holder, newer, life] = arguments else { panic!("{arguments:?}") };
+    fn look(&mut self, keys: &[String], asked: &[Vec<u8>], life: &[u8], now: i64) -> Value {
+        let [link, lease] = keys else { panic!("{keys:?}") };
+        let [holder, newer] = asked else { panic!("{asked:?}") };
         if let Some(found) = self.links.get(link).filter(|found| newer.is_empty() || time(&found.value) > &newer[..]) {
             return answer("hit", [bulk(&found.value), self.told_beacon()]);
         }

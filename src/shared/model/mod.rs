@@ -341,7 +341,10 @@ impl State {
 fn beacon_in(operation: Operation, answer: &Value) -> Option<&Value> {
     let Value::Array(parts) = answer else { return None };
     match operation {
-        Operation::Look => parts.get(2).filter(|_| parts[0] == Value::BulkString(b"hit".to_vec())),
+        Operation::Look => parts.iter().find_map(|look| match look {
+            Value::Array(look) => look.get(2).filter(|_| look[0] == Value::BulkString(b"hit".to_vec())),
+            _ => None,
+        }),
         Operation::Peek => parts.first(),
         Operation::Beat => parts.get(5),
         _ => None,

@@ -136,7 +136,10 @@ impl Askers {
         match step {
             Step::Look { file: number, holder, newer } => {
                 let holder = holder.map(|holder| self.holder(holder));
-                parts(Request::look(&file(number), fleet, holder.as_ref(), than(newer)))
+                let look = |number| Request::look(&file(number), fleet, holder.as_ref(), than(newer)).commands();
+                let mut both = look(number);
+                both.and(look(&0));
+                Some((both.operation(), both.keys, both.arguments))
             }
             Step::Poll { holder, newer } => {
                 let holder = self.holder(*holder);

@@ -229,13 +229,26 @@ impl Operation {
 /// The commands of one request. Each carries a number, which its answer repeats.
 pub(super) struct Commands {
     operation: Operation,
-    keys: Vec<String>,
-    arguments: Vec<Vec<u8>>,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Vec<u8>>,
 }
 
 impl Commands {
     pub(super) fn operation(&self) -> Operation {
         self.operation
+    }
+
+    /// Whether both may go in one trip.
+    pub(super) fn goes_with(&self, next: &Commands) -> bool {
+        let is_look = |commands: &Commands| commands.operation == Operation::Look;
+        is_look(self) && is_look(next) && self.keys.first() == next.keys.first() && self.keys.len() <= 2 * PEEK
+    }
+
+    /// Asks both in one trip; the answer has a part for each, in this order (`parts`).
+    pub(super) fn and(&mut self, next: Commands) {
+        // Those of all files come first.
+        self.keys.extend(next.keys.into_iter().skip(1));
+        self.arguments.extend(next.arguments.into_iter().skip(1));
     }
 
     /// By the script's name, which is short.
@@ -264,6 +277,12 @@ impl Commands {
 pub(super) fn answer_to(number: u64, answer: Value) -> Option<Value> {
     let [repeated, answer] = <[Value; 2]>::try_from(array(answer)?).ok()?;
     (word(repeated)? == number.to_string()).then_some(answer)
+}
+
+/// The parts of an answer to so many questions that went together; `None` where it has others.
+pub(super) fn parts(operation: Operation, answer: Value, count: usize) -> Option<Vec<Value>> {
+    let parts = if operation == Operation::Look { array(answer)? } else { vec![answer] };
+    (parts.len() == count).then_some(parts)
 }
 
 impl<T> Request<T> {
@@ -300,8 +319,8 @@ impl Request<Look> {
     pub fn look(file: &FileNames, fleet: &FleetNames, holder: Option<&Holder>, newer: Newer) -> Request<Look> {
         Request {
             operation: Operation::Look,
-            keys: vec![file.link.clone(), file.lease.clone(), fleet.beacon.clone()],
-            arguments: vec![text(holder.map_or("", Holder::as_str)), newer.text(), millis(LEASE)],
+            keys: vec![fleet.beacon.clone(), file.link.clone(), file.lease.clone()],
+            arguments: vec![millis(LEASE), text(holder.map_or("", Holder::as_str)), newer.text()],
             read: |value| {
                 let mut answer = array(value)?.into_iter();
                 let look = match word(answer.next()?)?.as_str() {

@@ -690,6 +690,21 @@ async fn a_tier_that_is_full_is_not_one_that_knows_nobody() {
 }
 
 #[test]
+fn an_answer_to_looks_has_a_part_for_each() {
+    let two = Value::Array(vec![Value::Int(1), Value::Int(2)]);
+    assert_eq!(parts(Operation::Look, two.clone(), 2), Some(vec![Value::Int(1), Value::Int(2)]));
+    assert_eq!(parts(Operation::Take, two.clone(), 1), Some(vec![two.clone()]));
+    for count in [0, 1, 3] {
+        assert_eq!(parts(Operation::Look, two.clone(), count), None, "{count}");
+    }
+    assert_eq!(parts(Operation::Look, Value::Int(1), 1), None);
+    assert!(
+        Operation::ALL.iter().enumerate().all(|(place, operation)| *operation as usize == place),
+        "so are hashes found"
+    );
+}
+
+#[test]
 fn answers_of_a_wrong_type_are_errors() {
     use redis::Value::{Array, BulkString, Int, Nil, Okay};
     let bulk = |text: &str| BulkString(text.as_bytes().to_vec());
