@@ -226,9 +226,9 @@ impl Local {
         self.next_number
     }
 
-    /// A request that waited goes, or is given up: its token is spent.
-    pub(super) fn ended(&mut self, number: u64) {
-        if self.waiting.remove(&number).is_some_and(|token| token != Token::Told) {
+    /// A request that waited goes, and its token is spent; or it is not made, and its turn passes unused.
+    pub(super) fn ended(&mut self, number: u64, goes: bool) {
+        if self.waiting.remove(&number).is_some_and(|token| token != Token::Told) && goes {
             self.debt.spent();
         }
     }
@@ -319,17 +319,20 @@ mod tests {
         let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (0, 3));
         assert!(local.bill(QUOTA).is_none(), "it is taken for told");
-        local.ended(leaves);
+        local.ended(leaves, true);
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
-        local.ended(stays);
+        local.ended(stays, true);
         assert!(local.bill(QUOTA).is_none());
         let untold = local.waits();
-        local.ended(untold);
+        local.ended(untold, true);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
+        let given_up = local.waits();
+        local.ended(given_up, false);
+        assert!(local.bill(QUOTA).is_none(), "not spent");
         (0..9).for_each(|_| local.spent());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 4), "a burst at most: the rest was refilled");
     }
@@ -341,7 +344,7 @@ mod tests {
         let (told_of, waits) = (local.waits(), local.waits());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
-        local.ended(told_of);
+        local.ended(told_of, true);
         local.lost();
         let first = local.waits();
         assert!(local.bill(QUOTA).is_none());
@@ -359,14 +362,14 @@ mod tests {
         assert_eq!((reach, keep), (Duration::ZERO, 1), "who is apart alone leaves nothing but what is there");
         let retry_after = [50, 300].map(|wait| together.retry_after(Duration::from_millis(wait)));
         assert_eq!(retry_after, [200, 300].map(Duration::from_millis), "its own that wait go first");
-        local.ended(waits);
-        local.ended(first);
+        local.ended(waits, true);
+        local.ended(first, true);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The tier is late for once.
         local.waits();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "it is there, and told at once");
         assert!(local.is_apart());
-        local.ended(last);
+        local.ended(last, true);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         assert!(!local.is_apart());
     }

@@ -2,7 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, words};
+use super::{
+    BEHIND, Fleet, Inner,
+    leases::Lease,
+    realm::Realm,
+    seek::{Again, Sought},
+    words,
+};
 use crate::{
     shared::{self, Content, FileNames, Holder, Kept, Put, Request},
     source::Source,
@@ -39,17 +45,34 @@ impl Minter {
         let inner = &*self.fleet.0;
         // A mint whose link was of no use is made again by the same flight.
         let holder = inner.leases.holder(source).unwrap_or_else(|| inner.holder());
-        let realm = match inner.seek(source, &ask, &holder).await {
-            Sought::Found(minted) => return Ok(minted),
-            Sought::Failed(error) => return Err(error),
-            Sought::Alone => return self.alone.mint(source, ask).await,
-            Sought::Mine(realm) => realm,
+        let mut has_looked_again = false;
+        let (mint, realm) = loop {
+            match inner.seek(source, &ask, &holder).await {
+                Sought::Found(minted) => return Ok(minted),
+                Sought::Failed(error) => return Err(error),
+                Sought::Mine(realm) => break (self.alone.mint(source, ask.clone()), realm),
+                Sought::Alone if has_looked_again => return self.alone.mint(source, ask).await,
+                Sought::Alone => {
+                    let mut mint = self.alone.mint(source, ask.clone());
+                    tokio::select! {
+                        // What is asked first is answered first: whether there is a link already is known before there is a token.
+                        biased;
+                        again = inner.look_again(source, &ask, &holder) => match again {
+                            Again::Mine(realm) => break (mint, realm),
+                            Again::Elsewhere => {}
+                        },
+                        result = &mut mint => return result,
+                    }
+                    has_looked_again = true;
+                    ask.progress.waits_anew();
+                }
+            }
         };
         let file = realm.file(source);
         inner.leases.insert(source, Lease::new(&realm, file, holder, &ask.progress, inner.clock.now()));
         let mut guard = Guard { inner, source, is_armed: true };
         let reason = ask.reason;
-        let result = self.alone.mint(source, ask).await;
+        let result = mint.await;
         // A link is kept in memory first, then told.
         guard.is_armed = false;
         if let Err(error) = &result {

@@ -27,17 +27,19 @@ const TOO_LATE: Duration = Duration::from_secs(1);
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
+    /// Its turn has come; or else it is not made, as another replica has the link.
+    goes: bool,
 }
 
 impl<'a> Waiting<'a> {
     fn new(inner: &'a Inner) -> Waiting<'a> {
-        Waiting { inner, number: inner.local().waits() }
+        Waiting { inner, number: inner.local().waits(), goes: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.inner.local().ended(self.number);
+        self.inner.local().ended(self.number, self.goes);
         self.inner.untold.notify_one();
     }
 }
@@ -92,13 +94,16 @@ impl Inner {
 
     async fn take(self: &Arc<Inner>, ask: &Ask) -> Result<(), Refused> {
         loop {
-            let (wait, _waiting) = match self.turn(ask).await? {
+            let (wait, mut waiting) = match self.turn(ask).await? {
                 Turn::Paid => return Ok(()),
                 Turn::Tier(wait) => (wait, None),
                 Turn::Share(wait) => (wait, Some(Waiting::new(self))),
             };
             let due = self.clock.now() + wait;
             tokio::time::sleep(wait).await;
+            if let Some(waiting) = &mut waiting {
+                waiting.goes = true;
+            }
             if self.clock.now() < due + TOO_LATE {
                 return Ok(());
             }

@@ -9,7 +9,7 @@ use super::{BEHIND, Inner, poll::TOGETHER, realm::Realm, words};
 use crate::{
     clock::{Instant, Witness},
     link::Link,
-    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request},
+    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request, State},
     source::Source,
     upstream::{Ask, Error, Minted, Reason, Via, Welcome},
 };
@@ -39,6 +39,14 @@ pub(super) enum Sought {
     Mine(Arc<Realm>),
     /// The tier is done without.
     Alone,
+}
+
+/// What became of a file that is about to be minted without the tier.
+pub(super) enum Again {
+    /// This replica mints it, for all.
+    Mine(Arc<Realm>),
+    /// Another replica has its link, or mints it.
+    Elsewhere,
 }
 
 /// What a value is good for.
@@ -113,6 +121,29 @@ impl Inner {
             }
         }
         Sought::Alone
+    }
+
+    /// Looks again as soon as the tier answers (again), if the mint that goes on meanwhile still waits for its turn at kie.ai:
+    /// all that waited while the tier was away would mint what others have minted. Comes to no end where that is not so. Cancel
+    /// safe.
+    pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Again {
+        let Some(newest) = self.realms().into_iter().next() else { return std::future::pending().await };
+        let file = newest.file(source);
+        let newer = if ask.welcome.is_some() { Newer::Any } else { Newer::Never };
+        let mut state = newest.tier.changes();
+        while state.wait_for(|state| *state == State::Up).await.is_ok() && ask.progress.first_sent_at().is_none() {
+            match newest.tier.ask(Request::look(&file, newest.names.fleet(), Some(holder), newer), BEHIND).await {
+                Ok(Look::Mine) => return Again::Mine(newest),
+                Ok(Look::Hit { .. } | Look::Wait { .. }) => return Again::Elsewhere,
+                Ok(Look::Failed { .. } | Look::Free) | Err(shared::Error::Refused | shared::Error::Malformed) => break,
+                Err(shared::Error::Away | shared::Error::Late | shared::Error::Busy) => {
+                    if state.changed().await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Links that other replicas have minted of many files, in one trip for each 64 and each key in use, all at once,

@@ -241,3 +241,72 @@ async fn who_is_woken_long_after_its_turn_takes_another_one() {
     let given = fleet.0.realms()[0].known(clock.now()).given;
     assert!((14..=16).contains(&given), "{given} tokens for ten requests, half of which slept through their turns");
 }
+
+/// Takes a token as `upstream` does, then fails; notes which files it asked kie.ai for, and after how long.
+struct Turns {
+    fleet: Fleet,
+    began: crate::clock::Instant,
+    asked: Mutex<Vec<(String, Duration)>>,
+}
+
+impl Mint for Turns {
+    fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a> {
+        Box::pin(async move {
+            self.fleet.take(&ask).await.unwrap();
+            let asked = (source.url().to_owned(), self.began.until(self.fleet.0.clock.now()));
+            self.asked.lock().unwrap().push(asked);
+            Err::<Minted, _>(Error::Timeout)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let (fleet, other) = (up(at(&clock, tier.address(0), 4, 4)).await, up(at(&clock, tier.address(1), 4, 4)).await);
+    tier.cut_off(0, true);
+    while fleet.state() != State::Down {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // One a second is its share, and that of this second is spent.
+    let began = clock.now();
+    fleet.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await.unwrap();
+    let turns = Arc::new(Turns { fleet: fleet.clone(), began, asked: Mutex::default() });
+    let minter = &Minter::new(fleet.clone(), Arc::clone(&turns) as Arc<dyn Mint>);
+    let file = |name: &str| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap();
+    let mint = async |name: &str, after: u64| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        let minted = minter.mint(&file(name), ask(Reason::Miss, began + Duration::from_secs(20))).await;
+        (minted, began.until(clock.now()))
+    };
+    let world = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+        let heard = [&fleet, &other].map(|each| each.0.kie_clock.heard(Some(shown), None, clock.now(), clock.now()));
+        let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
+        let (sent_at, ends_at) = (clock.now(), clock.now() + link::LIFE);
+        let minted = Minted { link, sent_at, ends_at, heard: heard[0], says_its_end: false, via: Via::Kie };
+        Minter::new(other.clone(), Arc::new(Script::default())).kept(&file("minted"), Some(&minted));
+        let (realm, holder) = (other.0.realms().remove(0), other.0.holder());
+        let (names, fleet_names) = (realm.file(&file("leased")), realm.names.fleet().clone());
+        let look = Request::look(&names, &fleet_names, Some(&holder), shared::Newer::Any);
+        assert_eq!(realm.tier.ask(look, BEHIND).await, Ok(shared::Look::Mine));
+        tier.cut_off(0, false);
+    };
+    let (minted, leased, free, ()) = tokio::join!(mint("minted", 0), mint("leased", 10), mint("free", 20), world);
+    assert!(matches!(minted.0, Ok(Minted { via: Via::Shared, .. })), "{minted:?}");
+    assert!(minted.1 < Duration::from_millis(900), "{minted:?}");
+    assert!(leased.0.is_err() && free.0.is_err());
+    let asked: Vec<_> = turns
+        .asked
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(url, at)| (url.rsplit('/').next().unwrap().to_owned(), at.as_secs()))
+        .collect();
+    // The free one keeps the turn that it had, the third; the other one waits for the lease's end.
+    assert_eq!(asked, [("leased".to_owned(), 2), ("free".to_owned(), 3)]);
+    assert!(!fleet.is_apart());
+}

@@ -209,6 +209,11 @@ impl Progress {
         budget.saturating_sub(Duration::from_nanos(self.waited.load(Ordering::Relaxed)))
     }
 
+    /// The tier is back: what it costs from now on is another fault's.
+    pub fn waits_anew(&self) {
+        self.waited.store(0, Ordering::Relaxed);
+    }
+
     pub fn waited(&self, time: Duration) {
         self.waited.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
