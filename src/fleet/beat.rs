@@ -164,7 +164,6 @@ impl Inner {
         forget: &(impl Fn(Forgotten) + Sync),
     ) {
         if !realm.is_up() {
-            realm.set_up(false);
             // The others are silent for a moment as this one is, and no longer.
             if is_newest && realm.tier.state() == State::Down {
                 self.local().lost();
@@ -180,9 +179,7 @@ impl Inner {
         realm.heard(beat.bucket, asked_at);
         self.hear(realm, is_newest, beat, kie, forget);
         // Once it has heard what was forgotten meanwhile: that is not to be put there again.
-        if !realm.set_up(true) {
-            self.catch_up(realm).await;
-        }
+        self.catch_up(realm).await;
     }
 
     fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
@@ -251,17 +248,16 @@ impl Inner {
         Request::beat(names, self.quota, saying)
     }
 
-    /// The tier is back: it is told what it has missed. What it does not take now is lost.
-    async fn catch_up(&self, realm: &Arc<Realm>) {
-        let (forgotten, links) = self.later().take(self.clock.now());
+    /// The tier answers: it is told what it has missed, if anything. What it does not take now is lost.
+    pub(super) async fn catch_up(&self, realm: &Arc<Realm>) {
+        let (forgotten, links) = self.later().take(&realm.fingerprint, self.clock.now());
         let drops = forgotten.iter().map(|source| async {
             let request = Request::drop(&realm.file(source), realm.names.fleet());
             let _ = realm.tier.ask(request, BEHIND).await;
         });
         join_all(drops).await;
         for some in links.chunks(PUT_AT_ONCE) {
-            let ours = some.iter().filter(|(_, kept)| kept.key == realm.fingerprint);
-            let puts = ours.map(|(source, kept)| async {
+            let puts = some.iter().map(|(source, kept)| async {
                 let Some((sealed, life)) = self.sealed(realm, source, &kept.minted) else { return };
                 let _ = self.put(realm, &realm.file(source), &self.holder(), sealed, life).await;
             });

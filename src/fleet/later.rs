@@ -1,4 +1,5 @@
-//! What the shared tier is told when it is back: links that were minted meanwhile, and files that were forgotten. Pure.
+//! What the shared tier is told as soon as it answers again: links that were minted meanwhile, and files that were forgotten.
+//! Pure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +17,8 @@ const MOST_FORGOTTEN: usize = 1024;
 pub(super) struct Later {
     links: HashMap<Source, Kept>,
     count: u64,
-    forgotten: Vec<(Source, Instant)>,
+    /// And by the fingerprint of which key's fleet, since when.
+    forgotten: Vec<(Source, String, Instant)>,
 }
 
 #[derive(Debug)]
@@ -41,12 +43,12 @@ impl Later {
         }
     }
 
-    /// A file is to be forgotten, and so is what was to be put.
-    pub(super) fn forget(&mut self, source: &Source, now: Instant) {
+    /// A file is to be forgotten by the fleet of this key, and so is what was to be put.
+    pub(super) fn forget(&mut self, source: &Source, key: &str, now: Instant) {
         self.links.remove(source);
-        self.forgotten.retain(|(known, at)| known != source && now.since(*at) < FORGOTTEN_FOR);
+        self.forgotten.retain(|(known, of, at)| (known, &**of) != (source, key) && now.since(*at) < FORGOTTEN_FOR);
         if self.forgotten.len() < MOST_FORGOTTEN {
-            self.forgotten.push((source.clone(), now));
+            self.forgotten.push((source.clone(), key.to_owned(), now));
         }
     }
 
@@ -60,14 +62,15 @@ impl Later {
         self.links.retain(|source, _| !is_one(source));
     }
 
-    /// All of it, once: the files to forget first.
-    pub(super) fn take(&mut self, now: Instant) -> (Vec<Source>, Vec<(Source, Kept)>) {
-        let forgotten = std::mem::take(&mut self.forgotten);
-        let forgotten = forgotten.into_iter().filter(|(_, at)| now.since(*at) < FORGOTTEN_FOR);
-        let mut links: Vec<_> =
-            std::mem::take(&mut self.links).into_iter().filter(|(_, kept)| kept.minted.ends_at > now).collect();
+    /// All that the fleet of this key is to hear, once: the files to forget first.
+    pub(super) fn take(&mut self, key: &str, now: Instant) -> (Vec<Source>, Vec<(Source, Kept)>) {
+        let forgotten = self.forgotten.extract_if(.., |(_, of, _)| of == key);
+        let forgotten =
+            forgotten.filter(|(_, _, at)| now.since(*at) < FORGOTTEN_FOR).map(|(source, ..)| source).collect();
+        let links = self.links.extract_if(|_, kept| kept.key == key);
+        let mut links: Vec<_> = links.filter(|(_, kept)| kept.minted.ends_at > now).collect();
         links.sort_unstable_by_key(|(_, kept)| kept.number);
-        (forgotten.map(|(source, _)| source).collect(), links)
+        (forgotten, links)
     }
 }
 
@@ -99,24 +102,28 @@ mod tests {
         let mut later = Later::default();
         (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number), "k"));
         later.put(&source(7), &minted(9999), "k");
-        let (_, links) = later.take(at(200));
+        let (_, links) = later.take("k", at(200));
         assert_eq!(links.len(), MOST_LINKS);
         assert!(links.iter().all(|(known, _)| *known != source(0) && *known != source(1)), "the oldest went first");
         let last = links.last().unwrap();
         assert_eq!((&last.0, last.1.minted.link.as_str()), (&source(7), "https://h.example/9999"));
-        assert!(later.take(at(200)).1.is_empty(), "once");
+        assert!(later.take("k", at(200)).1.is_empty(), "once");
         later.put(&source(1), &minted(1), "k");
-        assert!(later.take(at(1300)).1.is_empty(), "it is dead");
+        assert!(later.take("k", at(1300)).1.is_empty(), "it is dead");
     }
 
     #[test]
     fn what_is_forgotten_is_not_put_and_is_told_for_a_minute() {
         let mut later = Later::default();
         later.put(&source(1), &minted(1), "k");
-        later.forget(&source(1), at(100));
-        later.forget(&source(2), at(130));
-        later.forget(&source(2), at(131));
-        let (forgotten, links) = later.take(at(160));
+        later.forget(&source(1), "k", at(100));
+        later.forget(&source(2), "k", at(130));
+        later.forget(&source(2), "k", at(131));
+        later.forget(&source(2), "of another key", at(132));
+        later.put(&source(3), &minted(3), "of another key");
+        let (forgotten, links) = later.take("k", at(160));
         assert_eq!((forgotten, links.len()), (vec![source(2)], 0));
+        let (forgotten, links) = later.take("of another key", at(160));
+        assert_eq!((forgotten, links.len()), (vec![source(2)], 1));
     }
 }

@@ -185,7 +185,6 @@ impl Fleet {
 
     /// Has all replicas forget a file. Its mint under way, wherever that is, cannot bring it back.
     pub async fn forget(&self, source: &Source) -> Told {
-        let now = self.0.clock.now();
         self.0.later().drop_link(source);
         let realms = self.0.realms();
         let drops = realms.iter().map(|realm| async {
@@ -193,11 +192,11 @@ impl Fleet {
             realm.tier.ask(request, BEHIND).await.is_ok()
         });
         let heard = futures_util::future::join_all(drops).await;
-        if !heard.is_empty() && heard.into_iter().all(|heard| heard) {
-            return Told::Told;
+        let untold: Vec<_> = realms.iter().zip(heard).filter(|(_, heard)| !heard).map(|(realm, _)| realm).collect();
+        for realm in &untold {
+            self.0.later().forget(source, &realm.fingerprint, self.0.clock.now());
         }
-        self.0.later().forget(source, now);
-        Told::Unreachable
+        if untold.is_empty() { Told::Told } else { Told::Unreachable }
     }
 
     pub fn describe(&self) -> Option<Description> {

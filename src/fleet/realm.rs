@@ -2,10 +2,7 @@
 //! while its key is replaced by another.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -33,8 +30,6 @@ pub(super) struct Realm {
     pub(super) stop: CancellationToken,
     /// Who asks together next whether mints of other replicas are over.
     pub(super) polls: Polls,
-    /// Whether the tier was used when somebody last looked: what was put off is done when it is back.
-    was_up: AtomicBool,
     /// The number of the last invalidation that was heard of.
     sequence: Mutex<Option<i64>>,
     /// How its bucket was when it was heard of last.
@@ -64,7 +59,6 @@ impl Realm {
             tier,
             stop: CancellationToken::new(),
             polls: Polls::default(),
-            was_up: AtomicBool::new(false),
             sequence: Mutex::default(),
             bucket: Mutex::default(),
             retired_at: Mutex::default(),
@@ -74,11 +68,6 @@ impl Realm {
 
     pub(super) fn is_up(&self) -> bool {
         self.tier.state() == State::Up
-    }
-
-    /// Notes whether the tier is used, and tells whether it was before.
-    pub(super) fn set_up(&self, is_up: bool) -> bool {
-        self.was_up.swap(is_up, Ordering::Relaxed)
     }
 
     pub(super) fn file(&self, source: &Source) -> FileNames {

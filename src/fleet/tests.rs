@@ -76,7 +76,8 @@ async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell
     minter.kept(&source, Some(&minted));
     minter.kept(&Source::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
     assert_eq!(fleet.forget(&Source::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
-    let (forgotten, links) = fleet.0.later().take(began);
+    let fingerprint = fleet.0.realms()[0].fingerprint.clone();
+    let (forgotten, links) = fleet.0.later().take(&fingerprint, began);
     assert_eq!((forgotten.len(), links.len()), (1, 1));
 }
 
@@ -240,6 +241,29 @@ async fn who_is_woken_long_after_its_turn_takes_another_one() {
     tokio::join!(callers, sleep);
     let given = fleet.0.realms()[0].known(clock.now()).given;
     assert!((14..=16).contains(&given), "{given} tokens for ten requests, half of which slept through their turns");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answers() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let fleet = up(at(&clock, tier.address(0), 10, 20)).await;
+    let (source, realm) = (Source::parse("https://h.kie.ai/a").unwrap(), fleet.0.realms().remove(0));
+    tier.behave(shared::model::Manner::Silent);
+    assert_eq!(fleet.forget(&source).await, Told::Unreachable);
+    assert_eq!(fleet.state(), State::Suspect);
+    tier.behave(shared::model::Manner::Answers);
+    let fleet = up(fleet).await;
+    let late = async || {
+        let put = Request::put(&realm.file(&source), &fleet.0.holder(), b"1L0000000000000000".to_vec(), BEHIND);
+        realm.tier.ask(put, BEHIND).await
+    };
+    // The question itself was done late; that it was is not known.
+    tier.flush();
+    assert_eq!(late().await, Ok(shared::Put::Kept));
+    fleet.0.catch_up(&realm).await;
+    assert_eq!(late().await, Ok(shared::Put::Forgotten));
 }
 
 /// Takes a token as `upstream` does, then fails; notes which files it asked kie.ai for, and after how long.
