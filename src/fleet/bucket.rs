@@ -30,6 +30,13 @@ impl Bucket {
         self.period = quota.period;
     }
 
+    /// Nobody waits for what was promised: it is empty, where it had less.
+    pub(super) fn owes_nobody(&mut self, quota: Quota, now: Instant) {
+        if self.ahead(now) > quota.window() {
+            (self.full_at, self.period) = (Some(now + quota.window()), quota.period);
+        }
+    }
+
     /// What it holds; less than nothing where tokens to come are promised already.
     pub(super) fn tokens(&self, quota: Quota, now: Instant) -> f64 {
         f64::from(quota.burst.get()) - self.ahead(now).as_secs_f64() / quota.period.as_secs_f64()

@@ -226,10 +226,15 @@ impl Local {
         self.next_number
     }
 
-    /// A request that waited goes, and its token is spent; or it is not made, and its turn passes unused.
-    pub(super) fn ended(&mut self, number: u64, goes: bool) {
-        if self.waiting.remove(&number).is_some_and(|token| token != Token::Told) && goes {
+    /// A request waits no more. Where it has gone, its token is spent; else its turn passes unused, and only what was told of it
+    /// stays paid.
+    pub(super) fn ended(&mut self, number: u64, has_gone: bool, quota: Quota, now: Instant) {
+        if self.waiting.remove(&number).is_some_and(|token| token != Token::Told) && has_gone {
             self.debt.spent();
+        }
+        // Nobody comes behind turns that nobody has.
+        if self.waiting.is_empty() && self.asked == 0 && !has_gone {
+            self.bucket.owes_nobody(quota.share(self.replicas()), now);
         }
     }
 
@@ -319,20 +324,28 @@ mod tests {
         let bill = local.bill(QUOTA).unwrap();
         assert_eq!(told(&bill), (0, 3));
         assert!(local.bill(QUOTA).is_none(), "it is taken for told");
-        local.ended(leaves, true);
+        local.ended(leaves, true, QUOTA, at(0));
         assert_eq!(local.debt.tokens(), 0, "it was told of");
         // What was not heard is told again, for whoever waits still and for whoever is gone.
         local.unpaid(bill);
         assert_eq!(local.debt.tokens(), 2);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 3));
-        local.ended(stays, true);
+        local.ended(stays, true, QUOTA, at(0));
         assert!(local.bill(QUOTA).is_none());
         let untold = local.waits();
-        local.ended(untold, true);
+        local.ended(untold, true, QUOTA, at(0));
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "spent without a word");
         let given_up = local.waits();
-        local.ended(given_up, false);
+        for _ in 0..9 {
+            local.take(QUOTA, Duration::from_secs(9), 0, at(0));
+        }
+        let goes_on = local.waits();
+        local.ended(given_up, false, QUOTA, at(0));
+        assert_eq!(local.bucket.queue(QUOTA, at(0)), Duration::from_millis(500));
+        local.ended(goes_on, false, QUOTA, at(0));
         assert!(local.bill(QUOTA).is_none(), "not spent");
+        let next = local.take(QUOTA, Duration::from_secs(9), 0, at(0));
+        assert_eq!(next, Take::Go { wait: QUOTA.period }, "nobody is before it, and nothing is left");
         (0..9).for_each(|_| local.spent());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 4), "a burst at most: the rest was refilled");
     }
@@ -344,7 +357,7 @@ mod tests {
         let (told_of, waits) = (local.waits(), local.waits());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
-        local.ended(told_of, true);
+        local.ended(told_of, true, QUOTA, at(0));
         local.lost();
         let first = local.waits();
         assert!(local.bill(QUOTA).is_none());
@@ -362,14 +375,14 @@ mod tests {
         assert_eq!((reach, keep), (Duration::ZERO, 1), "who is apart alone leaves nothing but what is there");
         let retry_after = [50, 300].map(|wait| together.retry_after(Duration::from_millis(wait)));
         assert_eq!(retry_after, [200, 300].map(Duration::from_millis), "its own that wait go first");
-        local.ended(waits, true);
-        local.ended(first, true);
+        local.ended(waits, true, QUOTA, at(0));
+        local.ended(first, true, QUOTA, at(0));
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         // The tier is late for once.
         local.waits();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1), "it is there, and told at once");
         assert!(local.is_apart());
-        local.ended(last, true);
+        local.ended(last, true, QUOTA, at(0));
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
         assert!(!local.is_apart());
     }

@@ -1,14 +1,8 @@
-//! A mint that asks the fleet first, and tells the fleet what came of it.
+//! A mint that asks the fleet first, once more where the tier comes back in time, and tells the fleet what came of it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{
-    BEHIND, Fleet, Inner,
-    leases::Lease,
-    realm::Realm,
-    seek::{Again, Sought},
-    words,
-};
+use super::{BEHIND, Fleet, Inner, leases::Lease, realm::Realm, seek::Sought, words};
 use crate::{
     shared::{self, Content, FileNames, Holder, Kept, Put, Request},
     source::Source,
@@ -45,26 +39,22 @@ impl Minter {
         let inner = &*self.fleet.0;
         // A mint whose link was of no use is made again by the same flight.
         let holder = inner.leases.holder(source).unwrap_or_else(|| inner.holder());
-        let mut has_looked_again = false;
-        let (mint, realm) = loop {
-            match inner.seek(source, &ask, &holder).await {
-                Sought::Found(minted) => return Ok(minted),
-                Sought::Failed(error) => return Err(error),
-                Sought::Mine(realm) => break (self.alone.mint(source, ask.clone()), realm),
-                Sought::Alone if has_looked_again => return self.alone.mint(source, ask).await,
-                Sought::Alone => {
-                    let mut mint = self.alone.mint(source, ask.clone());
-                    tokio::select! {
-                        // What is asked first is answered first: whether there is a link already is known before there is a token.
-                        biased;
-                        again = inner.look_again(source, &ask, &holder) => match again {
-                            Again::Mine(realm) => break (mint, realm),
-                            Again::Elsewhere => {}
-                        },
-                        result = &mut mint => return result,
-                    }
-                    has_looked_again = true;
-                    ask.progress.waits_anew();
+        let (mint, realm) = match inner.seek(source, &ask, &holder).await {
+            Sought::Found(minted) => return Ok(minted),
+            Sought::Failed(error) => return Err(error),
+            Sought::Mine(realm) => (self.alone.mint(source, ask.clone()), realm),
+            Sought::Alone => {
+                let mut mint = self.alone.mint(source, ask.clone());
+                tokio::select! {
+                    // In this order the tier is asked for the link before it is asked for a token, and answers in that order.
+                    biased;
+                    sought = inner.look_again(source, &ask, &holder) => match sought {
+                        Sought::Found(minted) => return Ok(minted),
+                        Sought::Failed(error) => return Err(error),
+                        Sought::Mine(realm) => (mint, realm),
+                        Sought::Alone => return mint.await,
+                    },
+                    result = &mut mint => return result,
                 }
             }
         };

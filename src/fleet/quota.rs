@@ -27,19 +27,20 @@ const TOO_LATE: Duration = Duration::from_secs(1);
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
-    /// Its turn has come; or else it is not made, as another replica has the link.
-    goes: bool,
+    /// Its turn has come, so that its token is spent. Else it was dropped before: another replica has the link, or nobody
+    /// wants it any more.
+    has_gone: bool,
 }
 
 impl<'a> Waiting<'a> {
     fn new(inner: &'a Inner) -> Waiting<'a> {
-        Waiting { inner, number: inner.local().waits(), goes: false }
+        Waiting { inner, number: inner.local().waits(), has_gone: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.inner.local().ended(self.number, self.goes);
+        self.inner.local().ended(self.number, self.has_gone, self.inner.quota, self.inner.clock.now());
         self.inner.untold.notify_one();
     }
 }
@@ -102,7 +103,7 @@ impl Inner {
             let due = self.clock.now() + wait;
             tokio::time::sleep(wait).await;
             if let Some(waiting) = &mut waiting {
-                waiting.goes = true;
+                waiting.has_gone = true;
             }
             if self.clock.now() < due + TOO_LATE {
                 return Ok(());

@@ -41,14 +41,6 @@ pub(super) enum Sought {
     Alone,
 }
 
-/// What became of a file that is about to be minted without the tier.
-pub(super) enum Again {
-    /// This replica mints it, for all.
-    Mine(Arc<Realm>),
-    /// Another replica has its link, or mints it.
-    Elsewhere,
-}
-
 /// What a value is good for.
 pub(super) enum Judged {
     Link(Minted),
@@ -63,6 +55,28 @@ enum Waited {
     Sought(Sought),
     /// Nobody mints it any more.
     Free,
+}
+
+/// Lets a file go of which nobody has heard whether this replica has it.
+struct Unheard<'a> {
+    inner: &'a Inner,
+    realm: &'a Arc<Realm>,
+    file: &'a FileNames,
+    holder: &'a Holder,
+    is_armed: bool,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.inner.release(self.realm, self.file, self.holder);
+        }
+    }
+}
+
+/// Which values will do before any was seen.
+fn at_first(ask: &Ask) -> Newer {
+    if ask.welcome.is_some() { Newer::Any } else { Newer::Never }
 }
 
 /// When it is asked again whether another replica's mint is over that was waited for so long.
@@ -81,7 +95,7 @@ impl Inner {
         let realms = self.realms();
         let Some((newest, older)) = realms.split_first() else { return Sought::Alone };
         let file = newest.file(source);
-        let mut newer = if ask.welcome.is_some() { Newer::Any } else { Newer::Never };
+        let mut newer = at_first(ask);
         for _ in 0..ROUNDS {
             let left = ask.progress.left_of(self.config.tier.timeout);
             if left.is_zero() || !newest.is_up() {
@@ -123,27 +137,62 @@ impl Inner {
         Sought::Alone
     }
 
-    /// Looks again as soon as the tier answers (again), if the mint that goes on meanwhile still waits for its turn at kie.ai:
-    /// all that waited while the tier was away would mint what others have minted. Comes to no end where that is not so. Cancel
-    /// safe.
-    pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Again {
-        let Some(newest) = self.realms().into_iter().next() else { return std::future::pending().await };
-        let file = newest.file(source);
-        let newer = if ask.welcome.is_some() { Newer::Any } else { Newer::Never };
+    /// Looks once more for a file whose mint waits for its turn at kie.ai without the tier, as soon as the tier answers: else all
+    /// that waited while it was away would mint what others have minted. The mint goes on meanwhile: its turn is not given up
+    /// for another replica's mint, which may be far from its own turn, or fail. `Alone` once the mint was sent, which is paid
+    /// for, and goes on. Cancel safe.
+    pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
+        let realms = self.realms();
+        let Some(newest) = realms.first() else { return Sought::Alone };
+        let (file, mut newer) = (newest.file(source), at_first(ask));
+        let is_sent = || ask.progress.first_sent_at().is_some();
         let mut state = newest.tier.changes();
-        while state.wait_for(|state| *state == State::Up).await.is_ok() && ask.progress.first_sent_at().is_none() {
-            match newest.tier.ask(Request::look(&file, newest.names.fleet(), Some(holder), newer), BEHIND).await {
-                Ok(Look::Mine) => return Again::Mine(newest),
-                Ok(Look::Hit { .. } | Look::Wait { .. }) => return Again::Elsewhere,
-                Ok(Look::Failed { .. } | Look::Free) | Err(shared::Error::Refused | shared::Error::Malformed) => break,
-                Err(shared::Error::Away | shared::Error::Late | shared::Error::Busy) => {
-                    if state.changed().await.is_err() {
-                        break;
-                    }
-                }
+        let mut unheard = Unheard { inner: self, realm: newest, file: &file, holder, is_armed: false };
+        for _ in 0..ROUNDS {
+            if state.wait_for(|state| *state == State::Up).await.is_err() || is_sent() {
+                break;
             }
+            unheard.is_armed = true;
+            let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
+            let mut sought = match newest.tier.ask(request, BEHIND).await {
+                Ok(Look::Mine) => Sought::Mine(Arc::clone(newest)),
+                Ok(Look::Hit { sealed, beacon }) => match self.judge(newest, &file, &sealed, beacon, ask) {
+                    Judged::Link(minted) => Sought::Found(minted),
+                    Judged::Refusal(error) => Sought::Failed(error),
+                    Judged::Passed(minted_at) => {
+                        newer = Newer::Than(minted_at);
+                        continue;
+                    }
+                    Judged::Rejected => {
+                        newer = Newer::Never;
+                        continue;
+                    }
+                },
+                Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh => {
+                    Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN })
+                }
+                Ok(Look::Wait { holder: from, .. }) => match self.wait(newest, &file, ask, holder, from, newer).await {
+                    Waited::Free | Waited::Sought(Sought::Alone) => continue,
+                    Waited::Sought(sought) => sought,
+                },
+                Ok(Look::Failed { .. } | Look::Free) | Err(shared::Error::Refused | shared::Error::Malformed) => break,
+                Err(shared::Error::Busy) => {
+                    tokio::time::sleep(TOGETHER).await;
+                    continue;
+                }
+                Err(shared::Error::Away | shared::Error::Late) => continue,
+            };
+            if let Sought::Mine(_) = sought {
+                unheard.is_armed = false;
+                return sought;
+            }
+            // Its turn may have come while the tier was asked.
+            if is_sent() {
+                sought = Sought::Alone;
+            }
+            return sought;
         }
-        std::future::pending().await
+        Sought::Alone
     }
 
     /// Links that other replicas have minted of many files, in one trip for each 64 and each key in use, all at once,
@@ -205,8 +254,8 @@ impl Inner {
         None
     }
 
-    /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file twice:
-    /// it is the mint that is waited for. A tier that freezes meanwhile is waited for until it is taken for down, half a second.
+    /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file
+    /// twice: it is the mint that is waited for. A tier that is silent for `shared.timeout` meanwhile is done without.
     async fn wait(
         &self,
         realm: &Arc<Realm>,

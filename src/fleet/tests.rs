@@ -266,19 +266,22 @@ async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answe
     assert_eq!(late().await, Ok(shared::Put::Forgotten));
 }
 
-/// Takes a token as `upstream` does, then fails; notes which files it asked kie.ai for, and after how long.
+/// Takes a token as `upstream` does, and makes no link within a second; notes which files it asked kie.ai for, and when.
 struct Turns {
     fleet: Fleet,
     began: crate::clock::Instant,
-    asked: Mutex<Vec<(String, Duration)>>,
+    asked: Mutex<Vec<(String, u64)>>,
 }
 
 impl Mint for Turns {
     fn mint<'a>(&'a self, source: &'a Source, ask: Ask) -> MintFuture<'a> {
         Box::pin(async move {
             self.fleet.take(&ask).await.unwrap();
-            let asked = (source.url().to_owned(), self.began.until(self.fleet.0.clock.now()));
-            self.asked.lock().unwrap().push(asked);
+            let now = self.fleet.0.clock.now();
+            ask.progress.sends(now);
+            let name = source.url().rsplit('/').next().unwrap().to_owned();
+            self.asked.lock().unwrap().push((name, self.began.until(now).as_secs()));
+            tokio::time::sleep(Duration::from_secs(1)).await;
             Err::<Minted, _>(Error::Timeout)
         })
     }
@@ -294,43 +297,54 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
     while fleet.state() != State::Down {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // One a second is its share, and that of this second is spent.
+    // One at once and one a second is its share.
     let began = clock.now();
-    fleet.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await.unwrap();
     let turns = Arc::new(Turns { fleet: fleet.clone(), began, asked: Mutex::default() });
     let minter = &Minter::new(fleet.clone(), Arc::clone(&turns) as Arc<dyn Mint>);
     let file = |name: &str| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap();
-    let mint = async |name: &str, after: u64| {
-        tokio::time::sleep(Duration::from_millis(after)).await;
+    let mint = async |place: u64, name: &str| {
+        tokio::time::sleep(ONE_BY_ONE * u32::try_from(place).unwrap()).await;
         let minted = minter.mint(&file(name), ask(Reason::Miss, began + Duration::from_secs(20))).await;
-        (minted, began.until(clock.now()))
+        (minted.map(|minted| minted.via).map_err(drop), began.until(clock.now()).as_millis())
     };
-    let world = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+    let puts = |name: &str| {
         let heard = [&fleet, &other].map(|each| each.0.kie_clock.heard(Some(shown), None, clock.now(), clock.now()));
         let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
         let (sent_at, ends_at) = (clock.now(), clock.now() + link::LIFE);
         let minted = Minted { link, sent_at, ends_at, heard: heard[0], says_its_end: false, via: Via::Kie };
-        Minter::new(other.clone(), Arc::new(Script::default())).kept(&file("minted"), Some(&minted));
-        let (realm, holder) = (other.0.realms().remove(0), other.0.holder());
-        let (names, fleet_names) = (realm.file(&file("leased")), realm.names.fleet().clone());
-        let look = Request::look(&names, &fleet_names, Some(&holder), shared::Newer::Any);
-        assert_eq!(realm.tier.ask(look, BEHIND).await, Ok(shared::Look::Mine));
-        tier.cut_off(0, false);
+        Minter::new(other.clone(), Arc::new(Script::default())).kept(&file(name), Some(&minted));
     };
-    let (minted, leased, free, ()) = tokio::join!(mint("minted", 0), mint("leased", 10), mint("free", 20), world);
-    assert!(matches!(minted.0, Ok(Minted { via: Via::Shared, .. })), "{minted:?}");
-    assert!(minted.1 < Duration::from_millis(900), "{minted:?}");
+    let leases = async |name: &str| {
+        let (realm, holder) = (other.0.realms().remove(0), other.0.holder());
+        let look = Request::look(&realm.file(&file(name)), realm.names.fleet(), Some(&holder), shared::Newer::Any);
+        assert_eq!(realm.tier.ask(look, BEHIND).await, Ok(shared::Look::Mine));
+    };
+    let world = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        puts("sent");
+        puts("minted");
+        leases("leased").await;
+        leases("minting").await;
+        tier.cut_off(0, false);
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        puts("minting");
+    };
+    let (sent, minted, leased, minting, free, ()) =
+        tokio::join!(mint(0, "sent"), mint(1, "minted"), mint(2, "leased"), mint(3, "minting"), mint(4, "free"), world);
+    assert_eq!(sent, (Err(()), 1000), "it is paid for, and goes on");
+    assert!(minted.0 == Ok(Via::Shared) && minted.1 < 900, "{minted:?}");
+    assert!(minting.0 == Ok(Via::Joined) && (1200..1400).contains(&minting.1), "{minting:?}");
     assert!(leased.0.is_err() && free.0.is_err());
-    let asked: Vec<_> = turns
-        .asked
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(url, at)| (url.rsplit('/').next().unwrap().to_owned(), at.as_secs()))
-        .collect();
-    // The free one keeps the turn that it had, the third; the other one waits for the lease's end.
-    assert_eq!(asked, [("leased".to_owned(), 2), ("free".to_owned(), 3)]);
+    // Each has the turn that it had; nobody else's mint is waited for longer.
+    let asked = turns.asked.lock().unwrap().clone();
+    assert_eq!(asked, [("sent", 0), ("leased", 2), ("free", 4)].map(|(name, at)| (name.to_owned(), at)));
     assert!(!fleet.is_apart());
+    let late = Request::look(
+        &other.0.realms()[0].file(&file("sent")),
+        other.0.realms()[0].names.fleet(),
+        None,
+        shared::Newer::Never,
+    );
+    assert_eq!(other.0.realms()[0].tier.ask(late, BEHIND).await, Ok(shared::Look::Free), "nobody has it");
 }

@@ -204,14 +204,14 @@ impl Progress {
         self.first_sent_at.get().copied()
     }
 
+    /// A request is sent to kie.ai. Only the first counts.
+    pub fn sends(&self, now: Instant) {
+        let _ = self.first_sent_at.set(now);
+    }
+
     /// What is left of the time that one mint may wait for the shared tier.
     pub fn left_of(&self, budget: Duration) -> Duration {
         budget.saturating_sub(Duration::from_nanos(self.waited.load(Ordering::Relaxed)))
-    }
-
-    /// The tier is back: what it costs from now on is another fault's.
-    pub fn waits_anew(&self) {
-        self.waited.store(0, Ordering::Relaxed);
     }
 
     pub fn waited(&self, time: Duration) {
@@ -221,7 +221,7 @@ impl Progress {
 
 /// What else there is that counts requests to kie.ai, besides the gate of this process: a fleet's common bucket.
 pub trait Quota: Send + Sync + 'static {
-    /// Waits for leave to send one request, which the gate has let through. Cancel safe; a token may be lost.
+    /// Waits for leave to send one request, which the gate has let through. Cancel safe; a token that the tier has given may be lost.
     ///
     /// # Errors
     /// When it may not be sent in time.
@@ -462,8 +462,7 @@ impl Inner {
             if last.is_some() {
                 self.metrics.retried();
             }
-            // Only the first is kept.
-            let _ = ask.progress.first_sent_at.set(self.clock.now());
+            ask.progress.sends(self.clock.now());
             let error = match self.attempt(source, &ask, doubt.as_ref(), permit).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => error,

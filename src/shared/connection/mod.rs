@@ -100,17 +100,18 @@ pub struct Supervisor {
     clock: Clock,
 }
 
-/// A question that was sent, or several that went together.
+/// A trip that is under way: one question, or several.
 struct UnderWay {
     operation: Operation,
     asked_at: Instant,
     askers: Vec<Asker>,
 }
 
+/// One that asked, and waits for its part of the answer.
 struct Asker {
-    /// A tier that is silent for a moment may answer it all the same: whoever asked ends the wait in time, or wants to know
-    /// what became of it, however late (whether a token was given, or paid for).
-    is_kept: bool,
+    /// Whether it waits on when the tier falls silent, which may answer all the same: its own budget ends the wait within
+    /// `shared.timeout`, or it must hear, however late, whether a token was given or paid for.
+    outlasts_silence: bool,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
     _permit: OwnedSemaphorePermit,
@@ -315,7 +316,7 @@ impl Supervisor {
         let mut under_way: BTreeMap<u64, UnderWay> = BTreeMap::new();
         let mut count = 0;
         loop {
-            let oldest = under_way.first_key_value().map(|(_, call)| call.asked_at);
+            let oldest = under_way.first_key_value().map(|(_, trip)| trip.asked_at);
             let silent_at = oldest.and_then(|asked_at| self.health.silent_at(asked_at, self.timeout));
             let silence = self.clock.now().until(silent_at.unwrap_or(self.clock.now()));
             // All that has come is looked at before more is read, or an answer without an end could grow while others
@@ -335,8 +336,11 @@ impl Supervisor {
             let now = self.clock.now();
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
-                    for (commands, askers) in self.trips(call).await {
-                        under_way.insert(count, UnderWay { operation: commands.operation(), asked_at: now, askers });
+                    let trips = self.trips(call).await;
+                    // Others had their turn meanwhile, for which the tier is not to blame.
+                    let asked_at = self.clock.now();
+                    for (commands, askers) in trips {
+                        under_way.insert(count, UnderWay { operation: commands.operation(), asked_at, askers });
                         answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
                         count += 1;
                     }
@@ -366,7 +370,10 @@ impl Supervisor {
                 }
                 Event::Silent => {
                     self.health.silent(now, fastrand::f64());
-                    let told = under_way.values_mut().flat_map(|trip| &mut trip.askers).filter(|asker| !asker.is_kept);
+                    let told = under_way
+                        .values_mut()
+                        .flat_map(|trip| &mut trip.askers)
+                        .filter(|asker| !asker.outlasts_silence);
                     for reply in told.filter_map(|asker| asker.reply.take()) {
                         let _ = reply.send(Err(Error::Away));
                     }
@@ -389,18 +396,19 @@ impl Supervisor {
         }
     }
 
-    /// The questions to send now, `first` among them: those of a kind that many ask at once go together.
+    /// The trips to make now: `first`, and all that has been asked since. LOOKs that follow each other go in one.
     async fn trips(&mut self, first: Call) -> Vec<(Commands, Vec<Asker>)> {
-        if first.commands.goes_with(&first.commands) {
-            // Whoever is about to ask does so first: a server without a free core does many questions in one trip in a third of
-            // the time that they take one by one.
+        if first.commands.operation() == Operation::Look {
+            // Tasks that are about to ask do so before the trip begins: a server without a free core answers many questions
+            // in one trip in a third of the time that it needs for them one by one.
             tokio::task::yield_now().await;
         }
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
         let mut next = Some(first);
         while let Some(Call { commands, budget, reply, permit }) = next {
-            let is_kept = matches!(commands.operation(), Operation::Take | Operation::Pay) || budget <= self.timeout;
-            let asker = Asker { is_kept, reply: Some(reply), _permit: permit };
+            let must_hear = matches!(commands.operation(), Operation::Take | Operation::Pay);
+            let outlasts_silence = must_hear || budget <= self.timeout;
+            let asker = Asker { outlasts_silence, reply: Some(reply), _permit: permit };
             match trips.last_mut() {
                 Some((trip, askers)) if trip.goes_with(&commands) => {
                     trip.and(commands);
@@ -428,7 +436,7 @@ impl Supervisor {
 }
 
 impl UnderWay {
-    /// Each that asked has its part of the answer, or all have the error.
+    /// Gives each that asked its part of the answer, or all of them the error.
     fn end(self, answer: Result<Value, Error>) {
         let count = self.askers.len();
         let parts = answer.and_then(|answer| {

@@ -96,7 +96,7 @@ async fn simulated() -> (std::sync::Arc<Model>, Replica) {
         move || i64::try_from(clock.now().since_origin().as_millis()).unwrap()
     };
     let model = Model::new(1, millis);
-    let replica = Replica::before(model.address(0), BUDGET, clock);
+    let replica = Replica::at(model.address(0), BUDGET, clock);
     replica.is(State::Up).await;
     assert!(answers(&replica).await);
     (model, replica)
@@ -147,6 +147,13 @@ async fn looks_that_are_asked_at_once_go_in_one_trip_for_each_64_and_each_has_it
         assert!(matches!(found, Ok(Look::Wait { holder, .. }) if holder == member.holder(flight)), "{flight}");
     }
     assert_eq!(model.counts().0 - before, 5);
+    // Whoever is about to ask when the first does goes with it.
+    let about_to = async {
+        tokio::task::yield_now().await;
+        look(9, false).await
+    };
+    let _ = tokio::join!(look(10, false), about_to);
+    assert_eq!(model.counts().0 - before, 6);
 }
 
 #[tokio::test]

@@ -136,9 +136,9 @@ impl Askers {
         match step {
             Step::Look { file: number, holder, newer } => {
                 let holder = holder.map(|holder| self.holder(holder));
-                let look = |number| Request::look(&file(number), fleet, holder.as_ref(), than(newer)).commands();
-                let mut both = look(number);
-                both.and(look(&0));
+                let mut both = Request::look(&file(number), fleet, holder.as_ref(), than(newer)).commands();
+                // Somebody else's: each file has a holder and a time of its own.
+                both.and(Request::look(&file(&0), fleet, Some(&self.holder(0)), Newer::Any).commands());
                 Some((both.operation(), both.keys, both.arguments))
             }
             Step::Poll { holder, newer } => {

@@ -1,5 +1,5 @@
--- Of each file: its link, who mints it, or the leave to mint it oneself. KEYS: beacon; link and lease of each. ARGV: lease in ms; of
--- each, the holder ('' only looks), and the time that the link must be newer than ('' any).
+-- Of each file: its link, who mints it, or the leave to mint it oneself. KEYS: beacon; of each file, link and lease. ARGV: a
+-- lease's life in ms; of each file, the holder ('' only looks) and the time that the link must be newer than ('' any).
 local function look(link_key, lease_key, holder, newer)
   local link = text(link_key)
   if link and (newer == '' or time(link) > newer) then

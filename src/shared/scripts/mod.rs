@@ -4,7 +4,7 @@
 //! lives that are set are for waiting and for collecting rubbish, and those that are read are clamped. A wrong type in
 //! an answer is an error, since answers may be misaligned or forged.
 
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::{collections::HashMap, fmt, sync::LazyLock, time::Duration};
 
 use jiff::Timestamp;
 use redis::{Cmd, Value};
@@ -214,19 +214,20 @@ impl Operation {
         }
     }
 
-    /// The name under which a tier knows the script once it has run.
+    /// The name under which a tier knows the script once it has run. Made once, as each question has it.
     pub(super) fn hash(self) -> &'static str {
-        static HASHES: LazyLock<[String; Operation::ALL.len()]> = LazyLock::new(|| {
-            Operation::ALL.map(|operation| {
+        static HASHES: LazyLock<HashMap<Operation, String>> = LazyLock::new(|| {
+            let hash = |operation: Operation| {
                 let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, operation.script().as_bytes());
                 digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-            })
+            };
+            Operation::ALL.into_iter().map(|operation| (operation, hash(operation))).collect()
         });
-        &HASHES[self as usize]
+        &HASHES[&self]
     }
 }
 
-/// The commands of one request. Each carries a number, which its answer repeats.
+/// The commands of one trip: of one request, or of several LOOKs. Each carries a number, which its answer repeats.
 pub(super) struct Commands {
     operation: Operation,
     pub(super) keys: Vec<String>,
@@ -241,12 +242,14 @@ impl Commands {
     /// Whether both may go in one trip.
     pub(super) fn goes_with(&self, next: &Commands) -> bool {
         let is_look = |commands: &Commands| commands.operation == Operation::Look;
-        is_look(self) && is_look(next) && self.keys.first() == next.keys.first() && self.keys.len() <= 2 * PEEK
+        // A beacon, and two keys of each file.
+        let has_room = self.keys.len() < 1 + 2 * PEEK;
+        is_look(self) && is_look(next) && self.keys.first() == next.keys.first() && has_room
     }
 
     /// Asks both in one trip; the answer has a part for each, in this order (`parts`).
     pub(super) fn and(&mut self, next: Commands) {
-        // Those of all files come first.
+        // The first key and the first argument are the same for all files.
         self.keys.extend(next.keys.into_iter().skip(1));
         self.arguments.extend(next.arguments.into_iter().skip(1));
     }
@@ -279,7 +282,7 @@ pub(super) fn answer_to(number: u64, answer: Value) -> Option<Value> {
     (word(repeated)? == number.to_string()).then_some(answer)
 }
 
-/// The parts of an answer to so many questions that went together; `None` where it has others.
+/// The parts of an answer to `count` questions that went together, in their order; `None` where it has more or fewer.
 pub(super) fn parts(operation: Operation, answer: Value, count: usize) -> Option<Vec<Value>> {
     let parts = if operation == Operation::Look { array(answer)? } else { vec![answer] };
     (parts.len() == count).then_some(parts)

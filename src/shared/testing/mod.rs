@@ -45,10 +45,10 @@ impl Replica {
     }
 
     pub(super) fn new(url: &str, timeout: Duration) -> Replica {
-        Replica::before(url.parse().unwrap(), timeout, Clock::system())
+        Replica::at(url.parse().unwrap(), timeout, Clock::system())
     }
 
-    pub(super) fn before(address: Address, timeout: Duration, clock: Clock) -> Replica {
+    pub(super) fn at(address: Address, timeout: Duration, clock: Clock) -> Replica {
         let secret = ApiKey::new("first-key").unwrap().fleet_secret();
         let (names, seals) = (Names::new(&secret), Seals::new(&secret));
         let config = Config { address, timeout };
