@@ -25,9 +25,9 @@ const RENEW_EVERY: Duration = Duration::from_millis(LEASE.as_millis() as u64 * 3
 /// Leases renewed in one question.
 const RENEWED_AT_ONCE: usize = 64;
 
-/// Links put at once when the tier is back: callers' questions must not wait behind many, nor the tier be taken for silent
+/// Links, or forgotten files, told at once when the tier is back: callers' questions must not wait behind many, nor the tier be taken for silent
 /// where all of them take longer than a caller's patience with it.
-const PUT_AT_ONCE: usize = 16;
+const TOLD_AT_ONCE: usize = 16;
 
 /// For the last words of all: the process ends.
 const GOODBYE: Duration = Duration::from_millis(20);
@@ -248,18 +248,24 @@ impl Inner {
         Request::beat(names, self.quota, saying)
     }
 
-    /// The tier answers: it is told what it has missed, if anything. What it does not take now is lost.
+    /// The tier answers: it is told what it has missed, if anything. What it does not hear now it is told with the next beat.
     pub(super) async fn catch_up(&self, realm: &Arc<Realm>) {
         let (forgotten, links) = self.later().take(&realm.fingerprint, self.clock.now());
-        let drops = forgotten.iter().map(|source| async {
-            let request = Request::drop(&realm.file(source), realm.names.fleet());
-            let _ = realm.tier.ask(request, BEHIND).await;
-        });
-        join_all(drops).await;
-        for some in links.chunks(PUT_AT_ONCE) {
+        for some in forgotten.chunks(TOLD_AT_ONCE) {
+            let drops = some.iter().map(|(source, since)| async {
+                let request = Request::drop(&realm.file(source), realm.names.fleet());
+                if realm.tier.ask(request, BEHIND).await.is_err() {
+                    self.later().forget(source, &realm.fingerprint, *since);
+                }
+            });
+            join_all(drops).await;
+        }
+        for some in links.chunks(TOLD_AT_ONCE) {
             let puts = some.iter().map(|(source, kept)| async {
                 let Some((sealed, life)) = self.sealed(realm, source, &kept.minted) else { return };
-                let _ = self.put(realm, &realm.file(source), &self.holder(), sealed, life).await;
+                if self.put(realm, &realm.file(source), &self.holder(), sealed, life).await.is_err() {
+                    self.later().put_again(source, kept);
+                }
             });
             join_all(puts).await;
         }

@@ -21,7 +21,10 @@ pub(super) struct Later {
     forgotten: Vec<(Source, String, Instant)>,
 }
 
-#[derive(Debug)]
+/// Files to forget, and since when; and links to put, the oldest first.
+type Untold = (Vec<(Source, Instant)>, Vec<(Source, Kept)>);
+
+#[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) minted: Minted,
     /// The key that minted it, by its fingerprint.
@@ -43,12 +46,17 @@ impl Later {
         }
     }
 
-    /// A file is to be forgotten by the fleet of this key, and so is what was to be put.
-    pub(super) fn forget(&mut self, source: &Source, key: &str, now: Instant) {
+    /// It was not heard, and nothing newer is to be put.
+    pub(super) fn put_again(&mut self, source: &Source, kept: &Kept) {
+        self.links.entry(source.clone()).or_insert_with(|| kept.clone());
+    }
+
+    /// A file is to be forgotten by the fleet of this key, as somebody wanted at `since`, and so is what was to be put.
+    pub(super) fn forget(&mut self, source: &Source, key: &str, since: Instant) {
         self.links.remove(source);
-        self.forgotten.retain(|(known, of, at)| (known, &**of) != (source, key) && now.since(*at) < FORGOTTEN_FOR);
+        self.forgotten.retain(|(known, of, at)| (known, &**of) != (source, key) && since.since(*at) < FORGOTTEN_FOR);
         if self.forgotten.len() < MOST_FORGOTTEN {
-            self.forgotten.push((source.clone(), key.to_owned(), now));
+            self.forgotten.push((source.clone(), key.to_owned(), since));
         }
     }
 
@@ -63,12 +71,13 @@ impl Later {
     }
 
     /// All that the fleet of this key is to hear, once: the files to forget first.
-    pub(super) fn take(&mut self, key: &str, now: Instant) -> (Vec<Source>, Vec<(Source, Kept)>) {
+    pub(super) fn take(&mut self, key: &str, now: Instant) -> Untold {
+        // What comes too late for any fleet goes, too.
+        self.forgotten.retain(|(_, _, since)| now.since(*since) < FORGOTTEN_FOR);
+        self.links.retain(|_, kept| kept.minted.ends_at > now);
         let forgotten = self.forgotten.extract_if(.., |(_, of, _)| of == key);
-        let forgotten =
-            forgotten.filter(|(_, _, at)| now.since(*at) < FORGOTTEN_FOR).map(|(source, ..)| source).collect();
-        let links = self.links.extract_if(|_, kept| kept.key == key);
-        let mut links: Vec<_> = links.filter(|(_, kept)| kept.minted.ends_at > now).collect();
+        let forgotten = forgotten.map(|(source, _, since)| (source, since)).collect();
+        let mut links: Vec<_> = self.links.extract_if(|_, kept| kept.key == key).collect();
         links.sort_unstable_by_key(|(_, kept)| kept.number);
         (forgotten, links)
     }
@@ -122,8 +131,17 @@ mod tests {
         later.forget(&source(2), "of another key", at(132));
         later.put(&source(3), &minted(3), "of another key");
         let (forgotten, links) = later.take("k", at(160));
-        assert_eq!((forgotten, links.len()), (vec![source(2)], 0));
+        assert_eq!((forgotten, links.len()), (vec![(source(2), at(131))], 0));
         let (forgotten, links) = later.take("of another key", at(160));
-        assert_eq!((forgotten, links.len()), (vec![source(2)], 1));
+        assert_eq!((forgotten, links.len()), (vec![(source(2), at(132))], 1));
+        // What was not heard is told again, but for what a newer one has replaced.
+        later.put(&source(4), &minted(5), "k");
+        later.put_again(&source(3), &links[0].1);
+        later.put_again(&source(4), &links[0].1);
+        let again = |later: &mut Later, key| {
+            later.take(key, at(161)).1.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
+        };
+        assert_eq!(again(&mut later, "of another key"), [source(3)]);
+        assert_eq!(again(&mut later, "k"), [source(4)]);
     }
 }

@@ -233,7 +233,7 @@ impl Local {
             self.debt.spent();
         }
         // Nobody comes behind turns that nobody has.
-        if self.waiting.is_empty() && self.asked == 0 && !has_gone {
+        if self.waiting.is_empty() && self.asked == 0 {
             self.bucket.owes_nobody(quota.share(self.replicas()), now);
         }
     }

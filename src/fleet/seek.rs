@@ -152,10 +152,12 @@ impl Inner {
             if state.wait_for(|state| *state == State::Up).await.is_err() || is_sent() {
                 break;
             }
-            unheard.is_armed = true;
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
-            let mut sought = match newest.tier.ask(request, BEHIND).await {
-                Ok(Look::Mine) => Sought::Mine(Arc::clone(newest)),
+            unheard.is_armed = true;
+            let look = newest.tier.ask(request, BEHIND).await;
+            unheard.is_armed = matches!(look, Err(shared::Error::Away | shared::Error::Late));
+            let sought = match look {
+                Ok(Look::Mine) => return Sought::Mine(Arc::clone(newest)),
                 Ok(Look::Hit { sealed, beacon }) => match self.judge(newest, &file, &sealed, beacon, ask) {
                     Judged::Link(minted) => Sought::Found(minted),
                     Judged::Refusal(error) => Sought::Failed(error),
@@ -168,13 +170,18 @@ impl Inner {
                         continue;
                     }
                 },
-                Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh => {
+                Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh && !ask.urgent => {
                     Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN })
                 }
-                Ok(Look::Wait { holder: from, .. }) => match self.wait(newest, &file, ask, holder, from, newer).await {
-                    Waited::Free | Waited::Sought(Sought::Alone) => continue,
-                    Waited::Sought(sought) => sought,
-                },
+                Ok(Look::Wait { holder: from, .. }) => {
+                    match self.wait(newest, &file, ask, holder, from, newer).await {
+                        Waited::Sought(Sought::Mine(realm)) => return Sought::Mine(realm),
+                        Waited::Free | Waited::Sought(Sought::Alone) => continue,
+                        // This replica's own mint may do better.
+                        Waited::Sought(Sought::Failed(error)) if !error.is_refusal() => break,
+                        Waited::Sought(sought) => sought,
+                    }
+                }
                 Ok(Look::Failed { .. } | Look::Free) | Err(shared::Error::Refused | shared::Error::Malformed) => break,
                 Err(shared::Error::Busy) => {
                     tokio::time::sleep(TOGETHER).await;
@@ -182,16 +189,11 @@ impl Inner {
                 }
                 Err(shared::Error::Away | shared::Error::Late) => continue,
             };
-            if let Sought::Mine(_) = sought {
-                unheard.is_armed = false;
-                return sought;
-            }
             // Its turn may have come while the tier was asked.
-            if is_sent() {
-                sought = Sought::Alone;
-            }
-            return sought;
+            return if is_sent() { Sought::Alone } else { sought };
         }
+        // A mint under way keeps the lease that it may have.
+        unheard.is_armed &= !is_sent();
         Sought::Alone
     }
 

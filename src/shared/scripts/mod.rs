@@ -4,7 +4,7 @@
 //! lives that are set are for waiting and for collecting rubbish, and those that are read are clamped. A wrong type in
 //! an answer is an error, since answers may be misaligned or forged.
 
-use std::{collections::HashMap, fmt, sync::LazyLock, time::Duration};
+use std::{fmt, sync::LazyLock, time::Duration};
 
 use jiff::Timestamp;
 use redis::{Cmd, Value};
@@ -216,14 +216,14 @@ impl Operation {
 
     /// The name under which a tier knows the script once it has run. Made once, as each question has it.
     pub(super) fn hash(self) -> &'static str {
-        static HASHES: LazyLock<HashMap<Operation, String>> = LazyLock::new(|| {
+        static HASHES: LazyLock<Vec<(Operation, String)>> = LazyLock::new(|| {
             let hash = |operation: Operation| {
                 let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, operation.script().as_bytes());
                 digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
             };
             Operation::ALL.into_iter().map(|operation| (operation, hash(operation))).collect()
         });
-        &HASHES[&self]
+        HASHES.iter().find(|(operation, _)| *operation == self).map_or("", |(_, hash)| hash)
     }
 }
 
