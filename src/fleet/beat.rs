@@ -25,8 +25,8 @@ const RENEW_EVERY: Duration = Duration::from_millis(LEASE.as_millis() as u64 * 3
 /// Leases renewed in one question.
 const RENEWED_AT_ONCE: usize = 64;
 
-/// Links, or forgotten files, told at once when the tier is back: callers' questions must not wait behind many, nor the tier be taken for silent
-/// where all of them take longer than a caller's patience with it.
+/// Links, or forgotten files, that the tier is told of at once: callers' questions must not wait behind many, nor the tier be
+/// taken for silent where all of them take longer than a caller's patience with it.
 const TOLD_AT_ONCE: usize = 16;
 
 /// For the last words of all: the process ends.
