@@ -221,7 +221,8 @@ impl Progress {
 
 /// What else there is that counts requests to kie.ai, besides the gate of this process: a fleet's common bucket.
 pub trait Quota: Send + Sync + 'static {
-    /// Waits for leave to send one request, which the gate has let through. Cancel safe; a token that the tier has given may be lost.
+    /// Waits for leave to send one request, which the gate has let through. Cancel safe; a token that the tier has given may be
+    /// lost.
     ///
     /// # Errors
     /// When it may not be sent in time.
