@@ -70,7 +70,7 @@ impl Inner {
     }
 
     /// Connects to the tier anew where its address is another one. What is asked just now is done without it.
-    fn move_to(&self, address: Address) {
+    pub(super) fn move_to(&self, address: Address) {
         {
             let mut known = self.address();
             if *known == address {

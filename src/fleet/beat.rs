@@ -9,7 +9,7 @@ use futures_util::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{BEHIND, Fleet, Inner, realm::Realm};
+use super::{BEHIND, Fleet, Inner, later::Untold, realm::Realm};
 use crate::{
     clock::Instant,
     shared::{Beat, Content, LEASE, Request, Saying, State},
@@ -250,7 +250,10 @@ impl Inner {
 
     /// The tier answers: it is told what it has missed, if anything. What it does not hear now it is told with the next beat.
     pub(super) async fn catch_up(&self, realm: &Arc<Realm>) {
-        let (forgotten, links) = self.later().take(&realm.fingerprint, self.clock.now());
+        let Untold { pause_until, forgotten, links } = self.later().take(&realm.fingerprint, self.clock.now());
+        if let Some(until) = pause_until {
+            self.pause(realm, until).await;
+        }
         for some in forgotten.chunks(TOLD_AT_ONCE) {
             let drops = some.iter().map(|(source, since)| async {
                 let request = Request::drop(&realm.file(source), realm.names.fleet());

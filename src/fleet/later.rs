@@ -1,5 +1,5 @@
-//! What the shared tier is told as soon as it answers again: links that were minted meanwhile, and files that were forgotten.
-//! Pure.
+//! What the shared tier is told as soon as it answers again: that kie.ai wants to be left alone, files that were forgotten, and
+//! links that were minted meanwhile. Pure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,10 +19,18 @@ pub(super) struct Later {
     count: u64,
     /// And by the fingerprint of which key's fleet, since when.
     forgotten: Vec<(Source, String, Instant)>,
+    /// Until when the fleet of which key is to pause, by its fingerprint.
+    pauses: HashMap<String, Instant>,
 }
 
-/// Files to forget, and since when; and links to put, the oldest first.
-type Untold = (Vec<(Source, Instant)>, Vec<(Source, Kept)>);
+/// What the fleet of one key has not heard.
+pub(super) struct Untold {
+    pub(super) pause_until: Option<Instant>,
+    /// Files to forget, and since when.
+    pub(super) forgotten: Vec<(Source, Instant)>,
+    /// Links to put, the oldest first.
+    pub(super) links: Vec<(Source, Kept)>,
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
@@ -70,16 +78,23 @@ impl Later {
         self.links.retain(|source, _| !is_one(source));
     }
 
-    /// All that the fleet of this key is to hear, once: the files to forget first.
+    /// The fleet of this key is to ask kie.ai nothing until then.
+    pub(super) fn pause(&mut self, key: &str, until: Instant) {
+        let known = self.pauses.entry(key.to_owned()).or_insert(until);
+        *known = until.max(*known);
+    }
+
+    /// All that the fleet of this key is to hear, once.
     pub(super) fn take(&mut self, key: &str, now: Instant) -> Untold {
         // What comes too late for any fleet goes, too.
         self.forgotten.retain(|(_, _, since)| now.since(*since) < FORGOTTEN_FOR);
         self.links.retain(|_, kept| kept.minted.ends_at > now);
+        self.pauses.retain(|_, until| *until > now);
         let forgotten = self.forgotten.extract_if(.., |(_, of, _)| of == key);
         let forgotten = forgotten.map(|(source, _, since)| (source, since)).collect();
         let mut links: Vec<_> = self.links.extract_if(|_, kept| kept.key == key).collect();
         links.sort_unstable_by_key(|(_, kept)| kept.number);
-        (forgotten, links)
+        Untold { pause_until: self.pauses.remove(key), forgotten, links }
     }
 }
 
@@ -111,14 +126,14 @@ mod tests {
         let mut later = Later::default();
         (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number), "k"));
         later.put(&source(7), &minted(9999), "k");
-        let (_, links) = later.take("k", at(200));
+        let Untold { links, .. } = later.take("k", at(200));
         assert_eq!(links.len(), MOST_LINKS);
         assert!(links.iter().all(|(known, _)| *known != source(0) && *known != source(1)), "the oldest went first");
         let last = links.last().unwrap();
         assert_eq!((&last.0, last.1.minted.link.as_str()), (&source(7), "https://h.example/9999"));
-        assert!(later.take("k", at(200)).1.is_empty(), "once");
+        assert!(later.take("k", at(200)).links.is_empty(), "once");
         later.put(&source(1), &minted(1), "k");
-        assert!(later.take("k", at(1300)).1.is_empty(), "it is dead");
+        assert!(later.take("k", at(1300)).links.is_empty(), "it is dead");
     }
 
     #[test]
@@ -130,18 +145,28 @@ mod tests {
         later.forget(&source(2), "k", at(131));
         later.forget(&source(2), "of another key", at(132));
         later.put(&source(3), &minted(3), "of another key");
-        let (forgotten, links) = later.take("k", at(160));
+        let Untold { forgotten, links, .. } = later.take("k", at(160));
         assert_eq!((forgotten, links.len()), (vec![(source(2), at(131))], 0));
-        let (forgotten, links) = later.take("of another key", at(160));
+        let Untold { forgotten, links, .. } = later.take("of another key", at(160));
         assert_eq!((forgotten, links.len()), (vec![(source(2), at(132))], 1));
         // What was not heard is told again, but for what a newer one has replaced.
         later.put(&source(4), &minted(5), "k");
         later.put_again(&source(3), &links[0].1);
         later.put_again(&source(4), &links[0].1);
         let again = |later: &mut Later, key| {
-            later.take(key, at(161)).1.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
+            later.take(key, at(161)).links.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
         };
         assert_eq!(again(&mut later, "of another key"), [source(3)]);
         assert_eq!(again(&mut later, "k"), [source(4)]);
+    }
+    #[test]
+    fn a_pause_is_told_to_each_fleet_once_for_as_long_as_it_lasts() {
+        let mut later = Later::default();
+        later.pause("k", at(103));
+        later.pause("k", at(101));
+        later.pause("of another key", at(103));
+        assert_eq!(later.take("k", at(102)).pause_until, Some(at(103)), "the longer one holds");
+        assert_eq!(later.take("k", at(102)).pause_until, None);
+        assert_eq!(later.take("of another key", at(103)).pause_until, None);
     }
 }

@@ -230,13 +230,15 @@ impl Inner {
         }
         let beside = known.first().map(|realm| realm.tier.clone());
         // Those of another address are ended already.
-        known.retain(|realm| !realm.stop.is_cancelled());
+        let ended: Vec<_> = known.extract_if(.., |realm| realm.stop.is_cancelled()).collect();
         let config = shared::Config { address: self.address().clone(), ..self.config.tier };
         let mut realms = Vec::new();
         for key in &held {
             let at = known.iter().position(|realm| realm.fingerprint == key.fingerprint());
             let realm = at.map(|at| known.remove(at)).unwrap_or_else(|| {
-                let (realm, supervisor) = Realm::new(key, &config, beside.as_ref(), &self.clock);
+                let before = ended.iter().find(|realm| realm.fingerprint == key.fingerprint());
+                let (realm, supervisor) =
+                    Realm::new(key, &config, before.map(|realm| &**realm), beside.as_ref(), &self.clock);
                 self.supervise(supervisor, realm.stop.clone());
                 Arc::new(realm)
             });

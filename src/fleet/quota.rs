@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
+    clock::Instant,
     shared::{self, Request, Take},
     upstream::{self, Ask, Progress, Reason, Refused},
 };
@@ -90,6 +91,15 @@ impl Inner {
             if let Some(realm) = self.realms().first().filter(|realm| realm.is_up()) {
                 self.pay(realm).await;
             }
+        }
+    }
+
+    /// Has all replicas ask kie.ai nothing until then. Where the tier does not hear of it now, it does as soon as it answers;
+    /// meanwhile who asks is told 429 by kie.ai.
+    pub(super) async fn pause(&self, realm: &Realm, until: Instant) {
+        let left = self.clock.now().until(until);
+        if !left.is_zero() && realm.tier.ask(Request::pause(realm.names.fleet(), left), BEHIND).await.is_err() {
+            self.later().pause(&realm.fingerprint, until);
         }
     }
 
@@ -301,9 +311,10 @@ impl upstream::Quota for Fleet {
         if pause.is_zero() {
             return;
         }
+        let until = self.0.clock.now() + pause;
         for realm in self.0.realms() {
-            // Whoever does not hear of it is told 429 by kie.ai.
-            self.0.ask_behind(&realm, Request::pause(realm.names.fleet(), pause));
+            let fleet = Arc::clone(&self.0);
+            self.0.spawn(async move { fleet.pause(&realm, until).await });
         }
     }
 }

@@ -39,10 +39,11 @@ pub(super) struct Realm {
 }
 
 impl Realm {
-    /// The supervisor is to be run.
+    /// The supervisor is to be run. `before` is the same key's at another address, which may be the same tier's.
     pub(super) fn new(
         key: &ApiKey,
         config: &shared::Config,
+        before: Option<&Realm>,
         beside: Option<&Tier>,
         clock: &Clock,
     ) -> (Realm, Supervisor) {
@@ -59,8 +60,8 @@ impl Realm {
             tier,
             stop: CancellationToken::new(),
             polls: Polls::default(),
-            sequence: Mutex::default(),
-            bucket: Mutex::default(),
+            sequence: Mutex::new(before.and_then(Realm::sequence)),
+            bucket: Mutex::new(before.map_or_else(Known::default, Realm::bucket)),
             retired_at: Mutex::default(),
         };
         (realm, supervisor)
@@ -86,9 +87,13 @@ impl Realm {
         *self.sequence.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
     }
 
+    fn bucket(&self) -> Known {
+        *self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What to tell the tier of its bucket.
     pub(super) fn known(&self, now: Instant) -> Level {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).level(now)
+        self.bucket().level(now)
     }
 
     /// The tier, asked at `asked_at`, has told of its bucket.

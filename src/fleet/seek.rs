@@ -106,12 +106,11 @@ impl Inner {
             let look = newest.tier.ask(request, left).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match look {
-                Ok(Look::Hit { sealed, beacon }) => match self.judge(newest, &file, &sealed, beacon, ask) {
-                    Judged::Link(minted) => return Sought::Found(minted),
-                    Judged::Refusal(error) => return Sought::Failed(error),
-                    Judged::Passed(minted_at) => newer = Newer::Than(minted_at),
-                    Judged::Rejected => newer = Newer::Never,
-                },
+                Ok(Look::Hit { sealed, beacon }) => {
+                    if let Some(sought) = self.found(newest, &file, &sealed, beacon, ask, &mut newer) {
+                        return sought;
+                    }
+                }
                 Ok(Look::Mine) => {
                     return match self.seek_in_older(source, ask, older).await {
                         Some(minted) => {
@@ -158,17 +157,9 @@ impl Inner {
             unheard.is_armed = matches!(look, Err(shared::Error::Away | shared::Error::Late));
             let sought = match look {
                 Ok(Look::Mine) => return Sought::Mine(Arc::clone(newest)),
-                Ok(Look::Hit { sealed, beacon }) => match self.judge(newest, &file, &sealed, beacon, ask) {
-                    Judged::Link(minted) => Sought::Found(minted),
-                    Judged::Refusal(error) => Sought::Failed(error),
-                    Judged::Passed(minted_at) => {
-                        newer = Newer::Than(minted_at);
-                        continue;
-                    }
-                    Judged::Rejected => {
-                        newer = Newer::Never;
-                        continue;
-                    }
+                Ok(Look::Hit { sealed, beacon }) => match self.found(newest, &file, &sealed, beacon, ask, &mut newer) {
+                    Some(sought) => sought,
+                    None => continue,
                 },
                 Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh && !ask.urgent => {
                     Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN })
@@ -278,13 +269,12 @@ impl Inner {
                 Err(_) => return Waited::Sought(Sought::Alone),
             }
             match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
-                Ok(Look::Hit { sealed, beacon }) => match self.judge(realm, file, &sealed, beacon, ask) {
-                    Judged::Link(minted) => {
+                Ok(Look::Hit { sealed, beacon }) => match self.found(realm, file, &sealed, beacon, ask, &mut newer) {
+                    Some(Sought::Found(minted)) => {
                         return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
                     }
-                    Judged::Refusal(error) => return Waited::Sought(Sought::Failed(error)),
-                    Judged::Passed(minted_at) => newer = Newer::Than(minted_at),
-                    Judged::Rejected => newer = Newer::Never,
+                    Some(sought) => return Waited::Sought(sought),
+                    None => {}
                 },
                 Ok(Look::Failed { sealed }) => {
                     let error = self.failure(realm, file, &sealed);
@@ -322,6 +312,25 @@ impl Inner {
                 None
             }
         }
+    }
+
+    /// What a value that was found ends the search with; `None` where it will not do, and only what `newer` says may.
+    fn found(
+        &self,
+        realm: &Realm,
+        file: &FileNames,
+        sealed: &[u8],
+        beacon: Option<Vec<u8>>,
+        ask: &Ask,
+        newer: &mut Newer,
+    ) -> Option<Sought> {
+        match self.judge(realm, file, sealed, beacon, ask) {
+            Judged::Link(minted) => return Some(Sought::Found(minted)),
+            Judged::Refusal(error) => return Some(Sought::Failed(error)),
+            Judged::Passed(minted_at) => *newer = Newer::Than(minted_at),
+            Judged::Rejected => *newer = Newer::Never,
+        }
+        None
     }
 
     /// What a value is good for that was found under a file's name.

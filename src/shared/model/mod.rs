@@ -108,7 +108,7 @@ impl Model {
 
     /// Where this replica finds it.
     pub(crate) fn address(self: &Arc<Model>, replica: usize) -> Address {
-        let mut address: Address = "redis://tier.example".parse().unwrap();
+        let mut address: Address = format!("redis://way-{replica}.example").parse().unwrap();
         address.stand_in = Some(Arc::new(Port { model: Arc::clone(self), replica }));
         address
     }

@@ -1,0 +1,148 @@
+//! What replicas tell each other, and when.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use super::*;
+use crate::{
+    telemetry::trace::Span,
+    upstream::{Doubt, GateConfig, Kie, KieConfig, Transport},
+};
+
+/// Nothing is asked of kie.ai here.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn send<'a>(&'a self, _: &'a Source, _: Option<&'a Doubt>, _: Duration, _: &'a Span) -> MintFuture<'a> {
+        Box::pin(async { Err::<Minted, _>(Error::Timeout) })
+    }
+
+    fn key_version(&self) -> u64 {
+        0
+    }
+}
+
+/// Has it beat; the flag tells that it has heard that `source` is to be forgotten.
+fn beats(fleet: &Fleet, source: &Source) -> Arc<AtomicBool> {
+    let some = |number| NonZeroU32::new(number).unwrap();
+    let gate = GateConfig {
+        rate: some(10),
+        burst: some(20),
+        in_flight: some(20),
+        waiting: 10,
+        reserve: Duration::from_secs(2),
+    };
+    let config = KieConfig { gate, attempt_timeout: Duration::from_secs(1), attempts: 1 };
+    let Inner { clock, tasks, stop, .. } = &*fleet.0;
+    let kie = Kie::new(&config, Nobody, clock.clone(), tasks, stop.clone());
+    let has_heard = Arc::new(AtomicBool::new(false));
+    let (source, heard) = (source.clone(), Arc::clone(&has_heard));
+    let forget = move |forgotten: Forgotten| {
+        heard.fetch_or(forgotten.is_meant(&source), Relaxed);
+    };
+    tasks.spawn(fleet.clone().run(kie, || 0, forget, stop.clone()));
+    has_heard
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_several_beats_had_forgotten_is_looked_for_at_once() {
+    let time = VirtualTime::new();
+    let (one, other) = (lonely(&time.clock(), 10, 20), lonely(&time.clock(), 10, 20));
+    let source = |number| Source::parse(&format!("https://h.kie.ai/{number}")).unwrap();
+    let forgotten = |fleet: &Fleet, number| {
+        let realm = fleet.0.realms().remove(0);
+        let ids = HashSet::from([realm.file(&source(number)).id]);
+        Forgotten::of(realm, ids)
+    };
+    let all = forgotten(&one, 1).and(forgotten(&one, 2)).and(forgotten(&other, 3));
+    let meant: Vec<_> = (0..5).filter(|number| all.is_meant(&source(*number))).collect();
+    assert_eq!(meant, [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answers() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let fleet = up(at(&clock, tier.address(0), 10, 20)).await;
+    let (source, realm) = (Source::parse("https://h.kie.ai/a").unwrap(), fleet.0.realms().remove(0));
+    tier.behave(shared::model::Manner::Silent);
+    assert_eq!(fleet.forget(&source).await, Told::Unreachable);
+    assert_eq!(fleet.state(), State::Suspect);
+    tier.behave(shared::model::Manner::Answers);
+    let fleet = up(fleet).await;
+    let late = async || {
+        let put = Request::put(&realm.file(&source), &fleet.0.holder(), b"1L0000000000000000".to_vec(), BEHIND);
+        realm.tier.ask(put, BEHIND).await
+    };
+    // The question itself was done late; that it was is not known.
+    tier.flush();
+    assert_eq!(late().await, Ok(shared::Put::Kept));
+    fleet.0.catch_up(&realm).await;
+    assert_eq!(late().await, Ok(shared::Put::Forgotten));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_tier_has_missed_it_is_told_once_it_answers() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let [gone, minted] = ["gone", "minted"].map(|name| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap());
+    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    beats(&fleet, &gone);
+    let has_heard = beats(&other, &gone);
+    tier.cut_off(0, true);
+    while fleet.state() != State::Down {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+    let [heard, _] = [&fleet, &other].map(|each| each.0.kie_clock.heard(Some(shown), None, clock.now(), clock.now()));
+    let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
+    let (sent_at, ends_at) = (clock.now(), clock.now() + link::LIFE);
+    let made = Minted { link, sent_at, ends_at, heard, says_its_end: false, via: Via::Kie };
+    Minter::new(fleet.clone(), Arc::new(Script::default())).kept(&minted, Some(&made));
+    assert_eq!(fleet.forget(&gone).await, Told::Unreachable);
+    fleet.limited(Duration::from_secs(30));
+    let to_the_other = async |reason| {
+        let ask = ask(reason, clock.now() + Duration::from_secs(5));
+        let minter = Minter::new(other.clone(), Arc::new(Script::default()));
+        (minter.mint(&minted, ask.clone()).await.is_ok(), other.take(&ask).await)
+    };
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (has_link, taken) = to_the_other(Reason::Miss).await;
+    assert!(!has_link && taken.is_ok() && !has_heard.load(Relaxed), "{taken:?}");
+    tier.cut_off(0, false);
+    let fleet = up(fleet).await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    let (has_link, taken) = to_the_other(Reason::Miss).await;
+    assert!(has_link && has_heard.load(Relaxed));
+    let Err(Refused::Paused(left)) = taken else { panic!("{taken:?}") };
+    assert!((20..24).contains(&left.as_secs()), "{left:?}");
+    let Untold { pause_until, forgotten, links } = fleet.0.later().take(&fleet.0.realms()[0].fingerprint, clock.now());
+    assert_eq!((pause_until, forgotten.len(), links.len()), (None, 0, 0), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_forgotten_while_the_address_changed_is_heard_of_at_the_new_one() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let gone = Source::parse("https://h.kie.ai/gone").unwrap();
+    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let has_heard = beats(&fleet, &gone);
+    beats(&other, &gone);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fleet.take(&ask(Reason::Miss, clock.now() + Duration::from_secs(5))).await.unwrap();
+    tier.cut_off(0, true);
+    assert_eq!(other.forget(&gone).await, Told::Told);
+    let given = |fleet: &Fleet| fleet.0.realms()[0].known(clock.now()).given;
+    let known = given(&fleet);
+    fleet.0.move_to(tier.address(2));
+    assert_eq!((given(&fleet), known), (known, 1));
+    let fleet = up(fleet).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(has_heard.load(Relaxed));
+    assert_eq!(fleet.state(), State::Up);
+}
