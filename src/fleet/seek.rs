@@ -57,23 +57,6 @@ enum Waited {
     Free,
 }
 
-/// Lets a file go of which nobody has heard whether this replica has it.
-struct Unheard<'a> {
-    inner: &'a Inner,
-    realm: &'a Arc<Realm>,
-    file: &'a FileNames,
-    holder: &'a Holder,
-    is_armed: bool,
-}
-
-impl Drop for Unheard<'_> {
-    fn drop(&mut self) {
-        if self.is_armed {
-            self.inner.release(self.realm, self.file, self.holder);
-        }
-    }
-}
-
 /// Which values will do before any was seen.
 fn at_first(ask: &Ask) -> Newer {
     if ask.welcome.is_some() { Newer::Any } else { Newer::Never }
@@ -146,16 +129,12 @@ impl Inner {
         let (file, mut newer) = (newest.file(source), at_first(ask));
         let is_sent = || ask.progress.first_sent_at().is_some();
         let mut state = newest.tier.changes();
-        let mut unheard = Unheard { inner: self, realm: newest, file: &file, holder, is_armed: false };
         for _ in 0..ROUNDS {
             if state.wait_for(|state| *state == State::Up).await.is_err() || is_sent() {
                 break;
             }
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
-            unheard.is_armed = true;
-            let look = newest.tier.ask(request, BEHIND).await;
-            unheard.is_armed = matches!(look, Err(shared::Error::Away | shared::Error::Late));
-            let sought = match look {
+            let sought = match newest.tier.ask(request, BEHIND).await {
                 Ok(Look::Mine) => return Sought::Mine(Arc::clone(newest)),
                 Ok(Look::Hit { sealed, beacon }) => match self.found(newest, &file, &sealed, beacon, ask, &mut newer) {
                     Some(sought) => sought,
@@ -183,8 +162,6 @@ impl Inner {
             // Its turn may have come while the tier was asked.
             return if is_sent() { Sought::Alone } else { sought };
         }
-        // A mint under way keeps the lease that it may have.
-        unheard.is_armed &= !is_sent();
         Sought::Alone
     }
 

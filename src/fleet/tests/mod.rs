@@ -140,11 +140,13 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
     let turns = Arc::new(Turns { fleet: fleet.clone(), began, asked: Mutex::default() });
     let minter = &Minter::new(fleet.clone(), Arc::clone(&turns) as Arc<dyn Mint>);
     let file = |name: &str| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap();
-    let mint = async |place: u64, name: &str| {
+    let mint_for = async |reason, place: u64, name: &str| {
         tokio::time::sleep(ONE_BY_ONE * u32::try_from(place).unwrap()).await;
-        let minted = minter.mint(&file(name), ask(Reason::Miss, began + Duration::from_secs(20))).await;
+        let ask = Ask { urgent: reason == Reason::Refresh, ..ask(reason, began + Duration::from_secs(20)) };
+        let minted = minter.mint(&file(name), ask).await;
         (minted.map(|minted| minted.via).map_err(drop), began.until(clock.now()).as_millis())
     };
+    let mint = async |place, name| mint_for(Reason::Miss, place, name).await;
     let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
     let puts = |name: &str| {
         let heard = [&fleet, &other].map(|each| each.0.kie_clock.heard(Some(shown), None, clock.now(), clock.now()));
@@ -164,16 +166,26 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
         puts("minted");
         leases("leased").await;
         leases("minting").await;
+        leases("refreshing").await;
         tier.cut_off(0, false);
         tokio::time::sleep(Duration::from_millis(900)).await;
         puts("minting");
+        puts("refreshing");
     };
-    let (sent, minted, leased, minting, free, ()) =
-        tokio::join!(mint(0, "sent"), mint(1, "minted"), mint(2, "leased"), mint(3, "minting"), mint(4, "free"), world);
+    let (sent, minted, leased, minting, free, refreshing, ()) = tokio::join!(
+        mint(0, "sent"),
+        mint(1, "minted"),
+        mint(2, "leased"),
+        mint(3, "minting"),
+        mint(4, "free"),
+        mint_for(Reason::Refresh, 5, "refreshing"),
+        world
+    );
     assert_eq!(sent, (Err(()), 1000), "it is paid for, and goes on");
     assert!(minted.0 == Ok(Via::Shared) && minted.1 < 900, "{minted:?}");
     assert!(minting.0 == Ok(Via::Joined) && (1200..1400).contains(&minting.1), "{minting:?}");
     assert!(leased.0.is_err() && free.0.is_err());
+    assert_eq!(refreshing.0, Ok(Via::Joined), "it is urgent, and keeps its turn meanwhile");
     // Each has the turn that it had; nobody else's mint is waited for longer.
     let asked = turns.asked.lock().unwrap().clone();
     assert_eq!(asked, [("sent", 0), ("leased", 2), ("free", 4)].map(|(name, at)| (name.to_owned(), at)));
