@@ -3,7 +3,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 
 use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
@@ -23,6 +23,9 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Who is woken so long after its turn takes another one: all that waited in a process that was stopped would go at once, and
 /// what they had is refilled.
 const TOO_LATE: Duration = Duration::from_secs(1);
+
+/// A turn may have been given long before kie.ai told another replica to pause. The tier answers in less than this.
+const PAUSE_ASKED_BEFORE: Duration = Duration::from_millis(5);
 
 /// A request that waits for a token of the share.
 struct Waiting<'a> {
@@ -111,12 +114,34 @@ impl Inner {
                 Turn::Share(wait) => (wait, Some(Waiting::new(self))),
             };
             let due = self.clock.now() + wait;
-            tokio::time::sleep(wait).await;
+            if !wait.is_zero() {
+                self.wait_until(due, ask).await?;
+            }
             if let Some(waiting) = &mut waiting {
                 waiting.has_gone = true;
             }
             if self.clock.now() < due + TOO_LATE {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a turn, and asks just before it whether kie.ai has told another replica to pause since it was given.
+    async fn wait_until(&self, due: Instant, ask: &Ask) -> Result<(), Refused> {
+        tokio::time::sleep(self.clock.now().until(due).saturating_sub(PAUSE_ASKED_BEFORE)).await;
+        let patience = self.clock.now().until(due) + ask.progress.left_of(self.config.tier.timeout);
+        let realms = self.realms();
+        let pauses = realms.iter().filter(|realm| realm.is_up()).map(|realm| {
+            let request = Request::pause(realm.names.fleet(), Duration::ZERO);
+            realm.tier.ask(request, patience)
+        });
+        let pauses = join_all(pauses).await;
+        ask.progress.waited(due.until(self.clock.now()));
+        match pauses.into_iter().flatten().max().filter(|left| !left.is_zero()) {
+            Some(left) => Err(Refused::Paused(left)),
+            None => {
+                tokio::time::sleep(self.clock.now().until(due)).await;
+                Ok(())
             }
         }
     }

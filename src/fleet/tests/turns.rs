@@ -129,3 +129,41 @@ async fn who_is_woken_long_after_its_turn_takes_another_one() {
     let given = fleet.0.realms()[0].known(clock.now()).given;
     assert!((14..=16).contains(&given), "{given} tokens for ten requests, half of which slept through their turns");
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_turn_comes_while_kie_ai_has_told_another_replica_to_pause_does_not_go() {
+    let time = VirtualTime::new();
+    let clock = &time.clock();
+    let tier = tier(clock);
+    let (one, other) = (&up(at(clock, tier.address(0), 10, 20)).await, up(at(clock, tier.address(1), 10, 20)).await);
+    let began = clock.now();
+    let callers = futures_util::future::join_all((0..10).map(|place| async move {
+        tokio::time::sleep(ONE_BY_ONE * place).await;
+        let taken = one.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await;
+        (taken, began.until(clock.now()))
+    }));
+    let limit = async {
+        tokio::time::sleep(Duration::from_millis(550)).await;
+        other.limited(Duration::from_secs(30));
+    };
+    let (went, ()) = tokio::join!(callers, limit);
+    for (place, (taken, at)) in went.iter().enumerate() {
+        match taken {
+            Ok(()) => assert!(*at < Duration::from_millis(556), "{place}: {went:?}"),
+            Err(Refused::Paused(left)) => {
+                let ends = began.until(clock.now()).max(*at + *left);
+                assert!((Duration::from_millis(30_550)..Duration::from_millis(30_560)).contains(&ends), "{went:?}");
+            }
+            Err(Refused::Full(_)) => panic!("{went:?}"),
+        }
+    }
+    let gone = went.iter().filter(|(taken, _)| taken.is_ok()).count();
+    assert!((4..=6).contains(&gone), "{went:?}");
+    // No turn comes earlier for that it was asked a little before.
+    assert!(
+        went.iter()
+            .enumerate()
+            .all(|(place, (_, at))| *at + Duration::from_millis(6) >= ONE_BY_ONE * 10 * place as u32),
+        "{went:?}"
+    );
+}

@@ -341,7 +341,9 @@ impl Memory {
         match left.filter(|left| *left <= LONGEST_PAUSE && *left >= asked) {
             Some(left) => Value::Int(left),
             None => {
-                self.pause = Some(Until { value: (), until: now + asked });
+                if asked > 0 {
+                    self.pause = Some(Until { value: (), until: now + asked });
+                }
                 Value::Int(asked)
             }
         }

@@ -92,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (prop::sample::select(vec![0, 700, 3_000, 60_000]), 0..4u32, level())
             .prop_map(|(longest_wait, keep, bucket)| Step::Take { longest_wait, keep, bucket }),
         1 => (0..9u32, 0..9u32, level()).prop_map(|(tokens, beyond, bucket)| Step::Pay { tokens, beyond, bucket }),
-        1 => prop::sample::select(vec![1_500, 30_000, 500_000]).prop_map(|millis| Step::Pause { millis }),
+        1 => prop::sample::select(vec![0, 1_500, 30_000, 500_000]).prop_map(|millis| Step::Pause { millis }),
         4 => (holder, prop::option::of(0..9i64), prop::option::of(0..9i64), prop::bool::weighted(0.2), level()).prop_map(
             |(replica, sequence, beacon, goodbye, bucket)| Step::Beat { replica, sequence, beacon, goodbye, bucket }
         ),

@@ -502,13 +502,13 @@ impl Request<Taken> {
 }
 
 impl Request<Duration> {
-    /// PAUSE: kie.ai has asked one replica for a pause, and means them all. The answer is the pause that holds.
+    /// PAUSE: kie.ai has asked one replica for a pause, and means them all. The answer is the pause that holds. Zero asks for
+    /// none, and only tells that.
     pub fn pause(fleet: &FleetNames, pause: Duration) -> Request<Duration> {
         Request {
             operation: Operation::Pause,
             keys: vec![fleet.pause.clone()],
-            // Zero is no life for a key.
-            arguments: vec![millis(pause.max(Duration::from_millis(1)))],
+            arguments: vec![text(&pause.as_millis().to_string())],
             read: |value| Some(duration(value)?.min(LONGEST_PAUSE)),
         }
     }
