@@ -99,8 +99,6 @@ async fn up(fleet: Fleet) -> Fleet {
     fleet
 }
 
-/// Of a share of five tokens.
-
 /// Many at once are more than the model answers in time.
 const ONE_BY_ONE: Duration = Duration::from_millis(10);
 

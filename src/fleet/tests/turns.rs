@@ -21,6 +21,7 @@ async fn without_a_tier_a_replica_has_its_part_of_the_quota() {
     assert!(matches!(fleet.take(&caller(2)).await, Err(Refused::Full(_))));
 }
 
+/// Of a share of five tokens.
 #[tokio::test(start_paused = true)]
 async fn who_has_no_time_left_for_the_tier_does_not_spend_what_others_ask_it_for() {
     let time = VirtualTime::new();
