@@ -9,7 +9,7 @@ use futures_util::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{BEHIND, Fleet, Inner, later::Untold, realm::Realm};
+use super::{BEHIND, Fleet, Inner, later::Untold, leases::Lease, realm::Realm};
 use crate::{
     clock::Instant,
     shared::{Beat, Content, LEASE, Request, Saying, State},
@@ -189,7 +189,8 @@ impl Inner {
         if !pause.is_zero() {
             kie.pause(pause);
         }
-        if missed {
+        // Who has just begun has missed nothing.
+        if missed && realm.sequence().is_some() {
             // What was minted while the tier could not be seen may be among them.
             self.later().drop_links(|_| true);
             // All of them would be asked of kie.ai anew, for the sake of a few that somebody wanted forgotten.
@@ -250,18 +251,14 @@ impl Inner {
 
     /// The tier answers: it is told what it has missed, if anything. What it does not hear now it is told with the next beat.
     pub(super) async fn catch_up(&self, realm: &Arc<Realm>) {
-        let Untold { pause_until, forgotten, links } = self.later().take(&realm.fingerprint, self.clock.now());
+        let sequence = realm.sequence().unwrap_or(0);
+        let Untold { pause_until, forgotten, links } =
+            self.later().take(&realm.fingerprint, sequence, self.clock.now());
         if let Some(until) = pause_until {
             self.pause(realm, until).await;
         }
         for some in forgotten.chunks(TOLD_AT_ONCE) {
-            let drops = some.iter().map(|(source, since)| async {
-                let request = Request::drop(&realm.file(source), realm.names.fleet());
-                if realm.tier.ask(request, BEHIND).await.is_err() {
-                    self.later().forget(source, &realm.fingerprint, *since);
-                }
-            });
-            join_all(drops).await;
+            join_all(some.iter().map(|deletion| self.forget(realm, &deletion.source, deletion.since))).await;
         }
         for some in links.chunks(TOLD_AT_ONCE) {
             let puts = some.iter().map(|(source, kept)| async {
@@ -277,7 +274,8 @@ impl Inner {
     async fn renew(&self) {
         let wanted = self.leases.wanted(self.clock.now());
         for realm in self.realms().iter().filter(|realm| realm.is_up()) {
-            let ours: Vec<_> = wanted.iter().filter(|lease| Arc::ptr_eq(&lease.realm, realm)).collect();
+            let is_its = |lease: &&Lease| lease.realm.fingerprint == realm.fingerprint;
+            let ours: Vec<_> = wanted.iter().filter(is_its).collect();
             for some in ours.chunks(RENEWED_AT_ONCE) {
                 let request = Request::renew(some.iter().map(|lease| (&lease.file, &lease.holder)));
                 // A lease that is lost costs a second mint.
@@ -288,7 +286,8 @@ impl Inner {
 
     async fn say_goodbye(&self) {
         let releases = self.leases.take_all().into_iter().map(|lease| async move {
-            let _ = lease.realm.tier.ask(Request::release(&lease.file, &lease.holder, None), GOODBYE).await;
+            let _ =
+                self.present(&lease.realm).tier.ask(Request::release(&lease.file, &lease.holder, None), GOODBYE).await;
         });
         let realms = self.realms();
         let beating = Beating { began: self.clock.now(), minted: 0 };

@@ -3,13 +3,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{clock::Instant, source::Source, upstream::Minted};
+use crate::{clock::Instant, link, source::Source, upstream::Minted};
 
 /// At the default `upstream.rate`, two minutes of links; 2 MB at most.
 const MOST_LINKS: usize = 1024;
 
-/// By then, whoever had the file forgotten has found out that the others were not told.
-const FORGOTTEN_FOR: Duration = Duration::from_secs(60);
+/// After that no link lives that was there before.
+const FORGOTTEN_FOR: Duration = link::LIFE;
 
 const MOST_FORGOTTEN: usize = 1024;
 
@@ -17,17 +17,27 @@ const MOST_FORGOTTEN: usize = 1024;
 pub(super) struct Later {
     links: HashMap<Source, Kept>,
     count: u64,
-    /// And by the fingerprint of which key's fleet, since when.
-    forgotten: Vec<(Source, String, Instant)>,
+    forgotten: Vec<Deletion>,
     /// Until when the fleet of which key is to pause, by its fingerprint.
     pauses: HashMap<String, Instant>,
+}
+
+/// A file is to be forgotten by the fleet of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Deletion {
+    pub(super) source: Source,
+    /// The key, by its fingerprint.
+    key: String,
+    /// When somebody wanted that.
+    pub(super) since: Instant,
+    /// The number of the invalidation; `None` where the tier has not heard of it.
+    number: Option<i64>,
 }
 
 /// What the fleet of one key has not heard.
 pub(super) struct Untold {
     pub(super) pause_until: Option<Instant>,
-    /// Files to forget, and since when.
-    pub(super) forgotten: Vec<(Source, Instant)>,
+    pub(super) forgotten: Vec<Deletion>,
     /// Links to put, the oldest first.
     pub(super) links: Vec<(Source, Kept)>,
 }
@@ -59,13 +69,20 @@ impl Later {
         self.links.entry(source.clone()).or_insert_with(|| kept.clone());
     }
 
-    /// A file is to be forgotten by the fleet of this key, as somebody wanted at `since`, and so is what was to be put.
-    pub(super) fn forget(&mut self, source: &Source, key: &str, since: Instant) {
-        self.links.remove(source);
-        self.forgotten.retain(|(known, of, at)| (known, &**of) != (source, key) && since.since(*at) < FORGOTTEN_FOR);
-        if self.forgotten.len() < MOST_FORGOTTEN {
-            self.forgotten.push((source.clone(), key.to_owned(), since));
+    /// A file is to be forgotten by the fleet of this key, as somebody wanted at `since`, and has the tier's `number` where that
+    /// has heard of it: a tier that loses its last writes has not.
+    pub(super) fn forget(&mut self, source: &Source, key: &str, since: Instant, number: Option<i64>) {
+        let is_same = |other: &Deletion| other.source == *source && other.key == key;
+        if self.forgotten.iter().any(|other| is_same(other) && other.since > since) {
+            return;
         }
+        self.forgotten.retain(|other| !is_same(other) && since.since(other.since) < FORGOTTEN_FOR);
+        if self.forgotten.len() == MOST_FORGOTTEN {
+            // One that was told matters only if the tier forgets it.
+            let told = self.forgotten.iter().position(|other| other.number.is_some());
+            self.forgotten.remove(told.unwrap_or(0));
+        }
+        self.forgotten.push(Deletion { source: source.clone(), key: key.to_owned(), since, number });
     }
 
     /// Its link need not be put any more: it was forgotten, or there is a newer one.
@@ -84,14 +101,14 @@ impl Later {
         *known = until.max(*known);
     }
 
-    /// All that the fleet of this key is to hear, once.
-    pub(super) fn take(&mut self, key: &str, now: Instant) -> Untold {
+    /// All that the fleet of this key is to hear, once, whose tier knows of invalidations up to `sequence`.
+    pub(super) fn take(&mut self, key: &str, sequence: i64, now: Instant) -> Untold {
         // What comes too late for any fleet goes, too.
-        self.forgotten.retain(|(_, _, since)| now.since(*since) < FORGOTTEN_FOR);
+        self.forgotten.retain(|deletion| now.since(deletion.since) < FORGOTTEN_FOR);
         self.links.retain(|_, kept| kept.minted.ends_at > now);
         self.pauses.retain(|_, until| *until > now);
-        let forgotten = self.forgotten.extract_if(.., |(_, of, _)| of == key);
-        let forgotten = forgotten.map(|(source, _, since)| (source, since)).collect();
+        let is_untold = |one: &mut Deletion| one.key == key && one.number.is_none_or(|number| number > sequence);
+        let forgotten = self.forgotten.extract_if(.., is_untold).collect();
         let mut links: Vec<_> = self.links.extract_if(|_, kept| kept.key == key).collect();
         links.sort_unstable_by_key(|(_, kept)| kept.number);
         Untold { pause_until: self.pauses.remove(key), forgotten, links }
@@ -126,35 +143,55 @@ mod tests {
         let mut later = Later::default();
         (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number), "k"));
         later.put(&source(7), &minted(9999), "k");
-        let Untold { links, .. } = later.take("k", at(200));
+        let Untold { links, .. } = later.take("k", 0, at(200));
         assert_eq!(links.len(), MOST_LINKS);
         assert!(links.iter().all(|(known, _)| *known != source(0) && *known != source(1)), "the oldest went first");
         let last = links.last().unwrap();
         assert_eq!((&last.0, last.1.minted.link.as_str()), (&source(7), "https://h.example/9999"));
-        assert!(later.take("k", at(200)).links.is_empty(), "once");
+        assert!(later.take("k", 0, at(200)).links.is_empty(), "once");
         later.put(&source(1), &minted(1), "k");
-        assert!(later.take("k", at(1300)).links.is_empty(), "it is dead");
+        assert!(later.take("k", 0, at(1300)).links.is_empty(), "it is dead");
     }
 
     #[test]
-    fn what_is_forgotten_is_not_put_and_is_told_for_a_minute() {
+    fn what_is_forgotten_is_told_for_as_long_as_a_link_may_live_and_again_where_the_tier_forgets_it() {
         let mut later = Later::default();
-        later.put(&source(1), &minted(1), "k");
-        later.forget(&source(1), "k", at(100));
-        later.forget(&source(2), "k", at(130));
-        later.forget(&source(2), "k", at(131));
-        later.forget(&source(2), "of another key", at(132));
+        let told = |later: &mut Later, sequence, now| {
+            let forgotten = later.take("k", sequence, now).forgotten.into_iter();
+            forgotten.map(|deletion| (deletion.source, deletion.since)).collect::<Vec<_>>()
+        };
+        later.forget(&source(1), "k", at(100), None);
+        later.forget(&source(2), "k", at(130), Some(7));
+        later.forget(&source(3), "k", at(131), Some(8));
+        later.forget(&source(3), "k", at(132), Some(9));
+        later.forget(&source(3), "k", at(131), None);
+        assert_eq!(told(&mut later, 9, at(1299)), [(source(1), at(100))]);
+        assert_eq!(told(&mut later, 9, at(1299)), []);
+        assert_eq!(told(&mut later, 8, at(1299)), [(source(3), at(132))], "it has lost its last write");
+        later.forget(&source(1), "k", at(100), None);
+        assert_eq!(told(&mut later, 9, at(1300)), [], "no link is left");
+        later.forget(&source(0), "k", at(1300), None);
+        (1..=MOST_FORGOTTEN).for_each(|number| later.forget(&source(number), "k", at(1300), Some(1)));
+        assert_eq!(told(&mut later, 1, at(1300)), [(source(0), at(1300))], "those that were told leave first");
+        assert_eq!(told(&mut later, 0, at(1300)).len(), MOST_FORGOTTEN - 1);
+    }
+
+    #[test]
+    fn each_fleet_is_told_its_own_and_again_what_it_did_not_hear() {
+        let mut later = Later::default();
+        later.forget(&source(2), "k", at(131), None);
+        later.forget(&source(2), "of another key", at(132), None);
         later.put(&source(3), &minted(3), "of another key");
-        let Untold { forgotten, links, .. } = later.take("k", at(160));
-        assert_eq!((forgotten, links.len()), (vec![(source(2), at(131))], 0));
-        let Untold { forgotten, links, .. } = later.take("of another key", at(160));
-        assert_eq!((forgotten, links.len()), (vec![(source(2), at(132))], 1));
+        let Untold { forgotten, links, .. } = later.take("k", 0, at(160));
+        assert_eq!((forgotten[0].since, forgotten.len(), links.len()), (at(131), 1, 0));
+        let Untold { forgotten, links, .. } = later.take("of another key", 0, at(160));
+        assert_eq!((forgotten[0].since, forgotten.len(), links.len()), (at(132), 1, 1));
         // What was not heard is told again, but for what a newer one has replaced.
         later.put(&source(4), &minted(5), "k");
         later.put_again(&source(3), &links[0].1);
         later.put_again(&source(4), &links[0].1);
         let again = |later: &mut Later, key| {
-            later.take(key, at(161)).links.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
+            later.take(key, 0, at(161)).links.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
         };
         assert_eq!(again(&mut later, "of another key"), [source(3)]);
         assert_eq!(again(&mut later, "k"), [source(4)]);
@@ -165,8 +202,8 @@ mod tests {
         later.pause("k", at(103));
         later.pause("k", at(101));
         later.pause("of another key", at(103));
-        assert_eq!(later.take("k", at(102)).pause_until, Some(at(103)), "the longer one holds");
-        assert_eq!(later.take("k", at(102)).pause_until, None);
-        assert_eq!(later.take("of another key", at(103)).pause_until, None);
+        assert_eq!(later.take("k", 0, at(102)).pause_until, Some(at(103)), "the longer one holds");
+        assert_eq!(later.take("k", 0, at(102)).pause_until, None);
+        assert_eq!(later.take("of another key", 0, at(103)).pause_until, None);
     }
 }

@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -45,7 +45,7 @@ pub use self::{
 };
 use self::{later::Later, leases::Leases, local::Local, metrics::Metrics, queue::Queue, realm::Realm};
 use crate::{
-    clock::{Clock, KieClock},
+    clock::{Clock, Instant, KieClock},
     key::{ApiKey, Keys},
     link,
     shared::{self, Address, Holder, Quota, Replica, Request, State, Supervisor},
@@ -127,7 +127,7 @@ pub struct Parts {
 pub enum Told {
     /// All replicas that the tier can reach, within a second.
     Told,
-    /// Nobody yet: they are told when the tier is back, within a minute.
+    /// Not all of them yet: they are told when the tier is back.
     Unreachable,
 }
 
@@ -186,17 +186,9 @@ impl Fleet {
     /// Has all replicas forget a file. Its mint under way, wherever that is, cannot bring it back.
     pub async fn forget(&self, source: &Source) -> Told {
         self.0.later().drop_link(source);
-        let realms = self.0.realms();
-        let drops = realms.iter().map(|realm| async {
-            let request = Request::drop(&realm.file(source), realm.names.fleet());
-            realm.tier.ask(request, BEHIND).await.is_ok()
-        });
-        let heard = futures_util::future::join_all(drops).await;
-        let untold: Vec<_> = realms.iter().zip(heard).filter(|(_, heard)| !heard).map(|(realm, _)| realm).collect();
-        for realm in &untold {
-            self.0.later().forget(source, &realm.fingerprint, self.0.clock.now());
-        }
-        if untold.is_empty() { Told::Told } else { Told::Unreachable }
+        let (realms, now) = (self.0.realms(), self.0.clock.now());
+        let heard = join_all(realms.iter().map(|realm| self.0.forget(realm, source, now))).await;
+        if heard.into_iter().all(|heard| heard) { Told::Told } else { Told::Unreachable }
     }
 
     pub fn describe(&self) -> Option<Description> {
@@ -228,17 +220,19 @@ impl Inner {
         if self.stop.is_cancelled() {
             return known.clone();
         }
-        let beside = known.first().map(|realm| realm.tier.clone());
-        // Those of another address are ended already.
-        let ended: Vec<_> = known.extract_if(.., |realm| realm.stop.is_cancelled()).collect();
         let config = shared::Config { address: self.address().clone(), ..self.config.tier };
+        // Those of another address are ended already.
+        for realm in known.iter_mut().filter(|realm| realm.stop.is_cancelled()) {
+            let (moved, supervisor) = realm.moved(&config, &self.clock);
+            self.supervise(supervisor, moved.stop.clone());
+            *realm = Arc::new(moved);
+        }
+        let beside = known.first().map(|realm| realm.tier.clone());
         let mut realms = Vec::new();
         for key in &held {
             let at = known.iter().position(|realm| realm.fingerprint == key.fingerprint());
             let realm = at.map(|at| known.remove(at)).unwrap_or_else(|| {
-                let before = ended.iter().find(|realm| realm.fingerprint == key.fingerprint());
-                let (realm, supervisor) =
-                    Realm::new(key, &config, before.map(|realm| &**realm), beside.as_ref(), &self.clock);
+                let (realm, supervisor) = Realm::new(key, &config, beside.as_ref(), &self.clock);
                 self.supervise(supervisor, realm.stop.clone());
                 Arc::new(realm)
             });
@@ -256,6 +250,21 @@ impl Inner {
         realms
     }
 
+    /// Has the fleet of one key forget a file, as somebody wanted at `since`: now, or, where the tier does not hear of it, or
+    /// forgets it again, later. Tells whether it was now.
+    async fn forget(&self, realm: &Realm, source: &Source, since: Instant) -> bool {
+        let request = Request::drop(&realm.file(source), realm.names.fleet());
+        let number = realm.tier.ask(request, BEHIND).await.ok();
+        self.later().forget(source, &realm.fingerprint, since, number);
+        number.is_some()
+    }
+
+    /// What this realm's key has now: the tier may have another address since.
+    fn present(&self, realm: &Arc<Realm>) -> Arc<Realm> {
+        let realms = self.realms();
+        Arc::clone(realms.iter().find(|present| present.fingerprint == realm.fingerprint).unwrap_or(realm))
+    }
+
     /// Does this beside whoever calls it. In a box, which makes all such tasks one kind: each kind takes 5 KB of the image.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(Box::pin(work) as BoxFuture<'static, ()>);
@@ -263,7 +272,7 @@ impl Inner {
 
     /// Asks the tier what nobody waits for, and nobody needs to hear of.
     fn ask_behind<T: 'static>(&self, realm: &Arc<Realm>, request: Request<T>) {
-        let realm = Arc::clone(realm);
+        let realm = self.present(realm);
         self.spawn(async move {
             let _ = realm.tier.ask(request, BEHIND).await;
         });

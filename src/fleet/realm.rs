@@ -2,7 +2,7 @@
 //! while its key is replaced by another.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,15 +16,16 @@ use crate::{
     source::Source,
 };
 
-/// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it.
-pub(super) const KEPT: Duration = Duration::from_secs(60);
+/// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it. Kubernetes takes up to
+/// two minutes to bring a changed secret to all nodes (its documentation: the kubelet's sync period and the delay of its cache).
+pub(super) const KEPT: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub(super) struct Realm {
     /// Of its key.
     pub(super) fingerprint: String,
     pub(super) names: Names,
-    pub(super) seals: Seals,
+    pub(super) seals: Arc<Seals>,
     pub(super) tier: Tier,
     /// Ends its connection.
     pub(super) stop: CancellationToken,
@@ -39,16 +40,15 @@ pub(super) struct Realm {
 }
 
 impl Realm {
-    /// The supervisor is to be run. `before` is the same key's at another address, which may be the same tier's.
+    /// The supervisor is to be run.
     pub(super) fn new(
         key: &ApiKey,
         config: &shared::Config,
-        before: Option<&Realm>,
         beside: Option<&Tier>,
         clock: &Clock,
     ) -> (Realm, Supervisor) {
         let secret = key.fleet_secret();
-        let (names, seals) = (Names::new(&secret), Seals::new(&secret));
+        let names = Names::new(&secret);
         let (tier, supervisor) = match beside {
             Some(tier) => tier.beside(config.clone(), names.clone(), clock.clone()),
             None => Tier::new(config.clone(), names.clone(), clock.clone()),
@@ -56,13 +56,30 @@ impl Realm {
         let realm = Realm {
             fingerprint: key.fingerprint().to_owned(),
             names,
-            seals,
+            seals: Arc::new(Seals::new(&secret)),
             tier,
             stop: CancellationToken::new(),
             polls: Polls::default(),
-            sequence: Mutex::new(before.and_then(Realm::sequence)),
-            bucket: Mutex::new(before.map_or_else(Known::default, Realm::bucket)),
+            sequence: Mutex::default(),
+            bucket: Mutex::default(),
             retired_at: Mutex::default(),
+        };
+        (realm, supervisor)
+    }
+
+    /// The same at another address, which may be the same tier's: what was heard of that holds.
+    pub(super) fn moved(&self, config: &shared::Config, clock: &Clock) -> (Realm, Supervisor) {
+        let (tier, supervisor) = self.tier.beside(config.clone(), self.names.clone(), clock.clone());
+        let realm = Realm {
+            fingerprint: self.fingerprint.clone(),
+            names: self.names.clone(),
+            seals: Arc::clone(&self.seals),
+            tier,
+            stop: CancellationToken::new(),
+            polls: Polls::default(),
+            sequence: Mutex::new(self.sequence()),
+            bucket: Mutex::new(self.bucket()),
+            retired_at: Mutex::new(*self.retired_at.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         (realm, supervisor)
     }

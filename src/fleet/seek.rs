@@ -124,15 +124,19 @@ impl Inner {
     /// for another replica's mint, which may be far from its own turn, or fail. `Alone` once the mint was sent, which is paid
     /// for, and goes on. Cancel safe.
     pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
-        let realms = self.realms();
-        let Some(newest) = realms.first() else { return Sought::Alone };
-        let (file, mut newer) = (newest.file(source), at_first(ask));
+        let mut newer = at_first(ask);
         let is_sent = || ask.progress.first_sent_at().is_some();
-        let mut state = newest.tier.changes();
         for _ in 0..ROUNDS {
-            if state.wait_for(|state| *state == State::Up).await.is_err() || is_sent() {
+            let realms = self.realms();
+            let Some(newest) = realms.first() else { break };
+            if newest.tier.changes().wait_for(|state| *state == State::Up).await.is_err() {
+                // It is at another address now.
+                continue;
+            }
+            if is_sent() {
                 break;
             }
+            let file = newest.file(source);
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
             let sought = match newest.tier.ask(request, BEHIND).await {
                 Ok(Look::Mine) => return Sought::Mine(Arc::clone(newest)),

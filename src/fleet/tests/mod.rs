@@ -80,7 +80,7 @@ async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell
     minter.kept(&Source::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
     assert_eq!(fleet.forget(&Source::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
     let fingerprint = fleet.0.realms()[0].fingerprint.clone();
-    let Untold { forgotten, links, .. } = fleet.0.later().take(&fingerprint, began);
+    let Untold { forgotten, links, .. } = fleet.0.later().take(&fingerprint, 0, began);
     assert_eq!((forgotten.len(), links.len()), (1, 1));
 }
 

@@ -84,6 +84,22 @@ async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answe
     assert_eq!(late().await, Ok(shared::Put::Forgotten));
 }
 
+/// Has a link, which it tells the tier of; both know what kie.ai's clock shows.
+fn mints(fleet: &Fleet, other: &Fleet, source: &Source) {
+    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+    let now = fleet.0.clock.now();
+    let [heard, _] = [fleet, other].map(|each| each.0.kie_clock.heard(Some(shown), None, now, now));
+    let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
+    let minted = Minted { link, sent_at: now, ends_at: now + link::LIFE, heard, says_its_end: false, via: Via::Kie };
+    Minter::new(fleet.clone(), Arc::new(Script::default())).kept(source, Some(&minted));
+}
+
+/// Whether the tier has a link for it.
+async fn finds(fleet: &Fleet, source: &Source) -> bool {
+    let ask = ask(Reason::Miss, fleet.0.clock.now() + Duration::from_secs(5));
+    Minter::new(fleet.clone(), Arc::new(Script::default())).mint(source, ask).await.is_ok()
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_tier_has_missed_it_is_told_once_it_answers() {
     let time = VirtualTime::new();
@@ -97,30 +113,25 @@ async fn what_the_tier_has_missed_it_is_told_once_it_answers() {
     while fleet.state() != State::Down {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
-    let [heard, _] = [&fleet, &other].map(|each| each.0.kie_clock.heard(Some(shown), None, clock.now(), clock.now()));
-    let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
-    let (sent_at, ends_at) = (clock.now(), clock.now() + link::LIFE);
-    let made = Minted { link, sent_at, ends_at, heard, says_its_end: false, via: Via::Kie };
-    Minter::new(fleet.clone(), Arc::new(Script::default())).kept(&minted, Some(&made));
+    mints(&fleet, &other, &minted);
     assert_eq!(fleet.forget(&gone).await, Told::Unreachable);
     fleet.limited(Duration::from_secs(30));
-    let to_the_other = async |reason| {
-        let ask = ask(reason, clock.now() + Duration::from_secs(5));
-        let minter = Minter::new(other.clone(), Arc::new(Script::default()));
-        (minter.mint(&minted, ask.clone()).await.is_ok(), other.take(&ask).await)
+    let to_the_other = async || {
+        let ask = ask(Reason::Miss, clock.now() + Duration::from_secs(5));
+        (finds(&other, &minted).await, other.take(&ask).await)
     };
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (has_link, taken) = to_the_other(Reason::Miss).await;
+    let (has_link, taken) = to_the_other().await;
     assert!(!has_link && taken.is_ok() && !has_heard.load(Relaxed), "{taken:?}");
     tier.cut_off(0, false);
     let fleet = up(fleet).await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    let (has_link, taken) = to_the_other(Reason::Miss).await;
+    let (has_link, taken) = to_the_other().await;
     assert!(has_link && has_heard.load(Relaxed));
     let Err(Refused::Paused(left)) = taken else { panic!("{taken:?}") };
     assert!((20..24).contains(&left.as_secs()), "{left:?}");
-    let Untold { pause_until, forgotten, links } = fleet.0.later().take(&fleet.0.realms()[0].fingerprint, clock.now());
+    let Untold { pause_until, forgotten, links } =
+        fleet.0.later().take(&fleet.0.realms()[0].fingerprint, i64::MAX, clock.now());
     assert_eq!((pause_until, forgotten.len(), links.len()), (None, 0, 0), "once");
 }
 
@@ -145,4 +156,122 @@ async fn what_was_forgotten_while_the_address_changed_is_heard_of_at_the_new_one
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(has_heard.load(Relaxed));
     assert_eq!(fleet.state(), State::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_a_failover_has_lost_is_told_again() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let gone = Source::parse("https://h.kie.ai/gone").unwrap();
+    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    beats(&fleet, &gone);
+    let has_heard = beats(&other, &gone);
+    mints(&other, &fleet, &gone);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(finds(&fleet, &gone).await);
+    tier.replicate();
+    assert_eq!(fleet.forget(&gone).await, Told::Told);
+    // Nobody has heard of it.
+    tier.fail_over();
+    let fleet = up(fleet).await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert!(has_heard.load(Relaxed) && !finds(&fleet, &gone).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_without_the_tier_hears_what_was_forgotten_before() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let gone = Source::parse("https://h.kie.ai/gone").unwrap();
+    let other = up(at(&clock, tier.address(1), 10, 20)).await;
+    tier.cut_off(0, true);
+    let fleet = at(&clock, tier.address(0), 10, 20);
+    let has_heard = beats(&fleet, &gone);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    mints(&fleet, &other, &gone);
+    assert_eq!(other.forget(&gone).await, Told::Told);
+    // Longer than a tombstone keeps a link away.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    tier.cut_off(0, false);
+    let _fleet = up(fleet).await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert!(has_heard.load(Relaxed) && !finds(&other, &gone).await);
+}
+
+/// Makes no link within ten seconds.
+struct Slow;
+
+impl Mint for Slow {
+    fn mint<'a>(&'a self, _source: &'a Source, _ask: Ask) -> MintFuture<'a> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Err::<Minted, _>(Error::Timeout)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_held_and_let_go_where_the_tier_is_now() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let source = Source::parse("https://h.kie.ai/slow").unwrap();
+    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    beats(&fleet, &source);
+    let deadline = clock.now() + Duration::from_secs(20);
+    let minter = Minter::new(fleet.clone(), Arc::new(Slow));
+    let realm = other.0.realms().remove(0);
+    let look = async || {
+        let request = Request::look(&realm.file(&source), realm.names.fleet(), None, shared::Newer::Any);
+        realm.tier.ask(request, BEHIND).await.unwrap()
+    };
+    let moves = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        fleet.0.move_to(tier.address(2));
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert!(matches!(look().await, shared::Look::Wait { .. }), "it would be minted twice");
+    };
+    let (minted, ()) = tokio::join!(minter.mint(&source, ask(Reason::Miss, deadline)), moves);
+    assert!(matches!(minted, Err(Error::Timeout)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!matches!(look().await, shared::Look::Wait { .. }), "nobody waits for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_turn_without_the_tier_finds_what_it_has_at_its_new_address() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let source = Source::parse("https://h.kie.ai/slow").unwrap();
+    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    tier.cut_off(0, true);
+    while fleet.state() != State::Down {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    mints(&other, &fleet, &source);
+    let deadline = clock.now() + Duration::from_secs(20);
+    let minter = Minter::new(fleet.clone(), Arc::new(Slow));
+    let moves = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        fleet.0.move_to(tier.address(2));
+    };
+    let (minted, ()) = tokio::join!(minter.mint(&source, ask(Reason::Miss, deadline)), moves);
+    assert_eq!(minted.map(|minted| minted.via).map_err(drop), Ok(Via::Shared));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_key_s_realm_goes_to_the_new_address_for_the_rest_of_its_time() {
+    let time = VirtualTime::new();
+    let (clock, tier) = (time.clock(), tier(&time.clock()));
+    let config = |replica| shared::Config { address: tier.address(replica), timeout: Duration::from_millis(20) };
+    let began = clock.now();
+    let (realm, _) = Realm::new(&ApiKey::new("first-key").unwrap(), &config(0), None, &clock);
+    assert!(realm.is_needed(false, began));
+    realm.set_sequence(7);
+    let (moved, _) = realm.moved(&config(2), &clock);
+    assert_eq!(moved.sequence(), Some(7));
+    assert!(moved.is_needed(false, began + realm::KEPT - Duration::from_secs(1)));
+    assert!(!moved.is_needed(false, began + realm::KEPT));
 }

@@ -264,6 +264,7 @@ impl Supervisor {
             () = stop.cancelled() => {}
             () = supervise => {}
         }
+        self.state.send_replace(State::Down);
     }
 
     async fn connect_and_serve(&mut self) -> Fault {

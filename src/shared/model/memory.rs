@@ -388,7 +388,7 @@ impl Memory {
             sequence.until = now + 2 * HOUR;
         }
         let (mut told, mut missed) = (Vec::new(), false);
-        if known >= 0 && known != sequence {
+        if known != sequence {
             let list = self.forgotten.as_ref().map_or(&[][..], |forgotten| &forgotten.value);
             let has_gap = list.len() >= TOLD && list.first().is_some_and(|(oldest, _)| *oldest > known + 1);
             let is_another = sequence < known || (known > 0 && sequence > known + (1 << 32));

@@ -1,6 +1,6 @@
 -- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
 -- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
--- last invalidation it knows (-1: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
+-- last invalidation it knows (0: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
 -- tokens it is known to have given, and how far ahead it was then.
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']
@@ -54,7 +54,7 @@ if not (sequence >= 0 and sequence <= 2 ^ 52) then
 end
 redis.call('PEXPIRE', KEYS[4], 7200000)
 local forgotten, missed = {}, 0
-if known_sequence >= 0 and known_sequence ~= sequence then
+if known_sequence ~= sequence then
   local oldest = tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2])
   -- A file that was forgotten twice is there once, by its last number: a gap shows only where the list is full.
   local is_full = redis.call('ZCARD', KEYS[3]) >= 1000

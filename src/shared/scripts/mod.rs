@@ -520,7 +520,7 @@ pub struct Saying<'a> {
     pub replica: &'a Replica,
     /// Sealed for the name of the records.
     pub record: Vec<u8>,
-    /// From the last beat; `None` at first: then nothing is told of what was forgotten before.
+    /// From the last beat; `None` at first: then all that is known is told, since this replica may have minted before.
     pub sequence: Option<i64>,
     /// Sealed for the beacon's name, where this replica knows what kie.ai's clock shows.
     pub beacon: Option<Vec<u8>>,
@@ -550,7 +550,7 @@ impl Request<Beat> {
             arguments: vec![
                 text(replica.as_str()),
                 record,
-                text(&sequence.unwrap_or(-1).to_string()),
+                text(&sequence.unwrap_or(0).to_string()),
                 beacon.unwrap_or_default(),
                 text(if goodbye { "1" } else { "0" }),
                 micros(quota.window()),
