@@ -191,13 +191,19 @@ async fn who_begins_without_the_tier_hears_what_was_forgotten_before() {
     let has_heard = beats(&fleet, &gone);
     tokio::time::sleep(Duration::from_secs(1)).await;
     mints(&fleet, &other, &gone);
+    // More are in the tier's list than it tells of; who begins has missed none of them.
+    for number in 0..1100 {
+        other.forget(&Source::parse(&format!("https://h.kie.ai/{number}")).unwrap()).await;
+    }
+    let kept = Source::parse("https://h.kie.ai/kept").unwrap();
+    mints(&fleet, &other, &kept);
     assert_eq!(other.forget(&gone).await, Told::Told);
     // Longer than a tombstone keeps a link away.
     tokio::time::sleep(Duration::from_secs(60)).await;
     tier.cut_off(0, false);
     let _fleet = up(fleet).await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    assert!(has_heard.load(Relaxed) && !finds(&other, &gone).await);
+    assert!(has_heard.load(Relaxed) && !finds(&other, &gone).await && finds(&other, &kept).await);
 }
 
 /// Makes no link within ten seconds.
