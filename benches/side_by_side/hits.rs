@@ -116,6 +116,11 @@ fn contenders(options: &Options, machine: &Machine) -> Vec<Contender> {
             ask: Ask::new(get("/v1/link"), ""),
         },
         Contender {
+            name: "bare hyper, POST".to_owned(),
+            program: Program::Hyper(Manner::Bare),
+            ask: Ask::new(post_one(), ""),
+        },
+        Contender {
             name: "hyper, six more headers, POST".to_owned(),
             program: Program::Hyper(Manner::SixHeaders),
             ask: Ask::new(post_one(), "x-request-id"),
@@ -176,11 +181,11 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
         };
         println!("{:wide$}  {micros:>10.2}  {ratio:>22}  {link:>9}  {busy:>3.0} %", contender.name);
     }
-    let of = |program: Program| contenders.iter().position(|contender| contender.program == program);
-    if let (Some(nginx), Some(kielink)) = (of(Program::Nginx), of(Program::Kielink))
-        && contenders[kielink].name.contains("download-url")
-    {
-        println!("\nkielink POST ÷ nginx POST, both hits: {}", ratio(&costs[kielink], &costs[nginx]));
+    let of = |name: &str| contenders.iter().position(|contender| contender.name.starts_with(name));
+    for other in ["bare hyper, POST", "nginx, POST"] {
+        if let (Some(other_at), Some(kielink)) = (of(other), of("kielink POST download-url, hit")) {
+            println!("\nkielink POST ÷ {other}: {}", ratio(&costs[kielink], &costs[other_at]));
+        }
     }
 }
 

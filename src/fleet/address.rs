@@ -79,7 +79,8 @@ impl Inner {
             *known = address;
         }
         tracing::info!("shared.url_file has another address; the shared tier is connected anew");
-        self.realms().iter().for_each(|realm| realm.stop.cancel());
-        self.realms();
+        for realm in self.realms() {
+            realm.reconnect(self.connect(&realm.names, Some(&realm.tier())));
+        }
     }
 }

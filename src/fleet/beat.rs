@@ -9,10 +9,14 @@ use futures_util::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{BEHIND, Fleet, Inner, later::Untold, leases::Lease, realm::Realm};
+use super::{
+    BEHIND, Fleet, Inner,
+    later::{Deletion, Heard, Untold},
+    realm::Realm,
+};
 use crate::{
     clock::Instant,
-    shared::{Beat, Content, LEASE, Request, Saying, State},
+    shared::{Beat, Content, FileNames, LEASE, PEEK, Request, Saying, State},
     source::Source,
     upstream::Kie,
 };
@@ -113,7 +117,7 @@ impl Fleet {
         }
         // Whoever goes without a word is missed within a few seconds.
         let _ = tokio::time::timeout(GOODBYE, inner.say_goodbye()).await;
-        inner.realms().iter().for_each(|realm| realm.stop.cancel());
+        inner.realms().iter().for_each(|realm| realm.disconnect());
     }
 }
 
@@ -137,7 +141,7 @@ impl Inner {
         loop {
             let realms = self.realms();
             // A tier that comes or goes is noticed at once, also where it does so in this turn.
-            let mut changes: Vec<_> = realms.iter().map(|realm| realm.tier.changes()).collect();
+            let mut changes: Vec<_> = realms.iter().map(|realm| realm.tier().changes()).collect();
             changes.iter_mut().for_each(|changes| {
                 changes.borrow_and_update();
             });
@@ -149,7 +153,7 @@ impl Inner {
             let changed = select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed())));
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                _ = changed => {}
+                _ = changed => realms.iter().for_each(|realm| realm.later().doubt()),
             }
         }
     }
@@ -165,7 +169,7 @@ impl Inner {
     ) {
         if !realm.is_up() {
             // The others are silent for a moment as this one is, and no longer.
-            if is_newest && realm.tier.state() == State::Down {
+            if is_newest && realm.tier().state() == State::Down {
                 self.local().lost();
             }
             return;
@@ -175,7 +179,7 @@ impl Inner {
         }
         let request = self.beat_of(realm, beating, minted, false);
         let asked_at = self.clock.now();
-        let Ok(beat) = realm.tier.ask(request, BEHIND).await else { return };
+        let Ok(beat) = realm.ask(request, BEHIND).await else { return };
         realm.heard(beat.bucket, asked_at);
         self.hear(realm, is_newest, beat, kie, forget);
         // Once it has heard what was forgotten meanwhile: that is not to be put there again.
@@ -189,18 +193,21 @@ impl Inner {
         if !pause.is_zero() {
             kie.pause(pause);
         }
-        // Who has just begun has missed nothing.
-        if missed && realm.sequence().is_some() {
-            // What was minted while the tier could not be seen may be among them.
-            self.later().drop_links(|_| true);
-            // All of them would be asked of kie.ai anew, for the sake of a few that somebody wanted forgotten.
-            tracing::warn!(
-                "files that were forgotten while this replica could not hear of it may still be in its memory"
-            );
+        if missed {
+            // What was minted while the tier could not be seen may be among them. One that knows of none has lost its memory, and
+            // is to have those links again.
+            let has_dropped = !forgotten.is_empty() && realm.later().drop_links(|_| true);
+            // Who has just begun has nothing in memory.
+            if realm.sequence().is_some() || has_dropped {
+                // All of it would be asked of kie.ai anew, for the sake of a few that somebody wanted forgotten.
+                tracing::warn!(
+                    "files that were forgotten while this replica could not hear of it may still be in its memory"
+                );
+            }
         }
         if !forgotten.is_empty() {
             let forgotten = Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect());
-            self.later().drop_links(|source| forgotten.is_meant(source));
+            realm.later().drop_links(|source| forgotten.is_meant(source));
             forget(forgotten);
         }
         realm.set_sequence(sequence);
@@ -249,14 +256,22 @@ impl Inner {
         Request::beat(names, self.quota, saying)
     }
 
+    /// Tells the tier of one key that a file is to be forgotten, as somebody wanted at `since`, and keeps that, so that it is told
+    /// again where it was not heard. Returns whether it was.
+    pub(super) async fn forget(&self, realm: &Realm, source: &Source, since: Instant) -> bool {
+        let told = realm.ask(Request::drop(&realm.file(source), realm.names.fleet()), BEHIND).await;
+        realm.later().forget(source, since, if told.is_ok() { Heard::Yes } else { Heard::No });
+        told.is_ok()
+    }
+
     /// The tier answers: it is told what it has missed, if anything. What it does not hear now it is told with the next beat.
     pub(super) async fn catch_up(&self, realm: &Arc<Realm>) {
-        let sequence = realm.sequence().unwrap_or(0);
-        let Untold { pause_until, forgotten, links } =
-            self.later().take(&realm.fingerprint, sequence, self.clock.now());
+        let Untold { pause_until, forgotten, doubted, links } = realm.later().take(self.clock.now());
         if let Some(until) = pause_until {
             self.pause(realm, until).await;
         }
+        let found = join_all(doubted.chunks(PEEK).map(|some| self.look_for_lost(realm, some))).await;
+        let forgotten: Vec<_> = forgotten.iter().chain(found.into_iter().flatten()).collect();
         for some in forgotten.chunks(TOLD_AT_ONCE) {
             join_all(some.iter().map(|deletion| self.forget(realm, &deletion.source, deletion.since))).await;
         }
@@ -264,35 +279,61 @@ impl Inner {
             let puts = some.iter().map(|(source, kept)| async {
                 let Some((sealed, life)) = self.sealed(realm, source, &kept.minted) else { return };
                 if self.put(realm, &realm.file(source), &self.holder(), sealed, life).await.is_err() {
-                    self.later().put_again(source, kept);
+                    realm.later().put_again(source, kept);
                 }
             });
             join_all(puts).await;
         }
     }
 
+    /// Deletions that the tier has lost: it has a link that was there before. Had they all been told again, links that were
+    /// minted since would be lost whenever a tier without any memory is back.
+    async fn look_for_lost<'a>(&self, realm: &Realm, some: &'a [Deletion]) -> Vec<&'a Deletion> {
+        let files: Vec<_> = some.iter().map(|deletion| realm.file(&deletion.source)).collect();
+        let peeked = realm.ask(Request::peek(&files, realm.names.fleet()), BEHIND).await;
+        let now = self.clock.now();
+        let (Ok(peeked), Some(shown)) = (peeked, self.kie_clock.beacon(now)) else {
+            some.iter().for_each(|deletion| realm.later().forget(&deletion.source, deletion.since, Heard::Lost));
+            return Vec::new();
+        };
+        let is_lost = |deletion: &Deletion, file: &FileNames, sealed: &[u8]| match realm.seals.open(&file.link, sealed)
+        {
+            Ok(Content::Link(kept) | Content::Refusal(kept)) => {
+                let age = Duration::try_from(shown.duration_since(kept.minted_at)).unwrap_or_default();
+                age >= now.since(deletion.since)
+            }
+            _ => false,
+        };
+        let mut lost = Vec::new();
+        for ((deletion, file), sealed) in some.iter().zip(&files).zip(peeked.links) {
+            match sealed {
+                Some(sealed) if is_lost(deletion, file, &sealed) => lost.push(deletion),
+                _ => realm.later().forget(&deletion.source, deletion.since, Heard::Yes),
+            }
+        }
+        lost
+    }
+
     async fn renew(&self) {
         let wanted = self.leases.wanted(self.clock.now());
         for realm in self.realms().iter().filter(|realm| realm.is_up()) {
-            let is_its = |lease: &&Lease| lease.realm.fingerprint == realm.fingerprint;
-            let ours: Vec<_> = wanted.iter().filter(is_its).collect();
+            let ours: Vec<_> = wanted.iter().filter(|lease| Arc::ptr_eq(&lease.realm, realm)).collect();
             for some in ours.chunks(RENEWED_AT_ONCE) {
                 let request = Request::renew(some.iter().map(|lease| (&lease.file, &lease.holder)));
                 // A lease that is lost costs a second mint.
-                let _ = realm.tier.ask(request, LEASE).await;
+                let _ = realm.ask(request, LEASE).await;
             }
         }
     }
 
     async fn say_goodbye(&self) {
         let releases = self.leases.take_all().into_iter().map(|lease| async move {
-            let _ =
-                self.present(&lease.realm).tier.ask(Request::release(&lease.file, &lease.holder, None), GOODBYE).await;
+            let _ = lease.realm.ask(Request::release(&lease.file, &lease.holder, None), GOODBYE).await;
         });
         let realms = self.realms();
         let beating = Beating { began: self.clock.now(), minted: 0 };
         let goodbyes = realms.iter().map(|realm| async {
-            let _ = realm.tier.ask(self.beat_of(realm, &beating, 0, true), GOODBYE).await;
+            let _ = realm.ask(self.beat_of(realm, &beating, 0, true), GOODBYE).await;
         });
         join(join_all(releases), join_all(goodbyes)).await;
     }

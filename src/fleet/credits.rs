@@ -38,7 +38,7 @@ impl Fleet {
     /// Waits a moment for the tier, which is not there yet when kielink has just started.
     pub async fn settled(&self) {
         let Some(realm) = self.0.realms().first().cloned() else { return };
-        let mut changes = realm.tier.changes();
+        let mut changes = realm.tier().changes();
         let _ = tokio::time::timeout(BEHIND, changes.wait_for(|state| *state == State::Up)).await;
     }
 
@@ -52,7 +52,7 @@ impl Fleet {
         while self.0.clock.now() < give_up_at {
             // Why another replica's call failed is told to those who wait, and have no holder.
             let asking = (!waits).then_some(&holder);
-            match realm.tier.ask(Request::look(&file, realm.names.fleet(), asking, newer), BEHIND).await {
+            match realm.ask(Request::look(&file, realm.names.fleet(), asking, newer), BEHIND).await {
                 Ok(Look::Hit { sealed, beacon }) => {
                     match self.0.credits_in(&realm, &file, &sealed, beacon, within) {
                         Ok(seen) => return Err(seen),
@@ -81,7 +81,7 @@ impl Fleet {
     pub async fn look_for_credits(&self, within: Duration) -> Option<(Amount, Duration)> {
         let realm = self.up()?;
         let file = realm.names.file(CREDITS);
-        let look = realm.tier.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), BEHIND).await;
+        let look = realm.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), BEHIND).await;
         let Ok(Look::Hit { sealed, beacon }) = look else { return None };
         match self.0.credits_in(&realm, &file, &sealed, beacon, within) {
             Ok(SeenBefore::Left { left, age }) => Some((left, age)),

@@ -1,5 +1,5 @@
-//! What the shared tier is told as soon as it answers again: that kie.ai wants to be left alone, files that were forgotten, and
-//! links that were minted meanwhile. Pure.
+//! What the tier is told as soon as it answers again: that kie.ai wants to be left alone, files that are to be forgotten, links
+//! that were minted meanwhile; and which files it was told to forget, which it may lose. Pure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,26 +18,33 @@ pub(super) struct Later {
     links: HashMap<Source, Kept>,
     count: u64,
     forgotten: Vec<Deletion>,
-    /// Until when the fleet of which key is to pause, by its fingerprint.
-    pauses: HashMap<String, Instant>,
+    pause_until: Option<Instant>,
 }
 
-/// A file is to be forgotten by the fleet of one key.
-#[derive(Debug, Clone)]
+/// A file is to be forgotten.
+#[derive(Debug)]
 pub(super) struct Deletion {
     pub(super) source: Source,
-    /// The key, by its fingerprint.
-    key: String,
     /// When somebody wanted that.
     pub(super) since: Instant,
-    /// The number of the invalidation; `None` where the tier has not heard of it.
-    number: Option<i64>,
+    heard: Heard,
 }
 
-/// What the fleet of one key has not heard.
+/// Whether the tier has heard of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    No,
+    Yes,
+    /// It has, and may have lost it: its connection was made anew since, perhaps to a server that has not the last writes.
+    Lost,
+}
+
+/// What the tier has not heard, or has lost.
 pub(super) struct Untold {
     pub(super) pause_until: Option<Instant>,
     pub(super) forgotten: Vec<Deletion>,
+    /// Those that it has heard of, and may have lost.
+    pub(super) doubted: Vec<Deletion>,
     /// Links to put, the oldest first.
     pub(super) links: Vec<(Source, Kept)>,
 }
@@ -45,17 +52,14 @@ pub(super) struct Untold {
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) minted: Minted,
-    /// The key that minted it, by its fingerprint.
-    pub(super) key: String,
     number: u64,
 }
 
 impl Later {
     /// Only the freshest are kept.
-    pub(super) fn put(&mut self, source: &Source, minted: &Minted, key: &str) {
+    pub(super) fn put(&mut self, source: &Source, minted: &Minted) {
         self.count += 1;
-        let kept = Kept { minted: minted.clone(), key: key.to_owned(), number: self.count };
-        self.links.insert(source.clone(), kept);
+        self.links.insert(source.clone(), Kept { minted: minted.clone(), number: self.count });
         if self.links.len() > MOST_LINKS
             && let Some(oldest) =
                 self.links.iter().min_by_key(|(_, kept)| kept.number).map(|(source, _)| source.clone())
@@ -69,49 +73,60 @@ impl Later {
         self.links.entry(source.clone()).or_insert_with(|| kept.clone());
     }
 
-    /// A file is to be forgotten by the fleet of this key, as somebody wanted at `since`, and has the tier's `number` where that
-    /// has heard of it: a tier that loses its last writes has not.
-    pub(super) fn forget(&mut self, source: &Source, key: &str, since: Instant, number: Option<i64>) {
-        let is_same = |other: &Deletion| other.source == *source && other.key == key;
-        if self.forgotten.iter().any(|other| is_same(other) && other.since > since) {
+    /// A file is to be forgotten, as somebody wanted at `since`, and so is what was to be put.
+    pub(super) fn forget(&mut self, source: &Source, since: Instant, heard: Heard) {
+        if self.links.get(source).is_some_and(|kept| kept.minted.sent_at <= since) {
+            self.links.remove(source);
+        }
+        if self.forgotten.iter().any(|other| other.source == *source && other.since > since) {
             return;
         }
-        self.forgotten.retain(|other| !is_same(other) && since.since(other.since) < FORGOTTEN_FOR);
+        self.forgotten.retain(|other| other.source != *source && since.since(other.since) < FORGOTTEN_FOR);
         if self.forgotten.len() == MOST_FORGOTTEN {
-            // One that was told matters only if the tier forgets it.
-            let told = self.forgotten.iter().position(|other| other.number.is_some());
+            // One that was told matters only if the tier loses it.
+            let told = self.forgotten.iter().position(|other| other.heard != Heard::No);
             self.forgotten.remove(told.unwrap_or(0));
         }
-        self.forgotten.push(Deletion { source: source.clone(), key: key.to_owned(), since, number });
+        self.forgotten.push(Deletion { source: source.clone(), since, heard });
     }
 
-    /// Its link need not be put any more: it was forgotten, or there is a newer one.
+    /// There is a newer one.
     pub(super) fn drop_link(&mut self, source: &Source) {
         self.links.remove(source);
     }
 
-    /// The same of many.
-    pub(super) fn drop_links(&mut self, is_one: impl Fn(&Source) -> bool) {
+    /// They were forgotten. Returns whether there were any.
+    pub(super) fn drop_links(&mut self, is_one: impl Fn(&Source) -> bool) -> bool {
+        let before = self.links.len();
         self.links.retain(|source, _| !is_one(source));
+        self.links.len() < before
     }
 
-    /// The fleet of this key is to ask kie.ai nothing until then.
-    pub(super) fn pause(&mut self, key: &str, until: Instant) {
-        let known = self.pauses.entry(key.to_owned()).or_insert(until);
-        *known = until.max(*known);
+    /// The tier may have lost its last writes.
+    pub(super) fn doubt(&mut self) {
+        for deletion in self.forgotten.iter_mut().filter(|deletion| deletion.heard == Heard::Yes) {
+            deletion.heard = Heard::Lost;
+        }
     }
 
-    /// All that the fleet of this key is to hear, once, whose tier knows of invalidations up to `sequence`.
-    pub(super) fn take(&mut self, key: &str, sequence: i64, now: Instant) -> Untold {
-        // What comes too late for any fleet goes, too.
+    /// kie.ai is to be asked nothing until then.
+    pub(super) fn pause(&mut self, until: Instant) {
+        self.pause_until = self.pause_until.max(Some(until));
+    }
+
+    /// All that the tier is to hear, once.
+    pub(super) fn take(&mut self, now: Instant) -> Untold {
+        // What comes too late goes, too.
         self.forgotten.retain(|deletion| now.since(deletion.since) < FORGOTTEN_FOR);
         self.links.retain(|_, kept| kept.minted.ends_at > now);
-        self.pauses.retain(|_, until| *until > now);
-        let is_untold = |one: &mut Deletion| one.key == key && one.number.is_none_or(|number| number > sequence);
-        let forgotten = self.forgotten.extract_if(.., is_untold).collect();
-        let mut links: Vec<_> = self.links.extract_if(|_, kept| kept.key == key).collect();
+        let mut links: Vec<_> = self.links.drain().collect();
         links.sort_unstable_by_key(|(_, kept)| kept.number);
-        Untold { pause_until: self.pauses.remove(key), forgotten, links }
+        Untold {
+            pause_until: self.pause_until.take().filter(|until| *until > now),
+            forgotten: self.forgotten.extract_if(.., |deletion| deletion.heard == Heard::No).collect(),
+            doubted: self.forgotten.extract_if(.., |deletion| deletion.heard == Heard::Lost).collect(),
+            links,
+        }
     }
 }
 
@@ -141,69 +156,67 @@ mod tests {
     #[test]
     fn the_freshest_are_kept_the_newest_of_each_file_and_the_living_are_told() {
         let mut later = Later::default();
-        (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number), "k"));
-        later.put(&source(7), &minted(9999), "k");
-        let Untold { links, .. } = later.take("k", 0, at(200));
+        (0..MOST_LINKS + 2).for_each(|number| later.put(&source(number), &minted(number)));
+        later.put(&source(7), &minted(9999));
+        let Untold { links, .. } = later.take(at(200));
         assert_eq!(links.len(), MOST_LINKS);
         assert!(links.iter().all(|(known, _)| *known != source(0) && *known != source(1)), "the oldest went first");
         let last = links.last().unwrap();
         assert_eq!((&last.0, last.1.minted.link.as_str()), (&source(7), "https://h.example/9999"));
-        assert!(later.take("k", 0, at(200)).links.is_empty(), "once");
-        later.put(&source(1), &minted(1), "k");
-        assert!(later.take("k", 0, at(1300)).links.is_empty(), "it is dead");
-    }
-
-    #[test]
-    fn what_is_forgotten_is_told_for_as_long_as_a_link_may_live_and_again_where_the_tier_forgets_it() {
-        let mut later = Later::default();
-        let told = |later: &mut Later, sequence, now| {
-            let forgotten = later.take("k", sequence, now).forgotten.into_iter();
-            forgotten.map(|deletion| (deletion.source, deletion.since)).collect::<Vec<_>>()
-        };
-        later.forget(&source(1), "k", at(100), None);
-        later.forget(&source(2), "k", at(130), Some(7));
-        later.forget(&source(3), "k", at(131), Some(8));
-        later.forget(&source(3), "k", at(132), Some(9));
-        later.forget(&source(3), "k", at(131), None);
-        assert_eq!(told(&mut later, 9, at(1299)), [(source(1), at(100))]);
-        assert_eq!(told(&mut later, 9, at(1299)), []);
-        assert_eq!(told(&mut later, 8, at(1299)), [(source(3), at(132))], "it has lost its last write");
-        later.forget(&source(1), "k", at(100), None);
-        assert_eq!(told(&mut later, 9, at(1300)), [], "no link is left");
-        later.forget(&source(0), "k", at(1300), None);
-        (1..=MOST_FORGOTTEN).for_each(|number| later.forget(&source(number), "k", at(1300), Some(1)));
-        assert_eq!(told(&mut later, 1, at(1300)), [(source(0), at(1300))], "those that were told leave first");
-        assert_eq!(told(&mut later, 0, at(1300)).len(), MOST_FORGOTTEN - 1);
-    }
-
-    #[test]
-    fn each_fleet_is_told_its_own_and_again_what_it_did_not_hear() {
-        let mut later = Later::default();
-        later.forget(&source(2), "k", at(131), None);
-        later.forget(&source(2), "of another key", at(132), None);
-        later.put(&source(3), &minted(3), "of another key");
-        let Untold { forgotten, links, .. } = later.take("k", 0, at(160));
-        assert_eq!((forgotten[0].since, forgotten.len(), links.len()), (at(131), 1, 0));
-        let Untold { forgotten, links, .. } = later.take("of another key", 0, at(160));
-        assert_eq!((forgotten[0].since, forgotten.len(), links.len()), (at(132), 1, 1));
+        assert!(later.take(at(200)).links.is_empty(), "once");
+        later.put(&source(1), &minted(1));
+        assert!(later.take(at(1300)).links.is_empty(), "it is dead");
         // What was not heard is told again, but for what a newer one has replaced.
-        later.put(&source(4), &minted(5), "k");
+        later.put(&source(4), &minted(5));
         later.put_again(&source(3), &links[0].1);
         later.put_again(&source(4), &links[0].1);
-        let again = |later: &mut Later, key| {
-            later.take(key, 0, at(161)).links.into_iter().map(|(source, _)| source).collect::<Vec<_>>()
-        };
-        assert_eq!(again(&mut later, "of another key"), [source(3)]);
-        assert_eq!(again(&mut later, "k"), [source(4)]);
+        let again: Vec<_> = later.take(at(200)).links.into_iter().map(|(_, kept)| kept.number).collect();
+        assert_eq!(again, [links[0].1.number, later.count]);
     }
+
     #[test]
-    fn a_pause_is_told_to_each_fleet_once_for_as_long_as_it_lasts() {
+    fn what_is_forgotten_is_not_put_and_told_while_a_link_may_live_and_doubted_where_the_tier_may_have_lost_it() {
         let mut later = Later::default();
-        later.pause("k", at(103));
-        later.pause("k", at(101));
-        later.pause("of another key", at(103));
-        assert_eq!(later.take("k", 0, at(102)).pause_until, Some(at(103)), "the longer one holds");
-        assert_eq!(later.take("k", 0, at(102)).pause_until, None);
-        assert_eq!(later.take("of another key", 0, at(103)).pause_until, None);
+        let told = |later: &mut Later, now| {
+            let Untold { forgotten, doubted, .. } = later.take(now);
+            let [forgotten, doubted] = [forgotten, doubted].map(|deletions| {
+                deletions.into_iter().map(|deletion| (deletion.source, deletion.since)).collect::<Vec<_>>()
+            });
+            (forgotten, doubted)
+        };
+        later.forget(&source(1), at(100), Heard::No);
+        later.forget(&source(2), at(99), Heard::Yes);
+        later.forget(&source(3), at(131), Heard::Yes);
+        later.forget(&source(3), at(132), Heard::Yes);
+        later.forget(&source(3), at(131), Heard::No);
+        assert_eq!(told(&mut later, at(1299)), (vec![(source(1), at(100))], vec![]));
+        assert_eq!(told(&mut later, at(1299)), (vec![], vec![]));
+        later.doubt();
+        assert_eq!(told(&mut later, at(1299)), (vec![], vec![(source(3), at(132))]));
+        later.forget(&source(1), at(100), Heard::No);
+        assert_eq!(told(&mut later, at(1300)), (vec![], vec![]), "no link is left");
+        later.forget(&source(0), at(1300), Heard::No);
+        (1..=MOST_FORGOTTEN).for_each(|number| later.forget(&source(number), at(1300), Heard::Yes));
+        assert_eq!(told(&mut later, at(1300)).0, [(source(0), at(1300))], "those that were told leave first");
+        later.doubt();
+        assert_eq!(told(&mut later, at(1300)).1.len(), MOST_FORGOTTEN - 1);
+        // Links are of 100 s.
+        later.put(&source(1), &minted(1));
+        later.put(&source(2), &minted(2));
+        later.forget(&source(1), at(100), Heard::Yes);
+        later.forget(&source(2), at(99), Heard::Yes);
+        let links: Vec<_> = later.take(at(200)).links.into_iter().map(|(source, _)| source).collect();
+        assert_eq!(links, [source(2)], "it was minted since");
+    }
+
+    #[test]
+    fn a_pause_is_told_once_for_as_long_as_it_lasts() {
+        let mut later = Later::default();
+        later.pause(at(103));
+        later.pause(at(101));
+        assert_eq!(later.take(at(102)).pause_until, Some(at(103)), "the longer one holds");
+        assert_eq!(later.take(at(102)).pause_until, None);
+        later.pause(at(103));
+        assert_eq!(later.take(at(103)).pause_until, None);
     }
 }

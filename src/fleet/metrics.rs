@@ -22,7 +22,7 @@ impl Fleet {
     pub fn register(&self, registry: &mut Registry) {
         let fleet = self.clone();
         if let Some(realm) = self.0.realms().first() {
-            realm.tier.register(registry, move || fleet.state());
+            realm.tier().register(registry, move || fleet.state());
         }
         let help = "Links that were minted here though another replica had minted a newer one";
         registry.register("mints_duplicate", help, self.0.metrics.duplicate.clone());

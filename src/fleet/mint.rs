@@ -136,7 +136,7 @@ impl Inner {
     /// Tells the others of a link that is in memory here. Nobody waits for that.
     fn put_link(self: &Arc<Inner>, source: &Source, minted: &Minted) {
         let lease = self.leases.remove(source);
-        self.later().drop_link(source);
+        self.realms().iter().for_each(|realm| realm.later().drop_link(source));
         let Some(realm) = self.serving() else { return };
         let holder = match lease {
             // The key on trial was not the one that minted, so that its fleet's lease is of no use to this link.
@@ -148,7 +148,7 @@ impl Inner {
             None => self.holder(),
         };
         if !realm.is_up() {
-            return self.later().put(source, minted, &realm.fingerprint);
+            return realm.later().put(source, minted);
         }
         let Some((sealed, life)) = self.sealed(&realm, source, minted) else {
             // Nobody else could judge it.
@@ -159,7 +159,7 @@ impl Inner {
         let (fleet, source, minted) = (Arc::clone(self), source.clone(), minted.clone());
         self.spawn(async move {
             if fleet.put(&realm, &file, &holder, sealed, life).await.is_err() {
-                fleet.later().put(&source, &minted, &realm.fingerprint);
+                realm.later().put(&source, &minted);
             }
         });
     }
@@ -172,7 +172,7 @@ impl Inner {
         sealed: Vec<u8>,
         life: Duration,
     ) -> Result<(), shared::Error> {
-        match realm.tier.ask(Request::put(file, holder, sealed, life), BEHIND).await {
+        match realm.ask(Request::put(file, holder, sealed, life), BEHIND).await {
             Ok(Put::Kept | Put::Forgotten) => Ok(()),
             Ok(Put::Older) => {
                 self.metrics.duplicate();

@@ -43,12 +43,18 @@ pub use self::{
     credits::{SeenBefore, Turn},
     mint::Minter,
 };
-use self::{later::Later, leases::Leases, local::Local, metrics::Metrics, queue::Queue, realm::Realm};
+use self::{
+    leases::Leases,
+    local::Local,
+    metrics::Metrics,
+    queue::Queue,
+    realm::{Connection, Realm},
+};
 use crate::{
-    clock::{Clock, Instant, KieClock},
+    clock::{Clock, KieClock},
     key::{ApiKey, Keys},
     link,
-    shared::{self, Address, Holder, Quota, Replica, Request, State, Supervisor},
+    shared::{self, Address, Holder, Names, Quota, Replica, Request, State, Supervisor, Tier},
     source::Source,
 };
 
@@ -101,7 +107,6 @@ struct Inner {
     /// Of the keys in use, the newest first, and of those that were a moment ago.
     realms: Mutex<Vec<Arc<Realm>>>,
     leases: Leases,
-    later: Mutex<Later>,
     local: Mutex<Local>,
     /// There may be tokens that the fleet's bucket does not know of.
     untold: Notify,
@@ -167,7 +172,6 @@ impl Fleet {
             address,
             realms: Mutex::default(),
             leases: Leases::default(),
-            later: Mutex::default(),
             local,
             untold: Notify::new(),
             queue: Queue::default(),
@@ -180,12 +184,11 @@ impl Fleet {
 
     /// The state of the tier, of the key that is used next.
     pub fn state(&self) -> State {
-        self.0.realms().first().map_or(State::Down, |realm| realm.tier.state())
+        self.0.realms().first().map_or(State::Down, |realm| realm.tier().state())
     }
 
     /// Has all replicas forget a file. Its mint under way, wherever that is, cannot bring it back.
     pub async fn forget(&self, source: &Source) -> Told {
-        self.0.later().drop_link(source);
         let (realms, now) = (self.0.realms(), self.0.clock.now());
         let heard = join_all(realms.iter().map(|realm| self.0.forget(realm, source, now))).await;
         if heard.into_iter().all(|heard| heard) { Told::Told } else { Told::Unreachable }
@@ -193,7 +196,7 @@ impl Fleet {
 
     pub fn describe(&self) -> Option<Description> {
         let inner = &self.0;
-        let tier = inner.realms().first()?.tier.describe();
+        let tier = inner.realms().first()?.tier().describe();
         let members = inner.members().clone();
         let disagree = members.iter().any(|member| member.rate != inner.config.rate.get());
         Some(Description {
@@ -212,30 +215,18 @@ impl Inner {
     fn realms(&self) -> Vec<Arc<Realm>> {
         let (held, now) = (self.keys.held(), self.clock.now());
         let mut known = self.realms.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known =
-            |(key, realm): (&ApiKey, &Arc<Realm>)| realm.fingerprint == key.fingerprint() && !realm.stop.is_cancelled();
-        if known.len() == held.len() && held.iter().zip(known.iter()).all(is_known) {
+        let is_known = |(key, realm): (&ApiKey, &Arc<Realm>)| realm.fingerprint == key.fingerprint();
+        let is_as_it_was = known.len() == held.len() && held.iter().zip(known.iter()).all(is_known);
+        if is_as_it_was || self.stop.is_cancelled() {
             return known.clone();
         }
-        if self.stop.is_cancelled() {
-            return known.clone();
-        }
-        let config = shared::Config { address: self.address().clone(), ..self.config.tier };
-        // Those of another address are ended already.
-        for realm in known.iter_mut().filter(|realm| realm.stop.is_cancelled()) {
-            let (moved, supervisor) = realm.moved(&config, &self.clock);
-            self.supervise(supervisor, moved.stop.clone());
-            *realm = Arc::new(moved);
-        }
-        let beside = known.first().map(|realm| realm.tier.clone());
+        let beside = known.first().map(|realm| realm.tier());
         let mut realms = Vec::new();
         for key in &held {
             let at = known.iter().position(|realm| realm.fingerprint == key.fingerprint());
-            let realm = at.map(|at| known.remove(at)).unwrap_or_else(|| {
-                let (realm, supervisor) = Realm::new(key, &config, beside.as_ref(), &self.clock);
-                self.supervise(supervisor, realm.stop.clone());
-                Arc::new(realm)
-            });
+            let realm = at
+                .map(|at| known.remove(at))
+                .unwrap_or_else(|| Arc::new(Realm::new(key, |names| self.connect(names, beside.as_ref()))));
             realm.is_needed(true, now);
             realms.push(realm);
         }
@@ -243,26 +234,23 @@ impl Inner {
             if realm.is_needed(false, now) {
                 realms.push(realm);
             } else {
-                realm.stop.cancel();
+                realm.disconnect();
             }
         }
         known.clone_from(&realms);
         realms
     }
 
-    /// Has the fleet of one key forget a file, as somebody wanted at `since`: now, or, where the tier does not hear of it, or
-    /// forgets it again, later. Tells whether it was now.
-    async fn forget(&self, realm: &Realm, source: &Source, since: Instant) -> bool {
-        let request = Request::drop(&realm.file(source), realm.names.fleet());
-        let number = realm.tier.ask(request, BEHIND).await.ok();
-        self.later().forget(source, &realm.fingerprint, since, number);
-        number.is_some()
-    }
-
-    /// What this realm's key has now: the tier may have another address since.
-    fn present(&self, realm: &Arc<Realm>) -> Arc<Realm> {
-        let realms = self.realms();
-        Arc::clone(realms.iter().find(|present| present.fingerprint == realm.fingerprint).unwrap_or(realm))
+    /// To the tier at its present address.
+    fn connect(&self, names: &Names, beside: Option<&Tier>) -> Connection {
+        let (config, end) =
+            (shared::Config { address: self.address().clone(), ..self.config.tier }, CancellationToken::new());
+        let (tier, supervisor) = match beside {
+            Some(tier) => tier.beside(config, names.clone(), self.clock.clone()),
+            None => Tier::new(config, names.clone(), self.clock.clone()),
+        };
+        self.supervise(supervisor, end.clone());
+        Connection { tier, end }
     }
 
     /// Does this beside whoever calls it. In a box, which makes all such tasks one kind: each kind takes 5 KB of the image.
@@ -272,9 +260,9 @@ impl Inner {
 
     /// Asks the tier what nobody waits for, and nobody needs to hear of.
     fn ask_behind<T: 'static>(&self, realm: &Arc<Realm>, request: Request<T>) {
-        let realm = self.present(realm);
+        let realm = Arc::clone(realm);
         self.spawn(async move {
-            let _ = realm.tier.ask(request, BEHIND).await;
+            let _ = realm.ask(request, BEHIND).await;
         });
     }
 
@@ -307,10 +295,6 @@ impl Inner {
 
     fn address(&self) -> MutexGuard<'_, Address> {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn later(&self) -> MutexGuard<'_, Later> {
-        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn local(&self) -> MutexGuard<'_, Local> {

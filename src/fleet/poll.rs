@@ -80,7 +80,7 @@ impl Realm {
 
     async fn poll_some(&self, polls: Vec<Poll>) {
         let asked = polls.iter().map(|poll| (&poll.file, poll.newer, &poll.from));
-        let changed = self.tier.ask(Request::poll(asked), BEHIND).await;
+        let changed = self.ask(Request::poll(asked), BEHIND).await;
         for (place, poll) in polls.into_iter().enumerate() {
             let changed = match &changed {
                 Ok(changed) => changed.get(place).copied().ok_or(shared::Error::Malformed),

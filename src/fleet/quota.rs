@@ -24,15 +24,16 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// what they had is refilled.
 const TOO_LATE: Duration = Duration::from_secs(1);
 
-/// A turn may have been given long before kie.ai told another replica to pause. The tier answers in less than this.
+/// A turn may have been given long before kie.ai told another replica to pause. An answer takes half a millisecond as a rule; one
+/// that takes longer than this delays the turn.
 const PAUSE_ASKED_BEFORE: Duration = Duration::from_millis(5);
 
 /// A request that waits for a token of the share.
 struct Waiting<'a> {
     inner: &'a Inner,
     number: u64,
-    /// Its turn has come, so that its token is spent. Else it was dropped before: another replica has the link, or nobody
-    /// wants it any more.
+    /// Its turn has come, so that its token is spent. Else it was dropped before: another replica has the link, nobody
+    /// wants it any more, or kie.ai has asked for a pause.
     has_gone: bool,
 }
 
@@ -82,7 +83,7 @@ impl Inner {
         let Some(bill) = self.local().bill(self.quota) else { return };
         let known = realm.known(self.clock.now());
         let request = Request::pay(realm.names.fleet(), bill.quota, bill.tokens, bill.beyond, known);
-        if realm.tier.ask(request, BEHIND).await.is_err() {
+        if realm.ask(request, BEHIND).await.is_err() {
             self.local().unpaid(bill);
         }
     }
@@ -101,8 +102,8 @@ impl Inner {
     /// meanwhile who asks is told 429 by kie.ai.
     pub(super) async fn pause(&self, realm: &Realm, until: Instant) {
         let left = self.clock.now().until(until);
-        if !left.is_zero() && realm.tier.ask(Request::pause(realm.names.fleet(), left), BEHIND).await.is_err() {
-            self.later().pause(&realm.fingerprint, until);
+        if !left.is_zero() && realm.ask(Request::pause(realm.names.fleet(), left), BEHIND).await.is_err() {
+            realm.later().pause(until);
         }
     }
 
@@ -115,7 +116,7 @@ impl Inner {
             };
             let due = self.clock.now() + wait;
             if !wait.is_zero() {
-                self.wait_until(due, ask).await?;
+                self.await_turn(due, ask).await?;
             }
             if let Some(waiting) = &mut waiting {
                 waiting.has_gone = true;
@@ -127,14 +128,14 @@ impl Inner {
     }
 
     /// Waits for a turn, and asks just before it whether kie.ai has told another replica to pause since it was given.
-    async fn wait_until(&self, due: Instant, ask: &Ask) -> Result<(), Refused> {
+    async fn await_turn(&self, due: Instant, ask: &Ask) -> Result<(), Refused> {
         tokio::time::sleep(self.clock.now().until(due).saturating_sub(PAUSE_ASKED_BEFORE)).await;
         let patience = self.clock.now().until(due) + ask.progress.left_of(self.config.tier.timeout);
         let realms = self.realms();
-        let pauses = realms.iter().filter(|realm| realm.is_up()).map(|realm| {
-            let request = Request::pause(realm.names.fleet(), Duration::ZERO);
-            realm.tier.ask(request, patience)
-        });
+        let pauses = realms
+            .iter()
+            .filter(|realm| realm.is_up())
+            .map(|realm| realm.ask(Request::pause_left(realm.names.fleet()), patience));
         let pauses = join_all(pauses).await;
         ask.progress.waited(due.until(self.clock.now()));
         match pauses.into_iter().flatten().max().filter(|left| !left.is_zero()) {
@@ -245,7 +246,7 @@ impl Inner {
             let asked_at = fleet.clock.now();
             let names = realm.names.fleet();
             let request = Request::take(names, together.quota, longest_wait, keep, realm.known(asked_at));
-            let taken = realm.tier.ask(request, BEHIND).await;
+            let taken = realm.ask(request, BEHIND).await;
             drop(asking);
             let taken = taken?;
             if let Some(bucket) = taken.bucket {
@@ -280,7 +281,7 @@ impl Inner {
             // Better late than refused, for as long as there is a connection.
             let Ok(wait) = share else { return tokio::time::sleep(BEHIND).await };
             if !is_enough {
-                let _ = tokio::time::timeout(BEHIND, realm.tier.goes_silent()).await;
+                let _ = tokio::time::timeout(BEHIND, realm.tier().goes_silent()).await;
             }
             tokio::time::sleep(wait.saturating_sub(began.until(self.clock.now()))).await;
         };

@@ -2,35 +2,35 @@
 //! while its key is replaced by another.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::poll::Polls;
+use super::{later::Later, poll::Polls};
 use crate::{
-    clock::{Clock, Instant},
+    clock::Instant,
     key::ApiKey,
-    shared::{self, FileNames, Known, Level, Names, Rejection, Seals, State, Supervisor, Tier},
+    shared::{self, FileNames, Known, Level, Names, Rejection, Request, Seals, State, Tier},
     source::Source,
 };
 
 /// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it. Kubernetes takes up to
-/// two minutes to bring a changed secret to all nodes (its documentation: the kubelet's sync period and the delay of its cache).
-pub(super) const KEPT: Duration = Duration::from_secs(180);
+/// two minutes to bring a changed secret to all nodes (its documentation: the kubelet's sync period and the delay of its cache);
+/// one is for those that see it late.
+const RETIRED_FOR: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub(super) struct Realm {
     /// Of its key.
     pub(super) fingerprint: String,
     pub(super) names: Names,
-    pub(super) seals: Arc<Seals>,
-    pub(super) tier: Tier,
-    /// Ends its connection.
-    pub(super) stop: CancellationToken,
+    pub(super) seals: Seals,
     /// Who asks together next whether mints of other replicas are over.
     pub(super) polls: Polls,
+    connection: Mutex<Connection>,
+    later: Mutex<Later>,
     /// The number of the last invalidation that was heard of.
     sequence: Mutex<Option<i64>>,
     /// How its bucket was when it was heard of last.
@@ -39,53 +39,58 @@ pub(super) struct Realm {
     retired_at: Mutex<Option<Instant>>,
 }
 
+/// To the tier, where that is now.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) tier: Tier,
+    pub(super) end: CancellationToken,
+}
+
 impl Realm {
-    /// The supervisor is to be run.
-    pub(super) fn new(
-        key: &ApiKey,
-        config: &shared::Config,
-        beside: Option<&Tier>,
-        clock: &Clock,
-    ) -> (Realm, Supervisor) {
+    pub(super) fn new(key: &ApiKey, connect: impl FnOnce(&Names) -> Connection) -> Realm {
         let secret = key.fleet_secret();
         let names = Names::new(&secret);
-        let (tier, supervisor) = match beside {
-            Some(tier) => tier.beside(config.clone(), names.clone(), clock.clone()),
-            None => Tier::new(config.clone(), names.clone(), clock.clone()),
-        };
-        let realm = Realm {
+        Realm {
             fingerprint: key.fingerprint().to_owned(),
-            names,
-            seals: Arc::new(Seals::new(&secret)),
-            tier,
-            stop: CancellationToken::new(),
+            seals: Seals::new(&secret),
             polls: Polls::default(),
+            connection: Mutex::new(connect(&names)),
+            later: Mutex::default(),
             sequence: Mutex::default(),
             bucket: Mutex::default(),
             retired_at: Mutex::default(),
-        };
-        (realm, supervisor)
+            names,
+        }
     }
 
-    /// The same at another address, which may be the same tier's: what was heard of that holds.
-    pub(super) fn moved(&self, config: &shared::Config, clock: &Clock) -> (Realm, Supervisor) {
-        let (tier, supervisor) = self.tier.beside(config.clone(), self.names.clone(), clock.clone());
-        let realm = Realm {
-            fingerprint: self.fingerprint.clone(),
-            names: self.names.clone(),
-            seals: Arc::clone(&self.seals),
-            tier,
-            stop: CancellationToken::new(),
-            polls: Polls::default(),
-            sequence: Mutex::new(self.sequence()),
-            bucket: Mutex::new(self.bucket()),
-            retired_at: Mutex::new(*self.retired_at.lock().unwrap_or_else(PoisonError::into_inner)),
-        };
-        (realm, supervisor)
+    /// What was heard of the tier holds: it may be the same one, by another password.
+    pub(super) fn reconnect(&self, connection: Connection) {
+        std::mem::replace(&mut *self.connection(), connection).end.cancel();
+    }
+
+    pub(super) fn disconnect(&self) {
+        self.connection().end.cancel();
+    }
+
+    pub(super) fn tier(&self) -> Tier {
+        self.connection().tier.clone()
+    }
+
+    /// As `Tier::ask`.
+    pub(super) async fn ask<T: 'static>(&self, request: Request<T>, patience: Duration) -> Result<T, shared::Error> {
+        self.tier().ask(request, patience).await
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn later(&self) -> MutexGuard<'_, Later> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.tier.state() == State::Up
+        self.tier().state() == State::Up
     }
 
     pub(super) fn file(&self, source: &Source) -> FileNames {
@@ -93,7 +98,7 @@ impl Realm {
     }
 
     pub(super) fn rejected(&self, why: Rejection) {
-        self.tier.rejected(why);
+        self.tier().rejected(why);
     }
 
     pub(super) fn sequence(&self) -> Option<i64> {
@@ -104,13 +109,9 @@ impl Realm {
         *self.sequence.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
     }
 
-    fn bucket(&self) -> Known {
-        *self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What to tell the tier of its bucket.
     pub(super) fn known(&self, now: Instant) -> Level {
-        self.bucket().level(now)
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).level(now)
     }
 
     /// The tier, asked at `asked_at`, has told of its bucket.
@@ -125,6 +126,6 @@ impl Realm {
             *retired_at = None;
             return true;
         }
-        now.since(*retired_at.get_or_insert(now)) < KEPT
+        now.since(*retired_at.get_or_insert(now)) < RETIRED_FOR
     }
 }

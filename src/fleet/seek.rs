@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A refresh that finds another replica minting its file comes again after this.
 const REFRESH_AGAIN: Duration = Duration::from_secs(1);
 
-/// Values found one after the other that will not do; then the tier is done without.
+/// Looks one after the other that find nothing that will do, or no tier; then it is done without.
 const ROUNDS: u32 = 6;
 
 /// What came of it.
@@ -49,6 +49,19 @@ pub(super) enum Judged {
     Passed(Timestamp),
     /// It is not believed.
     Rejected,
+}
+
+impl Judged {
+    /// What it ends the search with; `None` where only what `newer` says may do.
+    fn settle(self, newer: &mut Newer) -> Option<Sought> {
+        match self {
+            Judged::Link(minted) => return Some(Sought::Found(minted)),
+            Judged::Refusal(error) => return Some(Sought::Failed(error)),
+            Judged::Passed(minted_at) => *newer = Newer::Than(minted_at),
+            Judged::Rejected => *newer = Newer::Never,
+        }
+        None
+    }
 }
 
 enum Waited {
@@ -86,11 +99,11 @@ impl Inner {
             }
             let asked_at = self.clock.now();
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
-            let look = newest.tier.ask(request, left).await;
+            let look = newest.ask(request, left).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             match look {
                 Ok(Look::Hit { sealed, beacon }) => {
-                    if let Some(sought) = self.found(newest, &file, &sealed, beacon, ask, &mut newer) {
+                    if let Some(sought) = self.judge(newest, &file, &sealed, beacon, ask).settle(&mut newer) {
                         return sought;
                     }
                 }
@@ -122,28 +135,29 @@ impl Inner {
     /// Looks once more for a file whose mint waits for its turn at kie.ai without the tier, as soon as the tier answers: else all
     /// that waited while it was away would mint what others have minted. The mint goes on meanwhile: its turn is not given up
     /// for another replica's mint, which may be far from its own turn, or fail. `Alone` once the mint was sent, which is paid
-    /// for, and goes on. Cancel safe.
+    /// for, and goes on. Cancel safe: a lease of which nobody heard lapses within two seconds.
     pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
-        let mut newer = at_first(ask);
+        let realms = self.realms();
+        let Some(newest) = realms.first() else { return Sought::Alone };
+        let (file, mut newer) = (newest.file(source), at_first(ask));
         let is_sent = || ask.progress.first_sent_at().is_some();
         for _ in 0..ROUNDS {
-            let realms = self.realms();
-            let Some(newest) = realms.first() else { break };
-            if newest.tier.changes().wait_for(|state| *state == State::Up).await.is_err() {
+            if newest.tier().changes().wait_for(|state| *state == State::Up).await.is_err() {
                 // It is at another address now.
                 continue;
             }
             if is_sent() {
                 break;
             }
-            let file = newest.file(source);
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
-            let sought = match newest.tier.ask(request, BEHIND).await {
+            let sought = match newest.ask(request, BEHIND).await {
                 Ok(Look::Mine) => return Sought::Mine(Arc::clone(newest)),
-                Ok(Look::Hit { sealed, beacon }) => match self.found(newest, &file, &sealed, beacon, ask, &mut newer) {
-                    Some(sought) => sought,
-                    None => continue,
-                },
+                Ok(Look::Hit { sealed, beacon }) => {
+                    match self.judge(newest, &file, &sealed, beacon, ask).settle(&mut newer) {
+                        Some(sought) => sought,
+                        None => continue,
+                    }
+                }
                 Ok(Look::Wait { .. }) if ask.reason == Reason::Refresh && !ask.urgent => {
                     Sought::Failed(Error::MintedElsewhere { retry_after: REFRESH_AGAIN })
                 }
@@ -188,7 +202,7 @@ impl Inner {
         // The other half is for the flights that follow.
         let budget = self.config.tier.timeout / 2;
         let files: Vec<_> = sources.iter().map(|source| realm.file(source)).collect();
-        let trips = files.chunks(PEEK).map(|files| realm.tier.ask(Request::peek(files, realm.names.fleet()), budget));
+        let trips = files.chunks(PEEK).map(|files| realm.ask(Request::peek(files, realm.names.fleet()), budget));
         let peeked = join_all(trips).await;
         for (chunk, peeked) in peeked.into_iter().enumerate() {
             let Ok(Peek { beacon, links }) = peeked else { continue };
@@ -217,7 +231,7 @@ impl Inner {
                 return None;
             }
             let asked_at = self.clock.now();
-            let look = realm.tier.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), left).await;
+            let look = realm.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), left).await;
             ask.progress.waited(asked_at.until(self.clock.now()));
             if let Ok(Look::Hit { sealed, beacon }) = look
                 && let Judged::Link(minted) = self.judge(realm, &file, &sealed, beacon, ask)
@@ -249,14 +263,16 @@ impl Inner {
                 Err(shared::Error::Busy) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
                 Err(_) => return Waited::Sought(Sought::Alone),
             }
-            match realm.tier.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
-                Ok(Look::Hit { sealed, beacon }) => match self.found(realm, file, &sealed, beacon, ask, &mut newer) {
-                    Some(Sought::Found(minted)) => {
-                        return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
+            match realm.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
+                Ok(Look::Hit { sealed, beacon }) => {
+                    match self.judge(realm, file, &sealed, beacon, ask).settle(&mut newer) {
+                        Some(Sought::Found(minted)) => {
+                            return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
+                        }
+                        Some(sought) => return Waited::Sought(sought),
+                        None => {}
                     }
-                    Some(sought) => return Waited::Sought(sought),
-                    None => {}
-                },
+                }
                 Ok(Look::Failed { sealed }) => {
                     let error = self.failure(realm, file, &sealed);
                     return error.map_or(Waited::Free, |error| Waited::Sought(Sought::Failed(error)));
@@ -264,7 +280,7 @@ impl Inner {
                 // Of all that waited for the one before, this one was the first to try.
                 Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
                 Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
-                Ok(Look::Wait { .. }) => match realm.tier.ask(Request::steal(file, holder, &from), BEHIND).await {
+                Ok(Look::Wait { .. }) => match realm.ask(Request::steal(file, holder, &from), BEHIND).await {
                     Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
                     Ok(false) => {}
                     Err(_) => return Waited::Sought(Sought::Alone),
@@ -293,25 +309,6 @@ impl Inner {
                 None
             }
         }
-    }
-
-    /// What a value that was found ends the search with; `None` where it will not do, and only what `newer` says may.
-    fn found(
-        &self,
-        realm: &Realm,
-        file: &FileNames,
-        sealed: &[u8],
-        beacon: Option<Vec<u8>>,
-        ask: &Ask,
-        newer: &mut Newer,
-    ) -> Option<Sought> {
-        match self.judge(realm, file, sealed, beacon, ask) {
-            Judged::Link(minted) => return Some(Sought::Found(minted)),
-            Judged::Refusal(error) => return Some(Sought::Failed(error)),
-            Judged::Passed(minted_at) => *newer = Newer::Than(minted_at),
-            Judged::Rejected => *newer = Newer::Never,
-        }
-        None
     }
 
     /// What a value is good for that was found under a file's name.
@@ -355,7 +352,7 @@ impl Inner {
         let alive = match shared::judge(kept, self.kie_clock.upper_bound(now), self.config.margin, now) {
             Ok(alive) => alive,
             Err(why) => {
-                realm.tier.withheld(why);
+                realm.tier().withheld(why);
                 return passed;
             }
         };
@@ -391,7 +388,7 @@ impl Inner {
         let alive = match shared::judge(kept, self.kie_clock.upper_bound(now), Duration::ZERO, now) {
             Ok(alive) => alive,
             Err(why) => {
-                realm.tier.withheld(why);
+                realm.tier().withheld(why);
                 return passed;
             }
         };

@@ -79,8 +79,7 @@ async fn without_a_tier_a_replica_asks_kie_ai_at_once_and_remembers_what_to_tell
     minter.kept(&source, Some(&minted));
     minter.kept(&Source::parse("https://h.kie.ai/b").unwrap(), Some(&Minted { via: Via::Shared, ..minted }));
     assert_eq!(fleet.forget(&Source::parse("https://h.kie.ai/c").unwrap()).await, Told::Unreachable);
-    let fingerprint = fleet.0.realms()[0].fingerprint.clone();
-    let Untold { forgotten, links, .. } = fleet.0.later().take(&fingerprint, 0, began);
+    let Untold { forgotten, links, .. } = fleet.0.realms()[0].later().take(began);
     assert_eq!((forgotten.len(), links.len()), (1, 1));
 }
 
@@ -156,7 +155,7 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
     let leases = async |name: &str| {
         let (realm, holder) = (other.0.realms().remove(0), other.0.holder());
         let look = Request::look(&realm.file(&file(name)), realm.names.fleet(), Some(&holder), shared::Newer::Any);
-        assert_eq!(realm.tier.ask(look, BEHIND).await, Ok(shared::Look::Mine));
+        assert_eq!(realm.ask(look, BEHIND).await, Ok(shared::Look::Mine));
     };
     let world = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -194,5 +193,5 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
         None,
         shared::Newer::Never,
     );
-    assert_eq!(other.0.realms()[0].tier.ask(late, BEHIND).await, Ok(shared::Look::Free), "nobody has it");
+    assert_eq!(other.0.realms()[0].ask(late, BEHIND).await, Ok(shared::Look::Free), "nobody has it");
 }

@@ -75,7 +75,7 @@ async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answe
     let fleet = up(fleet).await;
     let late = async || {
         let put = Request::put(&realm.file(&source), &fleet.0.holder(), b"1L0000000000000000".to_vec(), BEHIND);
-        realm.tier.ask(put, BEHIND).await
+        realm.ask(put, BEHIND).await
     };
     // The question itself was done late; that it was is not known.
     tier.flush();
@@ -130,8 +130,7 @@ async fn what_the_tier_has_missed_it_is_told_once_it_answers() {
     assert!(has_link && has_heard.load(Relaxed));
     let Err(Refused::Paused(left)) = taken else { panic!("{taken:?}") };
     assert!((20..24).contains(&left.as_secs()), "{left:?}");
-    let Untold { pause_until, forgotten, links } =
-        fleet.0.later().take(&fleet.0.realms()[0].fingerprint, i64::MAX, clock.now());
+    let Untold { pause_until, forgotten, links, .. } = fleet.0.realms()[0].later().take(clock.now());
     assert_eq!((pause_until, forgotten.len(), links.len()), (None, 0, 0), "once");
 }
 
@@ -191,19 +190,20 @@ async fn who_begins_without_the_tier_hears_what_was_forgotten_before() {
     let has_heard = beats(&fleet, &gone);
     tokio::time::sleep(Duration::from_secs(1)).await;
     mints(&fleet, &other, &gone);
-    // More are in the tier's list than it tells of; who begins has missed none of them.
+    let earlier = Source::parse("https://h.kie.ai/earlier").unwrap();
+    mints(&fleet, &other, &earlier);
+    assert_eq!(other.forget(&earlier).await, Told::Told);
+    // More than the tier's list holds.
     for number in 0..1100 {
         other.forget(&Source::parse(&format!("https://h.kie.ai/{number}")).unwrap()).await;
     }
-    let kept = Source::parse("https://h.kie.ai/kept").unwrap();
-    mints(&fleet, &other, &kept);
     assert_eq!(other.forget(&gone).await, Told::Told);
     // Longer than a tombstone keeps a link away.
     tokio::time::sleep(Duration::from_secs(60)).await;
     tier.cut_off(0, false);
     let _fleet = up(fleet).await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    assert!(has_heard.load(Relaxed) && !finds(&other, &gone).await && finds(&other, &kept).await);
+    assert!(has_heard.load(Relaxed) && !finds(&other, &gone).await && !finds(&other, &earlier).await);
 }
 
 /// Makes no link within ten seconds.
@@ -231,7 +231,7 @@ async fn a_file_is_held_and_let_go_where_the_tier_is_now() {
     let realm = other.0.realms().remove(0);
     let look = async || {
         let request = Request::look(&realm.file(&source), realm.names.fleet(), None, shared::Newer::Any);
-        realm.tier.ask(request, BEHIND).await.unwrap()
+        realm.ask(request, BEHIND).await.unwrap()
     };
     let moves = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -265,19 +265,4 @@ async fn who_waits_for_a_turn_without_the_tier_finds_what_it_has_at_its_new_addr
     };
     let (minted, ()) = tokio::join!(minter.mint(&source, ask(Reason::Miss, deadline)), moves);
     assert_eq!(minted.map(|minted| minted.via).map_err(drop), Ok(Via::Shared));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_older_key_s_realm_goes_to_the_new_address_for_the_rest_of_its_time() {
-    let time = VirtualTime::new();
-    let (clock, tier) = (time.clock(), tier(&time.clock()));
-    let config = |replica| shared::Config { address: tier.address(replica), timeout: Duration::from_millis(20) };
-    let began = clock.now();
-    let (realm, _) = Realm::new(&ApiKey::new("first-key").unwrap(), &config(0), None, &clock);
-    assert!(realm.is_needed(false, began));
-    realm.set_sequence(7);
-    let (moved, _) = realm.moved(&config(2), &clock);
-    assert_eq!(moved.sequence(), Some(7));
-    assert!(moved.is_needed(false, began + realm::KEPT - Duration::from_secs(1)));
-    assert!(!moved.is_needed(false, began + realm::KEPT));
 }

@@ -140,7 +140,7 @@ impl Tier {
         Tier::counting(config, names, clock, Metrics::default())
     }
 
-    /// For another API key, whose names are others. Counts where this one does.
+    /// For another API key, whose names are others, or at another address. Counts where this one does.
     pub fn beside(&self, config: Config, names: Names, clock: Clock) -> (Tier, Supervisor) {
         Tier::counting(config, names, clock, self.metrics().clone())
     }

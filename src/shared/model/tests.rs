@@ -170,6 +170,7 @@ impl Askers {
                 parts(Request::take(fleet, quota, Duration::from_millis(*longest_wait), *keep, *bucket))
             }
             Step::Pay { tokens, beyond, bucket } => parts(Request::pay(fleet, quota, *tokens, *beyond, *bucket)),
+            Step::Pause { millis: 0 } => parts(Request::pause_left(fleet)),
             Step::Pause { millis } => parts(Request::pause(fleet, Duration::from_millis(*millis))),
             Step::Beat { replica, sequence, beacon, goodbye, bucket } => {
                 let beacon = beacon.map(sealed);

@@ -502,13 +502,17 @@ impl Request<Taken> {
 }
 
 impl Request<Duration> {
-    /// PAUSE: kie.ai has asked one replica for a pause, and means them all. The answer is the pause that holds. Zero asks for
-    /// none, and only tells that.
+    /// PAUSE of nothing: for how long kie.ai is still to be left alone.
+    pub fn pause_left(fleet: &FleetNames) -> Request<Duration> {
+        Request { arguments: vec![text("0")], ..Request::pause(fleet, Duration::ZERO) }
+    }
+
+    /// PAUSE: kie.ai has asked one replica for a pause, and means them all. The answer is the pause that holds.
     pub fn pause(fleet: &FleetNames, pause: Duration) -> Request<Duration> {
         Request {
             operation: Operation::Pause,
             keys: vec![fleet.pause.clone()],
-            arguments: vec![text(&pause.as_millis().to_string())],
+            arguments: vec![millis(pause)],
             read: |value| Some(duration(value)?.min(LONGEST_PAUSE)),
         }
     }
