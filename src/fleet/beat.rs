@@ -152,8 +152,9 @@ impl Inner {
             }
             let changed = select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed())));
             tokio::select! {
+                biased;
+                _ = changed => realms.iter().for_each(|realm| realm.later().doubt(self.clock.now())),
                 () = tokio::time::sleep(EVERY) => {}
-                _ = changed => realms.iter().for_each(|realm| realm.later().doubt()),
             }
         }
     }
@@ -209,6 +210,9 @@ impl Inner {
             let forgotten = Forgotten::of(Arc::clone(realm), forgotten.into_iter().collect());
             realm.later().drop_links(|source| forgotten.is_meant(source));
             forget(forgotten);
+        }
+        if realm.sequence().is_some_and(|known| sequence < known) {
+            realm.later().doubt(now);
         }
         realm.set_sequence(sequence);
         if !is_newest {
@@ -270,9 +274,11 @@ impl Inner {
         if let Some(until) = pause_until {
             self.pause(realm, until).await;
         }
-        let found = join_all(doubted.chunks(PEEK).map(|some| self.look_for_lost(realm, some))).await;
-        let forgotten: Vec<_> = forgotten.iter().chain(found.into_iter().flatten()).collect();
-        for some in forgotten.chunks(TOLD_AT_ONCE) {
+        let mut untold: Vec<_> = forgotten.iter().collect();
+        for some in doubted.chunks(PEEK) {
+            untold.extend(self.look_for_lost(realm, some).await);
+        }
+        for some in untold.chunks(TOLD_AT_ONCE) {
             join_all(some.iter().map(|deletion| self.forget(realm, &deletion.source, deletion.since))).await;
         }
         for some in links.chunks(TOLD_AT_ONCE) {
@@ -292,7 +298,10 @@ impl Inner {
         let files: Vec<_> = some.iter().map(|deletion| realm.file(&deletion.source)).collect();
         let peeked = realm.ask(Request::peek(&files, realm.names.fleet()), BEHIND).await;
         let now = self.clock.now();
-        let (Ok(peeked), Some(shown)) = (peeked, self.kie_clock.beacon(now)) else {
+        let (Some(links), Some(shown)) = (
+            peeked.ok().map(|peeked| peeked.links).filter(|links| links.len() == files.len()),
+            self.kie_clock.upper_bound(now),
+        ) else {
             some.iter().for_each(|deletion| realm.later().forget(&deletion.source, deletion.since, Heard::Lost));
             return Vec::new();
         };
@@ -305,7 +314,7 @@ impl Inner {
             _ => false,
         };
         let mut lost = Vec::new();
-        for ((deletion, file), sealed) in some.iter().zip(&files).zip(peeked.links) {
+        for ((deletion, file), sealed) in some.iter().zip(&files).zip(links) {
             match sealed {
                 Some(sealed) if is_lost(deletion, file, &sealed) => lost.push(deletion),
                 _ => realm.later().forget(&deletion.source, deletion.since, Heard::Yes),

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{clock::Instant, link, source::Source, upstream::Minted};
+use crate::{clock::Instant, link, shared::TOMBSTONE, source::Source, upstream::Minted};
 
 /// At the default `upstream.rate`, two minutes of links; 2 MB at most.
 const MOST_LINKS: usize = 1024;
@@ -35,7 +35,7 @@ pub(super) struct Deletion {
 pub(super) enum Heard {
     No,
     Yes,
-    /// It has, and may have lost it: its connection was made anew since, perhaps to a server that has not the last writes.
+    /// It has, and may have lost it since: it was silent, or is another server, which has not the last writes.
     Lost,
 }
 
@@ -102,10 +102,11 @@ impl Later {
         self.links.len() < before
     }
 
-    /// The tier may have lost its last writes.
-    pub(super) fn doubt(&mut self) {
+    /// The tier may have lost its last writes. A deletion that may still be on its way to other replicas, or to mints under way,
+    /// is told again in any case.
+    pub(super) fn doubt(&mut self, now: Instant) {
         for deletion in self.forgotten.iter_mut().filter(|deletion| deletion.heard == Heard::Yes) {
-            deletion.heard = Heard::Lost;
+            deletion.heard = if now.since(deletion.since) < TOMBSTONE { Heard::No } else { Heard::Lost };
         }
     }
 
@@ -191,14 +192,17 @@ mod tests {
         later.forget(&source(3), at(131), Heard::No);
         assert_eq!(told(&mut later, at(1299)), (vec![(source(1), at(100))], vec![]));
         assert_eq!(told(&mut later, at(1299)), (vec![], vec![]));
-        later.doubt();
+        later.doubt(at(132) + TOMBSTONE);
         assert_eq!(told(&mut later, at(1299)), (vec![], vec![(source(3), at(132))]));
+        later.forget(&source(3), at(132), Heard::Yes);
+        later.doubt(at(131) + TOMBSTONE);
+        assert_eq!(told(&mut later, at(1299)), (vec![(source(3), at(132))], vec![]), "others may not have heard of it");
         later.forget(&source(1), at(100), Heard::No);
         assert_eq!(told(&mut later, at(1300)), (vec![], vec![]), "no link is left");
         later.forget(&source(0), at(1300), Heard::No);
         (1..=MOST_FORGOTTEN).for_each(|number| later.forget(&source(number), at(1300), Heard::Yes));
         assert_eq!(told(&mut later, at(1300)).0, [(source(0), at(1300))], "those that were told leave first");
-        later.doubt();
+        later.doubt(at(1300) + TOMBSTONE);
         assert_eq!(told(&mut later, at(1300)).1.len(), MOST_FORGOTTEN - 1);
         // Links are of 100 s.
         later.put(&source(1), &minted(1));

@@ -31,7 +31,7 @@ pub use self::{
     life::{Alive, Withheld, judge, kept},
     names::{FileNames, FleetNames, Holder, Names, Replica},
     quota::{Debt, Fleet, Known, Level, Quota, REMEMBERED},
-    scripts::{Beat, LEASE, Look, Newer, Operation, PEEK, Peek, Put, Request, Saying, Take, Taken},
+    scripts::{Beat, LEASE, Look, Newer, Operation, PEEK, Peek, Put, Request, Saying, TOMBSTONE, Take, Taken},
     seal::{Content, Kept, Rejection, Seals},
     state::State,
     url::{Address, Invalid},

@@ -23,7 +23,7 @@ pub const LEASE: Duration = Duration::from_secs(2);
 const FAILURE: Duration = Duration::from_secs(1);
 
 /// Outlives a mint that was under way when its file was forgotten: `server.request_timeout` is 20 s by default.
-const TOMBSTONE: Duration = Duration::from_secs(20);
+pub const TOMBSTONE: Duration = Duration::from_secs(20);
 
 /// Invalidations that are told to replicas which come back; the number stands in `beat.lua`, too.
 const INVALIDATIONS: u32 = 1000;
