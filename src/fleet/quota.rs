@@ -3,7 +3,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 
 use super::{BEHIND, Fleet, Inner, local::Together, realm::Realm};
 use crate::{
@@ -130,21 +130,21 @@ impl Inner {
     /// Waits for a turn, and asks just before it whether kie.ai has told another replica to pause since it was given.
     async fn await_turn(&self, due: Instant, ask: &Ask) -> Result<(), Refused> {
         tokio::time::sleep(self.clock.now().until(due).saturating_sub(PAUSE_ASKED_BEFORE)).await;
-        let patience = self.clock.now().until(due) + ask.progress.left_of(self.config.tier.timeout);
-        let realms = self.realms();
-        let pauses = realms
-            .iter()
-            .filter(|realm| realm.is_up())
-            .map(|realm| realm.ask(Request::pause_left(realm.names.fleet()), patience));
-        let pauses = join_all(pauses).await;
-        ask.progress.waited(due.until(self.clock.now()));
-        match pauses.into_iter().flatten().max().filter(|left| !left.is_zero()) {
-            Some(left) => Err(Refused::Paused(left)),
-            None => {
-                tokio::time::sleep(self.clock.now().until(due)).await;
-                Ok(())
+        let mut pause = Duration::ZERO;
+        for realm in self.realms().iter().filter(|realm| realm.is_up()) {
+            let patience = self.clock.now().until(due) + ask.progress.left_of(self.config.tier.timeout);
+            let asked_at = self.clock.now().max(due);
+            if let Ok(left) = realm.ask(Request::pause_left(realm.names.fleet()), patience).await {
+                pause = pause.max(left);
             }
+            // Until it is due nobody waits for the tier.
+            ask.progress.waited(asked_at.until(self.clock.now()));
         }
+        if !pause.is_zero() {
+            return Err(Refused::Paused(pause));
+        }
+        tokio::time::sleep(self.clock.now().until(due)).await;
+        Ok(())
     }
 
     async fn turn(self: &Arc<Inner>, ask: &Ask) -> Result<Turn, Refused> {

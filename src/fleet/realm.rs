@@ -77,8 +77,12 @@ impl Realm {
     }
 
     /// As `Tier::ask`.
-    pub(super) async fn ask<T: 'static>(&self, request: Request<T>, patience: Duration) -> Result<T, shared::Error> {
-        self.tier().ask(request, patience).await
+    pub(super) fn ask<T>(
+        &self,
+        request: Request<T>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<T, shared::Error>> + Send + use<T> {
+        self.tier().ask(request, patience)
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

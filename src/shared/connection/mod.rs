@@ -176,14 +176,23 @@ impl Tier {
     ///
     /// # Errors
     /// Whoever asked must do without the tier, whatever the error.
-    pub async fn ask<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
-        let (operation, read, asked_at) = (request.operation(), request.read, self.0.clock.now());
-        // In a box, or all of it would be built in at each place that asks: 20 KB and more of the image.
-        let answer = Box::pin(self.exchange(request.commands(), budget)).await;
-        let result = answer.and_then(|answer| read(answer).ok_or(Error::Malformed));
-        let took = self.0.clock.now().since(asked_at);
-        self.0.shared.metrics.asked(operation, result.as_ref().err().copied(), took);
-        result
+    pub fn ask<T>(
+        &self,
+        request: Request<T>,
+        budget: Duration,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T> {
+        let tier = self.clone();
+        let (operation, read) = (request.operation(), request.read);
+        let commands = request.commands();
+        async move {
+            let asked_at = tier.0.clock.now();
+            // In a box, or all of it would be built in at each place that asks: 20 KB and more of the image.
+            let answer = Box::pin(tier.exchange(commands, budget)).await;
+            let result = answer.and_then(|answer| read(answer).ok_or(Error::Malformed));
+            let took = tier.0.clock.now().since(asked_at);
+            tier.0.shared.metrics.asked(operation, result.as_ref().err().copied(), took);
+            result
+        }
     }
 
     async fn exchange(&self, commands: Commands, budget: Duration) -> Result<Value, Error> {
