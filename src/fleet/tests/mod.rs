@@ -98,6 +98,12 @@ async fn up(fleet: Fleet) -> Fleet {
     fleet
 }
 
+async fn down(fleet: &Fleet) {
+    while fleet.state() != State::Down {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Many at once are more than the model answers in time.
 const ONE_BY_ONE: Duration = Duration::from_millis(10);
 
@@ -129,9 +135,7 @@ async fn what_waits_for_its_turn_when_the_tier_is_back_is_looked_for_once_more()
     let tier = tier(&clock);
     let (fleet, other) = (up(at(&clock, tier.address(0), 4, 4)).await, up(at(&clock, tier.address(1), 4, 4)).await);
     tier.cut_off(0, true);
-    while fleet.state() != State::Down {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    down(&fleet).await;
     // One at once and one a second is its share.
     let began = clock.now();
     let turns = Arc::new(Turns { fleet: fleet.clone(), began, asked: Mutex::default() });

@@ -84,10 +84,14 @@ async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answe
     assert_eq!(late().await, Ok(shared::Put::Forgotten));
 }
 
+async fn pair(clock: &Clock, tier: &Arc<shared::model::Model>) -> (Fleet, Fleet) {
+    (up(at(clock, tier.address(0), 10, 20)).await, up(at(clock, tier.address(1), 10, 20)).await)
+}
+
 /// Has a link, which it tells the tier of; both know what kie.ai's clock shows.
 fn mints(fleet: &Fleet, other: &Fleet, source: &Source) {
-    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap();
     let now = fleet.0.clock.now();
+    let shown = jiff::Timestamp::from_second(1_780_000_000).unwrap() + now.since_origin();
     let [heard, _] = [fleet, other].map(|each| each.0.kie_clock.heard(Some(shown), None, now, now));
     let link = Link::parse("https://h.example/l", &Policy::default()).unwrap();
     let minted = Minted { link, sent_at: now, ends_at: now + link::LIFE, heard, says_its_end: false, via: Via::Kie };
@@ -106,13 +110,11 @@ async fn what_the_tier_has_missed_it_is_told_once_it_answers() {
     let clock = time.clock();
     let tier = tier(&clock);
     let [gone, minted] = ["gone", "minted"].map(|name| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap());
-    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let (fleet, other) = pair(&clock, &tier).await;
     beats(&fleet, &gone);
     let has_heard = beats(&other, &gone);
     tier.cut_off(0, true);
-    while fleet.state() != State::Down {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    down(&fleet).await;
     mints(&fleet, &other, &minted);
     assert_eq!(fleet.forget(&gone).await, Told::Unreachable);
     fleet.limited(Duration::from_secs(30));
@@ -140,7 +142,7 @@ async fn what_was_forgotten_while_the_address_changed_is_heard_of_at_the_new_one
     let clock = time.clock();
     let tier = tier(&clock);
     let gone = Source::parse("https://h.kie.ai/gone").unwrap();
-    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let (fleet, other) = pair(&clock, &tier).await;
     let has_heard = beats(&fleet, &gone);
     beats(&other, &gone);
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -163,7 +165,7 @@ async fn a_delete_that_a_failover_has_lost_is_told_again() {
     let clock = time.clock();
     let tier = tier(&clock);
     let gone = Source::parse("https://h.kie.ai/gone").unwrap();
-    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let (fleet, other) = pair(&clock, &tier).await;
     beats(&fleet, &gone);
     let has_heard = beats(&other, &gone);
     mints(&other, &fleet, &gone);
@@ -176,6 +178,33 @@ async fn a_delete_that_a_failover_has_lost_is_told_again() {
     let fleet = up(fleet).await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
     assert!(has_heard.load(Relaxed) && !finds(&fleet, &gone).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_delete_is_told_again_where_the_link_is_back_and_costs_no_link_that_was_minted_since() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let [gone, again] = ["gone", "again"].map(|name| Source::parse(&format!("https://h.kie.ai/{name}")).unwrap());
+    let (fleet, other) = pair(&clock, &tier).await;
+    beats(&fleet, &gone);
+    mints(&other, &fleet, &gone);
+    mints(&other, &fleet, &again);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fleet.forget(&again).await, Told::Told);
+    // Longer than a tombstone keeps a link away.
+    let long = || tokio::time::sleep(shared::TOMBSTONE + Duration::from_secs(5));
+    long().await;
+    mints(&other, &fleet, &again);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    tier.replicate();
+    assert_eq!(fleet.forget(&gone).await, Told::Told);
+    long().await;
+    assert!(!finds(&other, &gone).await && finds(&other, &again).await);
+    tier.fail_over();
+    let (_fleet, other) = (up(fleet).await, up(other).await);
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert!(!finds(&other, &gone).await && finds(&other, &again).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +253,7 @@ async fn a_file_is_held_and_let_go_where_the_tier_is_now() {
     let clock = time.clock();
     let tier = tier(&clock);
     let source = Source::parse("https://h.kie.ai/slow").unwrap();
-    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let (fleet, other) = pair(&clock, &tier).await;
     beats(&fleet, &source);
     let deadline = clock.now() + Duration::from_secs(20);
     let minter = Minter::new(fleet.clone(), Arc::new(Slow));
@@ -251,11 +280,9 @@ async fn who_waits_for_a_turn_without_the_tier_finds_what_it_has_at_its_new_addr
     let clock = time.clock();
     let tier = tier(&clock);
     let source = Source::parse("https://h.kie.ai/slow").unwrap();
-    let (fleet, other) = (up(at(&clock, tier.address(0), 10, 20)).await, up(at(&clock, tier.address(1), 10, 20)).await);
+    let (fleet, other) = pair(&clock, &tier).await;
     tier.cut_off(0, true);
-    while fleet.state() != State::Down {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    down(&fleet).await;
     mints(&other, &fleet, &source);
     let deadline = clock.now() + Duration::from_secs(20);
     let minter = Minter::new(fleet.clone(), Arc::new(Slow));
