@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -83,9 +83,13 @@ struct Call {
     commands: Commands,
     /// Whoever asked waits for no longer than this.
     budget: Duration,
+    sent_at: SentAt,
     reply: oneshot::Sender<Result<Value, Error>>,
     permit: OwnedSemaphorePermit,
 }
+
+/// When a question was sent: by what happens before that, the tier is not late.
+type SentAt = Arc<OnceLock<Instant>>;
 
 /// The task that has the connection; `run` it, or the tier stays away.
 pub struct Supervisor {
@@ -112,6 +116,7 @@ struct Asker {
     /// Whether it waits on when the tier falls silent, which may answer all the same: its own budget ends the wait within
     /// `shared.timeout`, or it must hear, however late, whether a token was given or paid for.
     outlasts_silence: bool,
+    sent_at: SentAt,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
     _permit: OwnedSemaphorePermit,
@@ -171,8 +176,8 @@ impl Tier {
         (Tier(Arc::new(inner)), supervisor)
     }
 
-    /// Asks the tier. Takes `budget` at most, and no time at all while the tier is away. Cancel safe; but what was asked
-    /// may be done all the same, then as after an error.
+    /// Asks the tier. Waits for `budget` at most, from when the question is sent, and not at all while the tier is away. Cancel
+    /// safe; but what was asked may be done all the same, then as after an error.
     ///
     /// # Errors
     /// Whoever asked must do without the tier, whatever the error.
@@ -200,16 +205,26 @@ impl Tier {
             return Err(Error::Away);
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| Error::Busy)?;
-        let (reply, answer) = oneshot::channel();
-        let call = Call { commands, budget, reply, permit };
+        let (reply, mut answer) = oneshot::channel();
+        let sent_at = SentAt::default();
+        let call = Call { commands, budget, sent_at: Arc::clone(&sent_at), reply, permit };
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
-        // An answer that is there counts, however late this task is woken.
-        match tokio::time::timeout(budget, answer).await {
-            Ok(Ok(answer)) => answer,
-            // The task has ended.
-            Ok(Err(_)) => Err(Error::Away),
-            Err(_) => Err(Error::Late),
+        let asked_at = self.0.clock.now();
+        let mut until = asked_at + budget;
+        loop {
+            let patience = self.0.clock.now().until(until);
+            // An answer that is there counts, however late this task is woken. Where there is none any more, the task has ended.
+            if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                return answer.unwrap_or(Err(Error::Away));
+            }
+            match waits_until(asked_at, sent_at.get().copied(), budget, self.0.clock.now()) {
+                Some(later) => until = later,
+                None => break,
+            }
         }
+        // It may have come, and the task that is to read it has had no turn yet.
+        tokio::task::yield_now().await;
+        answer.try_recv().unwrap_or(Err(Error::Late))
     }
 
     /// Whether the tier is used now.
@@ -241,6 +256,13 @@ impl Tier {
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.shared.metrics
     }
+}
+
+/// Until when an answer is waited for that has not come by `now`; `None` if no longer. A question waits for its turn to be sent
+/// where this process has more to do than it can: for that the tier is not given up, unless it takes for ever.
+fn waits_until(asked_at: Instant, sent_at: Option<Instant>, budget: Duration, now: Instant) -> Option<Instant> {
+    let until = sent_at.unwrap_or(now) + budget;
+    Some(until.min(asked_at + budget * 3)).filter(|until| *until > now)
 }
 
 impl Shared {
@@ -350,6 +372,9 @@ impl Supervisor {
                     // Others had their turn meanwhile, for which the tier is not to blame.
                     let asked_at = self.clock.now();
                     for (commands, askers) in trips {
+                        for asker in &askers {
+                            let _ = asker.sent_at.set(asked_at);
+                        }
                         under_way.insert(count, UnderWay { operation: commands.operation(), asked_at, askers });
                         answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
                         count += 1;
@@ -415,10 +440,10 @@ impl Supervisor {
         }
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
         let mut next = Some(first);
-        while let Some(Call { commands, budget, reply, permit }) = next {
+        while let Some(Call { commands, budget, sent_at, reply, permit }) = next {
             let must_hear = matches!(commands.operation(), Operation::Take | Operation::Pay);
             let outlasts_silence = must_hear || budget <= self.timeout;
-            let asker = Asker { outlasts_silence, reply: Some(reply), _permit: permit };
+            let asker = Asker { outlasts_silence, sent_at, reply: Some(reply), _permit: permit };
             match trips.last_mut() {
                 Some((trip, askers)) if trip.goes_with(&commands) => {
                     trip.and(commands);

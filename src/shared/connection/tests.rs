@@ -127,6 +127,41 @@ async fn a_tier_that_is_late_for_the_first_is_in_time_for_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_tier_is_not_late_with_what_was_not_sent_in_time() {
+    let (model, replica) = simulated().await;
+    model.behave(crate::shared::model::Manner::Silent);
+    let mut asking = Box::pin(replica.tier.ask(look(&replica), BUDGET));
+    assert_eq!((&mut asking).now_or_never(), None);
+    // Nothing of this process runs meanwhile.
+    tokio::time::advance(Duration::from_millis(30)).await;
+    let answers = async {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        model.behave(crate::shared::model::Manner::Answers);
+    };
+    let (answer, ()) = tokio::join!(asking, answers);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[test]
+fn an_answer_is_waited_for_from_when_it_was_asked_for_and_three_times_as_long_in_all() {
+    let at = |millis| Instant::from_origin(Duration::from_millis(millis));
+    for (sent_at, now, until) in [
+        (Some(100), 119, Some(120)),
+        (Some(100), 120, None),
+        (Some(105), 120, Some(125)),
+        (Some(105), 125, None),
+        (None, 120, Some(140)),
+        (None, 145, Some(160)),
+        (Some(150), 159, Some(160)),
+        (Some(150), 160, None),
+        (None, 160, None),
+    ] {
+        assert_eq!(waits_until(at(100), sent_at.map(at), BUDGET, at(now)), until.map(at), "{sent_at:?} {now}");
+    }
+    assert_eq!(waits_until(at(100), None, Duration::ZERO, at(100)), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn looks_that_are_asked_at_once_go_in_one_trip_for_each_64_and_each_has_its_own_answer() {
     let (model, replica) = simulated().await;
     let member = crate::shared::Replica::random();
