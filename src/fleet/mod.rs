@@ -58,7 +58,7 @@ use crate::{
     source::Source,
 };
 
-/// Nothing asked of the tier takes longer; what a caller waits for has a shorter budget of its own, but for another replica's
+/// No answer of the tier is waited for longer; what a caller waits for has a shorter budget of its own, but for another replica's
 /// mint and for a turn. A tier that is silent is given up much earlier.
 const BEHIND: Duration = Duration::from_secs(2);
 

@@ -58,11 +58,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn asked(&self, operation: Operation, error: Option<Error>, took: Duration) {
+    pub(super) fn asked(&self, operation: Operation, error: Option<Error>, took: Option<Duration>) {
         let (operation, result) = (operation.as_str(), error.map_or("ok", Error::as_str));
         self.requests.get_or_create(&Asked { operation, result }).inc();
         // What was not sent took no time.
-        if !matches!(error, Some(Error::Away | Error::Busy)) {
+        if let Some(took) = took {
             self.durations.get_or_create(&Took { operation }).observe(took.as_secs_f64());
         }
     }

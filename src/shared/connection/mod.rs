@@ -1,4 +1,5 @@
-//! The one connection to the tier: whoever asks waits no longer than its budget, and not at all while the tier is away.
+//! The one connection to the tier: whoever asks waits no longer than its budget, from when the question was sent, and not at
+//! all while the tier is away.
 //!
 //! One task has the connection and decides (`state`) whether it is used. There is one breaker for all operations: with
 //! two, a request would pay for both.
@@ -81,14 +82,14 @@ pub struct Description {
 /// A question on its way to the task.
 struct Call {
     commands: Commands,
-    /// Whoever asked waits for no longer than this.
+    /// Whoever asked waits for no longer than this, once it is sent.
     budget: Duration,
     sent_at: SentAt,
     reply: oneshot::Sender<Result<Value, Error>>,
     permit: OwnedSemaphorePermit,
 }
 
-/// When a question was sent: by what happens before that, the tier is not late.
+/// When a question was sent, once it was; until then the tier cannot be late.
 type SentAt = Arc<OnceLock<Instant>>;
 
 /// The task that has the connection; `run` it, or the tier stays away.
@@ -116,7 +117,6 @@ struct Asker {
     /// Whether it waits on when the tier falls silent, which may answer all the same: its own budget ends the wait within
     /// `shared.timeout`, or it must hear, however late, whether a token was given or paid for.
     outlasts_silence: bool,
-    sent_at: SentAt,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
     _permit: OwnedSemaphorePermit,
@@ -176,8 +176,9 @@ impl Tier {
         (Tier(Arc::new(inner)), supervisor)
     }
 
-    /// Asks the tier. Waits for `budget` at most, from when the question is sent, and not at all while the tier is away. Cancel
-    /// safe; but what was asked may be done all the same, then as after an error.
+    /// Asks the tier. Waits for `budget` at most, from when the question is sent, and not at all while the tier is away. Where
+    /// this process has no time to send it, for two budgets more. Cancel safe; but what was asked may be done all the same,
+    /// then as after an error.
     ///
     /// # Errors
     /// Whoever asked must do without the tier, whatever the error.
@@ -190,36 +191,34 @@ impl Tier {
         let (operation, read) = (request.operation(), request.read);
         let commands = request.commands();
         async move {
-            let asked_at = tier.0.clock.now();
             // In a box, or all of it would be built in at each place that asks: 20 KB and more of the image.
-            let answer = Box::pin(tier.exchange(commands, budget)).await;
+            let (answer, took) = Box::pin(tier.exchange(commands, budget)).await;
             let result = answer.and_then(|answer| read(answer).ok_or(Error::Malformed));
-            let took = tier.0.clock.now().since(asked_at);
             tier.0.shared.metrics.asked(operation, result.as_ref().err().copied(), took);
             result
         }
     }
 
-    async fn exchange(&self, commands: Commands, budget: Duration) -> Result<Value, Error> {
+    /// Also tells how long it was waited for, if it was sent.
+    async fn exchange(&self, commands: Commands, budget: Duration) -> (Result<Value, Error>, Option<Duration>) {
+        let sent_at = SentAt::default();
+        let answer = self.answer(commands, budget, &sent_at).await;
+        (answer, sent_at.get().map(|sent_at| sent_at.until(self.0.clock.now())))
+    }
+
+    async fn answer(&self, commands: Commands, budget: Duration, sent_at: &SentAt) -> Result<Value, Error> {
         if self.state() != State::Up {
             return Err(Error::Away);
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| Error::Busy)?;
         let (reply, mut answer) = oneshot::channel();
-        let sent_at = SentAt::default();
-        let call = Call { commands, budget, sent_at: Arc::clone(&sent_at), reply, permit };
+        let call = Call { commands, budget, sent_at: Arc::clone(sent_at), reply, permit };
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
         let asked_at = self.0.clock.now();
-        let mut until = asked_at + budget;
-        loop {
-            let patience = self.0.clock.now().until(until);
+        while let Some(patience) = patience(asked_at, sent_at.get().copied(), budget, self.0.clock.now()) {
             // An answer that is there counts, however late this task is woken. Where there is none any more, the task has ended.
             if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
                 return answer.unwrap_or(Err(Error::Away));
-            }
-            match waits_until(asked_at, sent_at.get().copied(), budget, self.0.clock.now()) {
-                Some(later) => until = later,
-                None => break,
             }
         }
         // It may have come, and the task that is to read it has had no turn yet.
@@ -258,11 +257,11 @@ impl Tier {
     }
 }
 
-/// Until when an answer is waited for that has not come by `now`; `None` if no longer. A question waits for its turn to be sent
-/// where this process has more to do than it can: for that the tier is not given up, unless it takes for ever.
-fn waits_until(asked_at: Instant, sent_at: Option<Instant>, budget: Duration, now: Instant) -> Option<Instant> {
-    let until = sent_at.unwrap_or(now) + budget;
-    Some(until.min(asked_at + budget * 3)).filter(|until| *until > now)
+/// How much longer an answer is waited for; `None` if no longer. A question waits for twice the budget to be sent, where this
+/// process has more to do than it can; from then on the tier has all of it.
+fn patience(asked_at: Instant, sent_at: Option<Instant>, budget: Duration, now: Instant) -> Option<Duration> {
+    let until = sent_at.map_or((now + budget).min(asked_at + budget * 2), |sent_at| sent_at + budget);
+    Some(now.until(until)).filter(|left| !left.is_zero())
 }
 
 impl Shared {
@@ -372,9 +371,6 @@ impl Supervisor {
                     // Others had their turn meanwhile, for which the tier is not to blame.
                     let asked_at = self.clock.now();
                     for (commands, askers) in trips {
-                        for asker in &askers {
-                            let _ = asker.sent_at.set(asked_at);
-                        }
                         under_way.insert(count, UnderWay { operation: commands.operation(), asked_at, askers });
                         answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
                         count += 1;
@@ -438,12 +434,14 @@ impl Supervisor {
             // in one trip in a third of the time that it needs for them one by one.
             tokio::task::yield_now().await;
         }
+        let now = self.clock.now();
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
         let mut next = Some(first);
         while let Some(Call { commands, budget, sent_at, reply, permit }) = next {
+            let _ = sent_at.set(now);
             let must_hear = matches!(commands.operation(), Operation::Take | Operation::Pay);
             let outlasts_silence = must_hear || budget <= self.timeout;
-            let asker = Asker { outlasts_silence, sent_at, reply: Some(reply), _permit: permit };
+            let asker = Asker { outlasts_silence, reply: Some(reply), _permit: permit };
             match trips.last_mut() {
                 Some((trip, askers)) if trip.goes_with(&commands) => {
                     trip.and(commands);

@@ -142,23 +142,38 @@ async fn the_tier_is_not_late_with_what_was_not_sent_in_time() {
     assert!(answer.is_ok(), "{answer:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_has_come_is_read_before_it_is_called_late() {
+    let (model, replica) = simulated().await;
+    model.behave(crate::shared::model::Manner::Silent);
+    // Whoever asked is woken first.
+    let answers = async {
+        tokio::time::sleep(BUDGET).await;
+        model.behave(crate::shared::model::Manner::Answers);
+    };
+    let (answer, ()) = tokio::join!(replica.tier.ask(look(&replica), BUDGET), answers);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
 #[test]
-fn an_answer_is_waited_for_from_when_it_was_asked_for_and_three_times_as_long_in_all() {
+fn an_answer_is_waited_for_from_when_its_question_was_sent_and_that_for_two_budgets() {
     let at = |millis| Instant::from_origin(Duration::from_millis(millis));
-    for (sent_at, now, until) in [
-        (Some(100), 119, Some(120)),
-        (Some(100), 120, None),
-        (Some(105), 120, Some(125)),
-        (Some(105), 125, None),
-        (None, 120, Some(140)),
-        (None, 145, Some(160)),
-        (Some(150), 159, Some(160)),
-        (Some(150), 160, None),
-        (None, 160, None),
+    for (sent_at, now, left) in [
+        (Some(100), 119, 1),
+        (Some(100), 120, 0),
+        (Some(105), 120, 5),
+        (Some(105), 125, 0),
+        (None, 100, 20),
+        (None, 120, 20),
+        (None, 130, 10),
+        (None, 140, 0),
+        (Some(139), 158, 1),
+        (Some(139), 159, 0),
     ] {
-        assert_eq!(waits_until(at(100), sent_at.map(at), BUDGET, at(now)), until.map(at), "{sent_at:?} {now}");
+        let left = Some(Duration::from_millis(left)).filter(|left| !left.is_zero());
+        assert_eq!(patience(at(100), sent_at.map(at), BUDGET, at(now)), left, "{sent_at:?} {now}");
     }
-    assert_eq!(waits_until(at(100), None, Duration::ZERO, at(100)), None);
+    assert_eq!(patience(at(100), None, Duration::ZERO, at(100)), None);
 }
 
 #[tokio::test(start_paused = true)]
