@@ -36,7 +36,7 @@ impl Minter {
     }
 
     async fn mint(&self, source: &Source, ask: Ask) -> Result<Minted, Error> {
-        let inner = &*self.fleet.0;
+        let inner = &self.fleet.0;
         // A mint whose link was of no use is made again by the same flight.
         let holder = inner.leases.holder(source).unwrap_or_else(|| inner.holder());
         let (mint, realm) = match inner.seek(source, &ask, &holder).await {

@@ -10,90 +10,143 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{BEHIND, Inner, realm::Realm};
-use crate::shared::{self, FileNames, Holder, Newer, PEEK, Request};
+use crate::{
+    clock::Instant,
+    shared::{self, FileNames, Holder, PEEK, Request},
+};
 
 /// Those who come within this time ask together.
 pub(super) const TOGETHER: Duration = Duration::from_millis(40);
 
-/// Those who ask together next.
+/// How often it is asked whether a mint is over, by how long it has been waited for. A mint takes some hundred milliseconds.
+const ASK_EVERY: [(Duration, Duration); 3] = [
+    (Duration::from_secs(5), Duration::from_millis(250)),
+    (Duration::from_secs(1), Duration::from_millis(100)),
+    (Duration::ZERO, TOGETHER),
+];
+
+/// Who waits for mints of other replicas.
 #[derive(Default)]
 pub(super) struct Polls(Mutex<Vec<Poll>>);
 
+/// One that waits, and is told once.
 struct Poll {
-    file: FileNames,
-    newer: Newer,
+    lease: String,
     from: Holder,
-    tell: oneshot::Sender<Result<bool, shared::Error>>,
+    since: Instant,
+    /// When it is asked about next.
+    due: Instant,
+    tell: oneshot::Sender<Result<(), shared::Error>>,
 }
 
 impl Polls {
-    /// Returns whether nobody else asks yet.
-    fn add(&self, poll: Poll) -> bool {
+    /// Returns whether nobody waited before: then nobody is about to ask.
+    fn add(&self, more: Vec<Poll>) -> bool {
         let mut polls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        polls.push(poll);
-        polls.len() == 1
+        let is_first = polls.is_empty() && !more.is_empty();
+        polls.extend(more);
+        is_first
     }
 
-    fn take(&self) -> Vec<Poll> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Those that are due, and the others. Whoever is gone needs no answer.
+    fn take(&self, now: Instant) -> (Vec<Poll>, Vec<Poll>) {
+        let polls = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        polls.into_iter().filter(|poll| !poll.tell.is_closed()).partition(|poll| poll.due <= now)
     }
 }
 
+/// When it is asked again, after a mint was waited for so long.
+fn ask_again_after(waited: Duration) -> Duration {
+    ASK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(TOGETHER, |(_, every)| *every)
+}
+
 impl Inner {
-    /// Whether there is anything new to see of a file that `from` was minting: a value that will do, or another lease. Takes
-    /// `TOGETHER` at most, and a trip.
+    /// Waits until `from`, who has been minting the file `since` then, has its lease no more, or `until` then.
     ///
     /// # Errors
     /// When the tier does not answer within `BEHIND`.
     ///
-    /// Cancel safe: whoever else asks hears the answer.
-    pub(super) async fn poll(
-        &self,
+    /// Cancel safe.
+    pub(super) async fn lease_ends(
+        self: &Arc<Inner>,
         realm: &Arc<Realm>,
         file: &FileNames,
-        newer: Newer,
         from: &Holder,
-    ) -> Result<bool, shared::Error> {
+        since: Instant,
+        until: Instant,
+    ) -> Result<(), shared::Error> {
         let (tell, told) = oneshot::channel();
-        if realm.polls.add(Poll { file: file.clone(), newer, from: from.clone(), tell }) {
-            let realm = Arc::clone(realm);
+        let now = self.clock.now();
+        let due = now + ask_again_after(since.until(now)).saturating_sub(TOGETHER);
+        self.watch(realm, vec![Poll { lease: file.lease.clone(), from: from.clone(), since, due, tell }]);
+        match tokio::time::timeout(now.until(until), told).await {
+            Ok(told) => told.unwrap_or(Err(shared::Error::Away)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn watch(self: &Arc<Inner>, realm: &Arc<Realm>, polls: Vec<Poll>) {
+        if realm.polls.add(polls) {
+            let (inner, realm) = (Arc::clone(self), Arc::clone(realm));
             self.spawn(async move {
                 tokio::time::sleep(TOGETHER).await;
-                realm.poll_all().await;
+                inner.poll_all(&realm).await;
             });
         }
-        told.await.unwrap_or(Err(shared::Error::Away))
     }
-}
 
-impl Realm {
-    async fn poll_all(&self) {
-        let mut polls = self.polls.take();
-        polls.retain(|poll| !poll.tell.is_closed());
+    async fn poll_all(self: &Arc<Inner>, realm: &Arc<Realm>) {
+        let (mut due, later) = realm.polls.take(self.clock.now());
+        self.watch(realm, later);
         let mut trips = Vec::new();
-        while !polls.is_empty() {
-            let rest = polls.split_off(polls.len().min(PEEK));
-            trips.push(self.poll_some(std::mem::replace(&mut polls, rest)));
+        while !due.is_empty() {
+            let rest = due.split_off(due.len().min(PEEK));
+            trips.push(self.poll_some(realm, std::mem::replace(&mut due, rest)));
         }
         join_all(trips).await;
     }
 
-    async fn poll_some(&self, polls: Vec<Poll>) {
-        let asked = polls.iter().map(|poll| (&poll.file, poll.newer, &poll.from));
-        let changed = self.ask(Request::poll(asked), BEHIND).await;
+    /// Tells those whose mints are over, and puts the others back.
+    async fn poll_some(self: &Arc<Inner>, realm: &Arc<Realm>, polls: Vec<Poll>) {
+        let asked = polls.iter().map(|poll| (&poll.lease, &poll.from));
+        let over = realm.ask(Request::poll(asked), BEHIND).await;
+        let now = self.clock.now();
+        let mut again = Vec::new();
         for (place, poll) in polls.into_iter().enumerate() {
-            let changed = match &changed {
-                Ok(changed) => changed.get(place).copied().ok_or(shared::Error::Malformed),
+            let is_over = match &over {
+                Ok(over) => over.get(place).copied().ok_or(shared::Error::Malformed),
+                // Of many that ask at once, some do later.
+                Err(shared::Error::Busy) => Ok(false),
                 Err(why) => Err(*why),
             };
-            // Whoever is gone needs no answer.
-            let _ = poll.tell.send(changed);
+            match is_over {
+                Ok(false) => {
+                    let every = ask_again_after(poll.since.until(now));
+                    again.push(Poll { due: now + every.saturating_sub(TOGETHER), ..poll });
+                }
+                // Whoever is gone needs no answer.
+                Ok(true) => drop(poll.tell.send(Ok(()))),
+                Err(why) => drop(poll.tell.send(Err(why))),
+            }
         }
+        self.watch(realm, again);
     }
 }
 
 impl fmt::Debug for Polls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Polls").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mint_of_another_is_asked_for_less_often_the_longer_it_takes() {
+        for (waited, every) in [(0, 40), (999, 40), (1000, 100), (4999, 100), (5000, 250), (60_000, 250)] {
+            assert_eq!(ask_again_after(Duration::from_millis(waited)), Duration::from_millis(every), "{waited}");
+        }
     }
 }

@@ -9,18 +9,10 @@ use super::{BEHIND, Inner, poll::TOGETHER, realm::Realm, words};
 use crate::{
     clock::{Instant, Witness},
     link::Link,
-    shared::{self, Content, FileNames, Holder, Kept, Look, Newer, PEEK, Peek, Rejection, Request, State},
+    shared::{self, Content, FileNames, Holder, Kept, LEASE, Look, Newer, PEEK, Peek, Rejection, Request, State},
     source::Source,
     upstream::{Ask, Error, Minted, Reason, Via, Welcome},
 };
-
-/// How often it is asked again whether another replica's mint is over, by how long it has been waited for. A mint takes
-/// some hundred milliseconds.
-const ASK_EVERY: [(Duration, Duration); 3] = [
-    (Duration::from_secs(5), Duration::from_millis(250)),
-    (Duration::from_secs(1), Duration::from_millis(100)),
-    (Duration::ZERO, TOGETHER),
-];
 
 /// One mint of another replica is waited for no longer than this, and than half the time that is left.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -75,11 +67,6 @@ fn at_first(ask: &Ask) -> Newer {
     if ask.welcome.is_some() { Newer::Any } else { Newer::Never }
 }
 
-/// When it is asked again whether another replica's mint is over that was waited for so long.
-fn ask_again_after(waited: Duration) -> Duration {
-    ASK_EVERY.iter().find(|(from, _)| waited >= *from).map_or(REFRESH_AGAIN, |(_, every)| *every)
-}
-
 /// When a mint of another replica has been waited for long enough.
 fn steal_at(since: Instant, deadline: Instant) -> Instant {
     since + LONGEST_WAIT.min(since.until(deadline) / 2)
@@ -87,7 +74,7 @@ fn steal_at(since: Instant, deadline: Instant) -> Instant {
 
 impl Inner {
     /// Asks the tier for the file, for as long as this mint may wait for the tier; waits for another replica's mint.
-    pub(super) async fn seek(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
+    pub(super) async fn seek(self: &Arc<Inner>, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
         let realms = self.realms();
         let Some((newest, older)) = realms.split_first() else { return Sought::Alone };
         let file = newest.file(source);
@@ -136,7 +123,7 @@ impl Inner {
     /// that waited while it was away would mint what others have minted. The mint goes on meanwhile: its turn is not given up
     /// for another replica's mint, which may be far from its own turn, or fail. `Alone` once the mint was sent, which is paid
     /// for, and goes on. Cancel safe: a lease of which nobody heard lapses within two seconds.
-    pub(super) async fn look_again(&self, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
+    pub(super) async fn look_again(self: &Arc<Inner>, source: &Source, ask: &Ask, holder: &Holder) -> Sought {
         let realms = self.realms();
         let Some(newest) = realms.first() else { return Sought::Alone };
         let (file, mut newer) = (newest.file(source), at_first(ask));
@@ -245,7 +232,7 @@ impl Inner {
     /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file
     /// twice: it is the mint that is waited for. A tier that is silent for `shared.timeout` meanwhile is done without.
     async fn wait(
-        &self,
+        self: &Arc<Inner>,
         realm: &Arc<Realm>,
         file: &FileNames,
         ask: &Ask,
@@ -255,15 +242,13 @@ impl Inner {
     ) -> Waited {
         let mut since = self.clock.now();
         loop {
-            let every = ask_again_after(since.until(self.clock.now()));
-            tokio::time::sleep(every.saturating_sub(TOGETHER)).await;
-            match self.poll(realm, file, newer, &from).await {
-                Ok(false) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
-                Ok(_) => {}
-                Err(shared::Error::Busy) if self.clock.now() < steal_at(since, ask.patience.deadline()) => continue,
-                Err(_) => return Waited::Sought(Sought::Alone),
-            }
-            match realm.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await {
+            // Now and then a look also finds a lease that lasts longer than any, and a link that somebody else has put.
+            let until = steal_at(since, ask.patience.deadline()).min(self.clock.now() + LEASE);
+            let look = match self.lease_ends(realm, file, &from, since, until).await {
+                Ok(()) => realm.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await,
+                Err(why) => Err(why),
+            };
+            match look {
                 Ok(Look::Hit { sealed, beacon }) => {
                     match self.judge(realm, file, &sealed, beacon, ask).settle(&mut newer) {
                         Some(Sought::Found(minted)) => {
@@ -422,9 +407,6 @@ mod tests {
             (22_000, 21_000, 22_000),
         ] {
             assert_eq!(steal_at(at(since), at(deadline)), at(steals), "{since} {deadline}");
-        }
-        for (waited, every) in [(0, 40), (999, 40), (1000, 100), (4999, 100), (5000, 250), (60_000, 250)] {
-            assert_eq!(ask_again_after(Duration::from_millis(waited)), Duration::from_millis(every), "{waited}");
         }
     }
 }

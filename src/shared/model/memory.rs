@@ -75,7 +75,7 @@ impl Memory {
                 Value::Array(files.map(|(keys, asked)| self.look(keys, asked, &arguments[0], now)).collect())
             }
             Operation::Peek => self.peek(keys),
-            Operation::Poll => self.poll(keys, arguments, now),
+            Operation::Poll => self.poll(keys, arguments),
             Operation::Renew => self.renew(keys, arguments, now),
             Operation::Release => self.release(keys, arguments, now),
             Operation::Steal => self.steal(keys, arguments, now),
@@ -173,18 +173,9 @@ impl Memory {
         Value::Array([self.told_beacon()].into_iter().chain(links).collect())
     }
 
-    /// POLL finds what LOOK would not call a wait for the same holder.
-    fn poll(&self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
-        let (life, arguments) = arguments.split_last().unwrap();
-        let files = keys.chunks(2).zip(arguments.chunks(2)).map(|(keys, arguments)| {
-            let [link, lease] = keys else { panic!("{keys:?}") };
-            let [newer, holder] = arguments else { panic!("{arguments:?}") };
-            let found = self.links.get(link);
-            let is_new = found.is_some_and(|found| newer.is_empty() || time(&found.value) > &newer[..]);
-            let is_bounded = self.leases.get(lease).is_some_and(|lease| lease.until - now <= 2 * number(life));
-            Value::Int((is_new || !self.holds(lease, holder) || !is_bounded).into())
-        });
-        Value::Array(files.collect())
+    fn poll(&self, keys: &[String], arguments: &[Vec<u8>]) -> Value {
+        let leases = keys.iter().zip(arguments);
+        Value::Array(leases.map(|(lease, holder)| Value::Int((!self.holds(lease, holder)).into())).collect())
     }
 
     fn renew(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {
