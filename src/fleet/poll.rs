@@ -1,4 +1,4 @@
-//! Mints of other replicas that are waited for, all together: one trip for all their files.
+//! Mints of other replicas that are waited for, all together: one trip for each 64.
 
 use std::{
     fmt,
@@ -12,13 +12,14 @@ use tokio::sync::oneshot;
 use super::{BEHIND, Inner, realm::Realm};
 use crate::{
     clock::Instant,
-    shared::{self, FileNames, Holder, PEEK, Request},
+    shared::{self, FileNames, Holder, Newer, PEEK, Request},
 };
 
 /// Those who come within this time ask together.
 pub(super) const TOGETHER: Duration = Duration::from_millis(40);
 
-/// How often it is asked whether a mint is over, by how long it has been waited for. A mint takes some hundred milliseconds.
+/// How often it is asked whether a mint is over, by how long it has been waited for: about, in steps of `TOGETHER`. A mint takes
+/// some hundred milliseconds.
 const ASK_EVERY: [(Duration, Duration); 3] = [
     (Duration::from_secs(5), Duration::from_millis(250)),
     (Duration::from_secs(1), Duration::from_millis(100)),
@@ -31,7 +32,8 @@ pub(super) struct Polls(Mutex<Vec<Poll>>);
 
 /// One that waits, and is told once.
 struct Poll {
-    lease: String,
+    file: FileNames,
+    newer: Newer,
     from: Holder,
     since: Instant,
     /// When it is asked about next.
@@ -61,16 +63,18 @@ fn ask_again_after(waited: Duration) -> Duration {
 }
 
 impl Inner {
-    /// Waits until `from`, who has been minting the file `since` then, has its lease no more, or `until` then.
+    /// Waits until the mint of `from`, who is waited for `since` then, is over (a value is there that will do, or another lease
+    /// or none), or `until` then.
     ///
     /// # Errors
-    /// When the tier does not answer within `BEHIND`.
+    /// As the tier's answer: it is done without. `Busy`: to be asked again.
     ///
-    /// Cancel safe.
-    pub(super) async fn lease_ends(
+    /// Cancel safe: nobody asks for it any more.
+    pub(super) async fn mint_ends(
         self: &Arc<Inner>,
         realm: &Arc<Realm>,
         file: &FileNames,
+        newer: Newer,
         from: &Holder,
         since: Instant,
         until: Instant,
@@ -78,7 +82,7 @@ impl Inner {
         let (tell, told) = oneshot::channel();
         let now = self.clock.now();
         let due = now + ask_again_after(since.until(now)).saturating_sub(TOGETHER);
-        self.watch(realm, vec![Poll { lease: file.lease.clone(), from: from.clone(), since, due, tell }]);
+        self.watch(realm, vec![Poll { file: file.clone(), newer, from: from.clone(), since, due, tell }]);
         match tokio::time::timeout(now.until(until), told).await {
             Ok(told) => told.unwrap_or(Err(shared::Error::Away)),
             Err(_) => Ok(()),
@@ -108,15 +112,13 @@ impl Inner {
 
     /// Tells those whose mints are over, and puts the others back.
     async fn poll_some(self: &Arc<Inner>, realm: &Arc<Realm>, polls: Vec<Poll>) {
-        let asked = polls.iter().map(|poll| (&poll.lease, &poll.from));
+        let asked = polls.iter().map(|poll| (&poll.file, poll.newer, &poll.from));
         let over = realm.ask(Request::poll(asked), BEHIND).await;
         let now = self.clock.now();
         let mut again = Vec::new();
         for (place, poll) in polls.into_iter().enumerate() {
             let is_over = match &over {
                 Ok(over) => over.get(place).copied().ok_or(shared::Error::Malformed),
-                // Of many that ask at once, some do later.
-                Err(shared::Error::Busy) => Ok(false),
                 Err(why) => Err(*why),
             };
             match is_over {

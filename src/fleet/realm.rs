@@ -27,7 +27,7 @@ pub(super) struct Realm {
     pub(super) fingerprint: String,
     pub(super) names: Names,
     pub(super) seals: Seals,
-    /// Who asks together next whether mints of other replicas are over.
+    /// Who waits for mints of other replicas.
     pub(super) polls: Polls,
     connection: Mutex<Connection>,
     later: Mutex<Later>,

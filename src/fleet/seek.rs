@@ -242,9 +242,10 @@ impl Inner {
     ) -> Waited {
         let mut since = self.clock.now();
         loop {
-            // Now and then a look also finds a lease that lasts longer than any, and a link that somebody else has put.
-            let until = steal_at(since, ask.patience.deadline()).min(self.clock.now() + LEASE);
-            let look = match self.lease_ends(realm, file, &from, since, until).await {
+            // A look now and then also finds a lease that lasts longer than any.
+            let now = self.clock.now();
+            let until = steal_at(since, ask.patience.deadline()).min(now + LEASE).max(now + TOGETHER);
+            let look = match self.mint_ends(realm, file, newer, &from, since, until).await {
                 Ok(()) => realm.ask(Request::look(file, realm.names.fleet(), None, newer), BEHIND).await,
                 Err(why) => Err(why),
             };
@@ -271,7 +272,7 @@ impl Inner {
                     Err(_) => return Waited::Sought(Sought::Alone),
                 },
                 Ok(Look::Free) => return Waited::Free,
-                // Of many that hear at once that their mints are over, some come later.
+                // Of many that ask at once, some do later.
                 Err(shared::Error::Busy) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
                 Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
             }

@@ -84,10 +84,6 @@ async fn who_could_not_be_told_of_a_delete_hears_of_it_as_soon_as_the_tier_answe
     assert_eq!(late().await, Ok(shared::Put::Forgotten));
 }
 
-async fn pair(clock: &Clock, tier: &Arc<shared::model::Model>) -> (Fleet, Fleet) {
-    (up(at(clock, tier.address(0), 10, 20)).await, up(at(clock, tier.address(1), 10, 20)).await)
-}
-
 /// Has a link, which it tells the tier of; both know what kie.ai's clock shows.
 fn mints(fleet: &Fleet, other: &Fleet, source: &Source) {
     let now = fleet.0.clock.now();

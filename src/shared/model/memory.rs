@@ -173,9 +173,16 @@ impl Memory {
         Value::Array([self.told_beacon()].into_iter().chain(links).collect())
     }
 
+    /// POLL finds what is new, and leases of others.
     fn poll(&self, keys: &[String], arguments: &[Vec<u8>]) -> Value {
-        let leases = keys.iter().zip(arguments);
-        Value::Array(leases.map(|(lease, holder)| Value::Int((!self.holds(lease, holder)).into())).collect())
+        let files = keys.chunks(2).zip(arguments.chunks(2)).map(|(keys, arguments)| {
+            let [link, lease] = keys else { panic!("{keys:?}") };
+            let [newer, holder] = arguments else { panic!("{arguments:?}") };
+            let found = self.links.get(link);
+            let is_new = found.is_some_and(|found| newer.is_empty() || time(&found.value) > &newer[..]);
+            Value::Int((is_new || !self.holds(lease, holder)).into())
+        });
+        Value::Array(files.collect())
     }
 
     fn renew(&mut self, keys: &[String], arguments: &[Vec<u8>], now: i64) -> Value {

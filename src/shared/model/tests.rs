@@ -14,6 +14,7 @@ enum Step {
     Peek,
     Poll {
         holder: usize,
+        newer: Option<i64>,
     },
     Renew {
         file: usize,
@@ -79,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (file.clone(), prop::option::of(holder.clone()), prop::option::of(-2..8i64))
             .prop_map(|(file, holder, newer)| Step::Look { file, holder, newer }),
         1 => Just(Step::Peek),
-        3 => holder.clone().prop_map(|holder| Step::Poll { holder }),
+        3 => (holder.clone(), prop::option::of(-2..8i64)).prop_map(|(holder, newer)| Step::Poll { holder, newer }),
         2 => (file.clone(), holder.clone()).prop_map(|(file, holder)| Step::Renew { file, holder }),
         3 => (file.clone(), holder.clone(), any::<bool>())
             .prop_map(|(file, holder, has_failed)| Step::Release { file, holder, has_failed }),
@@ -140,9 +141,9 @@ impl Askers {
                 both.and(Request::look(&file(&0), fleet, Some(&self.holder(0)), Newer::Any).commands());
                 Some((both.operation(), both.keys, both.arguments))
             }
-            Step::Poll { holder } => {
+            Step::Poll { holder, newer } => {
                 let holder = self.holder(*holder);
-                parts(Request::poll([(&file(&0).lease, &holder), (&file(&1).lease, &holder)]))
+                parts(Request::poll([(&file(&0), than(newer), &holder), (&file(&1), than(newer), &holder)]))
             }
             Step::Peek => parts(Request::peek(&[file(&0), file(&1)], fleet)),
             Step::Renew { file: number, holder } => {

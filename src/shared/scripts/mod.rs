@@ -200,7 +200,7 @@ impl Operation {
         match self {
             Operation::Look => lua!("values", "look"),
             Operation::Peek => lua!("values", "peek"),
-            Operation::Poll => lua!("poll"),
+            Operation::Poll => lua!("values", "poll"),
             Operation::Renew => lua!("values", "renew"),
             Operation::Release => lua!("values", "release"),
             Operation::Steal => lua!("values", "steal"),
@@ -360,11 +360,14 @@ impl Request<Peek> {
 }
 
 impl Request<Vec<bool>> {
-    /// POLL: of many leases, `PEEK` at most, which are not this holder's any more. In the order asked. Whether one lasts longer
-    /// than any may is LOOK's to tell.
-    pub fn poll<'a>(leases: impl IntoIterator<Item = (&'a String, &'a Holder)>) -> Request<Vec<bool>> {
-        let each = leases.into_iter().take(PEEK).map(|(lease, holder)| (lease.clone(), text(holder.as_str())));
-        let (keys, arguments) = each.unzip();
+    /// POLL: of many mints of others, `PEEK` at most, which are over: a value is there that will do, or another lease or none.
+    /// In the order asked. A lease that lasts too long counts as held; only LOOK tells.
+    pub fn poll<'a>(files: impl IntoIterator<Item = (&'a FileNames, Newer, &'a Holder)>) -> Request<Vec<bool>> {
+        let (mut keys, mut arguments) = (Vec::new(), Vec::new());
+        for (file, newer, holder) in files.into_iter().take(PEEK) {
+            keys.extend([file.link.clone(), file.lease.clone()]);
+            arguments.extend([newer.text(), text(holder.as_str())]);
+        }
         Request { operation: Operation::Poll, keys, arguments, read: flags }
     }
 

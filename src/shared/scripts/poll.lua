@@ -1,10 +1,13 @@
--- Which of many files have another lease than somebody had, or none. KEYS: the lease of each. ARGV: who had it.
+-- Which mints of others are over: another lease is there, or none, or a link that will do. KEYS: link and lease of each file. ARGV:
+-- of each, the time that the link must be newer than ('' any), and who had the lease.
 -- This is asked again and again: one command reads all. What is no text is none.
-local leases = redis.call('MGET', unpack(KEYS))
-local changed = {}
-for place = 1, #KEYS do
-  local lease = leases[place]
+local values = redis.call('MGET', unpack(KEYS))
+local over = {}
+for place = 1, #KEYS, 2 do
+  local link, lease = values[place], values[place + 1]
+  local is_new = link and (ARGV[place] == '' or time(link) > ARGV[place])
   -- Cut as LOOK cuts it.
-  changed[place] = lease and string.sub(lease, 1, 64) == ARGV[place] and 0 or 1
+  local goes_on = lease and string.sub(lease, 1, 64) == ARGV[place + 1]
+  over[#over + 1] = (is_new or not goes_on) and 1 or 0
 end
-return changed
+return over

@@ -35,9 +35,9 @@ impl<'a> View<'a> {
         self.ask(Request::look(&self.file, self.fleet(), holder.as_ref(), newer)).await
     }
 
-    async fn polls(&self, flight: u64) -> Vec<bool> {
+    async fn polls(&self, newer: Newer, flight: u64) -> Vec<bool> {
         let holder = self.member.holder(flight);
-        self.ask(Request::poll([(&self.file.lease, &holder)])).await
+        self.ask(Request::poll([(&self.file, newer, &holder)])).await
     }
 
     fn link(&self, minted_at: i64) -> Vec<u8> {
@@ -200,7 +200,7 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
             server.run(&[kind[0], name, kind[1]]);
         }
         server.run(&["DEL", &view.file.tombstone]);
-        assert_eq!(view.polls(1).await, [true], "{kind:?}");
+        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
         let _ = view.look(None, Newer::Any).await;
         assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{kind:?}");
         assert_eq!(view.put(1, 0).await, Put::Kept);
@@ -222,25 +222,30 @@ async fn whoever_waits_for_many_mints_is_told_which_are_over() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
     let view = View::of(&replica);
-    assert_eq!(view.polls(1).await, [true], "nobody mints it");
+    assert_eq!(view.polls(Newer::Any, 1).await, [true], "nobody mints it");
     assert_eq!(view.look(Some(1), Newer::Any).await, Look::Mine);
-    assert_eq!(view.polls(1).await, [false]);
-    assert_eq!(view.polls(2).await, [true], "another holder");
+    assert_eq!(view.polls(Newer::Any, 1).await, [false]);
+    assert_eq!(view.polls(Newer::Any, 2).await, [true], "another holder");
     assert_eq!(view.put(2, 5).await, Put::Kept);
-    assert_eq!(view.polls(1).await, [false], "somebody who has lost the lease has put a link, and the mint goes on");
+    for (newer, is_new) in
+        [(Newer::Any, true), (Newer::Than(at(4)), true), (Newer::Than(at(5)), false), (Newer::Never, false)]
+    {
+        assert_eq!(view.polls(newer, 1).await, [is_new], "{newer:?}");
+    }
     let failure = Request::release(&view.file, &view.member.holder(1), Some(b"failure".to_vec()));
     assert!(view.ask(failure).await);
-    assert_eq!(view.polls(1).await, [true], "it has failed");
+    assert_eq!(view.polls(Newer::Never, 1).await, [true], "it has failed");
     // LOOK tells so much of a name.
     server.run(&["SET", &view.file.lease, &"x".repeat(65), "PX", "3000"]);
     let Look::Wait { holder, .. } = view.look(None, Newer::Never).await else { panic!() };
-    let asked = Request::poll([(&view.file.lease, &holder)]);
+    let asked = Request::poll([(&view.file, Newer::Never, &holder)]);
     assert_eq!(view.ask(asked).await, [false]);
+    assert!(view.ask(Request::steal(&view.file, &view.member.holder(1), &holder)).await, "as LOOK tells it");
     // Each file has its own answer, and one question has `PEEK` of them at most.
     let files: Vec<_> = (0..PEEK + 3).map(|number| replica.names.file(&number.to_string())).collect();
     let holder = view.member.holder(1);
     view.ask(Request::look(&files[7], view.fleet(), Some(&holder), Newer::Any)).await;
-    let polled = view.ask(Request::poll(files.iter().map(|file| (&file.lease, &holder)))).await;
+    let polled = view.ask(Request::poll(files.iter().map(|file| (file, Newer::Any, &holder)))).await;
     let waits: Vec<_> = (0..polled.len()).filter(|place| !polled[*place]).collect();
     assert_eq!((polled.len(), waits), (PEEK, vec![7]));
 }
