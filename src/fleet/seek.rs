@@ -230,7 +230,8 @@ impl Inner {
     }
 
     /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file
-    /// twice: it is the mint that is waited for. A tier that is silent for `shared.timeout` meanwhile is done without.
+    /// twice: it is the mint that is waited for. A tier that is silent for `shared.timeout` meanwhile is done without, and so is one
+    /// that goes on saying what is no use: the deadline grows with each caller that joins, and would never come.
     async fn wait(
         self: &Arc<Inner>,
         realm: &Arc<Realm>,
@@ -240,8 +241,8 @@ impl Inner {
         mut from: Holder,
         mut newer: Newer,
     ) -> Waited {
-        let mut since = self.clock.now();
-        loop {
+        let (mut since, mut in_vain) = (self.clock.now(), 0);
+        while in_vain < ROUNDS {
             // A look now and then also finds a lease that lasts longer than any.
             let now = self.clock.now();
             let until = steal_at(since, ask.patience.deadline()).min(now + LEASE).max(now + TOGETHER);
@@ -256,7 +257,7 @@ impl Inner {
                             return Waited::Sought(Sought::Found(Minted { via: Via::Joined, ..minted }));
                         }
                         Some(sought) => return Waited::Sought(sought),
-                        None => {}
+                        None => in_vain += 1,
                     }
                 }
                 Ok(Look::Failed { sealed }) => {
@@ -264,11 +265,13 @@ impl Inner {
                     return error.map_or(Waited::Free, |error| Waited::Sought(Sought::Failed(error)));
                 }
                 // Of all that waited for the one before, this one was the first to try.
-                Ok(Look::Wait { holder: other, .. }) if other != from => (from, since) = (other, self.clock.now()),
+                Ok(Look::Wait { holder: other, .. }) if other != from => {
+                    (from, since, in_vain) = (other, self.clock.now(), in_vain + 1);
+                }
                 Ok(Look::Wait { .. }) if self.clock.now() < steal_at(since, ask.patience.deadline()) => {}
                 Ok(Look::Wait { .. }) => match realm.ask(Request::steal(file, holder, &from), BEHIND).await {
                     Ok(true) => return Waited::Sought(Sought::Mine(Arc::clone(realm))),
-                    Ok(false) => {}
+                    Ok(false) => in_vain += 1,
                     Err(_) => return Waited::Sought(Sought::Alone),
                 },
                 Ok(Look::Free) => return Waited::Free,
@@ -277,6 +280,7 @@ impl Inner {
                 Err(_) | Ok(Look::Mine) => return Waited::Sought(Sought::Alone),
             }
         }
+        Waited::Sought(Sought::Alone)
     }
 
     /// Why another replica's mint failed.

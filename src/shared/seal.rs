@@ -210,7 +210,7 @@ fn aad(name: &str, header: &[u8]) -> Vec<u8> {
     [FORMAT, name.as_bytes(), header].concat()
 }
 
-/// A time as scripts compare it: of two, the later is the greater text.
+/// A time as scripts read it.
 pub(super) fn time(at: Timestamp) -> String {
     format!("{:0HEX_DIGITS$x}", millis(at))
 }
@@ -222,7 +222,7 @@ fn read_time(digits: &[u8]) -> Option<Timestamp> {
 }
 
 /// What was before 1970 by a wrong clock counts as 1970.
-fn millis(at: Timestamp) -> u64 {
+pub(super) fn millis(at: Timestamp) -> u64 {
     u64::try_from(at.as_millisecond()).unwrap_or_default()
 }
 

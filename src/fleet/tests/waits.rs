@@ -123,3 +123,53 @@ async fn a_lease_that_lasts_longer_than_any_is_not_waited_for() {
     let after = began.until(clock.now());
     assert!((2000..4000).contains(&after.as_millis()), "{after:?}");
 }
+
+/// A replica's mint while the tier's words change every 30 ms.
+async fn is_minted_here_while(change: impl AsyncFn(Fleet, FileNames, usize)) {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let (fleet, other) = pair(&clock, &tier).await;
+    holds(&other, 1).await;
+    let script = Arc::new(Script::default());
+    let minter = Minter::new(fleet, Arc::clone(&script) as Arc<dyn Mint>);
+    let (began, awaited) = (clock.now(), file(0));
+    let names = other.0.realms()[0].file(&awaited);
+    tokio::select! {
+        result = minter.mint(&awaited, ask(Reason::Miss, began + Duration::from_secs(30))) => {
+            assert!(matches!(result, Err(Error::Timeout)), "it is minted here");
+        }
+        () = async {
+            for number in 1..2000 {
+                change(other.clone(), names.clone(), number).await;
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        } => panic!("it is waited for without end"),
+    }
+    let after = began.until(clock.now());
+    assert!((100..3000).contains(&after.as_millis()), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_goes_from_hand_to_hand_is_not_waited_for_without_end() {
+    is_minted_here_while(async |other: Fleet, names, _| {
+        let realm = other.0.realms().remove(0);
+        let Ok(Look::Wait { holder, .. }) = realm.ask(look(&realm, &names, None), BEHIND).await else { panic!() };
+        assert_eq!(realm.ask(Request::steal(&names, &other.0.holder(), &holder), BEHIND).await, Ok(true));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_are_ever_newer_and_of_no_use_are_not_waited_for_without_end() {
+    is_minted_here_while(async |other: Fleet, names, number| {
+        let realm = other.0.realms().remove(0);
+        let minted_at = jiff::Timestamp::from_second(1_780_000_000 + i64::try_from(number).unwrap()).unwrap();
+        // Nobody knows kie.ai's clock.
+        let kept = shared::Kept { minted_at, ends_at: minted_at, text: "https://h.example/l".to_owned() };
+        let sealed = realm.seals.seal(&names.link, &shared::Content::Link(kept));
+        let put = Request::put(&names, &other.0.holder(), sealed, Duration::from_secs(60));
+        assert_eq!(realm.ask(put, BEHIND).await, Ok(shared::Put::Kept));
+    })
+    .await;
+}

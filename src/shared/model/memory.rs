@@ -149,7 +149,7 @@ impl Memory {
     fn look(&mut self, keys: &[String], asked: &[Vec<u8>], life: &[u8], now: i64) -> Value {
         let [link, lease] = keys else { panic!("{keys:?}") };
         let [holder, newer] = asked else { panic!("{asked:?}") };
-        if let Some(found) = self.links.get(link).filter(|found| newer.is_empty() || time(&found.value) > &newer[..]) {
+        if let Some(found) = self.links.get(link).filter(|found| is_newer(&found.value, newer)) {
             return answer("hit", [bulk(&found.value), self.told_beacon()]);
         }
         match self.leases.get(lease) {
@@ -179,7 +179,7 @@ impl Memory {
             let [link, lease] = keys else { panic!("{keys:?}") };
             let [newer, holder] = arguments else { panic!("{arguments:?}") };
             let found = self.links.get(link);
-            let is_new = found.is_some_and(|found| newer.is_empty() || time(&found.value) > &newer[..]);
+            let is_new = found.is_some_and(|found| is_newer(&found.value, newer));
             Value::Int((is_new || !self.holds(lease, holder)).into())
         });
         Value::Array(files.collect())
@@ -441,7 +441,12 @@ fn millis_up(micros: i64) -> i64 {
     (micros + 999).div_euclid(1000)
 }
 
-/// The time in the head of a sealed value; of two, the later is the greater.
-pub(super) fn time(sealed: &[u8]) -> &[u8] {
-    sealed.get(2..18).unwrap_or_default()
+/// The time in the head of a sealed value, in ms since 1970; 0 where there is none.
+pub(super) fn time(sealed: &[u8]) -> u64 {
+    let digits = sealed.get(2..18).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    digits.map_or(0, |digits| u64::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap())
+}
+
+fn is_newer(sealed: &[u8], than: &[u8]) -> bool {
+    i128::from(time(sealed)) > str::from_utf8(than).unwrap().parse().unwrap()
 }

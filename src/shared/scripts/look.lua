@@ -1,8 +1,8 @@
 -- Of each file: its link, who mints it, or the leave to mint it oneself. KEYS: beacon; of each file, link and lease. ARGV: a
--- lease's life in ms; of each file, the holder ('' only looks) and the time that the link must be newer than ('' any).
+-- lease's life in ms; of each file, the holder ('' only looks) and the time that the link must be newer than.
 local function look(link_key, lease_key, holder, newer)
   local link = text(link_key)
-  if link and (newer == '' or time(link) > newer) then
+  if link and time(link) > newer then
     return {'hit', link, text(KEYS[1])}
   end
   local lease = text(lease_key)
@@ -28,6 +28,6 @@ local function look(link_key, lease_key, holder, newer)
 end
 local looks = {}
 for place = 2, #KEYS, 2 do
-  looks[#looks + 1] = look(KEYS[place], KEYS[place + 1], ARGV[place], ARGV[place + 1])
+  looks[#looks + 1] = look(KEYS[place], KEYS[place + 1], ARGV[place], tonumber(ARGV[place + 1]))
 end
 return looks

@@ -307,12 +307,14 @@ impl<T> fmt::Debug for Request<T> {
 
 impl Newer {
     fn text(self) -> Vec<u8> {
-        text(&match self {
-            Newer::Any => String::new(),
-            Newer::Than(minted_at) => seal::time(minted_at),
-            // Greater than any digit.
-            Newer::Never => "~".repeat(16),
-        })
+        let than: i128 = match self {
+            // What is no sealed value counts as minted at 0.
+            Newer::Any => -1,
+            Newer::Than(minted_at) => seal::millis(minted_at).into(),
+            // No value has room for more.
+            Newer::Never => u64::MAX.into(),
+        };
+        text(&than.to_string())
     }
 }
 

@@ -194,7 +194,11 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
     let fleet = view.fleet().clone();
     let names = [&view.file.link, &view.file.lease, &view.file.tombstone, &fleet.bucket, &fleet.pause, &fleet.beacon];
     let more = [&fleet.beats, &fleet.members, &fleet.records, &fleet.invalidations, &fleet.sequence];
-    for kind in [&["RPUSH", "1"][..], &["SET", "nonsense"], &["SET", "9223372036854775807"], &["SET", "nan"]] {
+    // What is no sealed value, or none of this time, may not look like the newest of all.
+    let (text, time) = ("1L\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", "1L0000ffffffffffff");
+    let mut kinds = vec![["RPUSH", "1"]];
+    kinds.extend(["nonsense", "9223372036854775807", "nan", text, time].map(|value| ["SET", value]));
+    for kind in kinds {
         for name in names.into_iter().chain(more) {
             server.run(&["DEL", name]);
             server.run(&[kind[0], name, kind[1]]);
@@ -202,6 +206,12 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
         server.run(&["DEL", &view.file.tombstone]);
         assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
         let _ = view.look(None, Newer::Any).await;
+        if kind[1] != time {
+            server.run(&["SET", &view.file.lease, "another"]);
+            assert_eq!(view.put(1, 0).await, Put::Kept, "nothing newer: {kind:?}");
+            server.run(&["DEL", &view.file.link, &view.file.lease]);
+            server.run(&[kind[0], &view.file.link, kind[1]]);
+        }
         assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{kind:?}");
         assert_eq!(view.put(1, 0).await, Put::Kept);
         assert_eq!(view.finds().await, Some(0));
