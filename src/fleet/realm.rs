@@ -31,7 +31,7 @@ pub(super) struct Realm {
     pub(super) polls: Polls,
     connection: Mutex<Connection>,
     later: Mutex<Later>,
-    /// The number of the last invalidation that was heard of.
+    /// The number of the last deletion that was heard of.
     sequence: Mutex<Option<i64>>,
     /// How its bucket was when it was heard of last.
     bucket: Mutex<Known>,

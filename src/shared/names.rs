@@ -45,7 +45,7 @@ pub struct FleetNames {
     /// H: what each replica says of itself.
     pub records: String,
     /// I: files forgotten of late.
-    pub invalidations: String,
+    pub deletions: String,
     /// S: files forgotten so far.
     pub sequence: String,
     /// T: written once for each connection, to see that the tier takes writes.
@@ -113,7 +113,7 @@ impl Names {
             beats: name("n"),
             members: name("m"),
             records: name("h"),
-            invalidations: name("i"),
+            deletions: name("i"),
             sequence: name("s"),
             trial: name("t"),
         };

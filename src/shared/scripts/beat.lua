@@ -1,6 +1,6 @@
 -- A replica is alive, and hears what the others have to say. Time is counted in beats, of which each live replica makes
--- one a second. KEYS: beats, members, invalidations, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
--- last invalidation it knows (0: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
+-- one a second. KEYS: beats, members, deletions, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
+-- last deletion it knows (0: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
 -- tokens it is known to have given, and how far ahead it was then.
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']

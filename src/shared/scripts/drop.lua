@@ -1,5 +1,5 @@
 -- Forgets a file, and tells all replicas. A mint under way must not bring it back: its lease is gone, and the tombstone
--- outlives it. KEYS: link, lease, tombstone, invalidations, sequence. ARGV: file, tombstone in ms, how many are told, a random
+-- outlives it. KEYS: link, lease, tombstone, deletions, sequence. ARGV: file, tombstone in ms, how many are told, a random
 -- number behind which a new sequence begins: one that began at the same number as the last would seem to have no news.
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('SET', KEYS[3], '1', 'PX', ARGV[2])

@@ -25,10 +25,10 @@ const FAILURE: Duration = Duration::from_secs(1);
 /// Outlives a mint that was under way when its file was forgotten: `server.request_timeout` is 20 s by default.
 pub const TOMBSTONE: Duration = Duration::from_secs(20);
 
-/// Invalidations that are told to replicas which come back; the number stands in `beat.lua`, too.
-const INVALIDATIONS: u32 = 1000;
+/// Deletions that are told to replicas which come back; the number stands in `beat.lua`, too.
+const DELETIONS: u32 = 1000;
 
-/// A sequence of invalidations begins below this: hardly two begin alike, and Lua writes fourteen digits of a number.
+/// A sequence of deletions begins below this: hardly two begin alike, and Lua writes fourteen digits of a number.
 const MOST_BEGUN: u64 = 1 << 46;
 
 /// kie.ai's own pauses are obeyed as long (`upstream::LONGEST_RETRY_AFTER`); the number stands in the scripts, too.
@@ -449,7 +449,7 @@ impl Request<Put> {
 }
 
 impl Request<i64> {
-    /// DROP: forgets a file everywhere. The answer is the number of this invalidation.
+    /// DROP: forgets a file everywhere. The answer is the number of this deletion.
     pub fn drop(file: &FileNames, fleet: &FleetNames) -> Request<i64> {
         Request {
             operation: Operation::Drop,
@@ -457,13 +457,13 @@ impl Request<i64> {
                 file.link.clone(),
                 file.lease.clone(),
                 file.tombstone.clone(),
-                fleet.invalidations.clone(),
+                fleet.deletions.clone(),
                 fleet.sequence.clone(),
             ],
             arguments: vec![
                 text(&file.id),
                 millis(TOMBSTONE),
-                text(&INVALIDATIONS.to_string()),
+                text(&DELETIONS.to_string()),
                 text(&fastrand::u64(..MOST_BEGUN).to_string()),
             ],
             read: integer,
@@ -545,7 +545,7 @@ impl Request<Beat> {
             keys: vec![
                 fleet.beats.clone(),
                 fleet.members.clone(),
-                fleet.invalidations.clone(),
+                fleet.deletions.clone(),
                 fleet.sequence.clone(),
                 fleet.pause.clone(),
                 fleet.records.clone(),

@@ -193,7 +193,7 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
     let view = View::of(&replica);
     let fleet = view.fleet().clone();
     let names = [&view.file.link, &view.file.lease, &view.file.tombstone, &fleet.bucket, &fleet.pause, &fleet.beacon];
-    let more = [&fleet.beats, &fleet.members, &fleet.records, &fleet.invalidations, &fleet.sequence];
+    let more = [&fleet.beats, &fleet.members, &fleet.records, &fleet.deletions, &fleet.sequence];
     // What is no sealed value, or none of this time, may not look like the newest of all.
     let (text, time) = ("1L\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", "1L0000ffffffffffff");
     let mut kinds = vec![["RPUSH", "1"]];
@@ -638,7 +638,7 @@ async fn what_was_forgotten_is_told_once_and_gaps_are_told() {
     let restarted = beat(Some(began + 7)).await;
     assert_eq!((restarted.sequence, restarted.missed), (began + 2, true), "the tier has lost its memory");
     assert_eq!(restarted.forgotten.len(), 2, "what was forgotten since is told");
-    for number in 0..INVALIDATIONS + 5 {
+    for number in 0..DELETIONS + 5 {
         drop(&number.to_string()).await;
     }
     let late = beat(Some(began + 2)).await;
