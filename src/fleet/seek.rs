@@ -20,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A refresh that finds another replica minting its file comes again after this.
 const REFRESH_AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks one after the other that find nothing that will do, or no tier; then it is done without.
+/// Looks that find nothing that will do, another holder, or no tier; then it is done without.
 const ROUNDS: u32 = 6;
 
 /// What came of it.
@@ -231,7 +231,7 @@ impl Inner {
 
     /// Waits for another replica's mint. No question is charged, and one that is answered late is no reason to mint the file
     /// twice: it is the mint that is waited for. A tier that is silent for `shared.timeout` meanwhile is done without, and so is one
-    /// that goes on saying what is no use: the deadline grows with each caller that joins, and would never come.
+    /// that goes on giving what is no use, or the lease to others: the deadline grows with each caller that joins, and might never come.
     async fn wait(
         self: &Arc<Inner>,
         realm: &Arc<Realm>,

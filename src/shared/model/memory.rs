@@ -11,6 +11,7 @@ use redis::Value;
 use crate::shared::Operation;
 
 const HOUR: i64 = 3_600_000;
+const BEACON: i64 = 30_000;
 const LONGEST_PAUSE: i64 = 120_000;
 const LONGEST_QUEUE_MICROS: i64 = 120_000_000;
 const SET_BACK_MICROS: i64 = 1_000_000;
@@ -394,9 +395,9 @@ impl Memory {
             let known = if sequence < known { 0 } else { known };
             told = list.iter().filter(|(number, _)| *number > known).map(|(_, file)| bulk(file)).collect();
         }
-        let is_newest = self.beacon.as_ref().is_none_or(|other| time(beacon) > time(&other.value));
-        if !beacon.is_empty() && is_newest {
-            self.beacon = Some(Until { value: beacon.clone(), until: now + 30_000 });
+        let is_late = |other: &Until<Vec<u8>>| time(&other.value) < time(beacon) || other.until - now > BEACON;
+        if !beacon.is_empty() && self.beacon.as_ref().is_none_or(is_late) {
+            self.beacon = Some(Until { value: beacon.clone(), until: now + BEACON });
         }
         let pause = self.paused(now, false);
         let (short, given) = self.short(number(window), bucket, now);
@@ -442,11 +443,20 @@ fn millis_up(micros: i64) -> i64 {
 }
 
 /// The time in the head of a sealed value, in ms since 1970; 0 where there is none.
-pub(super) fn time(sealed: &[u8]) -> u64 {
-    let digits = sealed.get(2..18).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-    digits.map_or(0, |digits| u64::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap())
+pub(super) fn time(sealed: &[u8]) -> i64 {
+    match sealed {
+        [version, kind, b'0', b'0', b'0', b'0', rest @ ..]
+            if version.is_ascii_digit() && kind.is_ascii_uppercase() && rest.len() >= 12 =>
+        {
+            let digits = rest[..12]
+                .iter()
+                .try_fold(0, |time, digit| Some(time << 4 | i64::from(char::from(*digit).to_digit(16)?)));
+            digits.unwrap_or(0)
+        }
+        _ => 0,
+    }
 }
 
 fn is_newer(sealed: &[u8], than: &[u8]) -> bool {
-    i128::from(time(sealed)) > str::from_utf8(than).unwrap().parse().unwrap()
+    time(sealed) > number(than)
 }

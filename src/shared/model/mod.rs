@@ -176,8 +176,7 @@ impl Model {
     /// The beacons that were told since this was last asked, and whom: milliseconds by kie.ai's clock.
     pub(crate) fn beacons(&self) -> Vec<(usize, i64)> {
         let heard = std::mem::take(&mut self.lock().heard);
-        let shown = |beacon: Vec<u8>| i64::try_from(memory::time(&beacon)).unwrap();
-        heard.into_iter().map(|(replica, beacon)| (replica, shown(beacon))).collect()
+        heard.into_iter().map(|(replica, beacon)| (replica, memory::time(&beacon))).collect()
     }
 
     /// In which time the fleet's bucket would be full.

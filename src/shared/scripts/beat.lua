@@ -8,6 +8,15 @@ local function of_type(key, kind)
     redis.call('DEL', key)
   end
 end
+local function names(found)
+  local short = {}
+  for _, name in ipairs(found) do
+    if #name <= LONGEST_NAME then
+      short[#short + 1] = name
+    end
+  end
+  return short
+end
 local id, known_sequence = ARGV[1], tonumber(ARGV[3])
 local beat, is_new = count(KEYS[1], 0)
 if is_new then
@@ -40,16 +49,16 @@ local live = redis.call('ZRANGEBYSCORE', KEYS[2], beat - 4 * beats_a_second, '+i
 local remembered = redis.call('ZCARD', KEYS[2])
 local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * beats_a_second, '+inf')
 local records = {}
-for place, replica in ipairs(live) do
-  records[place] = {replica, redis.call('HGET', KEYS[6], replica)}
+for place, replica in ipairs(names(live)) do
+  records[place] = {replica, fitting(redis.call('HGET', KEYS[6], replica))}
 end
 for _, key in ipairs({KEYS[1], KEYS[2], KEYS[6]}) do
   redis.call('PEXPIRE', key, 3600000)
 end
 
 local sequence = tonumber(text(KEYS[4]) or 0) or 0
--- Written so that it holds for what is no number, too.
-if not (sequence >= 0 and sequence <= 2 ^ 52) then
+-- Written so that it holds for what is no number, too. Half a number would never be known.
+if not (sequence >= 0 and sequence <= 2 ^ 52 and sequence % 1 == 0) then
   sequence = 0
 end
 redis.call('PEXPIRE', KEYS[4], 7200000)
@@ -68,11 +77,13 @@ if known_sequence ~= sequence then
   if sequence < known_sequence then
     known_sequence = 0
   end
-  forgotten = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known_sequence, '+inf', 'LIMIT', 0, 1000)
+  forgotten = names(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known_sequence, '+inf', 'LIMIT', 0, 1000))
 end
 
-local beacon = text(KEYS[7])
-if ARGV[4] ~= '' and not (beacon and time(beacon) >= time(ARGV[4])) then
+-- One that lasts longer than any was put there by somebody else, or the tier's clock was set back.
+local beacon, left = text(KEYS[7]), redis.call('PTTL', KEYS[7])
+local is_late = not beacon or time(beacon) < time(ARGV[4]) or left < 0 or left > 30000
+if ARGV[4] ~= '' and is_late then
   beacon = ARGV[4]
   redis.call('SET', KEYS[7], beacon, 'PX', 30000)
 end

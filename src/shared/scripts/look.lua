@@ -16,7 +16,7 @@ local function look(link_key, lease_key, holder, newer)
       local left = redis.call('PTTL', lease_key)
       if left > 0 and left <= 2 * ARGV[1] then
         -- No holder has a longer name; whatever somebody put there is not to come with each look.
-        return {'wait', left, string.sub(lease, 1, 64)}
+        return {'wait', left, string.sub(lease, 1, LONGEST_NAME)}
       end
     end
   end

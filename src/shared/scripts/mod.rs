@@ -307,14 +307,13 @@ impl<T> fmt::Debug for Request<T> {
 
 impl Newer {
     fn text(self) -> Vec<u8> {
-        let than: i128 = match self {
+        text(&match self {
             // What is no sealed value counts as minted at 0.
-            Newer::Any => -1,
-            Newer::Than(minted_at) => seal::millis(minted_at).into(),
-            // No value has room for more.
-            Newer::Never => u64::MAX.into(),
-        };
-        text(&than.to_string())
+            Newer::Any => "-1".to_owned(),
+            Newer::Than(minted_at) => seal::millis(minted_at).to_string(),
+            // No value has room for so much.
+            Newer::Never => i64::MAX.to_string(),
+        })
     }
 }
 
@@ -570,10 +569,11 @@ impl Request<Beat> {
                     let [replica, record] = <[Value; 2]>::try_from(array(value)?).ok()?;
                     Some((word(replica)?, optional(record)?))
                 };
+                // What is no name was put there by somebody else; the rest is as good as before.
                 Some(Beat {
-                    live: array(records)?.into_iter().map(record).collect::<Option<_>>()?,
+                    live: array(records)?.into_iter().filter_map(record).collect(),
                     sequence: integer(sequence).filter(|sequence| *sequence >= 0)?,
-                    forgotten: array(forgotten)?.into_iter().map(word).collect::<Option<_>>()?,
+                    forgotten: array(forgotten)?.into_iter().filter_map(word).collect(),
                     missed: flag(missed)?,
                     pause: duration(pause)?.min(LONGEST_PAUSE),
                     beacon: optional(beacon)?,

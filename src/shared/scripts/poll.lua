@@ -4,10 +4,10 @@
 local values = redis.call('MGET', unpack(KEYS))
 local over = {}
 for place = 1, #KEYS, 2 do
-  local link, lease = values[place], values[place + 1]
+  local link, lease = fitting(values[place]), fitting(values[place + 1])
   local is_new = link and time(link) > tonumber(ARGV[place])
   -- Cut as LOOK cuts it.
-  local goes_on = lease and string.sub(lease, 1, 64) == ARGV[place + 1]
+  local goes_on = lease and string.sub(lease, 1, LONGEST_NAME) == ARGV[place + 1]
   over[#over + 1] = (is_new or not goes_on) and 1 or 0
 end
 return over

@@ -194,36 +194,77 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
     let fleet = view.fleet().clone();
     let names = [&view.file.link, &view.file.lease, &view.file.tombstone, &fleet.bucket, &fleet.pause, &fleet.beacon];
     let more = [&fleet.beats, &fleet.members, &fleet.records, &fleet.deletions, &fleet.sequence];
-    // What is no sealed value, or none of this time, may not look like the newest of all.
-    let (text, time) = ("1L\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", "1L0000ffffffffffff");
+    // The last but one shows no time, though it sorts behind any; the last is minted in 10889.
+    let (far_future, long) = ("1L0000ffffffffffff", "1L0000ffffffffffff".repeat(1000));
     let mut kinds = vec![["RPUSH", "1"]];
-    kinds.extend(["nonsense", "9223372036854775807", "nan", text, time].map(|value| ["SET", value]));
+    let texts = [
+        "nonsense",
+        "9223372036854775807",
+        "1.5",
+        "nan",
+        "1L\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+        &long,
+        far_future,
+    ];
+    kinds.extend(texts.map(|value| ["SET", value]));
     for kind in kinds {
+        let what = &kind[1][..kind[1].len().min(40)];
         for name in names.into_iter().chain(more) {
             server.run(&["DEL", name]);
             server.run(&[kind[0], name, kind[1]]);
         }
         server.run(&["DEL", &view.file.tombstone]);
-        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{kind:?}");
+        assert_eq!(view.polls(Newer::Any, 1).await, [true], "{what}");
         let _ = view.look(None, Newer::Any).await;
-        if kind[1] != time {
+        if kind[1] != far_future {
             server.run(&["SET", &view.file.lease, "another"]);
-            assert_eq!(view.put(1, 0).await, Put::Kept, "nothing newer: {kind:?}");
+            assert_eq!(view.put(1, 0).await, Put::Kept, "nothing newer: {what}");
             server.run(&["DEL", &view.file.link, &view.file.lease]);
             server.run(&[kind[0], &view.file.link, kind[1]]);
         }
-        assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{kind:?}");
+        assert_eq!(view.look(Some(1), Newer::Never).await, Look::Mine, "{what}");
+        assert_eq!(view.polls(Newer::Never, 1).await, [false], "{what}");
         assert_eq!(view.put(1, 0).await, Put::Kept);
         assert_eq!(view.finds().await, Some(0));
         assert!(matches!(view.take(slow(5), Duration::ZERO, 0).await, Take::Full { .. }));
         assert!(view.ask(Request::pay(&fleet, slow(5), 1, 0, Level::default())).await);
-        let beat = view.ask(beat_of(&view, None, None, false)).await;
-        assert_eq!(beat.live.len(), 1, "{kind:?}");
-        assert!(view.ask(Request::drop(&view.file, &fleet)).await >= 1);
+        let beacon = replica.seals.seal(&fleet.beacon, &Content::Beacon { at: at(0) });
+        let beat = view.ask(beat_of(&view, None, Some(beacon.clone()), false)).await;
+        assert_eq!((beat.live.len(), beat.missed, beat.beacon), (1, false, Some(beacon)), "{what}");
+        let dropped = view.ask(Request::drop(&view.file, &fleet)).await;
+        assert!(dropped >= 1);
+        let beat = view.ask(beat_of(&view, Some(dropped), None, false)).await;
+        assert_eq!((beat.sequence, beat.missed), (dropped, false), "{what}");
         let peek = view.ask(Request::peek([&view.file], &fleet)).await;
         assert_eq!(peek.links, [None]);
         server.run(&["FLUSHALL"]);
     }
+    assert_eq!(replica.tier.state(), crate::shared::State::Up);
+}
+
+#[tokio::test]
+async fn names_that_no_replica_has_harm_no_beat() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let (view, other) = (View::of(&replica), View::of(&replica));
+    let fleet = view.fleet();
+    view.ask(beat_of(&other, None, None, false)).await;
+    let dropped = view.ask(Request::drop(&view.file, fleet)).await;
+    // More than a connection takes in one answer.
+    for name in ["'\\255'", "string.rep('x', 4 * 1024 * 1024)"] {
+        let put = format!(
+            "local name = {name}
+            redis.call('ZADD', KEYS[1], 1, name)
+            redis.call('HSET', KEYS[2], name, name, ARGV[1], name)
+            redis.call('ZADD', KEYS[3], '+inf', name)"
+        );
+        let keys = [&fleet.members, &fleet.records, &fleet.deletions];
+        server.run(&["EVAL", &put, "3", keys[0], keys[1], keys[2], other.member.as_str()]);
+    }
+    let beat = view.ask(beat_of(&view, Some(dropped - 1), None, false)).await;
+    assert_eq!((beat.sequence, beat.missed, beat.forgotten.len()), (dropped, false, 1));
+    let live: Vec<_> = beat.live.iter().map(|(name, record)| (name.as_str(), record.is_some())).collect();
+    assert_eq!(live, [(other.member.as_str(), false), (view.member.as_str(), true)]);
     assert_eq!(replica.tier.state(), crate::shared::State::Up);
 }
 
