@@ -131,8 +131,7 @@ async fn is_minted_here_while(change: impl AsyncFn(Fleet, FileNames, usize)) {
     let tier = tier(&clock);
     let (fleet, other) = pair(&clock, &tier).await;
     holds(&other, 1).await;
-    let script = Arc::new(Script::default());
-    let minter = Minter::new(fleet, Arc::clone(&script) as Arc<dyn Mint>);
+    let minter = Minter::new(fleet, Arc::new(Script::default()));
     let (began, awaited) = (clock.now(), file(0));
     let names = other.0.realms()[0].file(&awaited);
     tokio::select! {

@@ -76,7 +76,7 @@ pub enum Newer {
     Any,
     /// Minted later than this by kie.ai's clock.
     Than(Timestamp),
-    /// None will: what was found before was rejected.
+    /// None will: what was found before was rejected, or the caller wants one of its own.
     Never,
 }
 
