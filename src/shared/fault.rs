@@ -115,6 +115,9 @@ impl Code {
         // Redis 6.2 wraps what a command in a script says: "ERR Error running script (..): @user_script:1: -OOM ..".
         let inner = details.strip_prefix("Error running script").and_then(|rest| rest.rsplit_once(": -"));
         let code = inner.and_then(|(_, said)| said.split(' ').next()).unwrap_or(code);
+        // That a user may not use a command, or a key, is no error of its own kind where a script meets it.
+        let is_forbidden = ["can't run this command", "can't access at least one of the keys"];
+        let code = if is_forbidden.iter().any(|said| details.contains(said)) { "NOPERM" } else { code };
         let is_word =
             !code.is_empty() && code.len() <= LONGEST_CODE && code.bytes().all(|byte| byte.is_ascii_uppercase());
         Code(if is_word { code.to_owned() } else { "ERR".to_owned() })
@@ -189,6 +192,24 @@ mod tests {
             ("ERR", &format!("{wrapped}-READONLY You can't write"), "READONLY", true),
             ("ERR", &format!("{wrapped}-WRONGTYPE Operation against"), "WRONGTYPE", false),
             ("ERR", &format!("{wrapped}Script attempted to access a non local key"), "ERR", false),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand script: 1, on @user_script:1.",
+                "NOPERM",
+                true,
+            ),
+            (
+                "ERR",
+                &format!("{wrapped}The user executing the script can't run this command or subcommand"),
+                "NOPERM",
+                true,
+            ),
+            (
+                "ERR",
+                "The user executing the script can't access at least one of the keys mentioned in the command arguments script: 1, on @user_script:1.",
+                "NOPERM",
+                true,
+            ),
             ("ERR", "unknown command", "ERR", false),
             ("WRONGTYPE", "", "WRONGTYPE", false),
             ("s3cret", "", "ERR", false),

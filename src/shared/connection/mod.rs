@@ -40,6 +40,9 @@ use crate::clock::{Clock, Instant};
 /// Calls under way at once; beyond them, the tier counts as away.
 const MOST_CALLS: usize = 1024;
 
+/// Reasons that the log says of one time that the tier is away.
+const MOST_TOLD: usize = 8;
+
 /// Where the tier is, and how long it may be silent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -97,8 +100,8 @@ pub struct Supervisor {
     dialer: Dialer,
     calls: mpsc::Receiver<Call>,
     health: Health,
-    /// Whether the log has said that the tier is away: once for each time, not for each try.
-    is_known_away: bool,
+    /// What the log has said of this time that the tier is away: each reason once, not for each try.
+    told: Vec<String>,
     state: watch::Sender<State>,
     shared: Arc<Shared>,
     timeout: Duration,
@@ -167,7 +170,7 @@ impl Tier {
             dialer: Dialer::new(address, names),
             calls: received,
             health: Health::new(clock.now()),
-            is_known_away: false,
+            told: Vec::new(),
             state: changes,
             shared,
             timeout,
@@ -310,7 +313,7 @@ impl Supervisor {
             match made {
                 Ok(line) => {
                     self.health.connected(now);
-                    self.is_known_away = false;
+                    self.told.clear();
                     tracing::info!("the shared tier is up");
                     self.publish();
                     return line;
@@ -455,10 +458,13 @@ impl Supervisor {
     }
 
     fn went_down(&mut self, fault: &Fault) {
-        if !std::mem::replace(&mut self.is_known_away, true) {
-            tracing::warn!(fault = %Chain(fault), "the shared tier is away; this replica does without it");
+        let fault = Chain(fault).to_string();
+        // What is behind it shows where the next connection is tried.
+        if self.told.len() < MOST_TOLD && !self.told.contains(&fault) {
+            tracing::warn!(%fault, "the shared tier is away; this replica does without it");
+            self.told.push(fault.clone());
         }
-        self.shared.set_fault(Chain(fault).to_string());
+        self.shared.set_fault(fault);
         self.publish();
     }
 

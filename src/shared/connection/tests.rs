@@ -307,6 +307,36 @@ async fn a_password_that_was_changed_keeps_it_away_until_it_is_right_again() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_not_use_a_command_that_a_script_uses_is_not_let_in() {
+    let Some(server) = Server::start(&[]) else { return };
+    let commands = crate::shared::scripts::commands_of(Operation::Trial);
+    let fault = |replica: &Replica| replica.tier.describe().last_fault.unwrap_or_default();
+    let allow = |change: &str| server.run(&["ACL", "SETUSER", "kielink", "on", ">pass", "~*", "+@all", change]);
+    let as_user = format!("redis://kielink:pass@127.0.0.1:{}", server.port);
+    for command in commands.iter().map(|command| command.to_lowercase()).chain(["evalsha".into(), "eval".into()]) {
+        allow(&format!("-{command}"));
+        let replica = Replica::patient(&as_user);
+        eventually(&format!("nobody without {command} is let in"), || async { fault(&replica) == "it answers NOPERM" })
+            .await;
+        assert_eq!(replica.tier.state(), State::Down, "{command}");
+    }
+    allow("+@all");
+    let replica = Replica::patient(&as_user);
+    comes_back(&replica).await;
+    // What is taken away later is found out by the first question that needs it.
+    allow("-pttl");
+    let file = replica.names.file("a");
+    let pause = replica.tier.ask(Request::pause_left(replica.names.fleet()), BUDGET).await;
+    assert_eq!(pause, Err(Error::Away));
+    eventually("it is away", || async { fault(&replica) == "it answers NOPERM" }).await;
+    allow("+@all");
+    comes_back(&replica).await;
+    allow("-get");
+    let look = Request::look(&file, replica.names.fleet(), None, Newer::Any);
+    assert_eq!(replica.tier.ask(look, BUDGET).await, Err(Error::Away));
+}
+
+#[tokio::test]
 async fn scripts_that_a_tier_has_forgotten_are_told_again() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;

@@ -19,7 +19,7 @@ end
 -- further ahead than empty and than the asker says, was moved by the tier's clock: nobody would have a turn until that is over.
 local function bucket(key, window, known_given, known_ahead)
   local left = redis.call('PTTL', key)
-  local value = tonumber(redis.pcall('GET', key)) or 0
+  local value = tonumber(text(key) or 0) or 0
   -- Written so that it holds for what is no number, too.
   if not (value >= 0 and value < 2 ^ 51) then
     value = 0

@@ -206,8 +206,8 @@ impl Operation {
             Operation::Steal => lua!("values", "steal"),
             Operation::Put => lua!("values", "put"),
             Operation::Drop => lua!("values", "drop"),
-            Operation::Take => lua!("bucket", "take"),
-            Operation::Pay => lua!("bucket", "pay"),
+            Operation::Take => lua!("values", "bucket", "take"),
+            Operation::Pay => lua!("values", "bucket", "pay"),
             Operation::Pause => lua!("pause"),
             Operation::Beat => lua!("values", "bucket", "beat"),
             Operation::Trial => lua!("trial"),
@@ -225,6 +225,12 @@ impl Operation {
         });
         HASHES.iter().find(|(operation, _)| *operation == self).map_or("", |(_, hash)| hash)
     }
+}
+
+/// The commands that a script uses.
+#[cfg(test)]
+pub(super) fn commands_of(operation: Operation) -> std::collections::BTreeSet<&'static str> {
+    operation.script().split("call('").skip(1).filter_map(|rest| Some(rest.split_once('\'')?.0)).collect()
 }
 
 /// The commands of one trip: of one request, or of several LOOKs. Each carries a number, which its answer repeats.

@@ -242,6 +242,12 @@ async fn what_somebody_else_put_there_is_no_obstacle() {
     assert_eq!(replica.tier.state(), crate::shared::State::Up);
 }
 
+#[test]
+fn the_trial_uses_every_command_that_any_script_uses() {
+    let used: std::collections::BTreeSet<_> = Operation::ALL.into_iter().flat_map(commands_of).collect();
+    assert_eq!(commands_of(Operation::Trial), used);
+}
+
 #[tokio::test]
 async fn names_that_no_replica_has_harm_no_beat() {
     let Some(server) = Server::start(&[]) else { return };

@@ -11,7 +11,12 @@ end
 
 -- The text of a key; false where there is none, or where somebody put something else there.
 local function text(key)
-  return fitting(redis.pcall('GET', key))
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' and not string.find(value.err, 'WRONGTYPE', 1, true) then
+    -- It may not be read, which is an error here, too.
+    value = redis.call('GET', key)
+  end
+  return fitting(value)
 end
 
 -- A counter, one further. It begins anew behind `base` where it is missing, or somebody put something else there, which is told
