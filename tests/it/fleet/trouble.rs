@@ -146,6 +146,26 @@ async fn an_address_in_a_file_is_replaced_without_a_restart() {
 }
 
 #[tokio::test]
+async fn the_log_says_why_the_tier_does_not_come_back_once_for_each_reason() {
+    let Some(fleet) = Fleet::of(1, &[ROOM[0], ROOM[1], PATIENT]).await else { return };
+    let replica = &fleet.replicas[0];
+    let mut connection = redis::Client::open(fleet.url.as_str()).unwrap().get_connection().unwrap();
+    let mut run = |command: &[&str]| redis::cmd(command[0]).arg(&command[1..]).exec(&mut connection).unwrap();
+    run(&["CONFIG", "SET", "requirepass", "pass"]);
+    run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let told = || {
+        let lines = replica.log_lines("the shared tier is away; this replica does without it");
+        lines.iter().map(|line| line["fault"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let reasons = ["the connection was lost", "it answers NOAUTH"];
+    eventually("both are told", async || told() == reasons).await;
+    run(&["CONFIG", "SET", "requirepass", ""]);
+    eventually("it is back", async || metric(replica, "kielink_shared_up").await == "1").await;
+    assert_eq!(told(), reasons);
+    fleet.ended().await;
+}
+
+#[tokio::test]
 async fn a_replica_that_ends_lets_its_files_go_and_says_goodbye() {
     let Some(mut fleet) = Fleet::of(2, &[ROOM[0], ROOM[1], ("server.shutdown_grace", "1s")]).await else { return };
     fleet.kie.hold();
