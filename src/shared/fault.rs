@@ -116,7 +116,7 @@ impl Code {
         let inner = details.strip_prefix("Error running script").and_then(|rest| rest.rsplit_once(": -"));
         let code = inner.and_then(|(_, said)| said.split(' ').next()).unwrap_or(code);
         // That a user may not use a command, or a key, is no error of its own kind where a script meets it.
-        let is_forbidden = ["can't run this command", "can't access at least one of the keys"];
+        let is_forbidden = ["can't run this command", "can't access at least one of the keys", "ACL failure in script"];
         let code = if is_forbidden.iter().any(|said| details.contains(said)) { "NOPERM" } else { code };
         let is_word =
             !code.is_empty() && code.len() <= LONGEST_CODE && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -207,6 +207,13 @@ mod tests {
             (
                 "ERR",
                 "The user executing the script can't access at least one of the keys mentioned in the command arguments script: 1, on @user_script:1.",
+                "NOPERM",
+                true,
+            ),
+            // Valkey 9.1, which also names the user.
+            (
+                "ERR",
+                "ACL failure in script: User k has no permissions to run the 'del' command script: on @user_script:1.",
                 "NOPERM",
                 true,
             ),
