@@ -187,43 +187,50 @@ impl Operation {
         }
     }
 
-    pub(super) fn script(self) -> &'static str {
-        macro_rules! lua {
-            ($($name:literal),*) => {
-                concat!(
-                    "local function answer()\n",
-                    $(include_str!(concat!($name, ".lua")),)*
-                    "end\nreturn {ARGV[#ARGV], answer()}\n",
-                )
-            };
-        }
+    /// What its script is put together from: several begin alike, and the binary has each text once.
+    fn parts(self) -> &'static [&'static str] {
+        const VALUES: &str = include_str!("values.lua");
+        const BUCKET: &str = include_str!("bucket.lua");
         match self {
-            Operation::Look => lua!("values", "look"),
-            Operation::Peek => lua!("values", "peek"),
-            Operation::Poll => lua!("values", "poll"),
-            Operation::Renew => lua!("values", "renew"),
-            Operation::Release => lua!("values", "release"),
-            Operation::Steal => lua!("values", "steal"),
-            Operation::Put => lua!("values", "put"),
-            Operation::Drop => lua!("values", "drop"),
-            Operation::Take => lua!("values", "bucket", "take"),
-            Operation::Pay => lua!("values", "bucket", "pay"),
-            Operation::Pause => lua!("pause"),
-            Operation::Beat => lua!("values", "bucket", "beat"),
-            Operation::Trial => lua!("trial"),
+            Operation::Look => &[VALUES, include_str!("look.lua")],
+            Operation::Peek => &[VALUES, include_str!("peek.lua")],
+            Operation::Poll => &[VALUES, include_str!("poll.lua")],
+            Operation::Renew => &[VALUES, include_str!("renew.lua")],
+            Operation::Release => &[VALUES, include_str!("release.lua")],
+            Operation::Steal => &[VALUES, include_str!("steal.lua")],
+            Operation::Put => &[VALUES, include_str!("put.lua")],
+            Operation::Drop => &[VALUES, include_str!("drop.lua")],
+            Operation::Take => &[VALUES, BUCKET, include_str!("take.lua")],
+            Operation::Pay => &[VALUES, BUCKET, include_str!("pay.lua")],
+            Operation::Pause => &[include_str!("pause.lua")],
+            Operation::Beat => &[VALUES, BUCKET, include_str!("beat.lua")],
+            Operation::Trial => &[include_str!("trial.lua")],
         }
     }
 
-    /// The name under which a tier knows the script once it has run. Made once, as each question has it.
-    pub(super) fn hash(self) -> &'static str {
-        static HASHES: LazyLock<Vec<(Operation, String)>> = LazyLock::new(|| {
-            let hash = |operation: Operation| {
-                let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, operation.script().as_bytes());
-                digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// The script, and its name. Made once, as each question has it.
+    fn made(self) -> (&'static str, &'static str) {
+        static MADE: LazyLock<Vec<(Operation, String, String)>> = LazyLock::new(|| {
+            let made = |operation: Operation| {
+                let parts = operation.parts().concat();
+                let text = format!("local function answer()\n{parts}end\nreturn {{ARGV[#ARGV], answer()}}\n");
+                let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+                let hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                (operation, text, hash)
             };
-            Operation::ALL.into_iter().map(|operation| (operation, hash(operation))).collect()
+            Operation::ALL.into_iter().map(made).collect()
         });
-        HASHES.iter().find(|(operation, _)| *operation == self).map_or("", |(_, hash)| hash)
+        let made = MADE.iter().find(|(operation, ..)| *operation == self);
+        made.map_or(("", ""), |(_, text, hash)| (text, hash))
+    }
+
+    pub(super) fn script(self) -> &'static str {
+        self.made().0
+    }
+
+    /// The name under which a tier knows the script once it has run.
+    pub(super) fn hash(self) -> &'static str {
+        self.made().1
     }
 }
 
