@@ -15,7 +15,7 @@ use kielink::{
     clock::Clock,
     config::{self, Sources},
     key::Reload,
-    server::Address,
+    server::{Address, Inherited},
     telemetry::Telemetry,
 };
 use tokio::sync::oneshot;
@@ -77,6 +77,11 @@ impl Sidecar {
 
     /// `settings` as `section.key` and value, over those that every test has.
     pub(crate) fn with(kie: &FakeKie, settings: &[(&str, &str)]) -> Sidecar {
+        Sidecar::on(Vec::new(), kie, settings)
+    }
+
+    /// As `with`, on sockets that were handed over.
+    pub(crate) fn on(sockets: Vec<Inherited>, kie: &FakeKie, settings: &[(&str, &str)]) -> Sidecar {
         let mut flags = vec![
             ("server.listen", "127.0.0.1:0"),
             ("admin.listen", "127.0.0.1:0"),
@@ -96,7 +101,7 @@ impl Sidecar {
             ..Sources::default()
         };
         let config = config::load(&sources).unwrap();
-        let listeners = Listeners::bind(&config, Vec::new()).unwrap();
+        let listeners = Listeners::bind(&config, sockets).unwrap();
         let base = |addresses: Vec<Address>| format!("http://{}", addresses[0]);
         let (data, admin) = (base(listeners.addresses().data), base(listeners.addresses().admin));
         let (stop, stopped) = oneshot::channel();
