@@ -14,6 +14,7 @@ use crate::{
     key::ApiKey,
     shared::{self, FileNames, Known, Level, Names, Rejection, Request, Seals, State, Tier},
     source::Source,
+    upstream::Progress,
 };
 
 /// For so long after a key was let go, its fleet's quota is kept, too: other replicas may still have it. Kubernetes takes up to
@@ -83,6 +84,20 @@ impl Realm {
         patience: Duration,
     ) -> impl Future<Output = Result<T, shared::Error>> + Send + use<T> {
         self.tier().ask(request, patience)
+    }
+
+    /// The same for a mint that may wait for the tier for so long in all, and is charged what it has waited.
+    pub(super) async fn ask_for<T>(
+        &self,
+        request: Request<T>,
+        progress: &Progress,
+        budget: Duration,
+    ) -> Result<T, shared::Error> {
+        let tier = self.tier();
+        let spent = tier.stopwatch();
+        let answer = tier.ask(request, progress.left_of(budget)).await;
+        progress.waited(spent());
+        answer
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

@@ -80,15 +80,11 @@ impl Inner {
         let file = newest.file(source);
         let mut newer = at_first(ask);
         for _ in 0..ROUNDS {
-            let left = ask.progress.left_of(self.config.tier.timeout);
-            if left.is_zero() || !newest.is_up() {
+            if ask.progress.left_of(self.config.tier.timeout).is_zero() || !newest.is_up() {
                 return Sought::Alone;
             }
-            let asked_at = self.clock.now();
             let request = Request::look(&file, newest.names.fleet(), Some(holder), newer);
-            let look = newest.ask(request, left).await;
-            ask.progress.waited(asked_at.until(self.clock.now()));
-            match look {
+            match newest.ask_for(request, &ask.progress, self.config.tier.timeout).await {
                 Ok(Look::Hit { sealed, beacon }) => {
                     if let Some(sought) = self.judge(newest, &file, &sealed, beacon, ask).settle(&mut newer) {
                         return sought;
@@ -213,13 +209,11 @@ impl Inner {
         ask.welcome.as_ref()?;
         for realm in older.iter().filter(|realm| realm.is_up()) {
             let file = realm.file(source);
-            let left = ask.progress.left_of(self.config.tier.timeout);
-            if left.is_zero() {
+            if ask.progress.left_of(self.config.tier.timeout).is_zero() {
                 return None;
             }
-            let asked_at = self.clock.now();
-            let look = realm.ask(Request::look(&file, realm.names.fleet(), None, Newer::Any), left).await;
-            ask.progress.waited(asked_at.until(self.clock.now()));
+            let request = Request::look(&file, realm.names.fleet(), None, Newer::Any);
+            let look = realm.ask_for(request, &ask.progress, self.config.tier.timeout).await;
             if let Ok(Look::Hit { sealed, beacon }) = look
                 && let Judged::Link(minted) = self.judge(realm, &file, &sealed, beacon, ask)
             {

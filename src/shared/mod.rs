@@ -20,6 +20,7 @@ mod quota;
 mod resolve;
 mod scripts;
 mod seal;
+mod starved;
 mod state;
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,5 @@
 //! The one connection to the tier: whoever asks waits no longer than its budget, from when the question was sent, and not at
-//! all while the tier is away.
+//! all while the tier is away. Time in which this process has no core is not the tier's (`starved`).
 //!
 //! One task has the connection and decides (`state`) whether it is used. There is one breaker for all operations: with
 //! two, a request would pay for both.
@@ -20,7 +20,11 @@ use futures_util::{
 use prometheus_client::registry::Registry;
 use redis::{Value, aio::MultiplexedConnection};
 use serde::{Serialize, Serializer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore, mpsc,
+    oneshot::{self, error::TryRecvError},
+    watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +36,7 @@ use super::{
     names::Names,
     scripts::{self, Commands, Operation, Request},
     seal::Rejection,
+    starved::{Moment, Starved, TICK},
     state::{Health, State},
     url::Address,
 };
@@ -68,6 +73,7 @@ struct Inner {
 struct Shared {
     /// Why the tier is away; kept when it is back.
     fault: Mutex<Option<String>>,
+    starved: Starved,
     metrics: Metrics,
 }
 
@@ -93,7 +99,7 @@ struct Call {
 }
 
 /// When a question was sent, once it was; until then the tier cannot be late.
-type SentAt = Arc<OnceLock<Instant>>;
+type SentAt = Arc<OnceLock<Moment>>;
 
 /// The task that has the connection; `run` it, or the tier stays away.
 pub struct Supervisor {
@@ -111,7 +117,7 @@ pub struct Supervisor {
 /// A trip that is under way: one question, or several.
 struct UnderWay {
     operation: Operation,
-    asked_at: Instant,
+    asked_at: Moment,
     askers: Vec<Asker>,
 }
 
@@ -157,7 +163,7 @@ impl Tier {
         let Config { address, timeout } = config;
         let (calls, received) = mpsc::channel(MOST_CALLS);
         let (changes, state) = watch::channel(State::Down);
-        let shared = Arc::new(Shared { fault: Mutex::default(), metrics });
+        let shared = Arc::new(Shared { fault: Mutex::default(), starved: Starved::default(), metrics });
         let inner = Inner {
             calls,
             permits: Arc::new(Semaphore::new(MOST_CALLS)),
@@ -180,7 +186,7 @@ impl Tier {
     }
 
     /// Asks the tier. Waits for `budget` at most, from when the question is sent, and not at all while the tier is away. Where
-    /// this process has no time to send it, for two budgets more. Cancel safe; but what was asked may be done all the same,
+    /// this process has no core for that, or for the answer, for two budgets more. Cancel safe; but what was asked may be done all the same,
     /// then as after an error.
     ///
     /// # Errors
@@ -202,11 +208,18 @@ impl Tier {
         }
     }
 
+    /// Tells how much time has been spent on the tier since, each time that it is asked.
+    pub fn stopwatch(&self) -> impl Fn() -> Duration + Send + Sync + use<> {
+        let tier = Arc::clone(&self.0);
+        let moment = tier.shared.starved.moment(tier.clock.now());
+        move || tier.shared.starved.spent(moment, tier.clock.now())
+    }
+
     /// Also tells how long it was waited for, if it was sent.
     async fn exchange(&self, commands: Commands, budget: Duration) -> (Result<Value, Error>, Option<Duration>) {
         let sent_at = SentAt::default();
         let answer = self.answer(commands, budget, &sent_at).await;
-        (answer, sent_at.get().map(|sent_at| sent_at.until(self.0.clock.now())))
+        (answer, sent_at.get().map(|sent_at| self.0.shared.starved.spent(*sent_at, self.0.clock.now())))
     }
 
     async fn answer(&self, commands: Commands, budget: Duration, sent_at: &SentAt) -> Result<Value, Error> {
@@ -218,15 +231,26 @@ impl Tier {
         let call = Call { commands, budget, sent_at: Arc::clone(sent_at), reply, permit };
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
         let asked_at = self.0.clock.now();
-        while let Some(patience) = patience(asked_at, sent_at.get().copied(), budget, self.0.clock.now()) {
-            // An answer that is there counts, however late this task is woken. Where there is none any more, the task has ended.
-            if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
-                return answer.unwrap_or(Err(Error::Away));
+        let patience = || {
+            let sent_at = sent_at.get().map(|sent_at| self.0.shared.starved.counts_from(*sent_at, budget));
+            patience(asked_at, sent_at, budget, self.0.clock.now())
+        };
+        loop {
+            while let Some(patience) = patience() {
+                // An answer that is there counts, however late this task is woken. Where there is none any more, the task has ended.
+                if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                    return answer.unwrap_or(Err(Error::Away));
+                }
+            }
+            // It may have come, and the task that is to read it has had no turn yet; nor has it seen how late it is.
+            tokio::task::yield_now().await;
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(TryRecvError::Empty) if patience().is_some() => {}
+                Err(TryRecvError::Empty) => return Err(Error::Late),
+                Err(TryRecvError::Closed) => return Err(Error::Away),
             }
         }
-        // It may have come, and the task that is to read it has had no turn yet.
-        tokio::task::yield_now().await;
-        answer.try_recv().unwrap_or(Err(Error::Late))
     }
 
     /// Whether the tier is used now.
@@ -261,10 +285,11 @@ impl Tier {
 }
 
 /// How much longer an answer is waited for; `None` if no longer. A question waits for twice the budget to be sent, where this
-/// process has more to do than it can; from then on the tier has all of it.
+/// process has more to do than it can; from then on the tier has all of it, and what this process has not had since, within
+/// three budgets in all.
 fn patience(asked_at: Instant, sent_at: Option<Instant>, budget: Duration, now: Instant) -> Option<Duration> {
     let until = sent_at.map_or((now + budget).min(asked_at + budget * 2), |sent_at| sent_at + budget);
-    Some(now.until(until)).filter(|left| !left.is_zero())
+    Some(now.until(until.min(asked_at + budget * 3))).filter(|left| !left.is_zero())
 }
 
 impl Shared {
@@ -351,8 +376,8 @@ impl Supervisor {
         let mut count = 0;
         loop {
             let oldest = under_way.first_key_value().map(|(_, trip)| trip.asked_at);
-            let silent_at = oldest.and_then(|asked_at| self.health.silent_at(asked_at, self.timeout));
-            let silence = self.clock.now().until(silent_at.unwrap_or(self.clock.now()));
+            let (began, silent_at) = (self.clock.now(), self.silent_at(oldest));
+            let tick = began.until(silent_at.unwrap_or(began)).min(TICK);
             // All that has come is looked at before more is read, or an answer without an end could grow while others
             // renew its allowance.
             let event = match answers.next().now_or_never().flatten() {
@@ -363,16 +388,19 @@ impl Supervisor {
                     biased;
                     () = &mut line.driver => Event::Lost,
                     Some(answer) = answers.next() => Event::Answer(answer),
-                    () = tokio::time::sleep(silence), if silent_at.is_some() => Event::Silent,
+                    () = tokio::time::sleep(tick), if silent_at.is_some() => Event::Tick,
                     Some(call) = self.calls.recv() => Event::Call(call),
                 },
             };
             let now = self.clock.now();
+            if silent_at.is_some() {
+                self.shared.starved.woken(began, now);
+            }
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
                     let trips = self.trips(call).await;
                     // Others had their turn meanwhile, for which the tier is not to blame.
-                    let asked_at = self.clock.now();
+                    let asked_at = self.shared.starved.moment(self.clock.now());
                     for (commands, askers) in trips {
                         under_way.insert(count, UnderWay { operation: commands.operation(), asked_at, askers });
                         answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
@@ -402,7 +430,8 @@ impl Supervisor {
                         self.health.answered();
                     }
                 }
-                Event::Silent => {
+                Event::Tick if self.silent_at(oldest).is_some_and(|at| at > now) => {}
+                Event::Tick => {
                     self.health.silent(now, fastrand::f64());
                     let told = under_way
                         .values_mut()
@@ -430,6 +459,12 @@ impl Supervisor {
         }
     }
 
+    /// When the tier is silent that was asked then, and has not answered.
+    fn silent_at(&self, oldest: Option<Moment>) -> Option<Instant> {
+        let asked_at = self.shared.starved.counts_from(oldest?, self.timeout);
+        self.health.silent_at(asked_at, self.timeout)
+    }
+
     /// The trips to make now: `first`, and all that has been asked since. LOOKs that follow each other go in one.
     async fn trips(&mut self, first: Call) -> Vec<(Commands, Vec<Asker>)> {
         if first.commands.operation() == Operation::Look {
@@ -437,7 +472,7 @@ impl Supervisor {
             // in one trip in a third of the time that it needs for them one by one.
             tokio::task::yield_now().await;
         }
-        let now = self.clock.now();
+        let now = self.shared.starved.moment(self.clock.now());
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
         let mut next = Some(first);
         while let Some(Call { commands, budget, sent_at, reply, permit }) = next {
@@ -495,7 +530,8 @@ impl UnderWay {
 enum Event {
     Lost,
     Answer(Answer),
-    Silent,
+    /// It is time to see whether the tier is silent.
+    Tick,
     Call(Call),
 }
 

@@ -143,6 +143,48 @@ async fn the_tier_is_not_late_with_what_was_not_sent_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_tier_is_not_charged_what_this_process_has_not_had_but_for_two_budgets() {
+    let (model, replica) = simulated().await;
+    let millis = Duration::from_millis;
+    for (after, is_answered) in [(15, true), (500, false)] {
+        model.behave(crate::shared::model::Manner::Silent);
+        let began = tokio::time::Instant::now();
+        let starve = async {
+            tokio::time::sleep(millis(1)).await;
+            // Nothing of this process runs meanwhile.
+            tokio::time::advance(millis(30)).await;
+            tokio::time::sleep(millis(after)).await;
+            model.behave(crate::shared::model::Manner::Answers);
+        };
+        let ask = async {
+            let spent = replica.tier.stopwatch();
+            let answer = replica.tier.ask(look(&replica), BUDGET).await;
+            (answer.is_ok(), spent(), began.elapsed())
+        };
+        let ((answer, spent, waited), ()) = tokio::join!(ask, starve);
+        assert_eq!(answer, is_answered);
+        assert!(spent <= millis(22), "{spent:?}");
+        assert!((millis(46)..millis(54)).contains(&waited), "{waited:?}");
+        replica.is(State::Up).await;
+    }
+    model.behave(crate::shared::model::Manner::Silent);
+    let starved = async {
+        loop {
+            tokio::time::advance(millis(10)).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let began = tokio::time::Instant::now();
+    tokio::select! {
+        answer = replica.tier.ask(look(&replica), BUDGET) => assert!(answer.is_err()),
+        () = starved => unreachable!("it never ends"),
+    }
+    let waited = began.elapsed();
+    // It is woken each 10 ms.
+    assert!((millis(60)..millis(90)).contains(&waited), "callers wait as well: {waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_has_come_is_read_before_it_is_called_late() {
     let (model, replica) = simulated().await;
     model.behave(crate::shared::model::Manner::Silent);
@@ -169,6 +211,8 @@ fn an_answer_is_waited_for_from_when_its_question_was_sent_and_that_for_two_budg
         (None, 140, 0),
         (Some(139), 158, 1),
         (Some(139), 159, 0),
+        (Some(175), 159, 1),
+        (Some(175), 160, 0),
     ] {
         let left = Some(Duration::from_millis(left)).filter(|left| !left.is_zero());
         assert_eq!(patience(at(100), sent_at.map(at), BUDGET, at(now)), left, "{sent_at:?} {now}");

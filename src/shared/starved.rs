@@ -1,0 +1,92 @@
+//! How long this process was without a core while it waited for the tier. That is no time that the tier has had: a busy machine
+//! wakes the process late, and the tier's as well where both are on it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::clock::Instant;
+
+/// Whoever waits for the tier wants to be woken after this at most.
+pub(super) const TICK: Duration = Duration::from_millis(2);
+
+/// So late is nobody to be called starved: tokio's timers count whole milliseconds.
+const SLACK: Duration = Duration::from_millis(2);
+
+/// The time in all, in nanoseconds.
+#[derive(Debug, Default)]
+pub(super) struct Starved(AtomicU64);
+
+/// A time, and how much had been added up then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    at: Instant,
+    starved: Duration,
+}
+
+impl Starved {
+    /// A wait that began then, and was to end within `TICK`, has ended.
+    pub(super) fn woken(&self, began: Instant, now: Instant) {
+        let late = began.until(now).saturating_sub(TICK);
+        if late > SLACK {
+            self.0.fetch_add(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn moment(&self, at: Instant) -> Moment {
+        Moment { at, starved: self.total() }
+    }
+
+    /// From when the tier's time counts that has had so much since this moment. It is put off by twice as much at most: callers
+    /// wait as well.
+    pub(super) fn counts_from(&self, moment: Moment, budget: Duration) -> Instant {
+        moment.at + self.since(moment).min(budget * 2)
+    }
+
+    /// The time since, without what was starved.
+    pub(super) fn spent(&self, moment: Moment, now: Instant) -> Duration {
+        moment.at.until(now).saturating_sub(self.since(moment))
+    }
+
+    fn since(&self, moment: Moment) -> Duration {
+        self.total().saturating_sub(moment.starved)
+    }
+
+    fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn who_is_woken_late_has_not_spent_that_time_on_the_tier() {
+        let starved = Starved::default();
+        for (began, woken, late) in [(0, 2, 0), (0, 4, 0), (0, 5, 3), (10, 10, 0), (10, 40, 28)] {
+            let before = starved.total();
+            starved.woken(at(began), at(woken));
+            assert_eq!(starved.total() - before, Duration::from_millis(late), "{began} {woken}");
+        }
+        let moment = starved.moment(at(100));
+        starved.woken(at(100), at(115));
+        assert_eq!(starved.spent(moment, at(115)), TICK);
+        assert_eq!(starved.spent(moment, at(130)), TICK + Duration::from_millis(15));
+    }
+
+    #[test]
+    fn what_is_late_by_that_is_put_off_by_twice_its_time_at_most() {
+        let starved = Starved::default();
+        let moment = starved.moment(at(100));
+        for (began, woken, counts_from) in [(100, 103, 100), (103, 120, 115), (120, 147, 140), (147, 9999, 140)] {
+            starved.woken(at(began), at(woken));
+            assert_eq!(starved.counts_from(moment, Duration::from_millis(20)), at(counts_from), "{woken}");
+        }
+    }
+}
