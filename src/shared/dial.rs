@@ -57,7 +57,7 @@ impl Dialer {
         // A master that was demoted a moment ago still answers; only a write tells.
         let trial = Request::trial(self.names.fleet()).commands();
         line.ask(&trial.by_text(0)).await?;
-        // All questions go by name.
+        // All questions go by name, which may be forbidden though the text is not. Who keeps no scripts is asked by text each time.
         match line.ask(&trial.by_name(0)).await {
             Err(Fault::Refused(code)) if code.is("NOSCRIPT") => {}
             answer => drop(answer?),

@@ -48,7 +48,7 @@ pub struct FleetNames {
     pub deletions: String,
     /// S: files forgotten so far.
     pub sequence: String,
-    /// T: written once for each connection, to see that the tier takes writes.
+    /// T: written at the begin of each connection, to see that the tier takes what scripts do.
     pub trial: String,
 }
 

@@ -1,5 +1,5 @@
-//! How long this process was without a core while it waited for the tier. That is no time that the tier has had: a busy machine
-//! wakes the process late, and the tier's as well where both are on it.
+//! How long this process was without a core, or busy with something else, while it waited for the tier. That is no time that the
+//! tier has had: a busy machine wakes this process late, and the tier's as well where both are on it.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::clock::Instant;
 
-/// Whoever waits for the tier wants to be woken after this at most.
+/// The task that has the connection wants to be woken after this at most, while it waits for answers.
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
-/// So late is nobody to be called starved: tokio's timers count whole milliseconds.
+/// So late is nobody starved yet: tokio's timers count whole milliseconds.
 const SLACK: Duration = Duration::from_millis(2);
 
 /// The time in all, in nanoseconds.
@@ -28,8 +28,9 @@ pub(super) struct Moment {
 impl Starved {
     /// A wait that began then, and was to end within `TICK`, has ended.
     pub(super) fn woken(&self, began: Instant, now: Instant) {
-        let late = began.until(now).saturating_sub(TICK);
-        if late > SLACK {
+        let due = began + TICK;
+        if is_late(due, now) {
+            let late = due.until(now);
             self.0.fetch_add(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
@@ -38,15 +39,16 @@ impl Starved {
         Moment { at, starved: self.total() }
     }
 
-    /// From when the tier's time counts that has had so much since this moment. It is put off by twice as much at most: callers
-    /// wait as well.
+    /// This moment, moved on by what was starved since, but by two budgets at most: callers wait as well.
     pub(super) fn counts_from(&self, moment: Moment, budget: Duration) -> Instant {
         moment.at + self.since(moment).min(budget * 2)
     }
 
-    /// The time since, without what was starved.
+    /// The time since, without what was starved; but a third of it at least, so that several waits that share a budget take
+    /// three of it at most.
     pub(super) fn spent(&self, moment: Moment, now: Instant) -> Duration {
-        moment.at.until(now).saturating_sub(self.since(moment))
+        let wall = moment.at.until(now);
+        wall.saturating_sub(self.since(moment)).max(wall / 3)
     }
 
     fn since(&self, moment: Moment) -> Duration {
@@ -56,6 +58,11 @@ impl Starved {
     fn total(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
+}
+
+/// Whether somebody who was to be woken then was starved.
+pub(super) fn is_late(due: Instant, now: Instant) -> bool {
+    due.until(now) > SLACK
 }
 
 #[cfg(test)]
@@ -76,8 +83,9 @@ mod tests {
         }
         let moment = starved.moment(at(100));
         starved.woken(at(100), at(115));
-        assert_eq!(starved.spent(moment, at(115)), TICK);
-        assert_eq!(starved.spent(moment, at(130)), TICK + Duration::from_millis(15));
+        for (now, spent) in [(115, 5), (121, 8), (130, 17)] {
+            assert_eq!(starved.spent(moment, at(now)), Duration::from_millis(spent), "{now}");
+        }
     }
 
     #[test]

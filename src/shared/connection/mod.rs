@@ -36,7 +36,7 @@ use super::{
     names::Names,
     scripts::{self, Commands, Operation, Request},
     seal::Rejection,
-    starved::{Moment, Starved, TICK},
+    starved::{self, Moment, Starved, TICK},
     state::{Health, State},
     url::Address,
 };
@@ -123,8 +123,8 @@ struct UnderWay {
 
 /// One that asked, and waits for its part of the answer.
 struct Asker {
-    /// Whether it waits on when the tier falls silent, which may answer all the same: its own budget ends the wait within
-    /// `shared.timeout`, or it must hear, however late, whether a token was given or paid for.
+    /// Whether it waits on when the tier falls silent, which may answer all the same: its own budget ends the wait about
+    /// then, or it must hear, however late, whether a token was given or paid for.
     outlasts_silence: bool,
     /// `None` once whoever asked was told to do without.
     reply: Option<oneshot::Sender<Result<Value, Error>>>,
@@ -186,8 +186,8 @@ impl Tier {
     }
 
     /// Asks the tier. Waits for `budget` at most, from when the question is sent, and not at all while the tier is away. Where
-    /// this process has no core for that, or for the answer, for two budgets more. Cancel safe; but what was asked may be done all the same,
-    /// then as after an error.
+    /// this process has no core for that, or for the answer, for two budgets more. Cancel safe; but what was asked may be done
+    /// all the same, then as after an error.
     ///
     /// # Errors
     /// Whoever asked must do without the tier, whatever the error.
@@ -235,15 +235,21 @@ impl Tier {
             let sent_at = sent_at.get().map(|sent_at| self.0.shared.starved.counts_from(*sent_at, budget));
             patience(asked_at, sent_at, budget, self.0.clock.now())
         };
+        let mut due = asked_at;
         loop {
             while let Some(patience) = patience() {
-                // An answer that is there counts, however late this task is woken. Where there is none any more, the task has ended.
+                due = self.0.clock.now() + patience;
+                // An answer that is there counts, however late this task is woken. Where there is none any more, the task that has
+                // the connection has ended.
                 if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
                     return answer.unwrap_or(Err(Error::Away));
                 }
             }
-            // It may have come, and the task that is to read it has had no turn yet; nor has it seen how late it is.
-            tokio::task::yield_now().await;
+            // It may have come, and the task that is to read it has had no turn yet; nor has that seen how late it is.
+            match starved::is_late(due, self.0.clock.now()) {
+                true => tokio::time::sleep(TICK).await,
+                false => tokio::task::yield_now().await,
+            }
             match answer.try_recv() {
                 Ok(answer) => return answer,
                 Err(TryRecvError::Empty) if patience().is_some() => {}
@@ -285,8 +291,8 @@ impl Tier {
 }
 
 /// How much longer an answer is waited for; `None` if no longer. A question waits for twice the budget to be sent, where this
-/// process has more to do than it can; from then on the tier has all of it, and what this process has not had since, within
-/// three budgets in all.
+/// process has more to do than it can; from then on the tier has all of it, and what was starved since, within three budgets
+/// in all.
 fn patience(asked_at: Instant, sent_at: Option<Instant>, budget: Duration, now: Instant) -> Option<Duration> {
     let until = sent_at.map_or((now + budget).min(asked_at + budget * 2), |sent_at| sent_at + budget);
     Some(now.until(until.min(asked_at + budget * 3))).filter(|left| !left.is_zero())
@@ -470,7 +476,9 @@ impl Supervisor {
         if first.commands.operation() == Operation::Look {
             // Tasks that are about to ask do so before the trip begins: a server without a free core answers many questions
             // in one trip in a third of the time that it needs for them one by one.
+            let began = self.clock.now();
             tokio::task::yield_now().await;
+            self.shared.starved.woken(began, self.clock.now());
         }
         let now = self.shared.starved.moment(self.clock.now());
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();

@@ -309,15 +309,31 @@ async fn a_tier_that_takes_no_writes_is_away_and_says_why() {
     let replica = Replica::of(&server).await;
     let file = replica.names.file("https://h.example/a");
     let holder = crate::shared::Replica::random().holder(1);
-    for (ailing, healthy, fault) in [
-        (&["REPLICAOF", "127.0.0.1", &elsewhere][..], &["REPLICAOF", "NO", "ONE"][..], "it answers READONLY"),
-        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "it answers OOM"),
+    let of_newcomers = crate::shared::fault::Fault::Replica.to_string();
+    for (ailing, healthy, fault, of_newcomers) in [
+        (
+            &["REPLICAOF", "127.0.0.1", &elsewhere][..],
+            &["REPLICAOF", "NO", "ONE"][..],
+            "it answers READONLY",
+            &*of_newcomers,
+        ),
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+            "it answers OOM",
+            "it answers OOM",
+        ),
     ] {
         server.run(ailing);
         let put = Request::put(&file, &holder, b"1L0000000000000000".to_vec(), Duration::from_secs(1));
         assert_eq!(replica.tier.ask(put, Duration::from_secs(30)).await, Err(Error::Away));
         replica.is(State::Down).await;
         assert_eq!(replica.tier.describe().last_fault.as_deref(), Some(fault));
+        let newcomer = Replica::patient(&server.url());
+        let changes = newcomer.tier.changes();
+        let heard = || async { newcomer.tier.describe().last_fault.as_deref() == Some(of_newcomers) };
+        eventually("a newcomer hears why", heard).await;
+        assert!(!changes.has_changed().unwrap(), "nor was it let in");
         server.run(healthy);
         comes_back(&replica).await;
     }

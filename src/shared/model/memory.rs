@@ -395,9 +395,12 @@ impl Memory {
             let known = if sequence < known { 0 } else { known };
             told = list.iter().filter(|(number, _)| *number > known).map(|(_, file)| bulk(file)).collect();
         }
-        let is_late = |other: &Until<Vec<u8>>| time(&other.value) < time(beacon) || other.until - now > BEACON;
-        if !beacon.is_empty() && self.beacon.as_ref().is_none_or(is_late) {
-            self.beacon = Some(Until { value: beacon.clone(), until: now + BEACON });
+        match &mut self.beacon {
+            Some(other) if beacon.is_empty() || time(&other.value) >= time(beacon) => {
+                other.until = other.until.min(now + BEACON);
+            }
+            _ if beacon.is_empty() => {}
+            other => *other = Some(Until { value: beacon.clone(), until: now + BEACON }),
         }
         let pause = self.paused(now, false);
         let (short, given) = self.short(number(window), bucket, now);

@@ -2,6 +2,8 @@
 -- one a second. KEYS: beats, members, deletions, sequence, pause, records, beacon, bucket. ARGV: replica, its record, the
 -- last deletion it knows (0: none), its beacon or '', 1 where it says goodbye, the bucket's window in microseconds, how many
 -- tokens it is known to have given, and how far ahead it was then.
+-- What a replica says of itself is shorter. A thousand of them are an answer that a replica still reads.
+local LONGEST_RECORD = 1024
 local function of_type(key, kind)
   local found = redis.call('TYPE', key)['ok']
   if found ~= kind and found ~= 'none' then
@@ -50,7 +52,7 @@ local remembered = redis.call('ZCARD', KEYS[2])
 local present = redis.call('ZCOUNT', KEYS[2], beat - 3 * beats_a_second, '+inf')
 local records = {}
 for place, replica in ipairs(names(live)) do
-  records[place] = {replica, fitting(redis.call('HGET', KEYS[6], replica))}
+  records[place] = {replica, fitting(redis.call('HGET', KEYS[6], replica), LONGEST_RECORD)}
 end
 for _, key in ipairs({KEYS[1], KEYS[2], KEYS[6]}) do
   redis.call('PEXPIRE', key, 3600000)
@@ -80,12 +82,13 @@ if known_sequence ~= sequence then
   forgotten = names(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known_sequence, '+inf', 'LIMIT', 0, 1000))
 end
 
--- One that lasts longer than any was put there by somebody else, or the tier's clock was set back.
 local beacon, left = text(KEYS[7]), redis.call('PTTL', KEYS[7])
-local is_late = not beacon or time(beacon) < time(ARGV[4]) or left < 0 or left > 30000
-if ARGV[4] ~= '' and is_late then
+if ARGV[4] ~= '' and (not beacon or time(beacon) < time(ARGV[4])) then
   beacon = ARGV[4]
   redis.call('SET', KEYS[7], beacon, 'PX', 30000)
+elseif left == -1 or left > 30000 then
+  -- Somebody else put it there, or the tier's clock was set back. It may be the greatest all the same, and ends in time.
+  redis.call('PEXPIRE', KEYS[7], 30000)
 end
 local pause = redis.call('PTTL', KEYS[5])
 if pause > 120000 then

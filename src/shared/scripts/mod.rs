@@ -436,7 +436,7 @@ impl Request<bool> {
         }
     }
 
-    /// Whether scripts may write here.
+    /// Whether scripts may write here, and all that they do.
     pub(super) fn trial(fleet: &FleetNames) -> Request<bool> {
         Request { operation: Operation::Trial, keys: vec![fleet.trial.clone()], arguments: Vec::new(), read: flag }
     }

@@ -1,7 +1,7 @@
 -- Whether scripts may write here, with every command that any of them uses: a user who may not use one would share nothing, or be
--- deaf to deletions, and nobody would know. KEYS: trial, which is gone afterwards.
+-- deaf to deletions, and nobody would know. KEYS: trial, which is gone afterwards. It sets something first, whatever is there:
+-- behind a DEL, a tier that is full would let it write in spite of that.
 local key = KEYS[1]
-redis.call('DEL', key)
 redis.call('SET', key, '1', 'PX', 1000)
 redis.call('GET', key)
 redis.call('MGET', key)

@@ -5,8 +5,8 @@
 local LONGEST_VALUE, LONGEST_NAME = 16384, 64
 
 -- A value that was read, where it is a text of a replica's length; else false.
-local function fitting(value)
-  return type(value) == 'string' and #value <= LONGEST_VALUE and value
+local function fitting(value, longest)
+  return type(value) == 'string' and #value <= (longest or LONGEST_VALUE) and value
 end
 
 -- The text of a key; false where there is none, or where somebody put something else there.
