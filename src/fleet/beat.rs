@@ -58,6 +58,9 @@ struct Said {
     /// It keeps its share for those who waited when the tier came back.
     #[serde(default)]
     is_apart: bool,
+    /// It has just found the tier, if that, and goes by its share.
+    #[serde(default)]
+    is_listening: bool,
 }
 
 /// Which files other replicas were told to forget: known by what stands for them.
@@ -127,6 +130,20 @@ async fn unbroken<F: Future<Output = ()>>(task: &'static str, work: impl Fn() ->
         tracing::error!(task, "a task of the fleet has panicked and begins anew");
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// How many of those who have beaten of late see the tier together, the asker among them, and how many of these are apart. Who was
+/// apart may be absent by now, and is reckoned with as such.
+fn together(said: &[Said], present: u32, asker: &str) -> (u32, u32) {
+    let count = |is_so: &dyn Fn(&Said) -> bool| {
+        let count = said.iter().filter(|said| is_so(said)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
+    let listening = count(&|said| said.member.id != asker && said.is_listening);
+    let together = present.saturating_sub(listening).max(1);
+    let own = count(&|said| said.member.id == asker && said.is_apart);
+    let others = count(&|said| said.member.id != asker && said.is_apart && !said.is_listening);
+    (together, own + others.min(together - 1))
 }
 
 impl Inner {
@@ -220,9 +237,8 @@ impl Inner {
         }
         let said = live.iter().filter_map(|(id, record)| self.said(realm, id, record.as_deref()?));
         let said: Vec<_> = said.collect();
-        let apart = said.iter().filter(|said| said.is_apart).count();
-        let apart = u32::try_from(apart).unwrap_or(u32::MAX);
-        self.local().saw(&live, (present, remembered), apart, self.quota.tokens(bucket.ahead), now);
+        let (together, apart) = together(&said, present, self.replica.as_str());
+        self.local().saw(&live, (together, remembered), apart, self.quota.tokens(bucket.ahead), now);
         *self.members() = said.into_iter().map(|said| said.member).collect();
     }
 
@@ -251,7 +267,11 @@ impl Inner {
             mints: minted,
             rate: self.config.rate.get(),
         };
-        let said = Said { member, is_apart: self.local().is_apart() };
+        let (is_apart, is_listening) = {
+            let local = self.local();
+            (local.is_apart(), local.is_listening(now))
+        };
+        let said = Said { member, is_apart, is_listening };
         let text = serde_json::to_string(&said).expect("numbers and texts serialise");
         let record = realm.seals.seal(&names.records, &Content::Member { at: self.clock.wall(), text });
         let beacon = self.kie_clock.beacon(now).map(|at| realm.seals.seal(&names.beacon, &Content::Beacon { at }));
@@ -355,12 +375,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whoever_has_just_found_the_tier_is_not_there_yet_and_those_apart_are_no_more_than_those_who_are() {
+        let member = |id: &str| Member { id: id.to_owned(), version: String::new(), age_seconds: 0, mints: 0, rate: 1 };
+        let said = |apart: &[&str], listening: &[&str]| {
+            let each = ["a", "b", "c"].map(|id| Said {
+                member: member(id),
+                is_apart: apart.contains(&id),
+                is_listening: listening.contains(&id),
+            });
+            Vec::from(each)
+        };
+        for (apart, listening, present, expected) in [
+            (&[][..], &[][..], 3, (3, 0)),
+            (&["a"], &[], 3, (3, 1)),
+            (&["b", "c"], &[], 3, (3, 2)),
+            (&["b", "c"], &[], 2, (2, 1)),
+            (&["b"], &[], 1, (1, 0)),
+            (&["a", "b"], &[], 1, (1, 1)),
+            (&["a", "b", "c"], &[], 3, (3, 3)),
+            (&[], &["b"], 3, (2, 0)),
+            (&["b"], &["b"], 3, (2, 0)),
+            (&["c"], &["b"], 3, (2, 1)),
+            (&["b", "c"], &["b", "c"], 3, (1, 0)),
+            (&[], &["a"], 3, (3, 0)),
+            (&[], &["b", "c"], 1, (1, 0)),
+            (&[], &[], 0, (1, 0)),
+        ] {
+            assert_eq!(together(&said(apart, listening), present, "a"), expected, "{apart:?} {listening:?} {present}");
+        }
+    }
+
+    #[test]
     fn what_a_replica_says_of_itself_is_read_without_its_name() {
         let said = r#"{"version":"1.2.3","age_seconds":5,"mints":1,"rate":10,"later":true}"#;
         let read = |text: &str| serde_json::from_str::<Said>(text).unwrap();
-        let Said { member, is_apart } = read(said);
+        let Said { member, is_apart, is_listening } = read(said);
         assert_eq!((member.version.as_str(), member.rate, member.id.as_str(), is_apart), ("1.2.3", 10, "", false));
-        assert!(read(&serde_json::to_string(&Said { member, is_apart: true }).unwrap()).is_apart);
+        assert!(!is_listening, "an older one does not say it");
+        let said = serde_json::to_string(&Said { member, is_apart: true, is_listening: true }).unwrap();
+        assert!(read(&said).is_apart && read(&said).is_listening);
     }
 
     #[tokio::test(start_paused = true)]

@@ -213,6 +213,11 @@ impl Local {
         self.waiting.values().any(|token| *token == Token::Kept)
     }
 
+    /// Whether the others are to take it for absent.
+    pub(super) fn is_listening(&self, now: Instant) -> bool {
+        self.others.is_listening(now)
+    }
+
     /// A question for a token begins, or is over.
     pub(super) fn asks(&mut self, begins: bool) {
         if begins { self.asked += 1 } else { self.asked -= 1 }

@@ -81,6 +81,16 @@ impl Others {
         matches!(self.sight, Sight::Nobody)
     }
 
+    /// Whether the others are to take this replica for absent: it goes by its share, and the beat that is made now does not tell it
+    /// yet who has found the tier. One whose connection comes and goes never gets any further, and each time would be missed anew.
+    pub(super) fn is_listening(&self, now: Instant) -> bool {
+        match self.sight {
+            Sight::Nobody => true,
+            Sight::Listening(since, _) => since.until(now) < ROUND,
+            Sight::Everybody | Sight::Somebody(..) => false,
+        }
+    }
+
     /// Whether those who have found the tier are known. Until then one's share goes on: the shares of those who have not, and
     /// the whole rate, would be twice the rate.
     pub(super) fn are_known(&self) -> bool {
@@ -158,5 +168,20 @@ mod tests {
         others.lost(some(2));
         assert!(others.is_lost());
         assert_eq!(others.heard(&live(&[2, 2]), at(5000)), pair(1, 2));
+    }
+
+    #[test]
+    fn until_it_knows_who_has_found_the_tier_a_replica_says_so() {
+        let mut others = Others::new();
+        assert!(!others.is_listening(at(0)), "at the start");
+        for back_at in [1000, 2000] {
+            others.lost(some(2));
+            assert!(others.is_listening(at(back_at)), "it is away");
+            others.heard(&live(&[1, 1]), at(back_at));
+            let listens = [899, 900].map(|after| others.is_listening(at(back_at + after)));
+            assert_eq!(listens, [true, false], "the beat that is made then tells it");
+        }
+        others.heard(&live(&[2, 1]), at(3000));
+        assert!(!others.is_listening(at(3000)), "one is missing");
     }
 }
