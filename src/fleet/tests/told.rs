@@ -289,3 +289,35 @@ async fn who_waits_for_a_turn_without_the_tier_finds_what_it_has_at_its_new_addr
     let (minted, ()) = tokio::join!(minter.mint(&source, ask(Reason::Miss, deadline)), moves);
     assert_eq!(minted.map(|minted| minted.via).map_err(drop), Ok(Via::Shared));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_connection_comes_and_goes_is_left_its_part_all_the_while() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let (one, other) = pair(&clock, &tier).await;
+    let source = Source::parse("https://h.kie.ai/a").unwrap();
+    [&one, &other].map(|fleet| beats(fleet, &source));
+    let part = || one.0.local().together(one.0.quota, clock.now()).map(|together| together.quota);
+    let (whole, half) = (one.0.quota, one.0.quota.share(NonZeroU32::new(2).unwrap()));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(part(), Some(whole));
+    tier.cut_off(1, true);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(part(), Some(half), "it is missed");
+    for _ in 0..5 {
+        tier.cut_off(1, false);
+        up(other.clone()).await;
+        // So that it has beaten.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tier.cut_off(1, true);
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(part(), Some(half));
+        }
+    }
+    tier.cut_off(1, false);
+    up(other).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(part(), Some(whole), "it has stayed");
+}
