@@ -297,7 +297,9 @@ async fn a_replica_whose_connection_comes_and_goes_is_left_its_part_all_the_whil
     let tier = tier(&clock);
     let (one, other) = pair(&clock, &tier).await;
     let source = Source::parse("https://h.kie.ai/a").unwrap();
-    [&one, &other].map(|fleet| beats(fleet, &source));
+    for fleet in [&one, &other] {
+        beats(fleet, &source);
+    }
     let part = || one.0.local().together(one.0.quota, clock.now()).map(|together| together.quota);
     let (whole, half) = (one.0.quota, one.0.quota.share(NonZeroU32::new(2).unwrap()));
     tokio::time::sleep(Duration::from_secs(4)).await;
