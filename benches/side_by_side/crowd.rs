@@ -45,8 +45,8 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
         return;
     }
     let (mut bare, mut kielink) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds {
-        eprintln!("round {} of {}", round + 1, options.rounds);
+    for round in 0..options.rounds() {
+        eprintln!("round {} of {}", round + 1, options.rounds());
         let server = machine.hyper(Manner::Gate, Place::OneCore, 1);
         let open = async || {
             let mut connection = Connection::to(server.address).await;
@@ -71,7 +71,10 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
         assert_eq!(collapsed, callers - 1, "all wait for the call that the first one began");
         kielink.push(answers);
     }
-    println!("\n{callers} callers wait for one file; {} rounds, medians (least–most), milliseconds\n", options.rounds);
+    println!(
+        "\n{callers} callers wait for one file; {} rounds, medians (least–most), milliseconds\n",
+        options.rounds()
+    );
     println!("{:26}  {:>22}  {:>22}  {:>22}", "", "first answer after", "last answer after", "first to last");
     for (name, answers) in [("bare hyper, held back", &bare), ("kielink, one call to kie.ai", &kielink)] {
         let column = |value: fn(&Answers) -> f64| {

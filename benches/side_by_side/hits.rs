@@ -8,12 +8,22 @@ use crate::{
     Options,
     client::{Ask, Connection, DIGITS},
     hyper::Manner,
-    load::{self, Cost},
+    load::{Cost, Load, WARM_UP},
+    lower_quarter,
     servers::{Kie, Machine, Place, Server},
     spread,
 };
 
 const BATCH: usize = 500;
+
+/// Short, so that what else the machine does meanwhile meets all contenders of a round alike.
+const TURN: Duration = Duration::from_millis(40);
+
+/// Where each measurement has a process of its own.
+const LONG_TURN: Duration = Duration::from_secs(1);
+
+/// Before a turn is measured: the first requests have come, and what others left in the core's caches is replaced.
+const SETTLES: Duration = Duration::from_millis(10);
 
 /// Connections and requests that the simulated kie.ai can take.
 const UNLIMITED: [(&str, &str); 3] =
@@ -81,7 +91,10 @@ impl Contender {
 
     async fn measure(&self, options: &Options, machine: &Machine, kie: &Kie, place: Place, workers: usize) -> Cost {
         let server = self.start(machine, kie, place, workers).await;
-        load::load(&server, &self.ask, options.connections, options.length()).await
+        let load = Load::of(&server, &self.ask, options.connections).await;
+        let cost = load.cost(WARM_UP, LONG_TURN).await;
+        load.end().await;
+        cost
     }
 }
 
@@ -157,36 +170,54 @@ fn contenders(options: &Options, machine: &Machine) -> Vec<Contender> {
 pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
     machine.bind_client(Place::OneCore);
     let contenders = contenders(options, machine);
+    let mut servers = Vec::new();
+    for contender in &contenders {
+        servers.push(contender.start(machine, kie, Place::OneCore, 1).await);
+    }
+    let mut loads = Vec::new();
+    for (contender, server) in contenders.iter().zip(&servers) {
+        let load = Load::of(server, &contender.ask, options.connections).await;
+        load.cost(WARM_UP, TURN).await;
+        loads.push(load);
+    }
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); contenders.len()];
-    for round in 0..options.rounds {
-        eprintln!("round {} of {}", round + 1, options.rounds);
-        for (contender, costs) in contenders.iter().zip(&mut costs) {
-            costs.push(contender.measure(options, machine, kie, Place::OneCore, 1).await);
+    let rounds = options.rounds.unwrap_or(100);
+    for _ in 0..rounds {
+        for (load, costs) in loads.iter().zip(&mut costs) {
+            costs.push(load.cost(SETTLES, TURN).await);
         }
+    }
+    for load in loads {
+        load.end().await;
     }
     let wide = contenders.iter().map(|contender| contender.name.len()).max().unwrap();
     println!(
-        "\n{} rounds, {} connections; medians, in parentheses the least and the most. busy: the server's share of its core\n",
-        options.rounds, options.connections
+        "\n{rounds} rounds, {} connections; medians, in parentheses the least and the most. quiet: the same of the lower \
+         quarters, µs and ratio. busy: the server's share of its core\n",
+        options.connections
     );
-    println!("{:wide$}  {:>10}  {:>22}  {:>9}  {:>5}", "", "CPU, µs", "÷ bare hyper", "a link", "busy");
+    println!("{:wide$}  {:>9}  {:>18}  {:>13}  {:>9}  {:>5}", "", "CPU, µs", "÷ bare hyper", "quiet", "a link", "busy");
     for (contender, own) in contenders.iter().zip(&costs) {
         let (micros, ..) = spread(own.iter().map(|cost| cost.micros).collect());
         let (busy, ..) = spread(own.iter().map(|cost| cost.busy * 100.0).collect());
-        let ratio = if contender.ask.links == 1 { ratio(own, &costs[0]) } else { String::new() };
-        let link = if contender.ask.links == 1 {
-            String::new()
+        let (ratio, quiet, link) = if contender.ask.links == 1 {
+            (ratio(own, &costs[0]), format!("{:.2}, {:.2}", quiet(own), quiet(own) / quiet(&costs[0])), String::new())
         } else {
-            format!("{:.2} µs", micros / contender.ask.links as f64)
+            (String::new(), String::new(), format!("{:.2} µs", micros / contender.ask.links as f64))
         };
-        println!("{:wide$}  {micros:>10.2}  {ratio:>22}  {link:>9}  {busy:>3.0} %", contender.name);
+        println!("{:wide$}  {micros:>9.2}  {ratio:>18}  {quiet:>13}  {link:>9}  {busy:>3.0} %", contender.name);
     }
     let of = |name: &str| contenders.iter().position(|contender| contender.name.starts_with(name));
     for other in ["bare hyper, POST", "nginx, POST"] {
         if let (Some(other_at), Some(kielink)) = (of(other), of("kielink POST download-url, hit")) {
-            println!("\nkielink POST ÷ {other}: {}", ratio(&costs[kielink], &costs[other_at]));
+            let [of, to] = [&costs[kielink], &costs[other_at]];
+            println!("\nkielink POST ÷ {other}: {}, quiet {:.2}", ratio(of, to), quiet(of) / quiet(to));
         }
     }
+}
+
+fn quiet(costs: &[Cost]) -> f64 {
+    lower_quarter(costs.iter().map(|cost| cost.micros).collect())
 }
 
 /// Of measurements in the same round.
@@ -214,8 +245,8 @@ pub(crate) async fn compare_threads(options: &Options, machine: &Machine, kie: &
     .map(|(name, program, ask)| Contender { name: name.to_owned(), program, ask })
     .collect();
     let mut costs: Vec<[Vec<Cost>; 2]> = vec![Default::default(); contenders.len()];
-    for round in 0..options.rounds {
-        eprintln!("round {} of {}", round + 1, options.rounds);
+    for round in 0..options.rounds() {
+        eprintln!("round {} of {}", round + 1, options.rounds());
         for (contender, costs) in contenders.iter().zip(&mut costs) {
             for (workers, costs) in (1..).zip(costs) {
                 costs.push(contender.measure(options, machine, kie, Place::TwoCores, workers).await);
@@ -223,7 +254,7 @@ pub(crate) async fn compare_threads(options: &Options, machine: &Machine, kie: &
         }
     }
     let wide = contenders.iter().map(|contender| contender.name.len()).max().unwrap();
-    println!("\nCPU time a request with two worker threads and with one, {} rounds", options.rounds);
+    println!("\nCPU time a request with two worker threads and with one, {} rounds", options.rounds());
     if machine.shares_two_cores() {
         println!("server and client share two cores: a third one would let the threads run side by side all the time");
     }

@@ -24,7 +24,7 @@ use crate::{client::Connection, hyper::Manner};
 const LONGEST_START: Duration = Duration::from_secs(10);
 
 /// Before a server that starts is asked again.
-const PAUSE: Duration = Duration::from_micros(200);
+pub(crate) const PAUSE: Duration = Duration::from_micros(200);
 
 /// What this machine has.
 pub(crate) struct Machine {
