@@ -2,7 +2,7 @@
 //! tier has had: a busy machine wakes this process late, and the tier's as well where both are on it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,9 +14,17 @@ pub(super) const TICK: Duration = Duration::from_millis(2);
 /// So late is nobody starved yet: tokio's timers count whole milliseconds.
 const SLACK: Duration = Duration::from_millis(2);
 
-/// The time in all, in nanoseconds.
+/// How long the task that has the connection was without a core.
 #[derive(Debug, Default)]
-pub(super) struct Starved(AtomicU64);
+pub(super) struct Starved(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// In all, without what goes on.
+    total: Duration,
+    /// When it wants to have run again at the latest; `None` where it waits for no answer.
+    due: Option<Instant>,
+}
 
 /// A time, and how much had been added up then.
 #[derive(Debug, Clone, Copy)]
@@ -25,38 +33,48 @@ pub(super) struct Moment {
     starved: Duration,
 }
 
+impl State {
+    fn total(&self, now: Instant) -> Duration {
+        let late = self.due.filter(|due| is_late(*due, now)).map_or(Duration::ZERO, |due| due.until(now));
+        self.total + late
+    }
+}
+
 impl Starved {
-    /// A wait that began then, and was to end within `TICK`, has ended.
-    pub(super) fn woken(&self, began: Instant, now: Instant) {
-        let due = began + TICK;
-        if is_late(due, now) {
-            let late = due.until(now);
-            self.0.fetch_add(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
+    /// The task runs now.
+    pub(super) fn runs(&self, now: Instant) {
+        let mut state = self.lock();
+        *state = State { total: state.total(now), due: Some(now + TICK) };
+    }
+
+    /// The task waits for no answer: whoever wakes it next is not late.
+    pub(super) fn rests(&self) {
+        self.lock().due = None;
     }
 
     pub(super) fn moment(&self, at: Instant) -> Moment {
-        Moment { at, starved: self.total() }
+        Moment { at, starved: self.lock().total(at) }
     }
 
-    /// This moment, moved on by what was starved since, but by two budgets at most: callers wait as well.
-    pub(super) fn counts_from(&self, moment: Moment, budget: Duration) -> Instant {
-        moment.at + self.since(moment).min(budget * 2)
+    /// The moment, moved on by what was starved from then until now, but by two budgets at most: callers wait as well.
+    pub(super) fn counts_from(&self, moment: Moment, budget: Duration, now: Instant) -> Instant {
+        moment.at + self.since(moment, now).min(budget * 2)
     }
 
     /// The time since, without what was starved; but a third of it at least, so that several waits that share a budget take
     /// three of it at most.
     pub(super) fn spent(&self, moment: Moment, now: Instant) -> Duration {
         let wall = moment.at.until(now);
-        wall.saturating_sub(self.since(moment)).max(wall / 3)
+        wall.saturating_sub(self.since(moment, now)).max(wall / 3)
     }
 
-    fn since(&self, moment: Moment) -> Duration {
-        self.total().saturating_sub(moment.starved)
+    fn since(&self, moment: Moment, now: Instant) -> Duration {
+        self.lock().total(now).saturating_sub(moment.starved)
     }
 
-    fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every section is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,25 +94,32 @@ mod tests {
     #[test]
     fn who_is_woken_late_has_not_spent_that_time_on_the_tier() {
         let starved = Starved::default();
-        for (began, woken, late) in [(0, 2, 0), (0, 4, 0), (0, 5, 3), (10, 10, 0), (10, 40, 28)] {
-            let before = starved.total();
-            starved.woken(at(began), at(woken));
-            assert_eq!(starved.total() - before, Duration::from_millis(late), "{began} {woken}");
-        }
+        // It waited for nothing before.
+        starved.runs(at(100));
         let moment = starved.moment(at(100));
-        starved.woken(at(100), at(115));
-        for (now, spent) in [(115, 5), (121, 8), (130, 17)] {
-            assert_eq!(starved.spent(moment, at(now)), Duration::from_millis(spent), "{now}");
+        for (runs, spent) in [(102, 2), (106, 6), (111, 8), (113, 10), (115, 12), (148, 16), (190, 30)] {
+            // Nobody has to wait until it runs again to see that it does not.
+            assert_eq!(starved.spent(moment, at(runs)), Duration::from_millis(spent), "{runs}, not yet");
+            starved.runs(at(runs));
+            assert_eq!(starved.spent(moment, at(runs)), Duration::from_millis(spent), "{runs}");
         }
+        let moment = starved.moment(at(190));
+        starved.rests();
+        assert_eq!(starved.spent(moment, at(250)), Duration::from_millis(60), "nobody was to wake it");
+        starved.runs(at(250));
+        assert_eq!(starved.spent(moment, at(250)), Duration::from_millis(60));
     }
 
     #[test]
     fn what_is_late_by_that_is_put_off_by_twice_its_time_at_most() {
         let starved = Starved::default();
+        starved.runs(at(100));
         let moment = starved.moment(at(100));
-        for (began, woken, counts_from) in [(100, 103, 100), (103, 120, 115), (120, 147, 140), (147, 9999, 140)] {
-            starved.woken(at(began), at(woken));
-            assert_eq!(starved.counts_from(moment, Duration::from_millis(20)), at(counts_from), "{woken}");
+        for (runs, counts_from) in [(103, 100), (120, 115), (149, 140), (9999, 140)] {
+            for _ in ["seen by others", "seen by itself"] {
+                assert_eq!(starved.counts_from(moment, Duration::from_millis(20), at(runs)), at(counts_from), "{runs}");
+                starved.runs(at(runs));
+            }
         }
     }
 }

@@ -232,8 +232,9 @@ impl Tier {
         self.0.calls.try_send(call).map_err(|_| Error::Away)?;
         let asked_at = self.0.clock.now();
         let patience = || {
-            let sent_at = sent_at.get().map(|sent_at| self.0.shared.starved.counts_from(*sent_at, budget));
-            patience(asked_at, sent_at, budget, self.0.clock.now())
+            let now = self.0.clock.now();
+            let sent_at = sent_at.get().map(|sent_at| self.0.shared.starved.counts_from(*sent_at, budget, now));
+            patience(asked_at, sent_at, budget, now)
         };
         let mut due = asked_at;
         loop {
@@ -333,7 +334,9 @@ impl Supervisor {
 
     async fn connect_and_serve(&mut self) -> Fault {
         let line = self.connect().await;
-        self.serve(line).await
+        let fault = self.serve(line).await;
+        self.shared.starved.rests();
+        fault
     }
 
     /// Tries until there is a connection. Who saw the tier up a moment ago is told that it is away.
@@ -382,8 +385,11 @@ impl Supervisor {
         let mut count = 0;
         loop {
             let oldest = under_way.first_key_value().map(|(_, trip)| trip.asked_at);
-            let (began, silent_at) = (self.clock.now(), self.silent_at(oldest));
-            let tick = began.until(silent_at.unwrap_or(began)).min(TICK);
+            let silent_at = self.silent_at(oldest);
+            if silent_at.is_none() {
+                self.shared.starved.rests();
+            }
+            let tick = silent_at.map_or(TICK, |at| self.clock.now().until(at)).min(TICK);
             // All that has come is looked at before more is read, or an answer without an end could grow while others
             // renew its allowance.
             let event = match answers.next().now_or_never().flatten() {
@@ -399,14 +405,10 @@ impl Supervisor {
                 },
             };
             let now = self.clock.now();
-            if silent_at.is_some() {
-                self.shared.starved.woken(began, now);
-            }
+            self.shared.starved.runs(now);
             match event {
                 Event::Call(call) if self.health.state() == State::Up => {
-                    let trips = self.trips(call).await;
-                    // Others had their turn meanwhile, for which the tier is not to blame.
-                    let asked_at = self.shared.starved.moment(self.clock.now());
+                    let (asked_at, trips) = self.trips(call).await;
                     for (commands, askers) in trips {
                         under_way.insert(count, UnderWay { operation: commands.operation(), asked_at, askers });
                         answers.push(Box::pin(exchange(count, line.connection.clone(), commands)));
@@ -467,18 +469,18 @@ impl Supervisor {
 
     /// When the tier is silent that was asked then, and has not answered.
     fn silent_at(&self, oldest: Option<Moment>) -> Option<Instant> {
-        let asked_at = self.shared.starved.counts_from(oldest?, self.timeout);
+        let asked_at = self.shared.starved.counts_from(oldest?, self.timeout, self.clock.now());
         self.health.silent_at(asked_at, self.timeout)
     }
 
-    /// The trips to make now: `first`, and all that has been asked since. LOOKs that follow each other go in one.
-    async fn trips(&mut self, first: Call) -> Vec<(Commands, Vec<Asker>)> {
+    /// The trips to make now: `first`, and all that has been asked since. LOOKs that follow each other go in one. From the moment
+    /// on that is returned, too, the tier may be to blame.
+    async fn trips(&mut self, first: Call) -> (Moment, Vec<(Commands, Vec<Asker>)>) {
         if first.commands.operation() == Operation::Look {
             // Tasks that are about to ask do so before the trip begins: a server without a free core answers many questions
             // in one trip in a third of the time that it needs for them one by one.
-            let began = self.clock.now();
             tokio::task::yield_now().await;
-            self.shared.starved.woken(began, self.clock.now());
+            self.shared.starved.runs(self.clock.now());
         }
         let now = self.shared.starved.moment(self.clock.now());
         let mut trips: Vec<(Commands, Vec<Asker>)> = Vec::new();
@@ -497,7 +499,7 @@ impl Supervisor {
             }
             next = self.calls.try_recv().ok();
         }
-        trips
+        (now, trips)
     }
 
     fn went_down(&mut self, fault: &Fault) {

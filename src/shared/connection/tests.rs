@@ -391,9 +391,15 @@ async fn a_user_who_may_not_use_a_command_that_a_script_uses_is_not_let_in() {
     eventually("it is away", || async { fault(&replica) == "it answers NOPERM" }).await;
     allow("+@all");
     comes_back(&replica).await;
-    allow("-get");
+    allow("-mget");
     let look = Request::look(&file, replica.names.fleet(), None, Newer::Any);
     assert_eq!(replica.tier.ask(look, BUDGET).await, Err(Error::Away));
+    eventually("it is away", || async { replica.tier.state() == State::Down }).await;
+    allow("+@all");
+    comes_back(&replica).await;
+    allow("-get");
+    let peek = Request::peek([&file], replica.names.fleet());
+    assert_eq!(replica.tier.ask(peek, BUDGET).await, Err(Error::Away));
 }
 
 #[tokio::test]

@@ -1,17 +1,22 @@
 -- Of each file: its link, who mints it, or the leave to mint it oneself. KEYS: beacon; of each file, link and lease. ARGV: a
 -- lease's life in ms; of each file, the holder ('' only looks) and the time that the link must be newer than.
-local function look(link_key, lease_key, holder, newer)
-  local link = text(link_key)
-  if link and time(link) > newer then
-    return {'hit', link, text(KEYS[1])}
+-- Many files are asked about at once: one command reads all. What is no text is none.
+local values = redis.call('MGET', unpack(KEYS))
+-- What was set since.
+local leased = {}
+local function look(place)
+  local link, lease_key, holder = fitting(values[place]), KEYS[place + 1], ARGV[place]
+  if link and time(link) > tonumber(ARGV[place + 1]) then
+    return {'hit', link, fitting(values[1])}
   end
-  local lease = text(lease_key)
+  local lease = leased[lease_key] or fitting(values[place + 1])
   if lease and lease ~= holder then
     if string.sub(lease, 1, 1) == '!' then
       if holder == '' then
         return {'failed', string.sub(lease, 2)}
       end
-    else
+    -- What is no name was put there by somebody else, and could not be told.
+    elseif string.find(lease, '^[!-~]+$') then
       -- A lease that lasts longer than any lease was taken before somebody set the tier's clock back.
       local left = redis.call('PTTL', lease_key)
       if left > 0 and left <= 2 * ARGV[1] then
@@ -24,10 +29,11 @@ local function look(link_key, lease_key, holder, newer)
     return {'free'}
   end
   redis.call('SET', lease_key, holder, 'PX', ARGV[1])
+  leased[lease_key] = holder
   return {'mine'}
 end
 local looks = {}
 for place = 2, #KEYS, 2 do
-  looks[#looks + 1] = look(KEYS[place], KEYS[place + 1], ARGV[place], tonumber(ARGV[place + 1]))
+  looks[place / 2] = look(place)
 end
 return looks

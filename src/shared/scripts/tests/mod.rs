@@ -189,6 +189,19 @@ async fn a_lease_from_before_the_tier_s_clock_was_set_back_is_free() {
 }
 
 #[tokio::test]
+async fn a_lease_with_a_name_that_no_holder_has_is_free() {
+    let Some(server) = Server::start(&[]) else { return };
+    let replica = Replica::of(&server).await;
+    let view = View::of(&replica);
+    for name in ["'\\255'", "'a b'", "''"] {
+        let put = format!("return redis.call('SET', KEYS[1], {name}, 'PX', 3000)");
+        server.run(&["EVAL", &put, "1", &view.file.lease]);
+        assert_eq!(view.look(None, Newer::Any).await, Look::Free, "{name}");
+        assert_eq!(view.look(Some(1), Newer::Any).await, Look::Mine, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_somebody_else_put_there_is_no_obstacle() {
     let Some(server) = Server::start(&[]) else { return };
     let replica = Replica::of(&server).await;
