@@ -133,16 +133,18 @@ async fn unbroken<F: Future<Output = ()>>(task: &'static str, work: impl Fn() ->
 }
 
 /// How many of those who have beaten of late see the tier together, the asker among them, and how many of these are apart. Who was
-/// apart may be absent by now, and is reckoned with as such.
-fn together(said: &[Said], present: u32, asker: &str) -> (u32, u32) {
-    let count = |is_so: &dyn Fn(&Said) -> bool| {
-        let count = said.iter().filter(|said| is_so(said)).count();
+/// apart may be absent by now, and is reckoned with as such. `said` is what each that lives has said, if it can be read: in the order
+/// of their last beats, so that the `present` are the last of them.
+fn together(said: &[Option<Said>], present: u32, asker: &str) -> (u32, u32) {
+    let count = |some: &[Option<Said>], is_so: &dyn Fn(&Said) -> bool| {
+        let count = some.iter().flatten().filter(|said| is_so(said)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     };
-    let listening = count(&|said| said.member.id != asker && said.is_listening);
+    let of_present = &said[said.len().saturating_sub(present as usize)..];
+    let listening = count(of_present, &|said| said.member.id != asker && said.is_listening);
     let together = present.saturating_sub(listening).max(1);
-    let own = count(&|said| said.member.id == asker && said.is_apart);
-    let others = count(&|said| said.member.id != asker && said.is_apart && !said.is_listening);
+    let own = count(said, &|said| said.member.id == asker && said.is_apart);
+    let others = count(said, &|said| said.member.id != asker && said.is_apart && !said.is_listening);
     (together, own + others.min(together - 1))
 }
 
@@ -235,11 +237,11 @@ impl Inner {
         if !is_newest {
             return;
         }
-        let said = live.iter().filter_map(|(id, record)| self.said(realm, id, record.as_deref()?));
+        let said = live.iter().map(|(id, record)| record.as_deref().and_then(|record| self.said(realm, id, record)));
         let said: Vec<_> = said.collect();
         let (together, apart) = together(&said, present, self.replica.as_str());
         self.local().saw(&live, (together, remembered), apart, self.quota.tokens(bucket.ahead), now);
-        *self.members() = said.into_iter().map(|said| said.member).collect();
+        *self.members() = said.into_iter().flatten().map(|said| said.member).collect();
     }
 
     fn said(&self, realm: &Realm, id: &str, record: &[u8]) -> Option<Said> {
@@ -267,9 +269,11 @@ impl Inner {
             mints: minted,
             rate: self.config.rate.get(),
         };
+        let is_newest = self.realms().first().is_some_and(|newest| std::ptr::eq(&**newest, realm));
         let (is_apart, is_listening) = {
             let local = self.local();
-            (local.is_apart(), local.is_listening(now))
+            // Of an older key's tier nobody listens for who has found it.
+            (local.is_apart(), is_newest && local.is_listening(now))
         };
         let said = Said { member, is_apart, is_listening };
         let text = serde_json::to_string(&said).expect("numbers and texts serialise");
@@ -378,12 +382,12 @@ mod tests {
     fn whoever_has_just_found_the_tier_is_not_there_yet_and_those_apart_are_no_more_than_those_who_are() {
         let member = |id: &str| Member { id: id.to_owned(), version: String::new(), age_seconds: 0, mints: 0, rate: 1 };
         let said = |apart: &[&str], listening: &[&str]| {
-            let each = ["a", "b", "c"].map(|id| Said {
+            let each = ["b", "c", "a"].map(|id| Said {
                 member: member(id),
                 is_apart: apart.contains(&id),
                 is_listening: listening.contains(&id),
             });
-            Vec::from(each)
+            Vec::from(each.map(Some))
         };
         for (apart, listening, present, expected) in [
             (&[][..], &[][..], 3, (3, 0)),
@@ -398,11 +402,17 @@ mod tests {
             (&["c"], &["b"], 3, (2, 1)),
             (&["b", "c"], &["b", "c"], 3, (1, 0)),
             (&[], &["a"], 3, (3, 0)),
+            (&[], &["b", "c"], 2, (1, 0)),
+            (&[], &["b"], 2, (2, 0)),
             (&[], &["b", "c"], 1, (1, 0)),
             (&[], &[], 0, (1, 0)),
         ] {
             assert_eq!(together(&said(apart, listening), present, "a"), expected, "{apart:?} {listening:?} {present}");
         }
+        let mut unread = said(&[], &["b", "c"]);
+        unread[1] = None;
+        assert_eq!(together(&unread, 3, "a"), (2, 0), "what cannot be read says nothing, and is there");
+        assert_eq!(together(&[], 3, "a"), (3, 0));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(super) struct Together {
     rest: f64,
     /// So many are apart: for each of them a token is left, as their turns may come at once.
     apart: u32,
+    /// Some that were seen of late do not see the tier.
+    is_part: bool,
     /// Where all are apart: how long this replica goes by its share, as its own that wait go first.
     queue: Duration,
 }
@@ -63,11 +65,12 @@ pub(super) struct Together {
 impl Together {
     /// Nobody is apart.
     pub(super) fn all_of(quota: Quota) -> Together {
-        Together { quota, rest: 1.0, apart: 0, queue: Duration::ZERO }
+        Together { quota, rest: 1.0, apart: 0, is_part: false, queue: Duration::ZERO }
     }
 
-    pub(super) fn is_some_apart(self) -> bool {
-        self.apart > 0
+    /// Whether it is less than all of the quota, and may soon be more.
+    pub(super) fn is_for_now(self) -> bool {
+        self.is_part || self.apart > 0
     }
 
     /// How many tokens to leave in the bucket, where `keep` are to be left for other reasons.
@@ -134,11 +137,11 @@ impl Local {
 
     /// `None` where it is not known who has found the tier: then this replica goes by its share.
     pub(super) fn together(&self, quota: Quota, now: Instant) -> Option<Together> {
-        let (there, _) = self.there;
+        let (there, of) = self.there;
         let rest = f64::from(there.get().saturating_sub(self.apart)) / f64::from(there.get());
         let queues = rest == 0.0 && self.is_apart();
         let queue = if queues { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
-        let together = Together { quota: self.part(quota), rest, apart: self.apart, queue };
+        let together = Together { quota: self.part(quota), rest, apart: self.apart, is_part: there < of, queue };
         self.others.are_known().then_some(together)
     }
 
@@ -398,6 +401,7 @@ mod tests {
             quota: QUOTA.part(some(there), some(of)),
             rest,
             apart,
+            is_part: there < of,
             queue: Duration::ZERO,
         };
         for (present, of, apart, together) in [
@@ -411,6 +415,7 @@ mod tests {
             let mut local = Local::new(NonZeroU32::MIN);
             local.saw(&live(&["a", "b", "c", "d"]), (present, of), apart, 4.0, at(0));
             assert_eq!(local.together(QUOTA, at(0)), Some(together), "{present} of {of}, {apart} apart");
+            assert_eq!(together.is_for_now(), present < of || apart > 0);
             local.lost();
             assert_eq!(local.together(QUOTA, at(0)), None, "nobody knows");
         }
@@ -420,7 +425,7 @@ mod tests {
     fn new_requests_take_turns_at_the_pace_that_those_who_are_apart_leave() {
         let millis = Duration::from_millis;
         // A window of 400 ms, of 4 tokens.
-        let of = |rest, apart| Together { quota: QUOTA, rest, apart, queue: Duration::ZERO };
+        let of = |rest, apart| Together { rest, apart, ..Together::all_of(QUOTA) };
         for (together, keep, wait, ahead, turn) in [
             (Together::all_of(QUOTA), 0, 0, 100, 0),
             (Together::all_of(QUOTA), 0, 200, 600, 200),

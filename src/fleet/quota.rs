@@ -12,12 +12,12 @@ use crate::{
     upstream::{self, Ask, Progress, Reason, Refused},
 };
 
-/// While some replicas are apart, turns come at the pace that these leave. None is taken further ahead than this: once they
-/// are apart no more, it would come too late, and kie.ai be idle.
+/// While some replicas are apart or away, turns come at the pace that these leave. None is taken further ahead than this: once
+/// they are so no more, it would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
-/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those who are apart may be so no
-/// more.
+/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those others may have come
+/// together.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Who is woken so long after its turn takes another one: all that waited in a process that was stopped would go at once, and
@@ -170,13 +170,13 @@ impl Inner {
                 continue;
             }
             let together = self.local().together(self.quota, self.clock.now());
-            let is_some_apart = together.is_some_and(Together::is_some_apart);
-            let sight = if is_some_apart { longest_wait.min(SIGHT) } else { longest_wait };
+            let is_for_now = together.is_some_and(Together::is_for_now);
+            let sight = if is_for_now { longest_wait.min(SIGHT) } else { longest_wait };
             // Who waits in any case loses nothing by the time that the tier takes.
             let unhurried = Progress::default();
             let progress = if place.is_some() { &unhurried } else { &*ask.progress };
             match self.take_once(progress, together, longest_wait, sight, keep).await {
-                Err(Refused::Full(retry_after)) if is_some_apart && retry_after < longest_wait => {
+                Err(Refused::Full(retry_after)) if is_for_now && retry_after < longest_wait => {
                     self.queue.heard(retry_after);
                     if place.is_none() {
                         place = self.queue.join(left).await;

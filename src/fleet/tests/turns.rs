@@ -93,6 +93,29 @@ async fn who_finds_no_turn_within_sight_asks_again_in_line_until_those_who_are_a
     assert_eq!(one.0.queue.turn(Duration::ZERO), None);
 }
 
+/// One of ten that were away together is the first to be back. The others follow within a second.
+#[tokio::test(start_paused = true)]
+async fn the_pace_of_a_few_is_kept_no_longer_than_the_others_are_away() {
+    let time = VirtualTime::new();
+    let clock = time.clock();
+    let tier = tier(&clock);
+    let (fleet, clock) = (&up(at(&clock, tier.address(0), 10, 20)).await, &clock);
+    let began = clock.now();
+    fleet.0.local().saw(&live(), (1, 10), 0, 0.0, began);
+    let turns = futures_util::future::join_all((0..20).map(|place| async move {
+        tokio::time::sleep(ONE_BY_ONE * place).await;
+        fleet.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await.unwrap();
+        began.until(clock.now())
+    }));
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fleet.0.local().saw(&live(), (10, 10), 0, 0.0, clock.now());
+    };
+    let (turns, ()) = tokio::join!(turns, others);
+    assert!((Duration::from_secs(2)..Duration::from_secs(5)).contains(&turns[19]), "{turns:?}");
+    assert_apart(turns, Duration::from_millis(100));
+}
+
 /// The other one is cut off, and goes by its share, too.
 #[tokio::test(start_paused = true)]
 async fn who_is_apart_leaves_its_part_and_no_more_where_others_are_cut_off() {
