@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BEHIND, Fleet, Inner,
     later::{Deletion, Heard, Untold},
+    local::Present,
     realm::Realm,
 };
 use crate::{
@@ -132,20 +133,20 @@ async fn unbroken<F: Future<Output = ()>>(task: &'static str, work: impl Fn() ->
     }
 }
 
-/// How many of those who have beaten of late see the tier together, the asker among them, and how many of these are apart. Who was
-/// apart may be absent by now, and is reckoned with as such. `said` is what each that lives has said, if it can be read: in the order
-/// of their last beats, so that the `present` are the last of them.
-fn together(said: &[Option<Said>], present: u32, asker: &str) -> (u32, u32) {
+/// Who is there, the asker among them. Who was apart may be absent by now, and is reckoned with as such. `said` is what each that
+/// lives has said, if it can be read: in the order of their last beats, so that those who have beaten of late, `present` in number,
+/// are the last of them.
+fn present(said: &[Option<Said>], present: u32, of: u32, asker: &str) -> Present {
     let count = |some: &[Option<Said>], is_so: &dyn Fn(&Said) -> bool| {
         let count = some.iter().flatten().filter(|said| is_so(said)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     };
-    let of_present = &said[said.len().saturating_sub(present as usize)..];
-    let listening = count(of_present, &|said| said.member.id != asker && said.is_listening);
+    let of_late = &said[said.len().saturating_sub(present as usize)..];
+    let listening = count(of_late, &|said| said.member.id != asker && said.is_listening);
     let together = present.saturating_sub(listening).max(1);
     let own = count(said, &|said| said.member.id == asker && said.is_apart);
     let others = count(said, &|said| said.member.id != asker && said.is_apart && !said.is_listening);
-    (together, own + others.min(together - 1))
+    Present { together, apart: own + others.min(together - 1), listening, of }
 }
 
 impl Inner {
@@ -207,7 +208,7 @@ impl Inner {
     }
 
     fn hear(&self, realm: &Arc<Realm>, is_newest: bool, beat: Beat, kie: &Kie, forget: &(impl Fn(Forgotten) + Sync)) {
-        let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present, remembered } = beat;
+        let Beat { live, sequence, forgotten, missed, pause, beacon, bucket, present: of_late, remembered } = beat;
         let now = self.clock.now();
         self.hear_beacon(realm, beacon.as_deref());
         if !pause.is_zero() {
@@ -239,8 +240,8 @@ impl Inner {
         }
         let said = live.iter().map(|(id, record)| record.as_deref().and_then(|record| self.said(realm, id, record)));
         let said: Vec<_> = said.collect();
-        let (together, apart) = together(&said, present, self.replica.as_str());
-        self.local().saw(&live, (together, remembered), apart, self.quota.tokens(bucket.ahead), now);
+        let present = present(&said, of_late, remembered, self.replica.as_str());
+        self.local().saw(&live, present, self.quota.tokens(bucket.ahead), now);
         *self.members() = said.into_iter().flatten().map(|said| said.member).collect();
     }
 
@@ -389,30 +390,34 @@ mod tests {
             });
             Vec::from(each.map(Some))
         };
-        for (apart, listening, present, expected) in [
-            (&[][..], &[][..], 3, (3, 0)),
-            (&["a"], &[], 3, (3, 1)),
-            (&["b", "c"], &[], 3, (3, 2)),
-            (&["b", "c"], &[], 2, (2, 1)),
-            (&["b"], &[], 1, (1, 0)),
-            (&["a", "b"], &[], 1, (1, 1)),
-            (&["a", "b", "c"], &[], 3, (3, 3)),
-            (&[], &["b"], 3, (2, 0)),
-            (&["b"], &["b"], 3, (2, 0)),
-            (&["c"], &["b"], 3, (2, 1)),
-            (&["b", "c"], &["b", "c"], 3, (1, 0)),
-            (&[], &["a"], 3, (3, 0)),
-            (&[], &["b", "c"], 2, (1, 0)),
-            (&[], &["b"], 2, (2, 0)),
-            (&[], &["b", "c"], 1, (1, 0)),
-            (&[], &[], 0, (1, 0)),
+        for (apart, listening, of_late, expected) in [
+            (&[][..], &[][..], 3, (3, 0, 0)),
+            (&["a"], &[], 3, (3, 1, 0)),
+            (&["b", "c"], &[], 3, (3, 2, 0)),
+            (&["b", "c"], &[], 2, (2, 1, 0)),
+            (&["b"], &[], 1, (1, 0, 0)),
+            (&["a", "b"], &[], 1, (1, 1, 0)),
+            (&["a", "b", "c"], &[], 3, (3, 3, 0)),
+            (&[], &["b"], 3, (2, 0, 1)),
+            (&["b"], &["b"], 3, (2, 0, 1)),
+            (&["c"], &["b"], 3, (2, 1, 1)),
+            (&["b", "c"], &["b", "c"], 3, (1, 0, 2)),
+            (&[], &["a"], 3, (3, 0, 0)),
+            // Who has left while it listened is not taken off twice.
+            (&[], &["b", "c"], 2, (1, 0, 1)),
+            (&[], &["b"], 2, (2, 0, 0)),
+            (&[], &["b", "c"], 1, (1, 0, 0)),
+            (&[], &[], 0, (1, 0, 0)),
         ] {
-            assert_eq!(together(&said(apart, listening), present, "a"), expected, "{apart:?} {listening:?} {present}");
+            let Present { together, apart: of_those, listening: more, of } =
+                present(&said(apart, listening), of_late, 5, "a");
+            assert_eq!(((together, of_those, more), of), (expected, 5), "{apart:?} {listening:?} {of_late}");
         }
         let mut unread = said(&[], &["b", "c"]);
         unread[1] = None;
-        assert_eq!(together(&unread, 3, "a"), (2, 0), "what cannot be read says nothing, and is there");
-        assert_eq!(together(&[], 3, "a"), (3, 0));
+        let found = |said: &[Option<Said>]| (present(said, 3, 5, "a").together, present(said, 3, 5, "a").listening);
+        assert_eq!(found(&unread), (2, 1), "what cannot be read says nothing, and is there");
+        assert_eq!(found(&[]), (3, 0));
     }
 
     #[test]

@@ -26,11 +26,23 @@ pub(super) struct Local {
     others: Others,
     /// How many replicas see the tier, of how many that were seen within a minute.
     there: (NonZeroU32, NonZeroU32),
-    /// How many of those who see it are apart.
-    apart: u32,
+    present: Present,
     /// Requests that wait for tokens of the share, by numbers that each has had alone.
     waiting: BTreeMap<u64, Token>,
     next_number: u64,
+}
+
+/// Who is there, by a beat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Present {
+    /// So many have beaten of late, and know who else has found the tier.
+    pub(super) together: u32,
+    /// So many of these are apart.
+    pub(super) apart: u32,
+    /// So many more have just found the tier, and will know in a second.
+    pub(super) listening: u32,
+    /// So many were seen within a minute.
+    pub(super) of: u32,
 }
 
 /// How the fleet's bucket hears of a token of the share that is waited for.
@@ -56,8 +68,8 @@ pub(super) struct Together {
     rest: f64,
     /// So many are apart: for each of them a token is left, as their turns may come at once.
     apart: u32,
-    /// Some that were seen of late do not see the tier.
-    is_part: bool,
+    /// Some have just found the tier: in a second it is the quota of more.
+    grows: bool,
     /// Where all are apart: how long this replica goes by its share, as its own that wait go first.
     queue: Duration,
 }
@@ -65,12 +77,12 @@ pub(super) struct Together {
 impl Together {
     /// Nobody is apart.
     pub(super) fn all_of(quota: Quota) -> Together {
-        Together { quota, rest: 1.0, apart: 0, is_part: false, queue: Duration::ZERO }
+        Together { quota, rest: 1.0, apart: 0, grows: false, queue: Duration::ZERO }
     }
 
-    /// Whether it is less than all of the quota, and may soon be more.
+    /// Whether turns may soon come faster than they do now.
     pub(super) fn is_for_now(self) -> bool {
-        self.is_part || self.apart > 0
+        self.grows || self.apart > 0
     }
 
     /// How many tokens to leave in the bucket, where `keep` are to be left for other reasons.
@@ -125,7 +137,7 @@ impl Local {
             asked: 0,
             others: Others::new(),
             there: (NonZeroU32::MIN, NonZeroU32::MIN),
-            apart: 0,
+            present: Present::default(),
             waiting: BTreeMap::new(),
             next_number: 0,
         }
@@ -137,11 +149,12 @@ impl Local {
 
     /// `None` where it is not known who has found the tier: then this replica goes by its share.
     pub(super) fn together(&self, quota: Quota, now: Instant) -> Option<Together> {
-        let (there, of) = self.there;
-        let rest = f64::from(there.get().saturating_sub(self.apart)) / f64::from(there.get());
+        let ((there, _), apart) = (self.there, self.present.apart);
+        let rest = f64::from(there.get().saturating_sub(apart)) / f64::from(there.get());
         let queues = rest == 0.0 && self.is_apart();
         let queue = if queues { self.bucket.queue(quota.share(self.replicas()), now) } else { Duration::ZERO };
-        let together = Together { quota: self.part(quota), rest, apart: self.apart, is_part: there < of, queue };
+        let grows = self.present.listening > 0;
+        let together = Together { quota: self.part(quota), rest, apart, grows, queue };
         self.others.are_known().then_some(together)
     }
 
@@ -156,18 +169,17 @@ impl Local {
         self.held.is_none() || !self.others.are_known()
     }
 
-    /// A beat has told which replicas are live, how many are there of how many that were seen within a minute, how many of them
-    /// are apart, and what the fleet's bucket holds.
-    pub(super) fn saw(&mut self, live: &Live, (present, of): (u32, u32), apart: u32, held: f64, now: Instant) {
+    /// A beat has told which replicas are live, who of them is there, and what the fleet's bucket holds.
+    pub(super) fn saw(&mut self, live: &Live, present: Present, held: f64, now: Instant) {
         self.seen.saw(u32::try_from(live.len()).unwrap_or(u32::MAX), now);
         // Whoever hears it is one of them.
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        let (present, of) = (some(present), some(of));
+        let (together, of) = (some(present.together), some(present.of));
         self.there = match self.others.heard(live, now) {
-            None => (present, of),
-            Some((heard, others)) => (present.min(heard), of.max(others)),
+            None => (together, of),
+            Some((heard, others)) => (together.min(heard), of.max(others)),
         };
-        self.apart = apart;
+        self.present = present;
         (self.held, self.taken) = (Some((held, now)), 0);
     }
 
@@ -313,6 +325,10 @@ mod tests {
         NonZeroU32::new(number).unwrap()
     }
 
+    fn present(together: u32, of: u32, apart: u32) -> Present {
+        Present { together, of, apart, listening: 0 }
+    }
+
     /// Replicas of these names, which have all said something.
     fn live(names: &[&str]) -> Vec<(String, Option<Vec<u8>>)> {
         names.iter().map(|name| ((*name).to_owned(), Some(vec![1]))).collect()
@@ -325,7 +341,7 @@ mod tests {
     #[test]
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
+        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
         assert!(local.bill(QUOTA).is_none());
         let (stays, leaves) = (local.waits(), local.waits());
         local.spent();
@@ -361,7 +377,7 @@ mod tests {
     #[test]
     fn who_waited_while_the_tier_was_away_is_told_of_when_it_goes_and_until_then_its_replica_is_apart() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
+        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
         let (told_of, waits) = (local.waits(), local.waits());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
@@ -370,9 +386,9 @@ mod tests {
         let first = local.waits();
         assert!(local.bill(QUOTA).is_none());
         assert!(local.is_apart());
-        local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(1000));
+        local.saw(&live(&["a"]), present(1, 1, 1), 4.0, at(1000));
         let last = local.waits();
-        local.saw(&live(&["a"]), (1, 1), 1, 4.0, at(2000));
+        local.saw(&live(&["a"]), present(1, 1, 1), 4.0, at(2000));
         assert!(local.bill(QUOTA).is_none(), "when it came, it was not known who has found the tier");
         // Its first is to go in 100 ms, its second in 200.
         for _ in 0..6 {
@@ -401,10 +417,10 @@ mod tests {
             quota: QUOTA.part(some(there), some(of)),
             rest,
             apart,
-            is_part: there < of,
+            grows: false,
             queue: Duration::ZERO,
         };
-        for (present, of, apart, together) in [
+        for (there, of, apart, together) in [
             (4, 4, 0, some_of(4, 4, 1.0, 0)),
             (3, 4, 0, some_of(3, 4, 1.0, 0)),
             (4, 4, 3, some_of(4, 4, 0.25, 3)),
@@ -413,9 +429,13 @@ mod tests {
             (3, 4, 4, some_of(3, 4, 0.0, 4)),
         ] {
             let mut local = Local::new(NonZeroU32::MIN);
-            local.saw(&live(&["a", "b", "c", "d"]), (present, of), apart, 4.0, at(0));
-            assert_eq!(local.together(QUOTA, at(0)), Some(together), "{present} of {of}, {apart} apart");
-            assert_eq!(together.is_for_now(), present < of || apart > 0);
+            local.saw(&live(&["a", "b", "c", "d"]), present(there, of, apart), 4.0, at(0));
+            assert_eq!(local.together(QUOTA, at(0)), Some(together), "{there} of {of}, {apart} apart");
+            for (listening, is_for_now) in [(0, apart > 0), (1, true)] {
+                let present = Present { listening, ..present(there, of, apart) };
+                local.saw(&live(&["a", "b", "c", "d"]), present, 4.0, at(0));
+                assert_eq!(local.together(QUOTA, at(0)).map(Together::is_for_now), Some(is_for_now));
+            }
             local.lost();
             assert_eq!(local.together(QUOTA, at(0)), None, "nobody knows");
         }
@@ -459,7 +479,7 @@ mod tests {
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN);
         let all = live(&["a", "b", "c"]);
-        local.saw(&all, (3, 3), 0, 4.0, at(0));
+        local.saw(&all, present(3, 3, 0), 4.0, at(0));
         local.spent();
         local.lost();
         local.waits();
@@ -470,8 +490,8 @@ mod tests {
         local.unpaid(bill);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 0), "a burst at most");
         // A tier that has lost its memory.
-        local.saw(&all[..1], (1, 1), 0, 0.0, at(1000));
-        local.saw(&all[..1], (1, 1), 0, 0.0, at(2000));
+        local.saw(&all[..1], present(1, 1, 0), 0.0, at(1000));
+        local.saw(&all[..1], present(1, 1, 0), 0.0, at(2000));
         assert_eq!((local.replicas(), local.there), (some(3), (some(1), some(3))));
         local.spent();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
@@ -486,7 +506,7 @@ mod tests {
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), (1, 1), 0, 4.0, at(0));
+        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));

@@ -12,12 +12,12 @@ use crate::{
     upstream::{self, Ask, Progress, Reason, Refused},
 };
 
-/// While some replicas are apart or away, turns come at the pace that these leave. None is taken further ahead than this: once
-/// they are so no more, it would come too late, and kie.ai be idle.
+/// While some replicas are apart, or have just found the tier, turns come at the pace that these leave. None is taken further
+/// ahead than this: once they are so no more, it would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
-/// Who finds none within sight asks again, after this at least, and after `SIGHT` at most: those others may have come
-/// together.
+/// Who finds none within sight asks again, so long after one may have come in sight, and after little more than `SIGHT` at most:
+/// turns may come faster by then.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Who is woken so long after its turn takes another one: all that waited in a process that was stopped would go at once, and
@@ -183,7 +183,7 @@ impl Inner {
                     } else {
                         // Not all replicas at once.
                         let a_little = ASKED_AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
-                        tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT).max(a_little)).await;
+                        tokio::time::sleep(retry_after.saturating_sub(sight).min(SIGHT) + a_little).await;
                     }
                     if place.is_none() {
                         return Err(Refused::Full(behind().unwrap_or(self.quota.period)));

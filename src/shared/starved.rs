@@ -16,10 +16,10 @@ const SLACK: Duration = Duration::from_millis(2);
 
 /// How long the task that has the connection was without a core.
 #[derive(Debug, Default)]
-pub(super) struct Starved(Mutex<State>);
+pub(super) struct Starved(Mutex<Count>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Count {
     /// In all, without what goes on.
     total: Duration,
     /// When it wants to have run again at the latest; `None` where it waits for no answer.
@@ -33,7 +33,7 @@ pub(super) struct Moment {
     starved: Duration,
 }
 
-impl State {
+impl Count {
     fn total(&self, now: Instant) -> Duration {
         let late = self.due.filter(|due| is_late(*due, now)).map_or(Duration::ZERO, |due| due.until(now));
         self.total + late
@@ -43,8 +43,8 @@ impl State {
 impl Starved {
     /// The task runs now.
     pub(super) fn runs(&self, now: Instant) {
-        let mut state = self.lock();
-        *state = State { total: state.total(now), due: Some(now + TICK) };
+        let mut count = self.lock();
+        *count = Count { total: count.total(now), due: Some(now + TICK) };
     }
 
     /// The task waits for no answer: whoever wakes it next is not late.
@@ -72,7 +72,7 @@ impl Starved {
         self.lock().total(now).saturating_sub(moment.starved)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Count> {
         // Every section is one assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

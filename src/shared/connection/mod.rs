@@ -239,6 +239,8 @@ impl Tier {
         let mut due = asked_at;
         loop {
             while let Some(patience) = patience() {
+                // While the task that has the connection has no core, those who wait for it are not to wake all the time.
+                let patience = patience.max(TICK);
                 due = self.0.clock.now() + patience;
                 // An answer that is there counts, however late this task is woken. Where there is none any more, the task that has
                 // the connection has ended.
@@ -246,7 +248,7 @@ impl Tier {
                     return answer.unwrap_or(Err(Error::Away));
                 }
             }
-            // It may have come, and the task that is to read it has had no turn yet; nor has that seen how late it is.
+            // It may have come, and the task that is to read it has had no turn yet.
             match starved::is_late(due, self.0.clock.now()) {
                 true => tokio::time::sleep(TICK).await,
                 false => tokio::task::yield_now().await,
