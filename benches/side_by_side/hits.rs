@@ -91,7 +91,7 @@ impl Contender {
 
     async fn measure(&self, options: &Options, machine: &Machine, kie: &Kie, place: Place, workers: usize) -> Cost {
         let server = self.start(machine, kie, place, workers).await;
-        let load = Load::of(&server, &self.ask, options.connections).await;
+        let mut load = Load::of(&server, &self.ask, options.connections).await;
         let cost = load.cost(WARM_UP, LONG_TURN).await;
         load.end().await;
         cost
@@ -176,14 +176,14 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
     }
     let mut loads = Vec::new();
     for (contender, server) in contenders.iter().zip(&servers) {
-        let load = Load::of(server, &contender.ask, options.connections).await;
+        let mut load = Load::of(server, &contender.ask, options.connections).await;
         load.cost(WARM_UP, TURN).await;
         loads.push(load);
     }
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); contenders.len()];
     let rounds = options.rounds.unwrap_or(100);
     for _ in 0..rounds {
-        for (load, costs) in loads.iter().zip(&mut costs) {
+        for (load, costs) in loads.iter_mut().zip(&mut costs) {
             costs.push(load.cost(SETTLES, TURN).await);
         }
     }
@@ -192,8 +192,8 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
     }
     let wide = contenders.iter().map(|contender| contender.name.len()).max().unwrap();
     println!(
-        "\n{rounds} rounds, {} connections; medians, in parentheses the least and the most. quiet: the same of the lower \
-         quarters, µs and ratio. busy: the server's share of its core\n",
+        "\n{rounds} rounds, {} connections; medians, in parentheses the least and the most. quiet: what a \
+         quarter of the rounds stayed below, µs and ratio. busy: the server's share of its core\n",
         options.connections
     );
     println!("{:wide$}  {:>9}  {:>18}  {:>13}  {:>9}  {:>5}", "", "CPU, µs", "÷ bare hyper", "quiet", "a link", "busy");
@@ -203,7 +203,7 @@ pub(crate) async fn compare(options: &Options, machine: &Machine, kie: &Kie) {
         let (ratio, quiet, link) = if contender.ask.links == 1 {
             (ratio(own, &costs[0]), format!("{:.2}, {:.2}", quiet(own), quiet(own) / quiet(&costs[0])), String::new())
         } else {
-            (String::new(), String::new(), format!("{:.2} µs", micros / contender.ask.links as f64))
+            (String::new(), String::new(), format!("{:.2} µs", quiet(own) / contender.ask.links as f64))
         };
         println!("{:wide$}  {micros:>9.2}  {ratio:>18}  {quiet:>13}  {link:>9}  {busy:>3.0} %", contender.name);
     }

@@ -74,8 +74,9 @@ impl<'a> Load<'a> {
         Load { server, callers, asked, answers, may_ask }
     }
 
-    /// Lets them ask, and measures after `warm_up` for `length`. At its end all are answered, and nobody asks any more.
-    pub(crate) async fn cost(&self, warm_up: Duration, length: Duration) -> Cost {
+    /// Lets them ask, and measures after `warm_up` for `length`. At its end all are answered, and nobody asks any more. A caller
+    /// that was answered wrongly has panicked, and so does this.
+    pub(crate) async fn cost(&mut self, warm_up: Duration, length: Duration) -> Cost {
         let clock = Clock::system();
         self.may_ask.send_replace(true);
         tokio::time::sleep(warm_up).await;
@@ -85,12 +86,14 @@ impl<'a> Load<'a> {
         let answers = self.answers.load(Relaxed) - already;
         self.may_ask.send_replace(false);
         while self.answers.load(Relaxed) < self.asked.load(Relaxed) {
+            if let Some(ended) = self.callers.try_join_next() {
+                ended.expect("it is answered rightly");
+            }
             tokio::time::sleep(PAUSE).await;
         }
         Cost { micros: cpu.as_secs_f64() * 1e6 / answers as f64, busy: cpu.as_secs_f64() / took.as_secs_f64() }
     }
 
-    /// A caller that was answered wrongly has panicked, and so does this.
     pub(crate) async fn end(self) {
         drop(self.may_ask);
         self.callers.join_all().await;

@@ -36,7 +36,8 @@ struct Options {
     /// Mode: time to ready, idle CPU time and memory, CPU time of a scrape of /metrics.
     #[arg(long)]
     process: bool,
-    /// How often each contender is measured. By default 100 times for 40 ms, and in the modes 5 times for a second.
+    /// How often each contender is measured. By default 100 times for 40 ms; with --threads 5 times for a second, and with --crowd
+    /// 5 times.
     #[arg(long)]
     rounds: Option<usize>,
     /// Kept connections that ask.

@@ -23,7 +23,7 @@ use crate::{client::Connection, hyper::Manner};
 
 const LONGEST_START: Duration = Duration::from_secs(10);
 
-/// Before a server that starts is asked again.
+/// Between two looks at what is waited for.
 pub(crate) const PAUSE: Duration = Duration::from_micros(200);
 
 /// What this machine has.
@@ -301,7 +301,7 @@ async fn wait_for(address: SocketAddr) {
 
 fn nginx_conf(folder: &Path, address: SocketAddr, kie: SocketAddr) -> String {
     let folder = folder.display();
-    // One process: there is nobody to watch over a cache that is gone in a second.
+    // One process: there is nobody to watch over a cache that is gone in minutes.
     format!(
         "
 daemon off;

@@ -273,7 +273,7 @@ impl Inner {
         let is_newest = self.realms().first().is_some_and(|newest| std::ptr::eq(&**newest, realm));
         let (is_apart, is_listening) = {
             let local = self.local();
-            // Of an older key's tier nobody listens for who has found it.
+            // An older key's tier is not listened to.
             (local.is_apart(), is_newest && local.is_listening(now))
         };
         let said = Said { member, is_apart, is_listening };

@@ -81,7 +81,7 @@ impl Together {
     }
 
     /// Whether turns may soon come faster than they do now.
-    pub(super) fn is_for_now(self) -> bool {
+    pub(super) fn may_speed_up(self) -> bool {
         self.grows || self.apart > 0
     }
 
@@ -431,10 +431,10 @@ mod tests {
             let mut local = Local::new(NonZeroU32::MIN);
             local.saw(&live(&["a", "b", "c", "d"]), present(there, of, apart), 4.0, at(0));
             assert_eq!(local.together(QUOTA, at(0)), Some(together), "{there} of {of}, {apart} apart");
-            for (listening, is_for_now) in [(0, apart > 0), (1, true)] {
+            for (listening, may_speed_up) in [(0, apart > 0), (1, true)] {
                 let present = Present { listening, ..present(there, of, apart) };
                 local.saw(&live(&["a", "b", "c", "d"]), present, 4.0, at(0));
-                assert_eq!(local.together(QUOTA, at(0)).map(Together::is_for_now), Some(is_for_now));
+                assert_eq!(local.together(QUOTA, at(0)).map(Together::may_speed_up), Some(may_speed_up));
             }
             local.lost();
             assert_eq!(local.together(QUOTA, at(0)), None, "nobody knows");

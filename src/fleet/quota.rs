@@ -12,12 +12,12 @@ use crate::{
     upstream::{self, Ask, Progress, Reason, Refused},
 };
 
-/// While some replicas are apart, or have just found the tier, turns come at the pace that these leave. None is taken further
-/// ahead than this: once they are so no more, it would come too late, and kie.ai be idle.
+/// While some replicas are apart, or have just found the tier, turns come more slowly than they soon may. One that is taken further
+/// ahead than this would come too late, and kie.ai be idle.
 const SIGHT: Duration = Duration::from_secs(1);
 
-/// Who finds none within sight asks again, so long after one may have come in sight, and after little more than `SIGHT` at most:
-/// turns may come faster by then.
+/// Who finds none within sight asks again when there may be one, or after `SIGHT` if that is sooner; and then so much later, up to
+/// twice, so that replicas are not in step.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Who is woken so long after its turn takes another one: all that waited in a process that was stopped would go at once, and
@@ -170,13 +170,13 @@ impl Inner {
                 continue;
             }
             let together = self.local().together(self.quota, self.clock.now());
-            let is_for_now = together.is_some_and(Together::is_for_now);
-            let sight = if is_for_now { longest_wait.min(SIGHT) } else { longest_wait };
+            let may_speed_up = together.is_some_and(Together::may_speed_up);
+            let sight = if may_speed_up { longest_wait.min(SIGHT) } else { longest_wait };
             // Who waits in any case loses nothing by the time that the tier takes.
             let unhurried = Progress::default();
             let progress = if place.is_some() { &unhurried } else { &*ask.progress };
             match self.take_once(progress, together, longest_wait, sight, keep).await {
-                Err(Refused::Full(retry_after)) if is_for_now && retry_after < longest_wait => {
+                Err(Refused::Full(retry_after)) if may_speed_up && retry_after < longest_wait => {
                     self.queue.heard(retry_after);
                     if place.is_none() {
                         place = self.queue.join(left).await;

@@ -20,7 +20,7 @@ pub(super) struct Starved(Mutex<Count>);
 
 #[derive(Debug, Default)]
 struct Count {
-    /// In all, without what goes on.
+    /// In all, without a lateness that lasts.
     total: Duration,
     /// When it wants to have run again at the latest; `None` where it waits for no answer.
     due: Option<Instant>,
@@ -47,9 +47,10 @@ impl Starved {
         *count = Count { total: count.total(now), due: Some(now + TICK) };
     }
 
-    /// The task waits for no answer: whoever wakes it next is not late.
-    pub(super) fn rests(&self) {
-        self.lock().due = None;
+    /// The task waits for no answer from now on: whoever wakes it next is not late.
+    pub(super) fn rests(&self, now: Instant) {
+        let mut count = self.lock();
+        *count = Count { total: count.total(now), due: None };
     }
 
     pub(super) fn moment(&self, at: Instant) -> Moment {
@@ -104,10 +105,15 @@ mod tests {
             assert_eq!(starved.spent(moment, at(runs)), Duration::from_millis(spent), "{runs}");
         }
         let moment = starved.moment(at(190));
-        starved.rests();
-        assert_eq!(starved.spent(moment, at(250)), Duration::from_millis(60), "nobody was to wake it");
-        starved.runs(at(250));
-        assert_eq!(starved.spent(moment, at(250)), Duration::from_millis(60));
+        starved.rests(at(200));
+        for runs in [false, true] {
+            assert_eq!(
+                starved.spent(moment, at(250)),
+                Duration::from_millis(52),
+                "nobody was to wake it; runs: {runs}"
+            );
+            starved.runs(at(250));
+        }
     }
 
     #[test]
@@ -116,8 +122,9 @@ mod tests {
         starved.runs(at(100));
         let moment = starved.moment(at(100));
         for (runs, counts_from) in [(103, 100), (120, 115), (149, 140), (9999, 140)] {
-            for _ in ["seen by others", "seen by itself"] {
-                assert_eq!(starved.counts_from(moment, Duration::from_millis(20), at(runs)), at(counts_from), "{runs}");
+            for seen_by in ["others", "itself"] {
+                let found = starved.counts_from(moment, Duration::from_millis(20), at(runs));
+                assert_eq!(found, at(counts_from), "{runs}, seen by {seen_by}");
                 starved.runs(at(runs));
             }
         }

@@ -100,7 +100,7 @@ async fn who_finds_no_turn_within_sight_asks_again_in_line_until_those_who_are_a
 
 /// One of ten that were away together is the first to be back. The others follow within a second.
 #[tokio::test(start_paused = true)]
-async fn the_pace_of_a_few_is_kept_no_longer_than_the_others_are_away() {
+async fn the_pace_of_a_few_is_kept_no_longer_than_the_others_listen() {
     let time = VirtualTime::new();
     let clock = time.clock();
     let tier = tier(&clock);

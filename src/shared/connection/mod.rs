@@ -239,8 +239,6 @@ impl Tier {
         let mut due = asked_at;
         loop {
             while let Some(patience) = patience() {
-                // While the task that has the connection has no core, those who wait for it are not to wake all the time.
-                let patience = patience.max(TICK);
                 due = self.0.clock.now() + patience;
                 // An answer that is there counts, however late this task is woken. Where there is none any more, the task that has
                 // the connection has ended.
@@ -337,7 +335,7 @@ impl Supervisor {
     async fn connect_and_serve(&mut self) -> Fault {
         let line = self.connect().await;
         let fault = self.serve(line).await;
-        self.shared.starved.rests();
+        self.shared.starved.rests(self.clock.now());
         fault
     }
 
@@ -389,7 +387,7 @@ impl Supervisor {
             let oldest = under_way.first_key_value().map(|(_, trip)| trip.asked_at);
             let silent_at = self.silent_at(oldest);
             if silent_at.is_none() {
-                self.shared.starved.rests();
+                self.shared.starved.rests(self.clock.now());
             }
             let tick = silent_at.map_or(TICK, |at| self.clock.now().until(at)).min(TICK);
             // All that has come is looked at before more is read, or an answer without an end could grow while others

@@ -2,7 +2,7 @@
 -- lease's life in ms; of each file, the holder ('' only looks) and the time that the link must be newer than.
 -- Many files are asked about at once: one command reads all. What is no text is none.
 local values = redis.call('MGET', unpack(KEYS))
--- What was set since.
+-- Leases that this trip has set.
 local leased = {}
 local function look(place)
   local link, lease_key, holder = fitting(values[place]), KEYS[place + 1], ARGV[place]
@@ -15,7 +15,7 @@ local function look(place)
       if holder == '' then
         return {'failed', string.sub(lease, 2)}
       end
-    -- What is no name was put there by somebody else, and could not be told.
+    -- No holder's name has other bytes, and an answer with them might not be read.
     elseif string.find(lease, '^[!-~]+$') then
       -- A lease that lasts longer than any lease was taken before somebody set the tier's clock back.
       local left = redis.call('PTTL', lease_key)
