@@ -134,16 +134,16 @@ async fn unbroken<F: Future<Output = ()>>(task: &'static str, work: impl Fn() ->
 }
 
 /// Who is there, the asker among them. Who was apart may be absent by now, and is reckoned with as such. `said` is what each that
-/// lives has said, if it can be read: in the order of their last beats, so that those who have beaten of late, `present` in number,
+/// lives has said, if it can be read: in the order of their last beats, so that those who have beaten of late, `of_late` in number,
 /// are the last of them.
-fn present(said: &[Option<Said>], present: u32, of: u32, asker: &str) -> Present {
+fn present(said: &[Option<Said>], of_late: u32, of: u32, asker: &str) -> Present {
     let count = |some: &[Option<Said>], is_so: &dyn Fn(&Said) -> bool| {
         let count = some.iter().flatten().filter(|said| is_so(said)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     };
-    let of_late = &said[said.len().saturating_sub(present as usize)..];
-    let listening = count(of_late, &|said| said.member.id != asker && said.is_listening);
-    let together = present.saturating_sub(listening).max(1);
+    let latest = &said[said.len().saturating_sub(of_late as usize)..];
+    let listening = count(latest, &|said| said.member.id != asker && said.is_listening);
+    let together = of_late.saturating_sub(listening).max(1);
     let own = count(said, &|said| said.member.id == asker && said.is_apart);
     let others = count(said, &|said| said.member.id != asker && said.is_apart && !said.is_listening);
     Present { together, apart: own + others.min(together - 1), listening, of }

@@ -45,6 +45,14 @@ pub(super) struct Present {
     pub(super) of: u32,
 }
 
+#[cfg(test)]
+impl Present {
+    /// Nobody listens.
+    pub(super) fn known(together: u32, of: u32, apart: u32) -> Present {
+        Present { together, of, apart, listening: 0 }
+    }
+}
+
 /// How the fleet's bucket hears of a token of the share that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -325,10 +333,6 @@ mod tests {
         NonZeroU32::new(number).unwrap()
     }
 
-    fn present(together: u32, of: u32, apart: u32) -> Present {
-        Present { together, of, apart, listening: 0 }
-    }
-
     /// Replicas of these names, which have all said something.
     fn live(names: &[&str]) -> Vec<(String, Option<Vec<u8>>)> {
         names.iter().map(|name| ((*name).to_owned(), Some(vec![1]))).collect()
@@ -341,7 +345,7 @@ mod tests {
     #[test]
     fn each_token_that_the_bucket_does_not_know_of_is_told_once() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
+        local.saw(&live(&["a"]), Present::known(1, 1, 0), 4.0, at(0));
         assert!(local.bill(QUOTA).is_none());
         let (stays, leaves) = (local.waits(), local.waits());
         local.spent();
@@ -377,7 +381,7 @@ mod tests {
     #[test]
     fn who_waited_while_the_tier_was_away_is_told_of_when_it_goes_and_until_then_its_replica_is_apart() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
+        local.saw(&live(&["a"]), Present::known(1, 1, 0), 4.0, at(0));
         let (told_of, waits) = (local.waits(), local.waits());
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 2));
         assert!(!local.is_apart());
@@ -386,9 +390,9 @@ mod tests {
         let first = local.waits();
         assert!(local.bill(QUOTA).is_none());
         assert!(local.is_apart());
-        local.saw(&live(&["a"]), present(1, 1, 1), 4.0, at(1000));
+        local.saw(&live(&["a"]), Present::known(1, 1, 1), 4.0, at(1000));
         let last = local.waits();
-        local.saw(&live(&["a"]), present(1, 1, 1), 4.0, at(2000));
+        local.saw(&live(&["a"]), Present::known(1, 1, 1), 4.0, at(2000));
         assert!(local.bill(QUOTA).is_none(), "when it came, it was not known who has found the tier");
         // Its first is to go in 100 ms, its second in 200.
         for _ in 0..6 {
@@ -429,10 +433,10 @@ mod tests {
             (3, 4, 4, some_of(3, 4, 0.0, 4)),
         ] {
             let mut local = Local::new(NonZeroU32::MIN);
-            local.saw(&live(&["a", "b", "c", "d"]), present(there, of, apart), 4.0, at(0));
+            local.saw(&live(&["a", "b", "c", "d"]), Present::known(there, of, apart), 4.0, at(0));
             assert_eq!(local.together(QUOTA, at(0)), Some(together), "{there} of {of}, {apart} apart");
             for (listening, may_speed_up) in [(0, apart > 0), (1, true)] {
-                let present = Present { listening, ..present(there, of, apart) };
+                let present = Present { listening, ..Present::known(there, of, apart) };
                 local.saw(&live(&["a", "b", "c", "d"]), present, 4.0, at(0));
                 assert_eq!(local.together(QUOTA, at(0)).map(Together::may_speed_up), Some(may_speed_up));
             }
@@ -479,7 +483,7 @@ mod tests {
     fn who_was_away_with_the_others_answers_for_them() {
         let mut local = Local::new(NonZeroU32::MIN);
         let all = live(&["a", "b", "c"]);
-        local.saw(&all, present(3, 3, 0), 4.0, at(0));
+        local.saw(&all, Present::known(3, 3, 0), 4.0, at(0));
         local.spent();
         local.lost();
         local.waits();
@@ -490,8 +494,8 @@ mod tests {
         local.unpaid(bill);
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (4, 0), "a burst at most");
         // A tier that has lost its memory.
-        local.saw(&all[..1], present(1, 1, 0), 0.0, at(1000));
-        local.saw(&all[..1], present(1, 1, 0), 0.0, at(2000));
+        local.saw(&all[..1], Present::known(1, 1, 0), 0.0, at(1000));
+        local.saw(&all[..1], Present::known(1, 1, 0), 0.0, at(2000));
         assert_eq!((local.replicas(), local.there), (some(3), (some(1), some(3))));
         local.spent();
         assert_eq!(told(&local.bill(QUOTA).unwrap()), (0, 1));
@@ -506,7 +510,7 @@ mod tests {
     #[test]
     fn a_share_that_was_spent_is_no_fuller_after_the_next_outage() {
         let mut local = Local::new(NonZeroU32::MIN);
-        local.saw(&live(&["a"]), present(1, 1, 0), 4.0, at(0));
+        local.saw(&live(&["a"]), Present::known(1, 1, 0), 4.0, at(0));
         for outage in 0..3 {
             local.away(QUOTA, at(10));
             let taken = (0..10).filter(|_| matches!(local.take(QUOTA, Duration::ZERO, 0, at(10)), Take::Go { .. }));

@@ -67,10 +67,6 @@ fn assert_apart(mut went: Vec<Duration>, period: Duration) {
     }
 }
 
-fn present(together: u32, of: u32, apart: u32) -> Present {
-    Present { together, of, apart, listening: 0 }
-}
-
 fn live() -> [(String, Option<Vec<u8>>); 2] {
     ["one", "other"].map(|name| (name.to_owned(), Some(vec![1])))
 }
@@ -83,7 +79,7 @@ async fn who_finds_no_turn_within_sight_asks_again_in_line_until_those_who_are_a
     let one = &up(at(&clock, tier.address(0), 10, 20)).await;
     let apart = up(at(&clock, tier.address(1), 10, 20)).await;
     for fleet in [one, &apart] {
-        fleet.0.local().saw(&live(), present(2, 2, 1), 0.0, clock.now());
+        fleet.0.local().saw(&live(), Present::known(2, 2, 1), 0.0, clock.now());
     }
     let (clock, began) = (&clock, clock.now());
     let turns = futures_util::future::join_all((0..20).map(|place| async move {
@@ -106,7 +102,7 @@ async fn the_pace_of_a_few_is_kept_no_longer_than_the_others_listen() {
     let tier = tier(&clock);
     let (fleet, clock) = (&up(at(&clock, tier.address(0), 10, 20)).await, &clock);
     let began = clock.now();
-    fleet.0.local().saw(&live(), Present { listening: 9, ..present(1, 10, 0) }, 0.0, began);
+    fleet.0.local().saw(&live(), Present { listening: 9, ..Present::known(1, 10, 0) }, 0.0, began);
     let turns = futures_util::future::join_all((0..20).map(|place| async move {
         tokio::time::sleep(ONE_BY_ONE * place).await;
         fleet.take(&ask(Reason::Miss, began + Duration::from_secs(20))).await.unwrap();
@@ -114,7 +110,7 @@ async fn the_pace_of_a_few_is_kept_no_longer_than_the_others_listen() {
     }));
     let others = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        fleet.0.local().saw(&live(), present(10, 10, 0), 0.0, clock.now());
+        fleet.0.local().saw(&live(), Present::known(10, 10, 0), 0.0, clock.now());
     };
     let (turns, ()) = tokio::join!(turns, others);
     assert!((Duration::from_secs(2)..Duration::from_secs(5)).contains(&turns[19]), "{turns:?}");
@@ -129,7 +125,7 @@ async fn who_is_apart_leaves_its_part_and_no_more_where_others_are_cut_off() {
     let tier = tier(&clock);
     let (fleet, clock) = (&up(at(&clock, tier.address(0), 10, 20)).await, &clock);
     let began = clock.now();
-    fleet.0.local().saw(&live(), present(1, 2, 1), 0.0, began);
+    fleet.0.local().saw(&live(), Present::known(1, 2, 1), 0.0, began);
     let callers = futures_util::future::join_all((0..20).map(|place| async move {
         tokio::time::sleep(ONE_BY_ONE * place).await;
         let taken = fleet.take(&ask(Reason::Miss, began + Duration::from_secs(7))).await;
