@@ -22,6 +22,7 @@ use super::{
     activity::Question,
     framing::Heads,
     listener::Peer,
+    turn,
 };
 use crate::clock::Instant;
 
@@ -152,7 +153,11 @@ where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<First<B>> {
-        if let Poll::Ready(first) = Pin::new(&mut self.body).poll_frame(cx) {
+        let (first, is_more_wanted) = turn::take(|| Pin::new(&mut self.body).poll_frame(cx));
+        if is_more_wanted && !self.body.is_end_stream() {
+            cx.waker().wake_by_ref();
+        }
+        if let Poll::Ready(first) = first {
             return Poll::Ready(Some(first));
         }
         let soon = self.soon.get_or_insert_with(|| Box::pin(tokio::time::sleep(SOON)));
@@ -239,14 +244,26 @@ impl<B: hyper::body::Body> Unpin for Peeked<B> {}
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
     use axum::body::HttpBody;
-    use futures_util::FutureExt;
+    use futures_util::{
+        FutureExt,
+        task::{ArcWake, waker},
+    };
     use http_body_util::BodyExt;
     use hyper::service::Service as _;
-    use tokio::sync::mpsc;
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::mpsc,
+    };
 
     use super::{
-        super::{activity::Activity, crowd::Crowd},
+        super::{activity::Activity, crowd::Crowd, turn::Turns},
         *,
     };
 
@@ -297,10 +314,20 @@ mod tests {
         }
     }
 
-    fn ask(path: &str, bytes: u64) -> (Sender, impl Future<Output = String>, Activity) {
-        let activity = Activity::default();
+    /// A connection with one request on its way.
+    fn connection<B>(
+        activity: &Activity,
+    ) -> impl hyper::service::Service<
+        Request<B>,
+        Response = Response<Answer>,
+        Error = NoRoom,
+        Future: Future<Output = Result<Response<Answer>, NoRoom>>,
+    > + use<B>
+    where
+        B: HttpBody<Data = Bytes, Error: ToString + Send> + Unpin + Send + 'static,
+    {
         // Says what it got: how long the body was said to be, and the body.
-        let router = tower::service_fn(|request: Request<Peeked<Sent>>| async move {
+        let router = tower::service_fn(|request: Request<Peeked<B>>| async move {
             let hint = request.body().size_hint().exact();
             let said = match request.into_body().collect().await {
                 Ok(body) => format!("routed {hint:?} {}", String::from_utf8_lossy(&body.to_bytes())),
@@ -310,9 +337,14 @@ mod tests {
         });
         let heads = Heads::default();
         heads.clear_one();
-        let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0));
+        let account = Account::new(activity, &Arc::default(), &Crowd::new(1, 0));
         let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
-        let connection = Connection::new(account, heads, peer, Some(Arc::new(Known)), router);
+        Connection::new(account, heads, peer, Some(Arc::new(Known)), router)
+    }
+
+    fn ask(path: &str, bytes: u64) -> (Sender, impl Future<Output = String>, Activity) {
+        let activity = Activity::default();
+        let connection = connection(&activity);
         let (sender, pieces) = mpsc::unbounded_channel();
         let request = Request::builder().uri(path).body(Sent { pieces, left: bytes }).unwrap();
         let answer = connection.call(request);
@@ -372,5 +404,40 @@ mod tests {
         sender.send(Ok(Bytes::from("known".repeat(100)))).unwrap();
         drop(sender);
         assert!(answer.await.starts_with("routed Some(500) known"), "too long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_has_come_with_its_body_takes_one_turn() {
+        #[derive(Default)]
+        struct Woken(AtomicUsize);
+        impl ArcWake for Woken {
+            fn wake_by_ref(woken: &Arc<Woken>) {
+                woken.0.fetch_add(1, Relaxed);
+            }
+        }
+        for (bytes, turns_more, said) in [(5, 0, "at once"), (9, 1, "routed Some(9) known-all")] {
+            let (mut client, stream) = tokio::io::duplex(1024);
+            let activity = Activity::default();
+            let http = hyper::server::conn::http1::Builder::new();
+            let mut served = pin!(http.serve_connection(TokioIo::new(stream), connection(&activity)));
+            let (mut turns, woken) = (Turns::new(activity), Arc::new(Woken::default()));
+            let waker = waker(Arc::clone(&woken));
+            let mut turn = || turns.poll(served.as_mut(), &Context::from_waker(&waker)).is_pending();
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\nknown");
+            client.write_all(head.as_bytes()).await.unwrap();
+            assert!(turn());
+            assert_eq!(woken.0.swap(0, Relaxed), turns_more, "{bytes} bytes");
+            if turns_more > 0 {
+                assert!(turn());
+                client.write_all(b"-all").await.unwrap();
+                while woken.0.swap(0, Relaxed) > 0 {
+                    assert!(turn());
+                }
+            }
+            let mut answer = vec![0; 1024];
+            let length = client.read(&mut answer).now_or_never().expect("it has been answered").unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            assert!(answer.ends_with(said), "{answer}");
+        }
     }
 }

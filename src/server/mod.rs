@@ -14,18 +14,11 @@ mod goodbye;
 mod inherited;
 mod listener;
 mod metrics;
+mod turn;
 mod unserved;
 mod watch;
 
-use std::{
-    fs::File,
-    future::poll_fn,
-    io::ErrorKind,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fs::File, future::poll_fn, io::ErrorKind, sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     Router,
@@ -48,6 +41,7 @@ use self::{
     framing::{Framing, Heads},
     goodbye::Goodbye,
     listener::Stream,
+    turn::Turns,
     watch::{Over, Patience, Watch},
 };
 pub use self::{
@@ -287,6 +281,7 @@ impl Server {
         let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let mut turns = Turns::new(activity.clone());
         let mut watch = Watch::new(activity.clone(), member, self.patience);
         let mut drain = Ringing::new(self.ending.drain.cancelled());
         let mut is_ending = false;
@@ -294,11 +289,11 @@ impl Server {
             tokio::select! {
                 // In this order: what has just come must be read before we ask how long nothing has come.
                 biased;
-                ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
+                ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => break ended,
                 () = &mut drain, if !is_ending => {
                     is_ending = true;
                     // Whoever has just connected has a request on the way. hyper would close without a word.
-                    let first = poll_fn(|cx| match poll_turn(&activity, connection.as_mut(), cx) {
+                    let first = poll_fn(|cx| match turns.poll(connection.as_mut(), cx) {
                         Poll::Ready(ended) => Poll::Ready(Some(ended)),
                         Poll::Pending if activity.now().0 != Phase::Silent => Poll::Ready(None),
                         Poll::Pending => Poll::Pending,
@@ -316,7 +311,7 @@ impl Server {
                     }
                     let looked = poll_fn(|cx| {
                         let mut ended = Poll::Pending;
-                        let has_unread = activity.has_unread(|| ended = poll_turn(&activity, connection.as_mut(), cx));
+                        let has_unread = activity.has_unread(|| ended = turns.poll(connection.as_mut(), cx));
                         Poll::Ready((has_unread, ended))
                     });
                     match looked.await {
@@ -334,7 +329,7 @@ impl Server {
                         return;
                     }
                     tokio::select! {
-                        ended = poll_fn(|cx| poll_turn(&activity, connection.as_mut(), cx)) => break ended,
+                        ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => break ended,
                         () = self.ending.kill.cancelled() => return,
                         () = tokio::time::sleep(self.patience.head) => return,
                     }
@@ -346,11 +341,6 @@ impl Server {
             tracing::debug!(%error, "connection ended early");
         }
     }
-}
-
-fn poll_turn<C: Future>(activity: &Activity, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
-    activity.takes_its_turn();
-    connection.poll(cx)
 }
 
 /// A file that is open for nothing: when something else has used up all other files, it is closed to make room for a
