@@ -1,7 +1,7 @@
 //! One mint for a whole fleet, and what the others find.
 
 use super::{Fleet, ROOM, labelled, metric, outcome, slow_mints, source};
-use crate::support::{Answer, KEY, Sidecar, encode, eventually};
+use crate::support::{Answer, FakeKie, KEY, Sidecar, encode, eventually};
 
 #[tokio::test]
 async fn eight_replicas_that_are_asked_for_fifty_files_at_once_mint_each_once() {
@@ -271,5 +271,20 @@ async fn a_file_of_a_task_is_shared_by_its_task() {
         assert_ne!(reply.json()["url"], first.json()["url"], "{what}");
     }
     assert_eq!(fleet.kie.mints(), 4);
+    fleet.ended().await;
+}
+
+#[tokio::test]
+async fn a_kielink_by_itself_has_no_task_for_a_fleet() {
+    // kie.ai's gate, the look at what is old, the watches of the key and of kie.ai's clock, the page's figures, the log's
+    // sums, and the listener.
+    const BY_ITSELF: usize = 7;
+    let kie = FakeKie::start();
+    let mut by_itself = Sidecar::start(&kie);
+    eventually("it serves", async || by_itself.get("/healthz").await.status == 200).await;
+    eventually("its caller has gone", async || by_itself.tasks() == BY_ITSELF).await;
+    by_itself.stopped().await;
+    let Some(fleet) = Fleet::of(1, &ROOM).await else { return };
+    assert!(fleet.replicas[0].tasks() > BY_ITSELF, "which would be seen");
     fleet.ended().await;
 }

@@ -18,7 +18,7 @@ use kielink::{
     server::{Address, Inherited},
     telemetry::Telemetry,
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::RuntimeMetrics, sync::oneshot};
 
 use super::{FakeKie, assert_described};
 
@@ -33,6 +33,7 @@ pub(crate) struct Sidecar {
     client: reqwest::Client,
     seen: Arc<Seen>,
     reload: Reload,
+    tasks: RuntimeMetrics,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Ended>>,
 }
@@ -109,12 +110,13 @@ impl Sidecar {
         let writer = LogWriter(Arc::clone(&seen));
         let reload = Reload::default();
         let served = reload.clone();
+        // One thread for all its tasks, so that the subscriber of that thread sees everything.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let tasks = runtime.metrics();
         let thread = std::thread::spawn(move || {
-            // One thread for all its tasks, so that the subscriber of this thread sees everything.
             let telemetry = Telemetry::default();
             let dispatch = config.log.dispatch(move || writer.clone(), &telemetry);
             let _guard = tracing::dispatcher::set_default(&dispatch);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let stop = async { drop(stopped.await) };
             runtime.block_on(async {
                 let app = app::build(config, listeners, telemetry, Clock::system()).unwrap();
@@ -131,12 +133,17 @@ impl Sidecar {
             .pool_max_idle_per_host(0)
             .build()
             .unwrap();
-        Sidecar { data, admin, client, seen, reload, stop: Some(stop), thread: Some(thread) }
+        Sidecar { data, admin, client, seen, reload, tasks, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `http://host:port` for callers.
     pub(crate) fn base_url(&self) -> &str {
         &self.data
+    }
+
+    /// How many tasks it has, but for those of its admin interface.
+    pub(crate) fn tasks(&self) -> usize {
+        self.tasks.num_alive_tasks()
     }
 
     pub(crate) fn admin_url(&self) -> &str {
