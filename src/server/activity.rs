@@ -13,7 +13,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures_util::task::AtomicWaker;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -28,15 +27,11 @@ pub(super) struct Activity(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Requests that wait for us: for their answer, or for the next part of it.
-    ours: AtomicUsize,
-    /// Requests whose answer is not yet handed over to the last byte; `ours` are among them.
-    open: AtomicUsize,
+    tally: Tally,
     /// Requests among `ours` that wait for the peer to send more of their body.
     awaited: AtomicUsize,
+    /// Changed by the connection's task alone.
     begun: AtomicU64,
-    /// Goes up whenever a request begins or ends, a part of its body comes, or a part of an answer is taken.
-    moves: AtomicU64,
     /// Whether anything has come.
     is_heard: AtomicBool,
     /// Whether a head has begun and not ended.
@@ -55,9 +50,33 @@ struct Inner {
     has_unread: AtomicBool,
     /// Bytes of HTTP/2 that may yet be read until the connection has its next turn.
     may_read: AtomicUsize,
-    /// The connection's task.
-    task: AtomicWaker,
+    /// The connection's task, once it has had a turn.
+    task: Mutex<Option<Waker>>,
     offer: OfferMade,
+}
+
+/// Three counts in one number, so that what a request changes is changed at once: each hit does it three times.
+#[derive(Debug, Default)]
+struct Tally(AtomicU64);
+
+impl Tally {
+    /// A request that waits for us: for its answer, or for the next part of it.
+    const OURS: u64 = 1;
+    /// A request whose answer is not yet handed over to the last byte; `ours` are among them. A connection has a few hundred
+    /// at most (`Config`), of 65,535 that find room.
+    const OPEN: u64 = 1 << 16;
+    /// A request begins or ends, a part of its body comes, or a part of an answer is taken. What no longer fits falls off.
+    const MOVE: u64 = 1 << 32;
+
+    fn add(&self, change: u64) {
+        self.0.fetch_add(change, Relaxed);
+    }
+
+    /// `ours`, `open` and moves.
+    fn read(&self) -> (u16, u16, u32) {
+        let tally = self.0.load(Relaxed);
+        (tally as u16, (tally >> 16) as u16, (tally >> 32) as u32)
+    }
 }
 
 /// A connection's offer to give way (`crowd`), as far as it changes without the lock that all connections share.
@@ -132,12 +151,12 @@ pub(super) enum Phase {
 
 impl Activity {
     /// The phase, and a number that changes with everything that happens.
-    pub(super) fn now(&self) -> (Phase, u64) {
+    pub(super) fn now(&self) -> (Phase, u32) {
         let inner = &*self.0;
-        let (ours, awaited) = (inner.ours.load(Relaxed), inner.awaited.load(Relaxed));
-        let phase = if ours > awaited {
+        let ((ours, open, moves), awaited) = (inner.tally.read(), inner.awaited.load(Relaxed));
+        let phase = if usize::from(ours) > awaited {
             Phase::Busy
-        } else if inner.open.load(Relaxed) > ours || inner.is_unflushed.load(Relaxed) {
+        } else if open > ours || inner.is_unflushed.load(Relaxed) {
             Phase::Unread
         } else if awaited > 0 {
             Phase::Body
@@ -148,7 +167,7 @@ impl Activity {
         } else {
             Phase::Silent
         };
-        (phase, inner.moves.load(Relaxed))
+        (phase, moves)
     }
 
     pub(super) fn heard(&self, is_in_head: bool) {
@@ -170,8 +189,9 @@ impl Activity {
 
     /// Everything written has been taken.
     pub(super) fn flushed(&self) {
-        if self.0.is_unflushed.swap(false, Relaxed) {
-            self.0.moves.fetch_add(1, Relaxed);
+        if self.0.is_unflushed.load(Relaxed) {
+            self.0.is_unflushed.store(false, Relaxed);
+            self.0.tally.add(Tally::MOVE);
         }
     }
 
@@ -211,7 +231,7 @@ impl Activity {
     /// The piece has been taken, or never will be.
     pub(super) fn takes_off(&self, number: u64) {
         self.untaken().since.remove(&number);
-        self.0.moves.fetch_add(1, Relaxed);
+        self.0.tally.add(Tally::MOVE);
     }
 
     fn untaken(&self) -> MutexGuard<'_, Untaken> {
@@ -232,8 +252,8 @@ impl Activity {
     }
 
     /// Requests that have begun, and how many of them are not over.
-    pub(super) fn requests(&self) -> (u64, usize) {
-        (self.0.begun.load(Relaxed), self.0.open.load(Relaxed))
+    pub(super) fn requests(&self) -> (u64, u16) {
+        (self.0.begun.load(Relaxed), self.0.tally.read().1)
     }
 
     /// Whether bytes have arrived that the connection does not know of yet. `poll` must poll the connection, which then
@@ -267,13 +287,20 @@ impl Activity {
         self.0.may_read.fetch_sub(bytes, Relaxed);
     }
 
-    /// To be called by the connection's task before it looks at what the connection is at.
+    /// To be called by the connection's task before it looks at what the connection is at; once, as long as the task is the
+    /// same.
     pub(super) fn wakes(&self, task: &Waker) {
-        self.0.task.register(task);
+        *self.task() = Some(task.clone());
     }
 
     pub(super) fn wake(&self) {
-        self.0.task.wake();
+        if let Some(task) = &*self.task() {
+            task.wake_by_ref();
+        }
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches a request's body.
@@ -288,13 +315,11 @@ impl Activity {
         }
     }
 
-    /// A request has begun.
+    /// A request has begun. To be called by the connection's task.
     pub(super) fn begin(&self) -> UnderWay {
         let inner = &*self.0;
-        inner.ours.fetch_add(1, Relaxed);
-        inner.open.fetch_add(1, Relaxed);
-        inner.begun.fetch_add(1, Relaxed);
-        inner.moves.fetch_add(1, Relaxed);
+        inner.begun.store(inner.begun.load(Relaxed) + 1, Relaxed);
+        inner.tally.add(Tally::OURS + Tally::OPEN + Tally::MOVE);
         UnderWay { activity: self.clone(), is_ours: true }
     }
 }
@@ -315,11 +340,8 @@ impl UnderWay {
     pub(super) fn is_ours(&mut self, is_ours: bool) {
         let inner = &*self.activity.0;
         match (self.is_ours, is_ours) {
-            (false, true) => drop(inner.ours.fetch_add(1, Relaxed)),
-            (true, false) => {
-                inner.moves.fetch_add(1, Relaxed);
-                inner.ours.fetch_sub(1, Relaxed);
-            }
+            (false, true) => inner.tally.add(Tally::OURS),
+            (true, false) => inner.tally.add(Tally::MOVE - Tally::OURS),
             (true, true) | (false, false) => {}
         }
         self.is_ours = is_ours;
@@ -330,8 +352,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.is_ours(false);
         let inner = &*self.activity.0;
-        inner.moves.fetch_add(1, Relaxed);
-        inner.open.fetch_sub(1, Relaxed);
+        inner.tally.add(Tally::MOVE - Tally::OPEN);
         self.activity.wake_for_stream();
     }
 }
@@ -371,7 +392,7 @@ impl<B: hyper::body::Body + Unpin> hyper::body::Body for Question<B> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         if frame.is_ready() {
-            this.activity.0.moves.fetch_add(1, Relaxed);
+            this.activity.0.tally.add(Tally::MOVE);
         }
         this.is_awaited(frame.is_pending());
         frame

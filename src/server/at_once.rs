@@ -20,7 +20,7 @@ use tower::Service;
 use super::{
     account::{Account, Answer, NoRoom, Open},
     activity::Question,
-    framing::Heads,
+    heads::Heads,
     listener::Peer,
     turn,
 };

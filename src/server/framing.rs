@@ -8,21 +8,19 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
-use axum::http::{Request, Version};
 use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     MAX_HEAD_BYTES,
     activity::{Activity, BYTES_A_TURN},
+    heads::{Ambiguous, Heads, Read, Verdict},
     unserved::{Instead, Refuse},
 };
 
@@ -36,103 +34,6 @@ const KEPT_BYTES: usize = 256;
 /// A head and a body of no more bytes than this are written as one piece: to copy them costs less than the kernel takes
 /// for a second piece.
 const SMALL_BYTES: usize = 2 * 1024;
-
-/// Why it is unclear where a request ends. Travels in the request's extensions; the service answers with 400.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ambiguous {
-    BareLineFeed,
-    FoldedLine,
-    TwoLengths,
-    LengthAndEncoding,
-    BadLength,
-    UnknownEncoding,
-    /// The request follows another that should have been the last.
-    Unseen,
-}
-
-/// In a request's extensions: the answer must say `Connection: close`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LastRequest;
-
-/// In a request's extensions: the head could be read, but is larger than a head may be. The service answers with 431.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HeadTooLarge;
-
-impl Ambiguous {
-    /// For the caller.
-    pub(crate) fn detail(self) -> &'static str {
-        match self {
-            Ambiguous::BareLineFeed => "A line of the request's head ends without a carriage return.",
-            Ambiguous::FoldedLine => "A header of the request is folded over several lines.",
-            Ambiguous::TwoLengths => "The request has more than one Content-Length header.",
-            Ambiguous::LengthAndEncoding => "The request has both Content-Length and Transfer-Encoding.",
-            Ambiguous::BadLength => "The request's Content-Length is not a number.",
-            Ambiguous::UnknownEncoding => "The request's Transfer-Encoding is not \"chunked\".",
-            Ambiguous::Unseen => "The request follows another that was the last on its connection.",
-        }
-    }
-}
-
-/// What is known of one head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Every reader sees the end of the head, and of its body, at the same place.
-    Clear,
-    /// Clear, but only hyper finds where the body ends: what follows on this connection is neither watched nor served.
-    ClearAndLast,
-    Refused(Ambiguous),
-    TooLarge,
-}
-
-/// The heads that hyper has not handed on yet, in order. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Heads(Arc<Mutex<VecDeque<Read>>>);
-
-/// A head that was read to its end, or to where it is refused.
-#[derive(Debug)]
-struct Read {
-    verdict: Verdict,
-    has_long_target: bool,
-    request_id: Option<Box<[u8]>>,
-}
-
-impl Heads {
-    /// As after a head of which nothing has to be said.
-    #[cfg(test)]
-    pub(super) fn clear_one(&self) {
-        self.lock().push_back(Read { verdict: Verdict::Clear, has_long_target: false, request_id: None });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Read>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands a request its verdict. Whether it is a request over HTTP/1 of which nothing has to be said.
-    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> bool {
-        if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
-            request.extensions_mut().insert(HeadTooLarge);
-        } else if request.version() < Version::HTTP_2 {
-            // SECURITY: where hyper sees a request and our reader sees none, the two disagree, and the request is not
-            // served.
-            let read = self.lock().pop_front();
-            let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
-            let extensions = request.extensions_mut();
-            match verdict {
-                Verdict::Clear => return true,
-                Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
-                Verdict::Refused(why) => {
-                    extensions.insert(LastRequest);
-                    extensions.insert(why);
-                }
-                Verdict::TooLarge => {
-                    extensions.insert(LastRequest);
-                    extensions.insert(HeadTooLarge);
-                }
-            }
-        }
-        false
-    }
-}
 
 /// Watches what is read.
 pub(super) struct Framing<S> {
@@ -264,7 +165,7 @@ impl HeadReader {
                     if let Some((verdict, next)) = head.line(part) {
                         let (has_long_target, request_id) = (head.has_long_target, head.request_id.take());
                         if let Some(verdict) = verdict {
-                            self.heads.lock().push_back(Read { verdict, has_long_target, request_id });
+                            self.heads.push(Read { verdict, has_long_target, request_id });
                         }
                         match next {
                             Some(next) => self.at = next,
@@ -279,7 +180,7 @@ impl HeadReader {
     /// What is known of the head that hyper could not parse: whether its first line is too long, and its
     /// `X-Request-Id`.
     fn unparsed(&self) -> (bool, Option<Box<[u8]>>) {
-        if let Some(read) = self.heads.lock().pop_front() {
+        if let Some(read) = self.heads.pop() {
             return (read.has_long_target, read.request_id);
         }
         match &self.at {
@@ -477,26 +378,25 @@ impl<S> Framing<S> {
     }
 }
 
-/// The size of a header list (RFC 9113 section 10.5.1), without the few bytes of the pseudo-headers' names.
-fn list_size<B>(request: &Request<B>) -> usize {
-    const OF_EACH: usize = 32;
-    let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    target + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + OF_EACH).sum::<usize>()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::http::{Request, Version};
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::*;
+    use super::{
+        super::heads::{HeadTooLarge, LastRequest},
+        *,
+    };
 
     /// The verdicts on what arrives in pieces of `size` bytes.
     fn verdicts(text: &[u8], size: usize) -> Vec<Verdict> {
         let heads = Heads::default();
         let mut reader = HeadReader::new(heads.clone(), Activity::default());
         text.chunks(size).for_each(|piece| reader.saw(piece));
-        heads.lock().drain(..).map(|read| read.verdict).collect()
+        std::iter::from_fn(|| heads.pop()).map(|read| read.verdict).collect()
     }
 
     fn in_any_pieces(text: &str) -> Vec<Verdict> {

@@ -11,6 +11,7 @@ mod bell;
 mod crowd;
 mod framing;
 mod goodbye;
+mod heads;
 mod inherited;
 mod listener;
 mod metrics;
@@ -38,8 +39,9 @@ use self::{
     at_once::Connection,
     bell::Ringing,
     crowd::{Crowd, Member},
-    framing::{Framing, Heads},
+    framing::Framing,
     goodbye::Goodbye,
+    heads::Heads,
     listener::Stream,
     turn::Turns,
     watch::{Over, Patience, Watch},
@@ -52,7 +54,7 @@ pub use self::{
 };
 pub(crate) use self::{
     at_once::{AtOnce, Began},
-    framing::{Ambiguous, HeadTooLarge, LastRequest},
+    heads::{Ambiguous, HeadTooLarge, LastRequest},
     listener::Peer,
     unserved::{Refuse, Unserved},
 };
@@ -283,7 +285,7 @@ impl Server {
         tokio::pin!(connection);
         let mut turns = Turns::new(activity.clone());
         let mut watch = Watch::new(activity.clone(), member, self.patience);
-        let mut drain = Ringing::new(self.ending.drain.cancelled());
+        let mut drain = Ringing::new(self.ending.drain.cancelled(), activity.clone());
         let mut is_ending = false;
         let ended = loop {
             tokio::select! {

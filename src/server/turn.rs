@@ -48,7 +48,7 @@ impl Turns {
         Turns { activity, waker: None }
     }
 
-    /// Polls the connection, once.
+    /// Polls the connection, once. From now on the activity wakes the task.
     pub(super) fn poll<C: Future>(&mut self, connection: Pin<&mut C>, cx: &Context<'_>) -> Poll<C::Output> {
         self.activity.takes_its_turn();
         connection.poll(&mut Context::from_waker(self.waker(cx.waker())))
@@ -57,6 +57,7 @@ impl Turns {
     fn waker(&mut self, task: &Waker) -> &Waker {
         let known = self.waker.take().filter(|(known, _)| known.0.will_wake(task));
         let (_, waker) = self.waker.insert(known.unwrap_or_else(|| {
+            self.activity.wakes(task);
             let task = Arc::new(Task(task.clone()));
             (Arc::clone(&task), Waker::from(task))
         }));

@@ -86,12 +86,12 @@ impl Patience {
     }
 }
 
-/// Watches one connection. To be polled by its task, after the connection itself.
+/// Watches one connection. To be polled by its task, after the connection itself has had its turn.
 pub(super) struct Watch {
     activity: Activity,
     member: Member,
     patience: Patience,
-    seen: (Phase, u64),
+    seen: (Phase, u32),
     /// When the connection was first seen so.
     since: Instant,
     timer: Pin<Box<Sleep>>,
@@ -114,7 +114,6 @@ impl Watch {
     }
 
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
-        self.activity.wakes(cx.waker());
         if self.activity.is_cut() {
             return Poll::Ready(Over::TooSlow);
         }
@@ -227,7 +226,13 @@ mod tests {
     /// How it ends, and after how many seconds.
     async fn over(watch: &mut Watch) -> (Over, u64) {
         let began = Instant::now();
-        let over = poll_fn(|cx| watch.poll_over(cx)).await;
+        let activity = watch.activity.clone();
+        let over = poll_fn(|cx| {
+            // As the connection's turn does.
+            activity.wakes(cx.waker());
+            watch.poll_over(cx)
+        })
+        .await;
         (over, began.elapsed().as_secs())
     }
 

@@ -1,0 +1,186 @@
+//! What is known of the heads of HTTP/1 (`framing`) on its way to the requests that hyper makes of them.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use axum::http::{Request, Version};
+
+use super::MAX_HEAD_BYTES;
+
+/// Why it is unclear where a request ends. Travels in the request's extensions; the service answers with 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ambiguous {
+    BareLineFeed,
+    FoldedLine,
+    TwoLengths,
+    LengthAndEncoding,
+    BadLength,
+    UnknownEncoding,
+    /// The request follows another that should have been the last.
+    Unseen,
+}
+
+/// In a request's extensions: the answer must say `Connection: close`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastRequest;
+
+/// In a request's extensions: the head could be read, but is larger than a head may be. The service answers with 431.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadTooLarge;
+
+impl Ambiguous {
+    /// For the caller.
+    pub(crate) fn detail(self) -> &'static str {
+        match self {
+            Ambiguous::BareLineFeed => "A line of the request's head ends without a carriage return.",
+            Ambiguous::FoldedLine => "A header of the request is folded over several lines.",
+            Ambiguous::TwoLengths => "The request has more than one Content-Length header.",
+            Ambiguous::LengthAndEncoding => "The request has both Content-Length and Transfer-Encoding.",
+            Ambiguous::BadLength => "The request's Content-Length is not a number.",
+            Ambiguous::UnknownEncoding => "The request's Transfer-Encoding is not \"chunked\".",
+            Ambiguous::Unseen => "The request follows another that was the last on its connection.",
+        }
+    }
+}
+
+/// What is known of one head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Every reader sees the end of the head, and of its body, at the same place.
+    Clear,
+    /// Clear, but only hyper finds where the body ends: what follows on this connection is neither watched nor served.
+    ClearAndLast,
+    Refused(Ambiguous),
+    TooLarge,
+}
+
+/// The heads that hyper has not handed on yet, in order. The connection's task alone reads and hands on. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heads(Arc<Queue>);
+
+/// Hardly ever is there more to hand on than one head of which nothing has to be said: it takes no lock.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Whether the first is such a head.
+    is_first_usual: AtomicBool,
+    /// Whether there are others.
+    has_others: AtomicBool,
+    others: Mutex<VecDeque<Read>>,
+}
+
+/// A head that was read to its end, or to where it is refused.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) verdict: Verdict,
+    pub(super) has_long_target: bool,
+    pub(super) request_id: Option<Box<[u8]>>,
+}
+
+impl Read {
+    const USUAL: Read = Read { verdict: Verdict::Clear, has_long_target: false, request_id: None };
+
+    fn is_usual(&self) -> bool {
+        self.verdict == Verdict::Clear && !self.has_long_target && self.request_id.is_none()
+    }
+}
+
+impl Heads {
+    /// As after a head of which nothing has to be said.
+    #[cfg(test)]
+    pub(super) fn clear_one(&self) {
+        self.push(Read::USUAL);
+    }
+
+    pub(super) fn push(&self, read: Read) {
+        let Queue { is_first_usual, has_others, .. } = &*self.0;
+        if read.is_usual() && !is_first_usual.load(Relaxed) && !has_others.load(Relaxed) {
+            is_first_usual.store(true, Relaxed);
+        } else {
+            self.others().push_back(read);
+            has_others.store(true, Relaxed);
+        }
+    }
+
+    pub(super) fn pop(&self) -> Option<Read> {
+        let Queue { is_first_usual, has_others, .. } = &*self.0;
+        if is_first_usual.load(Relaxed) {
+            is_first_usual.store(false, Relaxed);
+            return Some(Read::USUAL);
+        }
+        if !has_others.load(Relaxed) {
+            return None;
+        }
+        let mut others = self.others();
+        let read = others.pop_front();
+        has_others.store(!others.is_empty(), Relaxed);
+        read
+    }
+
+    fn others(&self) -> MutexGuard<'_, VecDeque<Read>> {
+        self.0.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a request its verdict. Whether it is a request over HTTP/1 of which nothing has to be said.
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> bool {
+        if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
+            request.extensions_mut().insert(HeadTooLarge);
+        } else if request.version() < Version::HTTP_2 {
+            // SECURITY: where hyper sees a request and our reader sees none, the two disagree, and the request is not
+            // served.
+            let read = self.pop();
+            let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
+            let extensions = request.extensions_mut();
+            match verdict {
+                Verdict::Clear => return true,
+                Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
+                Verdict::Refused(why) => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(why);
+                }
+                Verdict::TooLarge => {
+                    extensions.insert(LastRequest);
+                    extensions.insert(HeadTooLarge);
+                }
+            }
+        }
+        false
+    }
+}
+
+/// The size of a header list (RFC 9113 section 10.5.1), without the few bytes of the pseudo-headers' names.
+fn list_size<B>(request: &Request<B>) -> usize {
+    const OF_EACH: usize = 32;
+    let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    target + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + OF_EACH).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_read_first_is_handed_on_first(
+            reads in prop::collection::vec(prop_oneof![3 => Just(None), 3 => Just(Some(None)), 1 => (0..9u8).prop_map(|id| Some(Some(id)))], 0..40),
+        ) {
+            let (heads, mut model) = (Heads::default(), VecDeque::new());
+            for read in reads {
+                let Some(id) = read else {
+                    prop_assert_eq!(heads.pop().map(|read| read.request_id), model.pop_front());
+                    continue;
+                };
+                let request_id = id.map(|id| Box::from([id]));
+                model.push_back(request_id.clone());
+                heads.push(Read { request_id, ..Read::USUAL });
+            }
+            prop_assert!(std::iter::from_fn(|| heads.pop()).map(|read| read.request_id).eq(model));
+        }
+    }
+}
