@@ -56,7 +56,7 @@
 //! | [`http`], [`admin`] | the two interfaces, which do not know each other. For callers: `hit` (memory answers), `handlers` and `batch`, places for those that wait (`places`), bodies that are still coming (`bodies`), the interface's description (`openapi`, and `docs` made of it). For probes and people: metrics, status, explain, on a thread of its own |
 //! | [`web`] | what both interfaces share: the layers (`edge`), who may ask (`guard`), the one table of routes (`route`), source URLs out of queries and bodies (`query`), ids (`request_id`) and `headers`, what became of a request (`outcome`, `cache_status`, `problem`), probes, what is told of it (`record`, `metrics`), answers where there is no request (`unserved`) |
 //! | [`links`] | the heart: cache, freshness, flights (`flight`, and what one does: `mint`), files that failed (`failures`), links that are given again (`first_ends`), places that addresses share (`shares`) |
-//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), what is answered before the router (`at_once`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
+//! | [`server`], [`upstream`] | the way in and the way out. Listeners (bound, or handed over) and connections: what each is at (`activity`, `account`), what is answered before the router (`at_once`), its task's turns (`turn`), who gives way (`crowd`, `watch`), how requests are told apart (`framing`, `heads`), what is said where there is none (`unserved`). kie.ai: `Kie` (when), `gate` (how often), `retry`, `wire` (one request), `connections`, `envelope`, `message` and `retry_after` (its answers), `error` (what they mean) |
 //! | [`shared`] | the tier that a fleet shares: what rests there (`seal`, `names`), what is asked of it (`scripts`), the one connection and whether it is used (`connection`, `dial`, `resolve`, `state`, `url`), the fleet's quota while it is away (`quota`), life across machines (`life`) |
 //! | [`credits`] | the credits left at kie.ai: what was seen last, and when to ask anew |
 //! | [`fleet`] | many replicas as one: stands between `links` and `upstream` where there is a shared tier. A mint that asks the tier first (`mint`, `seek`), waiting for other replicas' mints, all in one question (`poll`), files that this replica mints for all (`leases`), the common quota (`quota`, its own part of it: `bucket`, and who else has found a tier that is back: `others`), what replicas tell each other every second (`beat`), what the tier is told when it is back (`later`), one connection for each API key (`realm`) |
@@ -92,7 +92,8 @@
 //!   crate reads tokio's clock.)
 //! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is compared, hashed
 //!   and looked for in texts.
-//! - No statics with state: two kielinks can live in one process, and tests do that.
+//! - No statics with state, but for one of `server::turn`, which is set only within a call: two kielinks can live in one
+//!   process, and tests do that.
 //! - No lock is held across an `.await`. Every task is on a tracker that shutdown waits for, but for the sending of
 //!   spans, which shutdown gives a second. What may never end (reading a key file or root certificates, writing the
 //!   log) has a thread of its own.

@@ -28,15 +28,15 @@ pub(super) struct Activity(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     tally: Tally,
-    /// Requests among `ours` that wait for the peer to send more of their body.
+    /// Requests among `Tally::OURS` that wait for the peer to send more of their body.
     awaited: AtomicUsize,
-    /// Changed by the connection's task alone.
+    /// Requests that have begun. Changed by the connection's task alone.
     begun: AtomicU64,
     /// Whether anything has come.
     is_heard: AtomicBool,
     /// Whether a head has begun and not ended.
     is_in_head: AtomicBool,
-    /// Whether something that was written has not been taken.
+    /// Whether something that was written has not been taken. Changed by the connection's task alone.
     is_unflushed: AtomicBool,
     is_http_2: AtomicBool,
     /// Bytes of answers that wait to be read, over HTTP/2.
@@ -50,29 +50,30 @@ struct Inner {
     has_unread: AtomicBool,
     /// Bytes of HTTP/2 that may yet be read until the connection has its next turn.
     may_read: AtomicUsize,
-    /// The connection's task, once it has had a turn.
+    /// The connection's task, once it has had a turn. Not an `AtomicWaker`, which forgets the task when it wakes it.
     task: Mutex<Option<Waker>>,
     offer: OfferMade,
 }
 
-/// Three counts in one number, so that what a request changes is changed at once: each hit does it three times.
+/// Three counts in one number, so that each of the three changes that a request makes is one locked operation.
 #[derive(Debug, Default)]
 struct Tally(AtomicU64);
 
 impl Tally {
     /// A request that waits for us: for its answer, or for the next part of it.
     const OURS: u64 = 1;
-    /// A request whose answer is not yet handed over to the last byte; `ours` are among them. A connection has a few hundred
-    /// at most (`Config`), of 65,535 that find room.
+    /// A request whose answer is not yet handed over to the last byte; ours are among them. A connection has as many as it
+    /// has streams (256 at most, `Config`), and those that were reset a moment ago, of 65,535 that find room.
     const OPEN: u64 = 1 << 16;
-    /// A request begins or ends, a part of its body comes, or a part of an answer is taken. What no longer fits falls off.
+    /// A request begins or ends, a part of its body comes, or a part of an answer is taken. Wraps: it is compared for equality
+    /// alone.
     const MOVE: u64 = 1 << 32;
 
     fn add(&self, change: u64) {
         self.0.fetch_add(change, Relaxed);
     }
 
-    /// `ours`, `open` and moves.
+    /// Ours, open, and moves.
     fn read(&self) -> (u16, u16, u32) {
         let tally = self.0.load(Relaxed);
         (tally as u16, (tally >> 16) as u16, (tally >> 32) as u32)
@@ -253,7 +254,8 @@ impl Activity {
 
     /// Requests that have begun, and how many of them are not over.
     pub(super) fn requests(&self) -> (u64, u16) {
-        (self.0.begun.load(Relaxed), self.0.tally.read().1)
+        let (_, open, _) = self.0.tally.read();
+        (self.0.begun.load(Relaxed), open)
     }
 
     /// Whether bytes have arrived that the connection does not know of yet. `poll` must poll the connection, which then
@@ -287,16 +289,17 @@ impl Activity {
         self.0.may_read.fetch_sub(bytes, Relaxed);
     }
 
-    /// To be called by the connection's task before it looks at what the connection is at; once, as long as the task is the
-    /// same.
+    /// From now on `wake` wakes this task. To be called before the connection is looked at, and again only where another task
+    /// polls it.
     pub(super) fn wakes(&self, task: &Waker) {
         *self.task() = Some(task.clone());
     }
 
     pub(super) fn wake(&self) {
-        if let Some(task) = &*self.task() {
-            task.wake_by_ref();
-        }
+        // Not while the lock is held: others would wait for the runtime. To wake a task that is awake publishes what has changed
+        // as well (tokio 1.48), or the numbers here, which are relaxed, could be missed.
+        let task = self.task().clone();
+        task.into_iter().for_each(Waker::wake);
     }
 
     fn task(&self) -> MutexGuard<'_, Option<Waker>> {

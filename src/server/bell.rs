@@ -15,7 +15,9 @@ use std::{
 use super::activity::Activity;
 
 /// For a future that hardly ever has anything to say and takes a lock to say so, as a `CancellationToken` does, which all
-/// connections share: each request polls its connection's task. To be polled by that task, after the connection has had its turn.
+/// connections share: each request polls its connection's task.
+///
+/// Wakes the connection's task through its activity, and not whoever polls it: only that task may, after `Turns::poll`.
 pub(super) struct Ringing<F> {
     future: Pin<Box<F>>,
     bell: Arc<Bell>,

@@ -1,4 +1,5 @@
-//! What is known of the heads of HTTP/1 (`framing`) on its way to the requests that hyper makes of them.
+//! What is known of the heads of HTTP/1 (`framing`) on its way to the requests that hyper makes of them; over HTTP/2, only whether
+//! a head is too large.
 
 use std::{
     collections::VecDeque,
@@ -63,10 +64,10 @@ pub(super) enum Verdict {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heads(Arc<Queue>);
 
-/// Hardly ever is there more to hand on than one head of which nothing has to be said: it takes no lock.
+/// Hardly ever does more wait than one usual head (`Read::USUAL`), which takes no lock.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Whether the first is such a head.
+    /// Whether the first is a usual head.
     is_first_usual: AtomicBool,
     /// Whether there are others.
     has_others: AtomicBool,
@@ -74,7 +75,7 @@ struct Queue {
 }
 
 /// A head that was read to its end, or to where it is refused.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) verdict: Verdict,
     pub(super) has_long_target: bool,
@@ -83,14 +84,10 @@ pub(super) struct Read {
 
 impl Read {
     const USUAL: Read = Read { verdict: Verdict::Clear, has_long_target: false, request_id: None };
-
-    fn is_usual(&self) -> bool {
-        self.verdict == Verdict::Clear && !self.has_long_target && self.request_id.is_none()
-    }
 }
 
 impl Heads {
-    /// As after a head of which nothing has to be said.
+    /// As after one usual head.
     #[cfg(test)]
     pub(super) fn clear_one(&self) {
         self.push(Read::USUAL);
@@ -98,7 +95,7 @@ impl Heads {
 
     pub(super) fn push(&self, read: Read) {
         let Queue { is_first_usual, has_others, .. } = &*self.0;
-        if read.is_usual() && !is_first_usual.load(Relaxed) && !has_others.load(Relaxed) {
+        if read == Read::USUAL && !is_first_usual.load(Relaxed) && !has_others.load(Relaxed) {
             is_first_usual.store(true, Relaxed);
         } else {
             self.others().push_back(read);
@@ -125,7 +122,7 @@ impl Heads {
         self.0.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a request its verdict. Whether it is a request over HTTP/1 of which nothing has to be said.
+    /// Hands a request its verdict. True for one over HTTP/1 whose head is clear.
     pub(super) fn judge<B>(&self, request: &mut Request<B>) -> bool {
         if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
             request.extensions_mut().insert(HeadTooLarge);
@@ -165,22 +162,28 @@ mod tests {
 
     use super::*;
 
+    fn reads() -> impl Strategy<Value = Read> {
+        prop_oneof![
+            3 => Just(Read::USUAL),
+            1 => Just(Read { has_long_target: true, ..Read::USUAL }),
+            1 => Just(Read { verdict: Verdict::ClearAndLast, ..Read::USUAL }),
+            1 => (0..9u8).prop_map(|id| Read { request_id: Some([id].into()), ..Read::USUAL }),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn what_was_read_first_is_handed_on_first(
-            reads in prop::collection::vec(prop_oneof![3 => Just(None), 3 => Just(Some(None)), 1 => (0..9u8).prop_map(|id| Some(Some(id)))], 0..40),
-        ) {
+        fn what_was_read_first_is_handed_on_first(steps in prop::collection::vec(prop::option::of(reads()), 0..40)) {
             let (heads, mut model) = (Heads::default(), VecDeque::new());
-            for read in reads {
-                let Some(id) = read else {
-                    prop_assert_eq!(heads.pop().map(|read| read.request_id), model.pop_front());
-                    continue;
-                };
-                let request_id = id.map(|id| Box::from([id]));
-                model.push_back(request_id.clone());
-                heads.push(Read { request_id, ..Read::USUAL });
+            for step in steps {
+                if let Some(read) = step {
+                    model.push_back(read.clone());
+                    heads.push(read);
+                } else {
+                    prop_assert_eq!(heads.pop(), model.pop_front());
+                }
             }
-            prop_assert!(std::iter::from_fn(|| heads.pop()).map(|read| read.request_id).eq(model));
+            prop_assert!(std::iter::from_fn(|| heads.pop()).eq(model));
         }
     }
 }

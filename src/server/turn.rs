@@ -13,7 +13,8 @@ use std::{
 use super::activity::Activity;
 
 thread_local! {
-    /// While something is taken: whether its connection's task was woken for it.
+    /// While something is taken: whether its connection's task was woken for it. The thread's and not the task's: what other
+    /// threads wake the task for must get through.
     static WOKEN: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
@@ -21,20 +22,20 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Turns {
     activity: Activity,
-    /// The task, and what stands for its waker.
-    waker: Option<(Arc<Task>, Waker)>,
+    /// The task's waker, and the one that stands for it.
+    waker: Option<(Waker, Waker)>,
 }
 
-#[derive(Debug)]
-struct Task(Waker);
+/// A task's waker that is quiet while something is taken.
+struct Muted(Waker);
 
-impl Wake for Task {
-    fn wake(self: Arc<Task>) {
+impl Wake for Muted {
+    fn wake(self: Arc<Muted>) {
         self.wake_by_ref();
     }
 
-    fn wake_by_ref(self: &Arc<Task>) {
-        // Whoever else wakes the task is on another thread, or here when nothing is being taken.
+    fn wake_by_ref(self: &Arc<Muted>) {
+        // While something is taken, nothing else on this thread wakes a connection.
         if WOKEN.get().is_some() {
             WOKEN.set(Some(true));
         } else {
@@ -55,11 +56,10 @@ impl Turns {
     }
 
     fn waker(&mut self, task: &Waker) -> &Waker {
-        let known = self.waker.take().filter(|(known, _)| known.0.will_wake(task));
+        let known = self.waker.take().filter(|(known, _)| known.will_wake(task));
         let (_, waker) = self.waker.insert(known.unwrap_or_else(|| {
             self.activity.wakes(task);
-            let task = Arc::new(Task(task.clone()));
-            (Arc::clone(&task), Waker::from(task))
+            (task.clone(), Waker::from(Arc::new(Muted(task.clone()))))
         }));
         waker
     }
@@ -80,42 +80,63 @@ pub(super) fn take<T>(take: impl FnOnce() -> T) -> (T, bool) {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        task::Wake,
+    };
+
+    /// A task that counts how often it is woken.
+    #[derive(Default)]
+    pub(in crate::server) struct Woken(AtomicUsize);
+
+    impl Woken {
+        /// How often, since the last call.
+        pub(in crate::server) fn take(&self) -> usize {
+            self.0.swap(0, Relaxed)
+        }
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Woken>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::{panic::catch_unwind, thread};
 
-    use futures_util::task::{ArcWake, waker};
-
-    use super::*;
+    use super::{testing::Woken, *};
 
     #[test]
     fn only_what_it_takes_itself_does_not_wake_a_task() {
-        #[derive(Default)]
-        struct Count(std::sync::atomic::AtomicUsize);
-        impl ArcWake for Count {
-            fn wake_by_ref(count: &Arc<Count>) {
-                count.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            }
-        }
-        let [count, other] = std::array::from_fn(|_| Arc::new(Count::default()));
-        let counted = || [&count, &other].map(|count| count.0.load(std::sync::atomic::Ordering::Relaxed));
-        let mut turns = Turns::new(Activity::default());
-        let task = waker(Arc::clone(&count));
+        let tasks: [_; 2] = std::array::from_fn(|_| Arc::new(Woken::default()));
+        let woken = || [&tasks[0], &tasks[1]].map(|task| task.take());
+        let [task, other] = [&tasks[0], &tasks[1]].map(|task| Waker::from(Arc::clone(task)));
+        let activity = Activity::default();
+        let mut turns = Turns::new(activity.clone());
         let first = turns.waker(&task).clone();
         assert!(first.will_wake(turns.waker(&task)), "one for all turns");
         first.wake_by_ref();
-        assert_eq!(counted(), [1, 0]);
+        activity.wake();
+        assert_eq!(woken(), [2, 0]);
         assert_eq!(take(|| 7), (7, false));
         assert_eq!(take(|| first.wake_by_ref()), ((), true));
         let second = first.clone();
         assert_eq!(take(move || second.wake()), ((), true));
-        assert_eq!(counted(), [1, 0]);
-        let ((), woken) = take(|| thread::scope(|scope| drop(scope.spawn(|| first.wake_by_ref()).join())));
-        assert_eq!((woken, counted()), (false, [2, 0]), "another thread tells it something else");
+        assert_eq!(woken(), [0, 0]);
+        let ((), is_to_wake) = take(|| thread::scope(|scope| drop(scope.spawn(|| first.wake_by_ref()).join())));
+        assert_eq!((is_to_wake, woken()), (false, [1, 0]), "another thread tells it something else");
         assert!(catch_unwind(|| take(|| panic!("while it takes"))).is_err());
         first.wake_by_ref();
-        assert_eq!(counted(), [3, 0]);
-        let moved = waker(Arc::clone(&other));
-        turns.waker(&moved).wake_by_ref();
-        assert_eq!(counted(), [3, 1], "polled by another task now");
+        assert_eq!(woken(), [1, 0]);
+        turns.waker(&other).wake_by_ref();
+        activity.wake();
+        assert_eq!(woken(), [0, 2], "polled by another task now");
     }
 }

@@ -11,7 +11,8 @@ use prometheus_client::{
 use super::{fault::Error, life::Withheld, scripts::Operation, seal::Rejection, state::State};
 use crate::telemetry::metrics::{Histogram, reading, readings};
 
-/// Seconds. A trip takes half a millisecond; a caller waits 20 ms in all, but for another replica's mint and for a turn.
+/// Seconds. A trip takes half a millisecond; a caller waits 20 ms in all, but for another replica's mint and for
+/// a turn; what took 25 ms at most was no more than a fault may cost.
 const DURATIONS: [f64; 10] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -32,7 +32,7 @@ fn longest_at(index: usize) -> u64 {
 #[derive(Debug)]
 pub(super) struct Counting {
     latencies: [AtomicU32; COUNTS],
-    /// Nanoseconds.
+    /// Whole seconds.
     least_life: AtomicU64,
 }
 
@@ -49,10 +49,10 @@ impl Counting {
     }
 
     pub(super) fn life(&self, left: Duration) {
-        let nanos = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-        // Hardly ever is it the least: to look first spares the other threads a write.
-        if nanos < self.least_life.load(Relaxed) {
-            self.least_life.fetch_min(nanos, Relaxed);
+        let seconds = left.as_secs();
+        // Once a second at most is it the least: to look first spares the other threads a write.
+        if seconds < self.least_life.load(Relaxed) {
+            self.least_life.fetch_min(seconds, Relaxed);
         }
     }
 
@@ -60,7 +60,7 @@ impl Counting {
         let least_life = self.least_life.swap(u64::MAX, Relaxed);
         Recent {
             latencies: Spread(self.latencies.iter().map(|count| count.swap(0, Relaxed)).collect()),
-            least_life: (least_life != u64::MAX).then(|| Duration::from_nanos(least_life)),
+            least_life: (least_life != u64::MAX).then(|| Duration::from_secs(least_life)),
         }
     }
 }
@@ -69,7 +69,7 @@ impl Counting {
 #[derive(Debug, Clone, Default)]
 pub struct Recent {
     pub latencies: Spread,
-    /// Least life left of a link that was handed out.
+    /// Least life left of a link that was handed out, in whole seconds.
     pub least_life: Option<Duration>,
 }
 

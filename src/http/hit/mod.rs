@@ -129,7 +129,7 @@ impl Hits {
         if form == Form::Redirect {
             text.extend_from_slice(link.as_str().as_bytes());
         }
-        let text = Bytes::from(text);
+        let mut text = Bytes::from(text);
         let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).expect("made of visible ASCII");
         let (headers, third) = match form {
             Form::DownloadUrl | Form::Link => (&self.with_document, answer::json()),
@@ -144,7 +144,9 @@ impl Hits {
         fill(status);
         fill(third);
         fill(value(body, id));
-        let mut response = Response::new(text.slice(..body));
+        // All slices are made: the buffer itself is the last one.
+        text.truncate(body);
+        let mut response = Response::new(text);
         *response.headers_mut() = headers;
         if form == Form::Redirect {
             *response.status_mut() = StatusCode::FOUND;

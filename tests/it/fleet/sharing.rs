@@ -282,9 +282,9 @@ async fn a_kielink_by_itself_has_no_task_for_a_fleet() {
     let kie = FakeKie::start();
     let mut by_itself = Sidecar::start(&kie);
     eventually("it serves", async || by_itself.get("/healthz").await.status == 200).await;
-    eventually("its caller has gone", async || by_itself.tasks() == BY_ITSELF).await;
+    eventually("it has these tasks and no other", async || by_itself.tasks() == BY_ITSELF).await;
     by_itself.stopped().await;
     let Some(fleet) = Fleet::of(1, &ROOM).await else { return };
-    assert!(fleet.replicas[0].tasks() > BY_ITSELF, "which would be seen");
+    assert!(fleet.replicas[0].tasks() > BY_ITSELF, "a fleet's tasks would be counted");
     fleet.ended().await;
 }
