@@ -23,7 +23,7 @@ use std::{fs::File, future::poll_fn, io::ErrorKind, sync::Arc, task::Poll, time:
 
 use axum::{
     Router,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 use futures_util::FutureExt as _;
 use hyper_util::{
@@ -366,8 +366,10 @@ fn keep_alive(idle: Duration) -> HeaderMap {
         seconds => (seconds - 1).max(1),
     };
     headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-    let timeout = HeaderValue::try_from(format!("timeout={seconds}")).expect("a number fits into a header");
-    headers.insert("keep-alive", timeout);
+    // Leaked, once for each listener: every answer clones it, and clones of a static text share no reference count, which threads
+    // would contend for.
+    let timeout = HeaderValue::from_static(format!("timeout={seconds}").leak());
+    headers.insert(HeaderName::from_static("keep-alive"), timeout);
     headers
 }
 
