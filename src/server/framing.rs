@@ -271,10 +271,17 @@ impl Head {
 
     /// Whether this is a whole header line, as most are, of a name that is not looked at here.
     fn is_unwatched(&self, part: &[u8]) -> bool {
-        // Watched names begin with c, t or x. A space or a tab folds a line, and CR is the empty line that ends the head.
-        let is_other =
-            |first: &u8| !matches!(first | 0x20, b'c' | b't' | b'x' | b' ') && !matches!(first, b'\t' | b'\r');
-        self.has_request_line && self.last.is_none() && part.ends_with(b"\r\n") && part.first().is_some_and(is_other)
+        let letter = |at: usize| part.get(at).map_or(0, |byte| byte | 0x20);
+        let is_other = || match part.first() {
+            // A folded line, and the CR of the empty line that ends the head.
+            None | Some(b' ' | b'\t' | b'\r') => false,
+            // Two letters tell the watched names from nearly all others: Content-Length, Transfer-Encoding, X-Request-Id.
+            Some(_) => !matches!(
+                (letter(0), letter(1), letter(2), letter(8)),
+                (b'c', .., b'l') | (b't', b'r', ..) | (b'x', _, b'r', _)
+            ),
+        };
+        self.has_request_line && self.last.is_none() && part.ends_with(b"\r\n") && is_other()
     }
 
     /// The head is over: the verdict on it, and what follows.
@@ -519,6 +526,31 @@ mod tests {
             let whole = verdicts(&text, text.len().max(1));
             prop_assert_eq!(verdicts(&text, size), whole);
         }
+
+        #[test]
+        fn whole_lines_are_looked_at_as_closely_as_pieces(
+            lines in prop::collection::vec((line(), any::<u64>()), 0..5),
+            size in 1usize..40,
+        ) {
+            let mut text = b"POST / HTTP/1.1\r\n".to_vec();
+            for (line, upper) in lines {
+                let letters = line.bytes().enumerate();
+                text.extend(letters.map(|(at, byte)| if upper >> (at % 64) & 1 == 1 { byte.to_ascii_uppercase() } else { byte }));
+                text.extend(b"\r\n");
+            }
+            text.extend(b"\r\n");
+            prop_assert_eq!(verdicts(&text, size), verdicts(&text, text.len()));
+        }
+    }
+
+    /// A header line that is looked at, or begins like one.
+    fn line() -> impl Strategy<Value = String> {
+        const NAMES: [&str; 7] =
+            ["content-length", "transfer-encoding", "x-request-id", "content-type", "content-location", "te", "x"];
+        const VALUES: [&str; 6] = ["3", "0", "+3", "chunked", "gzip", ""];
+        (prop::sample::select(&NAMES[..]), prop::sample::select(&VALUES[..]), 0..20usize).prop_map(
+            |(name, value, cut)| if cut < name.len() { name[..cut].to_owned() } else { format!("{name}: {value}") },
+        )
     }
 
     #[test]
