@@ -49,7 +49,8 @@ struct Options {
     /// Only contenders with this in their name; bare hyper is always there.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// The kielink to measure; also KIELINK_BINARY. By default one is built as for a release.
+    /// The kielink to measure; also KIELINK_BINARY. By default the one that cargo has built for this benchmark: as for a release, but
+    /// with what tests need of tokio, which takes a lock at each look at its clock.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Given by cargo.
