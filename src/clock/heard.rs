@@ -95,12 +95,9 @@ pub struct PackedHeard {
 impl From<Heard> for PackedHeard {
     fn from(heard: Heard) -> PackedHeard {
         let Heard { number, sent_at, at, ahead, shown: _, stepped } = heard;
-        let signed = |duration: SignedDuration| {
-            let most = if duration.is_negative() { i64::MIN } else { i64::MAX };
-            i64::try_from(duration.as_nanos()).unwrap_or(most)
-        };
-        let least = ahead.map_or(0, |bounds| signed(bounds.least));
-        let width = ahead.map(|bounds| NonZeroU64::new(signed(bounds.most).abs_diff(least)).unwrap_or(NonZeroU64::MIN));
+        let least = ahead.map_or(0, |bounds| signed_nanos(bounds.least));
+        let width =
+            ahead.map(|bounds| NonZeroU64::new(signed_nanos(bounds.most).abs_diff(least)).unwrap_or(NonZeroU64::MIN));
         PackedHeard {
             number,
             sent_at: nanos(sent_at.since_origin()),
@@ -130,9 +127,22 @@ impl From<PackedHeard> for Heard {
     }
 }
 
+impl PackedHeard {
+    /// The most that kie.ai's clock can have been ahead of ours. `None` where nothing had shown it.
+    pub(super) fn most(&self) -> Option<i64> {
+        Some(self.least.saturating_add_unsigned(self.width?.get()))
+    }
+}
+
 /// Of 584 years and more, all that fits.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Of 292 years and more either way, all that fits.
+pub(super) fn signed_nanos(duration: SignedDuration) -> i64 {
+    let most = if duration.is_negative() { i64::MIN } else { i64::MAX };
+    i64::try_from(duration.as_nanos()).unwrap_or(most)
 }
 
 pub(super) fn since_epoch(at: Timestamp) -> SignedDuration {

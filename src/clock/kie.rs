@@ -12,10 +12,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Clock, Instant,
-    heard::{Bounds, DRIFT, Heard, PackedHeard, nanos, signed, since_epoch},
-    told::{Told, Witness, Witnesses},
+    gist::Gist,
+    heard::{Bounds, DRIFT, Heard, PackedHeard, nanos, signed, signed_nanos, since_epoch},
+    told::{self, Told, Witness, Witnesses},
 };
 use crate::link;
 
@@ -47,41 +45,6 @@ pub struct KieClock(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     gist: Gist,
-}
-
-/// What of the state shows, without a lock, that nothing contradicts an answer: every hit asks.
-#[derive(Debug)]
-struct Gist {
-    /// `State::stepped`, in nanoseconds.
-    stepped: AtomicU64,
-    /// The largest `Bounds::least` of the answers that are believed, or what a beacon told, in nanoseconds.
-    least: AtomicI64,
-}
-
-impl Default for Gist {
-    /// No answer yet.
-    fn default() -> Gist {
-        Gist { stepped: AtomicU64::new(0), least: AtomicI64::new(i64::MIN) }
-    }
-}
-
-impl Gist {
-    fn note(&self, state: &State) {
-        let answers = state.answers.iter().filter_map(|answer| answer.ahead).map(|bounds| bounds.least);
-        let least = answers.chain(state.told.beacons().map(|told| told.ahead)).max();
-        // Too much for 64 bits is as little known as can be: the state is asked.
-        let least = least.map_or(i64::MIN, |least| i64::try_from(least.as_nanos()).unwrap_or(i64::MAX));
-        self.least.store(least, Ordering::Release);
-        self.stepped.store(nanos(state.stepped), Ordering::Release);
-    }
-
-    /// Whether nothing that is known contradicts `then`: no later step of the wall clock, and no answer whose clock is
-    /// ahead of all that `then` leaves possible. (The time between the two is not looked at: it only excuses more.)
-    fn agrees_with(&self, then: &PackedHeard) -> bool {
-        let least = self.least.load(Ordering::Acquire);
-        let known = then.width.is_none_or(|width| least <= then.least.saturating_add_unsigned(width.get()));
-        known && least != i64::MAX && self.stepped.load(Ordering::Acquire) == then.stepped
-    }
 }
 
 /// The state while it is changed; what hits ask is noted when the change is over.
@@ -106,7 +69,8 @@ impl DerefMut for Change<'_> {
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
-        self.gist.note(&self.state);
+        let least = self.state.answers.iter().filter_map(|answer| Some(signed_nanos(answer.ahead?.least))).max();
+        self.gist.note(nanos(self.state.stepped), least, self.state.told.beacons());
     }
 }
 
@@ -145,7 +109,7 @@ impl State {
         self.answers.reverse();
         // What others say heals as what kie.ai says.
         let answers = &self.answers;
-        let since = |told: &Told| answers.iter().filter(|own| own.sent_at > told.at && !own.took_long()).count();
+        let since = |told: &Told| answers.iter().filter(|own| own.sent_at > told.at() && !own.took_long()).count();
         self.told.forget(|told| since(told) >= ANSWERS);
     }
 
@@ -218,22 +182,17 @@ impl KieClock {
         let since =
             |answer: &&Heard| answer.number > then.number || answer.at > then.sent_at || !stepped(answer).is_zero();
         let (later, earlier): (Vec<_>, Vec<_>) = state.answers.iter().partition(since);
-        // A beacon that came after `then` was asked for shows as much as an answer.
-        let beacons = state.told.beacons().filter(|told| told.at > then.sent_at).filter_map(|told| {
-            let apart = told.at.since(then.at).max(then.at.since(told.at));
-            let contradicts = told.ahead > known.most + signed(apart / DRIFT);
-            contradicts.then(|| told.ahead_at(now) - known.least)
-        });
-        let later = later.into_iter().filter_map(ahead).chain(beacons).max();
+        let later = later.into_iter().filter_map(ahead).max();
         let mut agreed: Vec<_> = earlier.into_iter().filter_map(ahead).collect();
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
-        most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default()
+        let by_answers = most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default();
+        by_answers.max(told::ahead_since(state.told.beacons(), &PackedHeard::from(*then), now))
     }
 
-    /// The same for an answer as an entry keeps it; without a lock where nothing contradicts it.
+    /// The same for an answer as an entry keeps it; without a lock where no answer and no step contradicts it.
     pub fn ahead_since_packed(&self, then: &PackedHeard, now: Instant) -> Duration {
-        if self.0.gist.agrees_with(then) { Duration::ZERO } else { self.ahead_since(&Heard::from(*then), now) }
+        self.0.gist.ahead_since(then, now).unwrap_or_else(|| self.ahead_since(&Heard::from(*then), now))
     }
 
     /// The most that kie.ai's clock may show at `now`; `None` as long as no answer has shown it. Each witness makes it
@@ -269,7 +228,7 @@ impl KieClock {
     /// Notes at `now` that kie.ai's clock shows `shown` or more, by another replica.
     pub fn told(&self, witness: Witness, shown: Timestamp, now: Instant) {
         let ahead = since_epoch(shown).saturating_sub(signed(now.since_origin()));
-        self.change().told.hear(witness, Told { at: now, ahead });
+        self.change().told.hear(witness, Told::new(now, ahead));
     }
 
     /// Looks at the wall clock every second, until `stop`.
@@ -542,36 +501,76 @@ mod tests {
 
     #[test]
     fn what_hits_ask_says_what_all_that_is_known_says() {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
         use proptest::prelude::*;
-        let calm = AtomicU64::new(0);
-        // What is seen, one after the other: an answer (how far its clock is ahead, how long it took), or the wall clock.
+
+        #[derive(Debug, Clone)]
+        enum Seen {
+            /// How far its clock is ahead, and how long it took.
+            Answer(i64, f64),
+            Wall(i64),
+            Beacon(i64),
+        }
+        let ahead = || prop_oneof![4 => -1i64..=2, 1 => -2000i64..2000, 1 => Just(i64::MAX)];
         let seen = prop_oneof![
-            3 => (prop_oneof![4 => -1i64..=1, 1 => -2000i64..2000, 1 => Just(i64::MAX)], 0.0..2.0f64).prop_map(Ok),
-            1 => prop_oneof![2 => Just(0i64), 1 => -100i64..100].prop_map(Err),
+            3 => (ahead(), 0.0..2.0f64).prop_map(|(ahead, took)| Seen::Answer(ahead, took)),
+            1 => prop_oneof![2 => Just(0i64), 1 => -100i64..100].prop_map(Seen::Wall),
+            3 => ahead().prop_map(Seen::Beacon),
         ];
-        proptest!(|(all in proptest::collection::vec((0.0..90.0f64, seen), 1..12))| {
+        let (calm, lessened) = (AtomicU64::new(0), AtomicU64::new(0));
+        proptest!(|(all in proptest::collection::vec((0.0..90.0f64, seen), 1..16))| {
             let kie = KieClock::default();
             let (mut now, mut stepped, mut heard) = (100.0, 0, Vec::new());
+            let date = |ahead: i64, now: f64| if ahead == i64::MAX { Some(Timestamp::MAX) } else { shown(now as i64 + ahead) };
             for (later, seen) in all {
                 now += later;
                 match seen {
-                    Ok((i64::MAX, took)) => heard.push(kie.heard(Some(Timestamp::MAX), None, at(now), at(now + took))),
-                    Ok((ahead, took)) => heard.push(kie.heard(shown(now as i64 + ahead), None, at(now), at(now + took))),
-                    Err(step) => {
+                    Seen::Answer(ahead, took) => heard.push(kie.heard(date(ahead, now), None, at(now), at(now + took))),
+                    Seen::Beacon(ahead) => kie.told(Witness::Beacon, date(ahead, now).unwrap(), at(now)),
+                    Seen::Wall(step) => {
                         stepped += step;
                         let wall = Timestamp::from_millisecond(1_790_000_000_000 + stepped * 1000 + (now * 1000.0) as i64);
                         kie.look(wall.unwrap(), at(now));
                     }
                 }
                 for then in &heard {
-                    let packed = PackedHeard::from(*then);
-                    calm.fetch_add(u64::from(kie.0.gist.agrees_with(&packed)), Ordering::Relaxed);
-                    let all = kie.ahead_since(&Heard::from(packed), at(now + 3.0));
-                    prop_assert_eq!(kie.ahead_since_packed(&packed, at(now + 3.0)), all);
+                    let (packed, now) = (PackedHeard::from(*then), at(now + 3.0));
+                    let all = kie.ahead_since(&Heard::from(packed), now);
+                    prop_assert_eq!(kie.ahead_since_packed(&packed, now), all);
+                    if kie.0.gist.ahead_since(&packed, now).is_some() {
+                        if all.is_zero() { &calm } else { &lessened }.fetch_add(1, Relaxed);
+                    }
                 }
             }
         });
-        assert!(calm.into_inner() > 500, "else nothing was compared");
+        let compared = [calm.into_inner(), lessened.into_inner()];
+        assert!(compared.iter().all(|compared| *compared > 500), "{compared:?}: else nothing was compared");
+    }
+
+    #[test]
+    fn nobody_is_contradicted_by_its_own_beacon() {
+        for took in [0.0, 0.2, 4.9, 70.0] {
+            let kie = KieClock::default();
+            let then = kie.heard(shown(100), None, at(100.0), at(100.0 + took));
+            for later in [0.001, 1.0, 60.0, 700.0] {
+                let asked_at = 100.0 + took + later;
+                kie.told(Witness::Beacon, kie.beacon(at(asked_at)).unwrap(), at(asked_at));
+                assert_eq!(ahead(&kie, &then, asked_at + 1.0), 0.0, "{took} s, {later} s later");
+            }
+        }
+    }
+
+    #[test]
+    fn no_hit_waits_for_what_is_noted_meanwhile_whatever_other_replicas_say() {
+        let kie = KieClock::default();
+        let then = PackedHeard::from(answer(&kie, 100.0, 0.0));
+        kie.told(Witness::Beacon, shown(110 + 75).unwrap(), at(110.0));
+        // Somebody notes something: who asked for the lock now would hang.
+        let noting = kie.lock();
+        let taken = kie.ahead_since_packed(&then, at(111.0)).as_secs_f64();
+        assert!((75.0..77.0).contains(&taken), "{taken}");
+        drop(noting);
     }
 
     #[test]

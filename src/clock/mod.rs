@@ -8,6 +8,7 @@
 //!
 //! Nothing else in the crate asks what time it is: `now` is an argument. What kie.ai's clock shows is kept in `kie`.
 
+mod gist;
 mod heard;
 mod kie;
 mod told;

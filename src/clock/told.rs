@@ -1,14 +1,16 @@
 //! What other replicas have told of kie.ai's clock. Pure.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
 use super::{
     Instant,
-    heard::{DRIFT, signed},
+    heard::{DRIFT, PackedHeard, nanos, signed_nanos},
 };
 
 /// So many beacons are kept, of which each is less than the one before.
-const BEACONS: usize = 8;
+pub(super) const BEACONS: usize = 8;
 
 /// How another replica says what kie.ai's clock shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,18 +22,49 @@ pub enum Witness {
     Beacon,
 }
 
-/// That kie.ai's clock shows more than ours by so much at least, or that some replica has reason to fear it.
+/// That kie.ai's clock shows more than ours by so much at least, or that some replica has reason to fear it. In nanoseconds,
+/// as `PackedHeard`: what 64 bits do not hold counts as the most that they hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
-    pub(super) at: Instant,
-    pub(super) ahead: SignedDuration,
+    at: u64,
+    ahead: i64,
 }
 
 impl Told {
-    /// kie.ai's clock less ours at `now`, as this tells it: clocks drift.
-    pub(super) fn ahead_at(self, now: Instant) -> SignedDuration {
-        self.ahead.saturating_add(signed(self.at.until(now) / DRIFT))
+    /// Contradicts nobody.
+    pub(super) const NOTHING: Told = Told { at: 0, ahead: i64::MIN };
+
+    pub(super) fn new(at: Instant, ahead: SignedDuration) -> Told {
+        Told { at: nanos(at.since_origin()), ahead: signed_nanos(ahead) }
     }
+
+    pub(super) fn at(self) -> Instant {
+        Instant::from_origin(Duration::from_nanos(self.at))
+    }
+
+    pub(super) fn ahead(self) -> i64 {
+        self.ahead
+    }
+
+    /// kie.ai's clock less ours at `now`, as this tells it: clocks drift.
+    fn ahead_at(self, now: u64) -> i64 {
+        self.ahead.saturating_add_unsigned(now.saturating_sub(self.at) / u64::from(DRIFT))
+    }
+}
+
+/// How much more time, at most, has passed at kie.ai than here since `then`, by the beacons that came after it was asked
+/// for: such a beacon shows as much as an answer. The drift of `then` counts from when it was asked for, like that of what
+/// a replica tells: nobody is contradicted by hearing its own beacon again.
+pub(super) fn ahead_since(beacons: &[Told], then: &PackedHeard, now: Instant) -> Duration {
+    let Some(most) = then.most() else { return Duration::ZERO };
+    let now = nanos(now.since_origin());
+    let contradicts = |told: &&Told| {
+        let drifted = told.at.saturating_sub(then.sent_at) / u64::from(DRIFT);
+        told.at > then.sent_at && told.ahead > most.saturating_add_unsigned(drifted)
+    };
+    let ahead = beacons.iter().filter(contradicts).map(|told| told.ahead_at(now)).max();
+    // More than the most is more than the least.
+    Duration::from_nanos(ahead.map_or(0, |ahead| ahead.abs_diff(then.least)))
 }
 
 #[derive(Debug, Default)]
@@ -66,12 +99,13 @@ impl Witnesses {
         self.beacons.retain(|told| !is_healed(told));
     }
 
-    pub(super) fn beacons(&self) -> impl Iterator<Item = &Told> {
-        self.beacons.iter()
+    pub(super) fn beacons(&self) -> &[Told] {
+        &self.beacons
     }
 
     /// The greatest at `now`, by whomever.
     pub(super) fn ahead_at(&self, now: Instant) -> Option<SignedDuration> {
-        self.mint.iter().chain(&self.beacons).map(|told| told.ahead_at(now)).max()
+        let now = nanos(now.since_origin());
+        self.mint.iter().chain(&self.beacons).map(|told| told.ahead_at(now)).max().map(SignedDuration::from_nanos)
     }
 }
