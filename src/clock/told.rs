@@ -58,10 +58,8 @@ impl Told {
 pub(super) fn ahead_since(beacons: &[Told], then: &PackedHeard, now: Instant) -> Duration {
     let Some(most) = then.most() else { return Duration::ZERO };
     let now = nanos(now.since_origin());
-    let contradicts = |told: &&Told| {
-        let drifted = told.at.saturating_sub(then.sent_at) / u64::from(DRIFT);
-        told.at > then.sent_at && told.ahead > most.saturating_add_unsigned(drifted)
-    };
+    let drifted = |told: &Told| (told.at - then.sent_at) / u64::from(DRIFT);
+    let contradicts = |told: &&Told| told.at > then.sent_at && told.ahead > most.saturating_add_unsigned(drifted(told));
     let ahead = beacons.iter().filter(contradicts).map(|told| told.ahead_at(now)).max();
     // More than the most is more than the least.
     Duration::from_nanos(ahead.map_or(0, |ahead| ahead.abs_diff(then.least)))
