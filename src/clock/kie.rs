@@ -519,7 +519,7 @@ mod tests {
             3 => ahead().prop_map(Seen::Beacon),
         ];
         let (calm, lessened) = (AtomicU64::new(0), AtomicU64::new(0));
-        proptest!(|(all in proptest::collection::vec((0.0..90.0f64, seen), 1..16))| {
+        proptest!(|(all in proptest::collection::vec((0.0..90.0f64, seen), 1..24))| {
             let kie = KieClock::default();
             let (mut now, mut stepped, mut heard) = (100.0, 0, Vec::new());
             let date = |ahead: i64, now: f64| if ahead == i64::MAX { Some(Timestamp::MAX) } else { shown(now as i64 + ahead) };
@@ -545,7 +545,7 @@ mod tests {
             }
         });
         let compared = [calm.into_inner(), lessened.into_inner()];
-        assert!(compared.iter().all(|compared| *compared > 500), "{compared:?}: else nothing was compared");
+        assert!(compared.iter().all(|compared| *compared > 200), "{compared:?}: else nothing was compared");
     }
 
     #[test]
