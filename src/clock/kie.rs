@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Clock, Instant,
-    gist::Gist,
+    gist::{Gist, Known},
     heard::{Bounds, DRIFT, Heard, PackedHeard, nanos, signed, signed_nanos, since_epoch},
     told::{self, Told, Witness, Witnesses},
 };
@@ -69,8 +69,12 @@ impl DerefMut for Change<'_> {
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
-        let least = self.state.answers.iter().filter_map(|answer| Some(signed_nanos(answer.ahead?.least))).max();
-        self.gist.note(nanos(self.state.stepped), least, self.state.told.beacons());
+        let answers = self.state.answers.iter().filter_map(|answer| Some(signed_nanos(answer.ahead?.least))).max();
+        self.gist.note(&Known {
+            stepped: nanos(self.state.stepped),
+            answers: answers.unwrap_or(i64::MIN),
+            beacons: self.state.told.beacons(),
+        });
     }
 }
 
@@ -187,10 +191,10 @@ impl KieClock {
         agreed.sort_unstable();
         let most = later.max(agreed.iter().rev().nth(1).copied());
         let by_answers = most.and_then(|most| Duration::try_from(most).ok()).unwrap_or_default();
-        by_answers.max(told::ahead_since(state.told.beacons(), &PackedHeard::from(*then), now))
+        by_answers.max(told::ahead_since(&state.told.beacons(), &PackedHeard::from(*then), now))
     }
 
-    /// The same for an answer as an entry keeps it; without a lock where no answer and no step contradicts it.
+    /// The same for an answer as an entry keeps it; without a lock unless a later answer or step contradicts it.
     pub fn ahead_since_packed(&self, then: &PackedHeard, now: Instant) -> Duration {
         self.0.gist.ahead_since(then, now).unwrap_or_else(|| self.ahead_since(&Heard::from(*then), now))
     }
@@ -549,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_contradicted_by_its_own_beacon() {
+    fn an_answer_is_not_contradicted_by_a_beacon_that_is_made_of_it() {
         for took in [0.0, 0.2, 4.9, 70.0] {
             let kie = KieClock::default();
             let then = kie.heard(shown(100), None, at(100.0), at(100.0 + took));
@@ -562,15 +566,38 @@ mod tests {
     }
 
     #[test]
-    fn no_hit_waits_for_what_is_noted_meanwhile_whatever_other_replicas_say() {
+    fn a_beacon_counts_from_a_drift_of_a_thousandth_on_and_grows_by_that() {
+        let millis = |millis: i64| Timestamp::from_millisecond(1_780_000_000_000 + millis).unwrap();
+        // Asked for at 100 s, it shows at most 101 s for that moment, and at least 100 s for half a second later.
+        for (heard_at, shown, now, taken) in [
+            (100.0, 9_000_000, 110.0, 0.0),
+            (100.001, 9_000_000, 100.001, 9000.0 - 99.501),
+            (700.0, 701_600, 700.0, 0.0),
+            (700.0, 701_601, 700.0, 1.601 + 0.5),
+            (700.0, 701_601, 1700.0, 1.601 + 0.5 + 1.0),
+        ] {
+            let kie = KieClock::default();
+            let then = kie.heard(Some(millis(100_000)), None, at(100.0), at(100.5));
+            kie.told(Witness::Beacon, millis(shown), at(heard_at));
+            let found = ahead(&kie, &then, now);
+            assert!((found - taken).abs() < 1e-6, "{found} instead of {taken}: {shown} at {heard_at}, {now}");
+        }
+    }
+
+    #[test]
+    fn of_beacons_that_contradict_the_greatest_counts_and_none_is_too_great() {
         let kie = KieClock::default();
-        let then = PackedHeard::from(answer(&kie, 100.0, 0.0));
-        kie.told(Witness::Beacon, shown(110 + 75).unwrap(), at(110.0));
-        // Somebody notes something: who asked for the lock now would hang.
-        let noting = kie.lock();
-        let taken = kie.ahead_since_packed(&then, at(111.0)).as_secs_f64();
-        assert!((75.0..77.0).contains(&taken), "{taken}");
-        drop(noting);
+        let then = answer(&kie, 100.0, 0.0);
+        for (more, told_at) in [(75, 110.0), (40, 111.0)] {
+            kie.told(Witness::Beacon, shown(told_at as i64 + more).unwrap(), at(told_at));
+            assert!(ahead(&kie, &then, 112.0) >= 75.0);
+        }
+        let far = kie.heard(Some(Timestamp::MAX), None, at(120.0), at(120.5));
+        kie.told(Witness::Beacon, Timestamp::MAX, at(130.0));
+        for then in [then, far] {
+            assert!(ahead(&kie, &then, 131.0) > 1e9);
+        }
+        assert_eq!(kie.upper_bound(at(131.0)), Some(Timestamp::MAX));
     }
 
     #[test]

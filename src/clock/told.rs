@@ -1,6 +1,6 @@
 //! What other replicas have told of kie.ai's clock. Pure.
 
-use std::time::Duration;
+use std::{array, time::Duration};
 
 use jiff::SignedDuration;
 
@@ -23,16 +23,17 @@ pub enum Witness {
 }
 
 /// That kie.ai's clock shows more than ours by so much at least, or that some replica has reason to fear it. In nanoseconds,
-/// as `PackedHeard`: what 64 bits do not hold counts as the most that they hold.
-#[derive(Debug, Clone, Copy)]
+/// as `PackedHeard`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
-    at: u64,
-    ahead: i64,
+    pub(super) at: u64,
+    /// `i64::MAX` is more than can be told: nothing lives on.
+    pub(super) ahead: i64,
 }
 
 impl Told {
     /// Contradicts nobody.
-    pub(super) const NOTHING: Told = Told { at: 0, ahead: i64::MIN };
+    const NOTHING: Told = Told { at: 0, ahead: i64::MIN };
 
     pub(super) fn new(at: Instant, ahead: SignedDuration) -> Told {
         Told { at: nanos(at.since_origin()), ahead: signed_nanos(ahead) }
@@ -42,10 +43,6 @@ impl Told {
         Instant::from_origin(Duration::from_nanos(self.at))
     }
 
-    pub(super) fn ahead(self) -> i64 {
-        self.ahead
-    }
-
     /// kie.ai's clock less ours at `now`, as this tells it: clocks drift.
     fn ahead_at(self, now: u64) -> i64 {
         self.ahead.saturating_add_unsigned(now.saturating_sub(self.at) / u64::from(DRIFT))
@@ -53,16 +50,19 @@ impl Told {
 }
 
 /// How much more time, at most, has passed at kie.ai than here since `then`, by the beacons that came after it was asked
-/// for: such a beacon shows as much as an answer. The drift of `then` counts from when it was asked for, like that of what
-/// a replica tells: nobody is contradicted by hearing its own beacon again.
+/// for: such a beacon shows as much as an answer. The drift of `then` counts from when it was asked for, as in
+/// `KieClock::beacon`: an answer is not contradicted by a beacon that is made of it alone.
 pub(super) fn ahead_since(beacons: &[Told], then: &PackedHeard, now: Instant) -> Duration {
     let Some(most) = then.most() else { return Duration::ZERO };
     let now = nanos(now.since_origin());
     let drifted = |told: &Told| (told.at - then.sent_at) / u64::from(DRIFT);
-    let contradicts = |told: &&Told| told.at > then.sent_at && told.ahead > most.saturating_add_unsigned(drifted(told));
-    let ahead = beacons.iter().filter(contradicts).map(|told| told.ahead_at(now)).max();
-    // More than the most is more than the least.
-    Duration::from_nanos(ahead.map_or(0, |ahead| ahead.abs_diff(then.least)))
+    let taken = |told: &Told| match told.ahead {
+        _ if told.at <= then.sent_at => 0,
+        i64::MAX => u64::MAX,
+        ahead if ahead > most.saturating_add_unsigned(drifted(told)) => told.ahead_at(now).abs_diff(then.least),
+        _ => 0,
+    };
+    Duration::from_nanos(beacons.iter().map(taken).max().unwrap_or_default())
 }
 
 #[derive(Debug, Default)]
@@ -97,13 +97,15 @@ impl Witnesses {
         self.beacons.retain(|told| !is_healed(told));
     }
 
-    pub(super) fn beacons(&self) -> &[Told] {
-        &self.beacons
+    /// As they came; the rest is nothing.
+    pub(super) fn beacons(&self) -> [Told; BEACONS] {
+        array::from_fn(|number| self.beacons.get(number).copied().unwrap_or(Told::NOTHING))
     }
 
     /// The greatest at `now`, by whomever.
     pub(super) fn ahead_at(&self, now: Instant) -> Option<SignedDuration> {
         let now = nanos(now.since_origin());
-        self.mint.iter().chain(&self.beacons).map(|told| told.ahead_at(now)).max().map(SignedDuration::from_nanos)
+        let most = self.mint.iter().chain(&self.beacons).map(|told| told.ahead_at(now)).max()?;
+        Some(if most == i64::MAX { SignedDuration::MAX } else { SignedDuration::from_nanos(most) })
     }
 }
