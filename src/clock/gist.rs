@@ -25,7 +25,7 @@ pub(super) struct Gist {
     stepped: AtomicU64,
     /// The greatest of what answers and beacons have shown: kie.ai's clock is ahead of ours by so many nanoseconds at least.
     all: AtomicI64,
-    /// Odd while what follows is written (a sequence lock): whoever reads meanwhile asks the state.
+    /// Odd while any of it is written (a sequence lock): whoever reads all of it meanwhile asks the state.
     version: AtomicU64,
     /// The greatest of what the answers have shown.
     answers: AtomicI64,
@@ -99,7 +99,7 @@ impl Gist {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, thread};
+    use std::{iter, sync::atomic::AtomicBool, thread};
 
     use super::*;
 
@@ -108,22 +108,23 @@ mod tests {
         let (gist, over) = (&Gist::default(), &AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(move || {
-                for number in 1..200_000 {
-                    gist.note(&Known {
-                        stepped: number,
-                        answers: 0,
-                        beacons: [Told { at: number, ahead: 0 }; BEACONS],
-                    });
+                for number in 1.. {
+                    let beacons = [Told { at: number, ahead: 0 }; BEACONS];
+                    gist.note(&Known { stepped: number, answers: 0, beacons });
+                    if over.load(Relaxed) {
+                        break;
+                    }
+                    // So that somebody can read.
+                    thread::yield_now();
                 }
-                over.store(true, Relaxed);
             });
-            let mut read = 0;
-            while !over.load(Relaxed) {
-                let Some(known) = gist.read() else { continue };
-                read += 1;
-                assert!(known.beacons.iter().all(|beacon| beacon.at == known.stepped), "{known:?}");
+            let mut whole = true;
+            for known in iter::repeat_with(|| gist.read()).flatten().take(200_000) {
+                // Before the first state there is none.
+                whole &= known.stepped == 0 || known.beacons.iter().all(|beacon| beacon.at == known.stepped);
             }
-            assert!(read > 0);
+            over.store(true, Relaxed);
+            assert!(whole);
         });
     }
 }

@@ -118,9 +118,15 @@ impl State {
     }
 
     /// The most that kie.ai's clock shows at `now` by our own answers, with `ahead` telling how far ahead each shows it, if it
-    /// does.
-    fn most(&self, now: Instant, ahead: impl Fn(&Heard) -> Option<SignedDuration>) -> Option<SignedDuration> {
-        let most = |answer: &Heard| Some(ahead(answer)?.saturating_add(signed(answer.sent_at.until(now) / DRIFT)));
+    /// does. Drift counts for so long at most.
+    fn most(
+        &self,
+        now: Instant,
+        longest: Duration,
+        ahead: impl Fn(&Heard) -> Option<SignedDuration>,
+    ) -> Option<SignedDuration> {
+        let drifted = |answer: &Heard| signed(answer.sent_at.until(now).min(longest) / DRIFT);
+        let most = |answer: &Heard| Some(ahead(answer)?.saturating_add(drifted(answer)));
         Some(self.answers.iter().filter_map(most).max()?.saturating_add(signed(now.since_origin())))
     }
 
@@ -205,7 +211,7 @@ impl KieClock {
     pub fn upper_bound(&self, now: Instant) -> Option<Timestamp> {
         let state = self.lock();
         let stepped = |answer: &Heard| signed(state.stepped.saturating_sub(answer.stepped));
-        let own = state.most(now, |answer| Some(answer.ahead?.most.saturating_add(stepped(answer))))?;
+        let own = state.most(now, Duration::MAX, |answer| Some(answer.ahead?.most.saturating_add(stepped(answer))))?;
         let told = state.told.ahead_at(now).map(|ahead| ahead.saturating_add(signed(now.since_origin())));
         // A time that no calendar has is later than every link's end.
         Some(Timestamp::from_duration(own.max(told.unwrap_or(own))).unwrap_or(Timestamp::MAX))
@@ -214,10 +220,14 @@ impl KieClock {
     /// The same by our own answers alone: what other replicas may be told. What they told us would go round for ever,
     /// and the wall clock is this machine's affair. So is a sleep with a request under way: of an answer that took long, what
     /// it is sure of is told, unless there is no other.
+    ///
+    /// Of drift, what a link lives through: a replica that has asked for nothing in days would else tell of minutes that
+    /// have not passed, and the others would take them off links that they have just minted. It may show a little less
+    /// than kie.ai's clock then, and still shows a pause.
     pub fn beacon(&self, now: Instant) -> Option<Timestamp> {
         let state = self.lock();
         let is_one_quick = state.answers.iter().any(|answer| !answer.took_long());
-        let most = state.most(now, |answer| {
+        let most = state.most(now, link::LIFE, |answer| {
             let bounds = answer.ahead?;
             Some(if answer.took_long() && is_one_quick { bounds.least } else { bounds.most })
         });
@@ -563,6 +573,24 @@ mod tests {
                 assert_eq!(ahead(&kie, &then, asked_at + 1.0), 0.0, "{took} s, {later} s later");
             }
         }
+    }
+
+    #[test]
+    fn a_replica_that_was_idle_for_weeks_takes_nothing_from_others_and_still_shows_them_a_pause() {
+        const WEEKS: f64 = 14.0 * 86_400.0;
+        let (idle, busy) = (KieClock::default(), KieClock::default());
+        answer(&idle, 100.0, 0.0);
+        let then = answer(&busy, WEEKS, 0.0);
+        let hear = |kie: &KieClock, now: f64| kie.told(Witness::Beacon, idle.beacon(at(now)).unwrap(), at(now));
+        hear(&busy, WEEKS + 60.0);
+        let taken = ahead(&busy, &then, WEEKS + 60.0);
+        assert!(taken < 3.5, "a second and a half, a second of rounding and what a link drifts: {taken}");
+        // The busy one was paused for 75 s: its clocks show so much less.
+        let paused = KieClock::default();
+        let then = answer(&paused, WEEKS, 0.0);
+        paused.told(Witness::Beacon, idle.beacon(at(WEEKS + 85.0)).unwrap(), at(WEEKS + 10.0));
+        assert!(ahead(&paused, &then, WEEKS + 10.0) >= 75.0);
+        assert!(bound(idle.upper_bound(at(WEEKS))) > WEEKS + 1200.0, "what it may itself believe is as it was");
     }
 
     #[test]
