@@ -6,13 +6,14 @@ use axum::{
     Extension,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::Response,
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Config, answer,
+    Config,
+    answer::{self, Named},
     bodies::{Budget, Taken, USUAL_BODY, read_body},
     directives,
     places::Places,
@@ -92,7 +93,9 @@ pub(crate) async fn link(
 ) -> Result<Response, Problem> {
     let (asked, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
-    let body = answer::document(&source, &lookup, &endpoints.clock);
+    // Not as of `lookup.now`: the wall clock may have gone on.
+    let ends_at = endpoints.clock.wall_at(lookup.times.ends_at, endpoints.clock.now());
+    let body = answer::document(Named::Source(&source), &lookup.entry.link, ends_at);
     let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     answer::json_type(response.headers_mut());
     Ok(response)
@@ -108,7 +111,7 @@ pub(crate) async fn redirect(
     let (asked, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
     let mut response = answer::with_link(source, &lookup, StatusCode::FOUND, Body::empty());
-    answer::location(response.headers_mut(), &lookup.entry.link);
+    response.headers_mut().insert(header::LOCATION, answer::location(&lookup.entry.link));
     Ok(response)
 }
 

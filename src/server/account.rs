@@ -9,12 +9,12 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, Request, Response, Version, header},
+    http::{HeaderMap, Response, Version, header, request::Parts},
 };
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::{
-    activity::{Activity, Question, UnderWay},
+    activity::{Activity, Awaited, UnderWay},
     crowd::{Charge, Crowd},
 };
 
@@ -31,7 +31,6 @@ pub(super) struct Account {
 #[derive(Debug)]
 pub(super) struct Open {
     under_way: UnderWay,
-    /// Whether the request is one over HTTP/1.1 that leaves its connection open.
     stays_open: bool,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
@@ -52,31 +51,31 @@ impl Account {
     }
 
     /// A request has come.
-    pub(super) fn open<B>(&self, request: &Request<B>) -> Open {
-        let stays_open = request.version() == Version::HTTP_11 && !closes(request.headers());
+    pub(super) fn open(&self, head: &Parts) -> Open {
         Open {
             under_way: self.activity.begin(),
-            stays_open,
+            stays_open: stays_open(head),
             // HTTP/1 has one answer at a time, which its connection is charged for.
-            crowd: (request.version() == Version::HTTP_2).then(|| self.crowd.clone()),
+            crowd: (head.version == Version::HTTP_2).then(|| self.crowd.clone()),
         }
+    }
+
+    /// A request over HTTP/1.1 has come and has its answer.
+    pub(super) fn answered(&self) {
+        self.activity.answered();
     }
 
     pub(super) fn keep_alive(&self) -> Arc<HeaderMap> {
         Arc::clone(&self.keep_alive)
     }
 
-    /// Watches a request's body.
-    pub(super) fn question<B>(&self, body: B) -> Question<B> {
-        self.activity.question(body)
+    /// Watches for what comes of a request's body.
+    pub(super) fn awaits(&self) -> Awaited {
+        self.activity.awaits()
     }
 }
 
 impl Open {
-    pub(super) fn stays_open(&self) -> bool {
-        self.stays_open
-    }
-
     /// `keep_alive` is what an answer says of a connection that stays open.
     pub(super) fn hands_over(self, answer: Response<Body>, keep_alive: &HeaderMap) -> Result<Response<Answer>, NoRoom> {
         let mut charge = None;
@@ -84,24 +83,21 @@ impl Open {
             let bytes = ANSWER_BYTES + answer.body().size_hint().exact().map_or(0, |bytes| bytes as usize);
             charge = Some(crowd.charge(self.under_way.activity(), bytes).ok_or(NoRoom)?);
         }
-        let mut answer = answer.map(Content::Body);
-        if self.stays_open && !closes(answer.headers()) {
+        let Open { mut under_way, stays_open, crowd } = self;
+        let mut answer = answer.map(|body| {
+            under_way.is_ours(false);
+            Answer::Watched(Box::new(Watched { body, under_way, crowd, charge, is_over: false }))
+        });
+        if stays_open && !closes(answer.headers()) {
             answer.headers_mut().extend(keep_alive.clone());
         }
-        Ok(self.answer(answer, charge))
+        Ok(answer)
     }
+}
 
-    /// Hands over an answer that is there in one piece with all its headers, over HTTP/1.1.
-    pub(super) fn hands_over_whole(self, answer: Response<Bytes>) -> Response<Answer> {
-        let whole = |bytes: Bytes| Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        self.answer(answer.map(whole), None)
-    }
-
-    fn answer(self, answer: Response<Content>, charge: Option<Charge>) -> Response<Answer> {
-        let Open { mut under_way, stays_open: _, crowd } = self;
-        under_way.is_ours(false);
-        answer.map(|content| Answer { content, under_way, crowd, charge, is_over: false })
-    }
+/// Whether a request is one over HTTP/1.1 that leaves its connection open.
+pub(super) fn stays_open(head: &Parts) -> bool {
+    head.version == Version::HTTP_11 && !closes(&head.headers)
 }
 
 /// RFC 9112 section 9.6.
@@ -114,46 +110,24 @@ fn closes(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
+/// An answer's body.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// One piece, until it is taken, over HTTP/1.1. Small: a hit's answer is moved from hand to hand.
+    Whole(Option<Bytes>),
+    Watched(Box<Watched>),
+}
+
 /// An answer's body, watched: as long as nobody asks for the next part, the peer has not taken the last one.
 #[derive(Debug)]
-pub(super) struct Answer {
-    content: Content,
+pub(super) struct Watched {
+    body: Body,
     under_way: UnderWay,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
     /// For the answer's head, and for a body that is one piece. Goes with the last piece.
     charge: Option<Charge>,
     is_over: bool,
-}
-
-#[derive(Debug)]
-enum Content {
-    Body(Body),
-    /// Until it is taken.
-    Whole(Option<Bytes>),
-}
-
-impl Content {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match self {
-            Content::Body(body) => Pin::new(body).poll_frame(cx),
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Content::Body(body) => body.is_end_stream(),
-            Content::Whole(bytes) => bytes.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Content::Body(body) => body.size_hint(),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-        }
-    }
 }
 
 /// A piece of an answer, wherever HTTP/2 keeps it until its peer makes room for it.
@@ -182,7 +156,7 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-impl Answer {
+impl Watched {
     /// Over HTTP/2 a piece is charged until it is sent. Where a body comes in pieces, each is charged when it is made.
     fn charged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, NoRoom> {
         let Some(crowd) = &self.crowd else { return Ok(frame) };
@@ -196,6 +170,42 @@ impl Answer {
         };
         Ok(Piece::frame(bytes, charge))
     }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.under_way.is_ours(frame.is_pending());
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.charged(frame).map_err(axum::Error::new))),
+            // An answer without a body waits for its peer, too, and a `Location` in its head is a link: an empty piece
+            // goes behind the head, so that the wait is seen.
+            Poll::Ready(None) => {
+                self.is_over = true;
+                Poll::Ready(self.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
+            }
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || (self.charge.is_none() && self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.charge.is_some() && self.body.is_end_stream() {
+            // hyper would make it the Content-Length of an answer to HEAD.
+            return SizeHint::default();
+        }
+        self.body.size_hint()
+    }
+}
+
+impl From<Bytes> for Answer {
+    fn from(bytes: Bytes) -> Answer {
+        Answer::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
 }
 
 impl hyper::body::Body for Answer {
@@ -203,34 +213,24 @@ impl hyper::body::Body for Answer {
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.get_mut();
-        if this.is_over {
-            return Poll::Ready(None);
-        }
-        let frame = this.content.poll_frame(cx);
-        this.under_way.is_ours(frame.is_pending());
-        match frame {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
-            // An answer without a body waits for its peer, too, and a `Location` in its head is a link: an empty piece
-            // goes behind the head, so that the wait is seen.
-            Poll::Ready(None) => {
-                this.is_over = true;
-                Poll::Ready(this.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
-            }
-            other => other,
+        match self.get_mut() {
+            Answer::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Answer::Watched(watched) => watched.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || (self.charge.is_none() && self.content.is_end_stream())
+        match self {
+            Answer::Whole(bytes) => bytes.is_none(),
+            Answer::Watched(watched) => watched.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.charge.is_some() && self.content.is_end_stream() {
-            // hyper would make it the Content-Length of an answer to HEAD.
-            return SizeHint::default();
+        match self {
+            Answer::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Answer::Watched(watched) => watched.size_hint(),
         }
-        self.content.size_hint()
     }
 }
 
@@ -238,12 +238,16 @@ impl hyper::body::Body for Answer {
 mod tests {
     use std::{convert::Infallible, task::Waker, time::Duration};
 
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderValue, Request, request};
 
     use super::{super::activity::Phase, *};
 
     fn phase(activity: &Activity) -> Phase {
         activity.now().0
+    }
+
+    fn head(request: request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
     }
 
     #[tokio::test]
@@ -254,7 +258,7 @@ mod tests {
             Body::from_stream(futures_util::stream::once(
                 async move { Ok::<_, Infallible>(receiver.await.expect("sent")) },
             ));
-        let open = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0)).open(&Request::new(()));
+        let open = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0)).open(&head(Request::builder()));
         assert_eq!(phase(&activity), Phase::Busy);
         let answer = open.hands_over(Response::new(body), &HeaderMap::new()).unwrap();
         assert_eq!(phase(&activity), Phase::Unread, "its head is there");
@@ -275,7 +279,7 @@ mod tests {
         activity.speaks_http_2();
         let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20));
         let answer = |version| {
-            let open = account.open(&Request::builder().version(version).body(()).unwrap());
+            let open = account.open(&head(Request::builder().version(version)));
             open.hands_over(Response::new(Body::empty()), &HeaderMap::new()).unwrap().into_body()
         };
         let mut body = answer(Version::HTTP_2);
@@ -306,7 +310,7 @@ mod tests {
             }
             let keep_alive = Arc::new(super::super::keep_alive(Duration::from_secs(75)));
             let account = Account::new(&Activity::default(), &keep_alive, &Crowd::new(1, 1 << 20));
-            let answer = account.open(&request.body(()).unwrap()).hands_over(response, &keep_alive).unwrap();
+            let answer = account.open(&head(request)).hands_over(response, &keep_alive).unwrap();
             let text = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (text("connection"), text("keep-alive"))
         };

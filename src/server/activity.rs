@@ -306,9 +306,9 @@ impl Activity {
         self.0.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches a request's body.
-    pub(super) fn question<B>(&self, body: B) -> Question<B> {
-        Question { body, activity: self.clone(), is_awaited: false }
+    /// Watches for what comes of a request's body.
+    pub(super) fn awaits(&self) -> Awaited {
+        Awaited { activity: self.clone(), is_on: false }
     }
 
     /// Over HTTP/2 each request is a task of its own: the connection's task may have looked before this change.
@@ -324,6 +324,14 @@ impl Activity {
         inner.begun.store(inner.begun.load(Relaxed) + 1, Relaxed);
         inner.tally.add(Tally::OURS + Tally::OPEN + Tally::MOVE);
         UnderWay { activity: self.clone(), is_ours: true }
+    }
+
+    /// A request has begun, and is over: what is written of its answer is noted as it is written. To be called by the
+    /// connection's task.
+    pub(super) fn answered(&self) {
+        let inner = &*self.0;
+        inner.begun.store(inner.begun.load(Relaxed) + 1, Relaxed);
+        inner.tally.add(Tally::MOVE);
     }
 }
 
@@ -360,30 +368,50 @@ impl Drop for UnderWay {
     }
 }
 
-/// A request's body, watched: whether the next part of it is waited for.
+/// Whether the next part of a request's body is waited for.
 #[derive(Debug)]
-pub(super) struct Question<B> {
-    body: B,
+pub(super) struct Awaited {
     activity: Activity,
-    is_awaited: bool,
+    is_on: bool,
 }
 
-impl<B> Question<B> {
-    fn is_awaited(&mut self, is_awaited: bool) {
+impl Awaited {
+    /// Notes what a look at the body found.
+    pub(super) fn looked<T>(&mut self, found: &Poll<T>) {
+        if found.is_ready() {
+            self.activity.0.tally.add(Tally::MOVE);
+        }
+        self.turn(found.is_pending());
+    }
+
+    fn turn(&mut self, is_on: bool) {
         let inner = &*self.activity.0;
-        match (self.is_awaited, is_awaited) {
+        match (self.is_on, is_on) {
             (false, true) => drop(inner.awaited.fetch_add(1, Relaxed)),
             (true, false) => drop(inner.awaited.fetch_sub(1, Relaxed)),
             (true, true) | (false, false) => return,
         }
-        self.is_awaited = is_awaited;
+        self.is_on = is_on;
         self.activity.wake_for_stream();
     }
 }
 
-impl<B> Drop for Question<B> {
+impl Drop for Awaited {
     fn drop(&mut self) {
-        self.is_awaited(false);
+        self.turn(false);
+    }
+}
+
+/// A request's body, watched.
+#[derive(Debug)]
+pub(super) struct Question<B> {
+    body: B,
+    awaited: Awaited,
+}
+
+impl<B> Question<B> {
+    pub(super) fn new(body: B, awaited: Awaited) -> Question<B> {
+        Question { body, awaited }
     }
 }
 
@@ -394,10 +422,7 @@ impl<B: hyper::body::Body + Unpin> hyper::body::Body for Question<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_ready() {
-            this.activity.0.tally.add(Tally::MOVE);
-        }
-        this.is_awaited(frame.is_pending());
+        this.awaited.looked(&frame);
         frame
     }
 
@@ -474,7 +499,7 @@ mod tests {
         let mut receiver = receiver;
         let body = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         let request = activity.begin();
-        let mut body = activity.question(Body::from_stream(body));
+        let mut body = Question::new(Body::from_stream(body), activity.awaits());
         assert_eq!(phase(&activity), Phase::Busy, "nobody has asked for it yet");
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());

@@ -13,13 +13,13 @@ use axum::{
     body::{Body, Bytes},
     http::{Request, Response, request::Parts},
 };
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tower::Service;
 
 use super::{
-    account::{Account, Answer, NoRoom, Open},
-    activity::Question,
+    account::{self, Account, Answer, NoRoom, Open},
+    activity::{Awaited, Question},
     heads::Heads,
     listener::Peer,
     turn,
@@ -78,24 +78,24 @@ where
     fn call(&self, mut request: Request<B>) -> Answering<S, B> {
         let inner = &*self.0;
         let is_clear = inner.heads.judge(&mut request);
-        let open = inner.account.open(&request);
         let (head, body) = request.into_parts();
         if is_clear
-            && open.stays_open()
+            && account::stays_open(&head)
             && let Some(at_once) = &inner.at_once
         {
             if body.is_end_stream() {
                 if let Some(answer) = inner.answer(&**at_once, &head, &[], None) {
-                    return Answering::AtOnce(Some(open.hands_over_whole(answer)));
+                    inner.account.answered();
+                    return Answering::AtOnce(Some(answer.map(Answer::from)));
                 }
             } else if let Some(bytes) = body.size_hint().exact()
                 && let Some(began) = at_once.waits_for_body(&head, bytes)
             {
-                let (inner, body) = (Arc::clone(&self.0), inner.account.question(body));
-                return Answering::Asking(Some(Asking { inner, head, body, open, began, soon: None }));
+                return Answering::Asking(Some(Asking { inner: Arc::clone(&self.0), head, body, began, wait: None }));
             }
         }
-        let body = inner.account.question(body);
+        let body = Question::new(body, inner.account.awaits());
+        let open = inner.account.open(&head);
         Answering::Routed(inner.route(head, Peeked { first: None, rest: body }, open))
     }
 }
@@ -132,11 +132,17 @@ pub(super) enum Answering<S, B> {
 pub(super) struct Asking<S, B> {
     inner: Arc<Inner<S>>,
     head: Parts,
-    body: Question<B>,
-    open: Open,
+    body: B,
     began: Began,
-    /// Until when the body is waited for here, once it has to be.
-    soon: Option<Pin<Box<Sleep>>>,
+    /// Once the body has to be waited for.
+    wait: Option<Wait>,
+}
+
+struct Wait {
+    open: Open,
+    awaited: Awaited,
+    /// Until when the body is waited for here.
+    soon: Pin<Box<Sleep>>,
 }
 
 /// Many clients send head and body one after the other. For so long the body is waited for here; then the router waits,
@@ -158,26 +164,40 @@ where
         if is_to_wake && !self.body.is_end_stream() {
             cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(first) = first {
-            return Poll::Ready(Some(first));
+        if first.is_pending() && self.wait.is_none() {
+            let Inner { account, .. } = &*self.inner;
+            let soon = Box::pin(tokio::time::sleep(SOON));
+            self.wait = Some(Wait { open: account.open(&self.head), awaited: account.awaits(), soon });
         }
-        let soon = self.soon.get_or_insert_with(|| Box::pin(tokio::time::sleep(SOON)));
-        soon.as_mut().poll(cx).map(|()| None)
+        if let Some(wait) = &mut self.wait {
+            wait.awaited.looked(&first);
+            if first.is_pending() {
+                return wait.soon.as_mut().poll(cx).map(|()| None);
+            }
+        }
+        first.map(Some)
     }
 
     /// Looks at what has come of the body. Where it is whole and can be answered, it is; else the router goes on with it.
-    fn go_on(self, first: First<B>) -> Answering<S, B> {
-        let Asking { inner, mut head, body, open, began, soon: _ } = self;
+    fn go_on(self, first: First<B>) -> Result<Response<Answer>, Routed> {
+        let Asking { inner, mut head, body, began, wait } = self;
         if let Some(Some(Ok(frame))) = &first
             && let Some(bytes) = frame.data_ref()
             && body.is_end_stream()
             && let Some(at_once) = &inner.at_once
             && let Some(answer) = inner.answer(&**at_once, &head, bytes, Some(began))
         {
-            return Answering::AtOnce(Some(open.hands_over_whole(answer)));
+            if wait.is_none() {
+                inner.account.answered();
+            }
+            return Ok(answer.map(Answer::from));
         }
         head.extensions.insert(began);
-        Answering::Routed(inner.route(head, Peeked { first, rest: body }, open))
+        let (open, awaited) = match wait {
+            Some(wait) => (wait.open, wait.awaited),
+            None => (inner.account.open(&head), inner.account.awaits()),
+        };
+        Err(inner.route(head, Peeked { first, rest: Question::new(body, awaited) }, open))
     }
 }
 
@@ -193,7 +213,10 @@ where
         let this = self.get_mut();
         if let Answering::Asking(asking) = this {
             let first = ready!(asking.as_mut().expect("it has not gone on").poll_first(cx));
-            *this = asking.take().expect("it has not gone on").go_on(first);
+            match asking.take().expect("it has not gone on").go_on(first) {
+                Ok(answer) => return Poll::Ready(Ok(answer)),
+                Err(routed) => *this = Answering::Routed(routed),
+            }
         }
         match this {
             Answering::AtOnce(answer) => Poll::Ready(Ok(answer.take().expect("polled until it is ready"))),

@@ -366,7 +366,8 @@ mod tests {
         let crowd = Crowd::new(1, 0);
         let (activity, mut watch) = self::watch(&crowd);
         activity.heard(true);
-        let _request = Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20)).open(&Request::new(()));
+        let _request =
+            Account::new(&activity, &Arc::default(), &Crowd::new(1, 1 << 20)).open(&Request::new(()).into_parts().0);
         let ask = async {
             activity.wake();
             tokio::time::sleep(Duration::from_secs(60)).await;

@@ -1,6 +1,6 @@
 //! The id of a request: the caller's own, if it may be repeated, else a new one.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -38,12 +38,13 @@ const HEX: [[u8; 2]; 256] = {
     pairs
 };
 
-/// The caller's request id, if it may be repeated, else a new one, written behind `text`.
-pub(crate) fn push_request_id(text: &mut Vec<u8>, headers: Option<&HeaderMap>) {
+/// The same, as a header.
+pub(crate) fn header(headers: Option<&HeaderMap>) -> HeaderValue {
     match headers.and_then(sane_request_id) {
-        Some(id) => text.extend_from_slice(id.as_bytes()),
-        None => text.extend_from_slice(&new_id().0),
+        Some(id) => HeaderValue::from_str(id),
+        None => HeaderValue::from_bytes(&new_id().0),
     }
+    .expect("visible ASCII")
 }
 
 /// The caller's request id, if it may be repeated in headers and logs as it is.

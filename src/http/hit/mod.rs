@@ -103,7 +103,7 @@ impl Hits {
         is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
     }
 
-    /// The answer. All that is its own, but for the headers that say how long the link lives, stands in one buffer.
+    /// The answer.
     fn answer_with(
         &self,
         form: Form,
@@ -111,29 +111,16 @@ impl Hits {
         lookup: &Lookup,
         said: Option<&HeaderMap>,
     ) -> Response<Bytes> {
-        let source = source.as_str();
         let link = &lookup.entry.link;
-        let mut text = Vec::with_capacity(OWN_BYTES + source.len() + link.as_str().len());
-        match form {
-            Form::DownloadUrl => answer::push_envelope(&mut text, link),
+        let (headers, third, body) = match form {
+            Form::DownloadUrl => (&self.with_document, answer::json(), answer::envelope(link)),
             Form::Link => {
                 // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
                 let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
-                answer::push_document(&mut text, Named::Normal(source), link, ends_at);
+                let document = answer::document(Named::Normal(source.as_str()), link, ends_at);
+                (&self.with_document, answer::json(), document)
             }
-            Form::Redirect => {}
-        }
-        let body = text.len();
-        request_id::push_request_id(&mut text, said);
-        let id = text.len();
-        if form == Form::Redirect {
-            text.extend_from_slice(link.as_str().as_bytes());
-        }
-        let mut text = Bytes::from(text);
-        let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).expect("made of visible ASCII");
-        let (headers, third) = match form {
-            Form::DownloadUrl | Form::Link => (&self.with_document, answer::json()),
-            Form::Redirect => (&self.with_location, value(id, text.len())),
+            Form::Redirect => (&self.with_location, answer::location(link), Vec::new()),
         };
         let mut headers = headers.clone();
         // In the order of the template.
@@ -143,10 +130,8 @@ impl Hits {
         fill(life);
         fill(status);
         fill(third);
-        fill(value(body, id));
-        // All slices are made: the buffer itself is the last one.
-        text.truncate(body);
-        let mut response = Response::new(text);
+        fill(request_id::header(said));
+        let mut response = Response::new(Bytes::from(body));
         *response.headers_mut() = headers;
         if form == Form::Redirect {
             *response.status_mut() = StatusCode::FOUND;
@@ -154,9 +139,6 @@ impl Hits {
         response
     }
 }
-
-/// What stands in an answer besides the link and the source URL, about, so that the buffer need not grow.
-const OWN_BYTES: usize = 150;
 
 impl AtOnce for Hits {
     fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began> {
