@@ -33,11 +33,10 @@ pub(crate) fn document(named: Named<'_>, link: &Link, ends_at: Timestamp) -> Vec
     let texts = match named {
         Named::Normal(url) => url.len(),
         Named::Source(source) => {
-            source.url().len() + source.task().map_or(0, |task| r#","task_id":""#.len() + task.len())
+            source.url().len() + source.task().map_or(0, |task| r#","task_id":"""#.len() + task.len())
         }
     };
-    // Exact, where nothing has to be escaped: what is filled to the last byte becomes `Bytes` that nobody counts who
-    // shares them (bytes 1.11).
+    // Exact where nothing has to be escaped: a full `Vec` becomes `Bytes` without a reference count (bytes 1.12).
     let frame = r#"{"source_url":"","url":"","expires_at":"2026-11-23T03:40:00Z"}"#;
     let mut json = Vec::with_capacity(texts + link.as_str().len() + frame.len());
     push_document(&mut json, named, link, ends_at);
@@ -175,5 +174,21 @@ mod tests {
         let json = envelope(&link);
         assert_eq!(json, br#"{"code":200,"msg":"success","data":"https://h.example/a"}"#);
         assert_eq!(json.capacity(), json.len(), "bytes that nobody is charged for");
+    }
+
+    #[test]
+    fn a_document_takes_what_it_is_long() {
+        let link = Link::parse("https://h.example/a", &crate::link::Policy::default()).unwrap();
+        let text = "https://file.kie.ai/a.png";
+        let alone = Source::parse(text).unwrap();
+        let of_task = alone.clone().of_task("t1").unwrap();
+        for (named, has_task) in
+            [(Named::Normal(text), false), (Named::Source(&alone), false), (Named::Source(&of_task), true)]
+        {
+            let json = document(named, &link, Timestamp::UNIX_EPOCH);
+            let told: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            assert_eq!(told.get("task_id").is_some(), has_task);
+            assert_eq!(json.capacity(), json.len(), "{told}");
+        }
     }
 }

@@ -60,7 +60,13 @@ impl Account {
         }
     }
 
-    /// A request over HTTP/1.1 has come and has its answer.
+    /// Whether a request that has come over HTTP/1.1 may be answered in this turn, and its connection stays open then. Not
+    /// while an earlier answer is still being written: the peer would seem to have taken this one with it.
+    pub(super) fn may_answer_at_once(&self, head: &Parts) -> bool {
+        stays_open(head) && !self.activity.has_unflushed()
+    }
+
+    /// A request has come and is answered in this turn.
     pub(super) fn answered(&self) {
         self.activity.answered();
     }
@@ -69,7 +75,7 @@ impl Account {
         Arc::clone(&self.keep_alive)
     }
 
-    /// Watches for what comes of a request's body.
+    /// For noting whether a request's body is waited for.
     pub(super) fn awaits(&self) -> Awaited {
         self.activity.awaits()
     }
@@ -86,7 +92,7 @@ impl Open {
         let Open { mut under_way, stays_open, crowd } = self;
         let mut answer = answer.map(|body| {
             under_way.is_ours(false);
-            Answer::Watched(Box::new(Watched { body, under_way, crowd, charge, is_over: false }))
+            Answer::Streamed(Box::new(Streamed { body, under_way, crowd, charge, is_over: false }))
         });
         if stays_open && !closes(answer.headers()) {
             answer.headers_mut().extend(keep_alive.clone());
@@ -96,7 +102,7 @@ impl Open {
 }
 
 /// Whether a request is one over HTTP/1.1 that leaves its connection open.
-pub(super) fn stays_open(head: &Parts) -> bool {
+fn stays_open(head: &Parts) -> bool {
     head.version == Version::HTTP_11 && !closes(&head.headers)
 }
 
@@ -113,14 +119,15 @@ fn closes(headers: &HeaderMap) -> bool {
 /// An answer's body.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// One piece, until it is taken, over HTTP/1.1. Small: a hit's answer is moved from hand to hand.
+    /// One piece, over HTTP/1.1, until it is taken.
     Whole(Option<Bytes>),
-    Watched(Box<Watched>),
+    /// In a box: the answer to a hit is moved from hand to hand, and shall be small.
+    Streamed(Box<Streamed>),
 }
 
 /// An answer's body, watched: as long as nobody asks for the next part, the peer has not taken the last one.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct Streamed {
     body: Body,
     under_way: UnderWay,
     /// What the answer is charged to; only over HTTP/2.
@@ -156,7 +163,7 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-impl Watched {
+impl Streamed {
     /// Over HTTP/2 a piece is charged until it is sent. Where a body comes in pieces, each is charged when it is made.
     fn charged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, NoRoom> {
         let Some(crowd) = &self.crowd else { return Ok(frame) };
@@ -202,6 +209,7 @@ impl Watched {
     }
 }
 
+/// hyper (1.12) flushes the head of such an answer together with its one piece: until then the answer is not written.
 impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Answer {
         Answer::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
@@ -215,21 +223,21 @@ impl hyper::body::Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match self.get_mut() {
             Answer::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Answer::Watched(watched) => watched.poll_frame(cx),
+            Answer::Streamed(streamed) => streamed.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Answer::Whole(bytes) => bytes.is_none(),
-            Answer::Watched(watched) => watched.is_end_stream(),
+            Answer::Streamed(streamed) => streamed.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Answer::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Answer::Watched(watched) => watched.size_hint(),
+            Answer::Streamed(streamed) => streamed.size_hint(),
         }
     }
 }
@@ -294,6 +302,21 @@ mod tests {
         assert_eq!((activity.held(), activity.untaken_since()), (0, None));
         let body = answer(Version::HTTP_11);
         assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
+    }
+
+    #[test]
+    fn an_answer_at_once_is_one_piece_or_none() {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (bytes, pieces) in [("", 0), ("abc", 1)] {
+            let mut answer = Answer::from(Bytes::from(bytes));
+            assert_eq!(answer.size_hint().exact(), Some(bytes.len() as u64));
+            for _ in 0..pieces {
+                assert!(!answer.is_end_stream());
+                assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            }
+            assert!(answer.is_end_stream());
+            assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(None)));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -10,10 +9,9 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
 };
 
-use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 /// HTTP/2 reads at most so many bytes at a time. Then the requests among them have their turn, and drop their heads:
@@ -55,14 +53,15 @@ struct Inner {
     offer: OfferMade,
 }
 
-/// Three counts in one number, so that each of the three changes that a request makes is one locked operation.
+/// Three counts in one number, so that each change that a request makes is one locked operation.
 #[derive(Debug, Default)]
 struct Tally(AtomicU64);
 
 impl Tally {
     /// A request that waits for us: for its answer, or for the next part of it.
     const OURS: u64 = 1;
-    /// A request whose answer is not yet handed over to the last byte; ours are among them. A connection has as many as it
+    /// A request whose answer is not yet handed over to the last byte; ours are among them. One that is answered at once is
+    /// open only while its body is waited for. A connection has as many as it
     /// has streams (256 at most, `Config`), and those that were reset a moment ago, of 65,535 that find room.
     const OPEN: u64 = 1 << 16;
     /// A request begins or ends, a part of its body comes, or a part of an answer is taken. Wraps: it is compared for equality
@@ -196,6 +195,11 @@ impl Activity {
         }
     }
 
+    /// Whether something that was written has not been taken.
+    pub(super) fn has_unflushed(&self) -> bool {
+        self.0.is_unflushed.load(Relaxed)
+    }
+
     /// The connection's answers hold so many bytes more.
     pub(super) fn holds(&self, bytes: usize) {
         self.0.held.fetch_add(bytes, Relaxed);
@@ -306,9 +310,9 @@ impl Activity {
         self.0.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches for what comes of a request's body.
+    /// For noting whether a request's body is waited for.
     pub(super) fn awaits(&self) -> Awaited {
-        Awaited { activity: self.clone(), is_on: false }
+        Awaited { activity: self.clone(), is_awaited: false }
     }
 
     /// Over HTTP/2 each request is a task of its own: the connection's task may have looked before this change.
@@ -326,8 +330,8 @@ impl Activity {
         UnderWay { activity: self.clone(), is_ours: true }
     }
 
-    /// A request has begun, and is over: what is written of its answer is noted as it is written. To be called by the
-    /// connection's task.
+    /// A request has come and is answered in this turn: `wrote` and `flushed` tell whether its peer takes the answer. To be
+    /// called by the connection's task, while nothing is unflushed.
     pub(super) fn answered(&self) {
         let inner = &*self.0;
         inner.begun.store(inner.begun.load(Relaxed) + 1, Relaxed);
@@ -372,76 +376,38 @@ impl Drop for UnderWay {
 #[derive(Debug)]
 pub(super) struct Awaited {
     activity: Activity,
-    is_on: bool,
+    is_awaited: bool,
 }
 
 impl Awaited {
     /// Notes what a look at the body found.
-    pub(super) fn looked<T>(&mut self, found: &Poll<T>) {
+    pub(super) fn note<T>(&mut self, found: &Poll<T>) {
         if found.is_ready() {
             self.activity.0.tally.add(Tally::MOVE);
         }
-        self.turn(found.is_pending());
+        self.set(found.is_pending());
     }
 
-    fn turn(&mut self, is_on: bool) {
+    fn set(&mut self, is_awaited: bool) {
         let inner = &*self.activity.0;
-        match (self.is_on, is_on) {
+        match (self.is_awaited, is_awaited) {
             (false, true) => drop(inner.awaited.fetch_add(1, Relaxed)),
             (true, false) => drop(inner.awaited.fetch_sub(1, Relaxed)),
             (true, true) | (false, false) => return,
         }
-        self.is_on = is_on;
+        self.is_awaited = is_awaited;
         self.activity.wake_for_stream();
     }
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.turn(false);
-    }
-}
-
-/// A request's body, watched.
-#[derive(Debug)]
-pub(super) struct Question<B> {
-    body: B,
-    awaited: Awaited,
-}
-
-impl<B> Question<B> {
-    pub(super) fn new(body: B, awaited: Awaited) -> Question<B> {
-        Question { body, awaited }
-    }
-}
-
-impl<B: hyper::body::Body + Unpin> hyper::body::Body for Question<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.get_mut();
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
-        this.awaited.looked(&frame);
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.set(false);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use axum::body::{Body, Bytes};
-    use hyper::body::Body as _;
-
     use super::*;
 
     fn phase(activity: &Activity) -> Phase {
@@ -492,17 +458,13 @@ mod tests {
         assert!(moved());
     }
 
-    #[tokio::test]
-    async fn a_request_s_body_is_the_peer_s_to_send_while_nothing_else_is_under_way() {
+    #[test]
+    fn a_request_s_body_is_the_peer_s_to_send_while_nothing_else_is_under_way() {
         let activity = Activity::default();
-        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Result<Bytes, Infallible>>();
-        let mut receiver = receiver;
-        let body = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         let request = activity.begin();
-        let mut body = Question::new(Body::from_stream(body), activity.awaits());
+        let mut awaited = activity.awaits();
         assert_eq!(phase(&activity), Phase::Busy, "nobody has asked for it yet");
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        awaited.note(&Poll::<()>::Pending);
         assert_eq!(phase(&activity), Phase::Body);
         let mut other = activity.begin();
         assert_eq!(phase(&activity), Phase::Busy, "another waits for us");
@@ -510,13 +472,12 @@ mod tests {
         assert_eq!(phase(&activity), Phase::Unread);
         drop(other);
         let before = activity.now();
-        sender.send(Ok(Bytes::from_static(b"x"))).unwrap();
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        awaited.note(&Poll::Ready("a part"));
         assert_eq!(phase(&activity), Phase::Busy);
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        awaited.note(&Poll::<()>::Pending);
         assert_eq!(activity.now().0, before.0);
         assert_ne!(activity.now().1, before.1, "a part of it has come");
-        drop(body);
+        drop(awaited);
         assert_eq!(phase(&activity), Phase::Busy, "nobody wants the rest");
         drop(request);
     }

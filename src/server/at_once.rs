@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -18,8 +19,8 @@ use tokio::time::Sleep;
 use tower::Service;
 
 use super::{
-    account::{self, Account, Answer, NoRoom, Open},
-    activity::{Awaited, Question},
+    account::{Account, Answer, NoRoom, Open},
+    activity::Awaited,
     heads::Heads,
     listener::Peer,
     turn,
@@ -80,7 +81,7 @@ where
         let is_clear = inner.heads.judge(&mut request);
         let (head, body) = request.into_parts();
         if is_clear
-            && account::stays_open(&head)
+            && inner.account.may_answer_at_once(&head)
             && let Some(at_once) = &inner.at_once
         {
             if body.is_end_stream() {
@@ -91,12 +92,12 @@ where
             } else if let Some(bytes) = body.size_hint().exact()
                 && let Some(began) = at_once.waits_for_body(&head, bytes)
             {
-                return Answering::Asking(Some(Asking { inner: Arc::clone(&self.0), head, body, began, wait: None }));
+                let inner = Arc::clone(&self.0);
+                return Answering::Asking(Some(Box::new(Asking { inner, head, body, began, wait: None })));
             }
         }
-        let body = Question::new(body, inner.account.awaits());
-        let open = inner.account.open(&head);
-        Answering::Routed(inner.route(head, Peeked { first: None, rest: body }, open))
+        let (open, awaited) = (inner.account.open(&head), inner.account.awaits());
+        Answering::Routed(inner.route(head, Peeked { first: None, rest: body, awaited }, open))
     }
 }
 
@@ -124,8 +125,9 @@ type Routed = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Se
 /// One request on its way to its answer.
 pub(super) enum Answering<S, B> {
     AtOnce(Option<Response<Answer>>),
-    /// Its body decides. It has usually come together with the head.
-    Asking(Option<Asking<S, B>>),
+    /// Its body decides. It has usually come together with the head. In a box: an answer is moved from hand to hand, and
+    /// shall be small.
+    Asking(Option<Box<Asking<S, B>>>),
     Routed(Routed),
 }
 
@@ -164,22 +166,24 @@ where
         if is_to_wake && !self.body.is_end_stream() {
             cx.waker().wake_by_ref();
         }
-        if first.is_pending() && self.wait.is_none() {
-            let Inner { account, .. } = &*self.inner;
+        if first.is_ready() && self.wait.is_none() {
+            return first.map(Some);
+        }
+        let account = &self.inner.account;
+        let wait = self.wait.get_or_insert_with(|| {
             let soon = Box::pin(tokio::time::sleep(SOON));
-            self.wait = Some(Wait { open: account.open(&self.head), awaited: account.awaits(), soon });
+            Wait { open: account.open(&self.head), awaited: account.awaits(), soon }
+        });
+        wait.awaited.note(&first);
+        if first.is_ready() {
+            return first.map(Some);
         }
-        if let Some(wait) = &mut self.wait {
-            wait.awaited.looked(&first);
-            if first.is_pending() {
-                return wait.soon.as_mut().poll(cx).map(|()| None);
-            }
-        }
-        first.map(Some)
+        wait.soon.as_mut().poll(cx).map(|()| None)
     }
 
-    /// Looks at what has come of the body. Where it is whole and can be answered, it is; else the router goes on with it.
-    fn go_on(self, first: First<B>) -> Result<Response<Answer>, Routed> {
+    /// Looks at what has come of the body. Where it is whole and can be answered, that is all; else the router goes on with
+    /// it.
+    fn go_on(self, first: First<B>) -> ControlFlow<Response<Answer>, Routed> {
         let Asking { inner, mut head, body, began, wait } = self;
         if let Some(Some(Ok(frame))) = &first
             && let Some(bytes) = frame.data_ref()
@@ -187,17 +191,18 @@ where
             && let Some(at_once) = &inner.at_once
             && let Some(answer) = inner.answer(&**at_once, &head, bytes, Some(began))
         {
+            // What was waited for has been counted, and is over with its `wait`.
             if wait.is_none() {
                 inner.account.answered();
             }
-            return Ok(answer.map(Answer::from));
+            return ControlFlow::Break(answer.map(Answer::from));
         }
         head.extensions.insert(began);
         let (open, awaited) = match wait {
             Some(wait) => (wait.open, wait.awaited),
             None => (inner.account.open(&head), inner.account.awaits()),
         };
-        Err(inner.route(head, Peeked { first, rest: Question::new(body, awaited) }, open))
+        ControlFlow::Continue(inner.route(head, Peeked { first, rest: body, awaited }, open))
     }
 }
 
@@ -214,8 +219,8 @@ where
         if let Answering::Asking(asking) = this {
             let first = ready!(asking.as_mut().expect("it has not gone on").poll_first(cx));
             match asking.take().expect("it has not gone on").go_on(first) {
-                Ok(answer) => return Poll::Ready(Ok(answer)),
-                Err(routed) => *this = Answering::Routed(routed),
+                ControlFlow::Break(answer) => return Poll::Ready(Ok(answer)),
+                ControlFlow::Continue(routed) => *this = Answering::Routed(routed),
             }
         }
         match this {
@@ -232,7 +237,8 @@ impl<S, B> Unpin for Answering<S, B> {}
 /// A request's body, of which the first piece may have been looked at.
 pub(super) struct Peeked<B: hyper::body::Body> {
     first: First<B>,
-    rest: Question<B>,
+    rest: B,
+    awaited: Awaited,
 }
 
 impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Peeked<B> {
@@ -241,10 +247,12 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Peeked<B>
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        match this.first.take() {
-            Some(first) => Poll::Ready(first),
-            None => Pin::new(&mut this.rest).poll_frame(cx),
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(first);
         }
+        let frame = Pin::new(&mut this.rest).poll_frame(cx);
+        this.awaited.note(&frame);
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -282,7 +290,7 @@ mod tests {
 
     use super::{
         super::{
-            activity::Activity,
+            activity::{Activity, Phase},
             crowd::Crowd,
             turn::{Turns, testing::Woken},
         },
@@ -400,9 +408,21 @@ mod tests {
         let (sender, answer, activity) = ask("/", 5);
         let mut answer = answer.boxed_local();
         assert!((&mut answer).now_or_never().is_none());
-        assert_eq!(activity.now().0, super::super::activity::Phase::Body, "the peer's turn");
+        assert_eq!(activity.now().0, Phase::Body, "the peer's turn");
         sender.send(Ok(Bytes::from("known"))).unwrap();
         assert_eq!(answer.now_or_never().as_deref(), Some("at once"));
+        assert_eq!((activity.requests(), activity.now().0), ((1, 0), Phase::Silent), "over");
+
+        for is_waited_for in [false, true] {
+            let (_sender, answer, activity) = ask("/", 5);
+            let mut answer = answer.boxed_local();
+            if is_waited_for {
+                assert!((&mut answer).now_or_never().is_none());
+            }
+            drop(answer);
+            let counted = (u64::from(is_waited_for), 0);
+            assert_eq!((activity.requests(), activity.now().0), (counted, Phase::Silent), "its peer has gone");
+        }
 
         let (sender, answer, _) = ask("/", 10);
         sender.send(Ok(Bytes::from("known"))).unwrap();
@@ -410,13 +430,15 @@ mod tests {
         drop(sender);
         assert_eq!(answer.await, "routed Some(10) known-more", "in two pieces");
 
-        let (sender, answer, _) = ask("/", 5);
+        let (sender, answer, activity) = ask("/", 5);
         let later = async {
             tokio::time::sleep(2 * SOON).await;
+            assert_eq!((activity.requests(), activity.now().0), ((1, 1), Phase::Body), "the router waits");
             sender.send(Ok(Bytes::from("known"))).unwrap();
             drop(sender);
         };
         assert_eq!(tokio::join!(answer, later).0, "routed Some(5) known");
+        assert_eq!((activity.requests(), activity.now().0), ((1, 0), Phase::Silent), "over");
 
         let (sender, answer, _) = ask("/", 5);
         sender.send(Err(std::io::Error::other("it broke off"))).unwrap();
@@ -426,6 +448,18 @@ mod tests {
         sender.send(Ok(Bytes::from("known".repeat(100)))).unwrap();
         drop(sender);
         assert!(answer.await.starts_with("routed Some(500) known"), "too long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_an_earlier_answer_is_being_written_the_router_answers() {
+        let (_sender, first, activity) = ask("/known", 0);
+        assert_eq!(first.await, "at once");
+        activity.wrote();
+        let connection = connection(&activity);
+        let request = || Request::builder().uri("/known").body(Body::empty()).unwrap();
+        let answer = connection.call(request()).await.unwrap();
+        assert_eq!(activity.requests(), (2, 1), "one that is told from the answer before");
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "routed Some(0) ");
     }
 
     #[tokio::test(start_paused = true)]

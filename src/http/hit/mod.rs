@@ -103,7 +103,7 @@ impl Hits {
         is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
     }
 
-    /// The answer.
+    /// Each text in it has a full buffer of its own: slices of one would share a reference count.
     fn answer_with(
         &self,
         form: Form,
@@ -117,8 +117,8 @@ impl Hits {
             Form::Link => {
                 // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
                 let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
-                let document = answer::document(Named::Normal(source.as_str()), link, ends_at);
-                (&self.with_document, answer::json(), document)
+                let named = Named::Normal(source.as_str());
+                (&self.with_document, answer::json(), answer::document(named, link, ends_at))
             }
             Form::Redirect => (&self.with_location, answer::location(link), Vec::new()),
         };
