@@ -93,7 +93,7 @@ where
                 && let Some(began) = at_once.waits_for_body(&head, bytes)
             {
                 let inner = Arc::clone(&self.0);
-                return Answering::Asking(Some(Box::new(Asking { inner, head, body, began, wait: None })));
+                return Answering::Asking(Some(Asking { inner, head, body, began, wait: None }));
             }
         }
         let (open, awaited) = (inner.account.open(&head), inner.account.awaits());
@@ -125,9 +125,8 @@ type Routed = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Se
 /// One request on its way to its answer.
 pub(super) enum Answering<S, B> {
     AtOnce(Option<Response<Answer>>),
-    /// Its body decides. It has usually come together with the head. In a box: an answer is moved from hand to hand, and
-    /// shall be small.
-    Asking(Option<Box<Asking<S, B>>>),
+    /// Its body decides. It has usually come together with the head.
+    Asking(Option<Asking<S, B>>),
     Routed(Routed),
 }
 
