@@ -31,6 +31,7 @@ pub(super) struct Account {
 #[derive(Debug)]
 pub(super) struct Open {
     under_way: UnderWay,
+    /// Whether the request is one over HTTP/1.1 that leaves its connection open.
     stays_open: bool,
     /// What the answer is charged to; only over HTTP/2.
     crowd: Option<Crowd>,
@@ -60,8 +61,9 @@ impl Account {
         }
     }
 
-    /// Whether a request that has come over HTTP/1.1 may be answered in this turn, and its connection stays open then. Not
-    /// while an earlier answer is still being written: the peer would seem to have taken this one with it.
+    /// Whether a request that has come may be answered in this turn: one over HTTP/1.1 that leaves its connection open, where
+    /// no earlier answer is still being written. Once that one was flushed, this request would seem answered, too, and
+    /// `unserved::Instead` would take its answer for one of hyper's own.
     pub(super) fn may_answer_at_once(&self, head: &Parts) -> bool {
         stays_open(head) && !self.activity.has_unflushed()
     }
@@ -209,7 +211,8 @@ impl Streamed {
     }
 }
 
-/// hyper (1.12) flushes the head of such an answer together with its one piece: until then the answer is not written.
+/// Nothing may be flushed between the head of such an answer and its one piece, or `unserved::Instead` would take the piece for
+/// one of hyper's own answers. hyper (1.12) does not: the head is small, and nothing waits before it.
 impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Answer {
         Answer::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))

@@ -60,9 +60,9 @@ struct Tally(AtomicU64);
 impl Tally {
     /// A request that waits for us: for its answer, or for the next part of it.
     const OURS: u64 = 1;
-    /// A request whose answer is not yet handed over to the last byte; ours are among them. One that is answered at once is
-    /// open only while its body is waited for. A connection has as many as it
-    /// has streams (256 at most, `Config`), and those that were reset a moment ago, of 65,535 that find room.
+    /// A request whose answer is not yet handed over to the last byte; ours are among them. A connection has as many as it has
+    /// streams (256 at most, `Config`), and those that were reset a moment ago, of 65,535 that find room. A request that is
+    /// answered at once is open only while its body is waited for.
     const OPEN: u64 = 1 << 16;
     /// A request begins or ends, a part of its body comes, or a part of an answer is taken. Wraps: it is compared for equality
     /// alone.
@@ -331,7 +331,7 @@ impl Activity {
     }
 
     /// A request has come and is answered in this turn: `wrote` and `flushed` tell whether its peer takes the answer. To be
-    /// called by the connection's task, while nothing is unflushed.
+    /// called by the connection's task, while nothing is unflushed, and before anything is flushed but that answer.
     pub(super) fn answered(&self) {
         let inner = &*self.0;
         inner.begun.store(inner.begun.load(Relaxed) + 1, Relaxed);

@@ -28,7 +28,8 @@ use super::{
 use crate::clock::Instant;
 
 /// What may answer a request before the router has its turn: out of memory, without waiting for anything. It is asked
-/// over HTTP/1.1 only, for requests of whose framing there is nothing to say and after which the connection stays open.
+/// over HTTP/1.1 only, for requests of whose framing there is nothing to say and after which the connection stays open, and
+/// where no earlier answer is still being written.
 pub(crate) trait AtOnce: Send + Sync {
     /// For a request that can only be answered with its body, which is so many bytes long: the present moment, from which
     /// its time counts. `None` where it goes to the router.
@@ -80,9 +81,9 @@ where
         let inner = &*self.0;
         let is_clear = inner.heads.judge(&mut request);
         let (head, body) = request.into_parts();
-        if is_clear
+        if let Some(at_once) = &inner.at_once
+            && is_clear
             && inner.account.may_answer_at_once(&head)
-            && let Some(at_once) = &inner.at_once
         {
             if body.is_end_stream() {
                 if let Some(answer) = inner.answer(&**at_once, &head, &[], None) {

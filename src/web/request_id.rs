@@ -19,16 +19,19 @@ impl NewId {
 }
 
 fn new_id() -> NewId {
+    NewId(hex(fastrand::u128(..)))
+}
+
+fn hex(number: u128) -> [u8; 32] {
     let mut digits = [0; 32];
-    let random = fastrand::u128(..);
     for (eight, shift) in digits.as_chunks_mut().0.iter_mut().zip([96, 64, 32, 0]) {
-        *eight = hex((random >> shift) as u32);
+        *eight = eight_digits((number >> shift) as u32);
     }
-    NewId(digits)
+    digits
 }
 
 /// Eight digits at once, by arithmetic: every answer has an id, and a table would take eight lines of the core's cache.
-fn hex(number: u32) -> [u8; 8] {
+fn eight_digits(number: u32) -> [u8; 8] {
     const ALL: u64 = 0x0101_0101_0101_0101;
     // Half a byte into each byte.
     let mut digits = u64::from(number);
@@ -64,9 +67,9 @@ mod tests {
 
     #[test]
     fn each_byte_has_its_digits() {
-        for (byte, shift) in (0..=u8::MAX).flat_map(|byte| [0, 8, 16, 24].map(|shift| (byte, shift))) {
-            let number = u32::from(byte) << shift;
-            assert_eq!(hex(number), format!("{number:08x}").as_bytes());
+        let bytes = (0..=u8::MAX).flat_map(|byte| (0..16).map(move |place| u128::from(byte) << (8 * place)));
+        for number in bytes.chain([0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX]) {
+            assert_eq!(hex(number), format!("{number:032x}").as_bytes());
         }
     }
 

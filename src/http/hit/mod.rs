@@ -103,7 +103,7 @@ impl Hits {
         is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
     }
 
-    /// Each text in it has a full buffer of its own: slices of one would share a reference count.
+    /// The answer. Body, `Location` and request id have a buffer each: slices of one would share a reference count.
     fn answer_with(
         &self,
         form: Form,
