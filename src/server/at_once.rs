@@ -456,8 +456,8 @@ mod tests {
         assert_eq!(first.await, "at once");
         activity.wrote();
         let connection = connection(&activity);
-        let request = || Request::builder().uri("/known").body(Body::empty()).unwrap();
-        let answer = connection.call(request()).await.unwrap();
+        let request = Request::builder().uri("/known").body(Body::empty()).unwrap();
+        let answer = connection.call(request).await.unwrap();
         assert_eq!(activity.requests(), (2, 1), "one that is told from the answer before");
         assert_eq!(answer.collect().await.unwrap().to_bytes(), "routed Some(0) ");
     }
