@@ -41,7 +41,7 @@ use super::{
     places::Place,
 };
 use crate::{
-    clock::Instant,
+    clock::{self, Instant},
     links::{self, Entry, Found, Links, Lookup, Times, Wish},
     source::{Normal, Source},
     upstream,
@@ -435,7 +435,7 @@ impl Batch {
             && let Some((entry, times)) = link.alive(links, now)
         {
             requests.item(Outcome::Found(link.found), 200, Some(now.until(times.ends_at)));
-            let ends_at = clock.wall_at(times.ends_at, now);
+            let ends_at = clock::wall_at(clock.wall(), times.ends_at, now);
             if link.by_its_text {
                 let named = Named::Normal(&self.asked.get(item.index).url);
                 return answer::push_document(json, named, &entry.link, ends_at);

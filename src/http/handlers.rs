@@ -19,7 +19,7 @@ use super::{
     places::Places,
 };
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     credits::Credits,
     links::{Links, Lookup, Wish},
     source::Source,
@@ -94,7 +94,8 @@ pub(crate) async fn link(
     let (asked, wish) = asked(headers, uri)?;
     let (source, lookup) = endpoints.find_one(&asked, &wish, &call).await?;
     // Not as of `lookup.now`: the wall clock may have gone on.
-    let ends_at = endpoints.clock.wall_at(lookup.times.ends_at, endpoints.clock.now());
+    let clock = &endpoints.clock;
+    let ends_at = clock::wall_at(clock.wall(), lookup.times.ends_at, clock.now());
     let body = answer::document(Named::Source(&source), &lookup.entry.link, ends_at);
     let mut response = answer::with_link(source, &lookup, StatusCode::OK, Body::from(body));
     answer::json_type(response.headers_mut());

@@ -61,18 +61,6 @@ impl Account {
         }
     }
 
-    /// Whether a request that has come may be answered in this turn: one over HTTP/1.1 that leaves its connection open, where
-    /// no earlier answer is still being written. Once that one was flushed, this request would seem answered, too, and
-    /// `unserved::Instead` would take its answer for one of hyper's own.
-    pub(super) fn may_answer_at_once(&self, head: &Parts) -> bool {
-        stays_open(head) && !self.activity.has_unflushed()
-    }
-
-    /// A request has come and is answered in this turn.
-    pub(super) fn answered(&self) {
-        self.activity.answered();
-    }
-
     pub(super) fn keep_alive(&self) -> Arc<HeaderMap> {
         Arc::clone(&self.keep_alive)
     }
@@ -94,7 +82,7 @@ impl Open {
         let Open { mut under_way, stays_open, crowd } = self;
         let mut answer = answer.map(|body| {
             under_way.is_ours(false);
-            Answer::Streamed(Box::new(Streamed { body, under_way, crowd, charge, is_over: false }))
+            Answer { body, under_way, crowd, charge, is_over: false }
         });
         if stays_open && !closes(answer.headers()) {
             answer.headers_mut().extend(keep_alive.clone());
@@ -104,7 +92,7 @@ impl Open {
 }
 
 /// Whether a request is one over HTTP/1.1 that leaves its connection open.
-fn stays_open(head: &Parts) -> bool {
+pub(super) fn stays_open(head: &Parts) -> bool {
     head.version == Version::HTTP_11 && !closes(&head.headers)
 }
 
@@ -118,18 +106,9 @@ fn closes(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
-/// An answer's body.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// One piece, over HTTP/1.1, until it is taken.
-    Whole(Option<Bytes>),
-    /// In a box: the answer to a hit is moved from hand to hand, and shall be small.
-    Streamed(Box<Streamed>),
-}
-
 /// An answer's body, watched: as long as nobody asks for the next part, the peer has not taken the last one.
 #[derive(Debug)]
-pub(super) struct Streamed {
+pub(super) struct Answer {
     body: Body,
     under_way: UnderWay,
     /// What the answer is charged to; only over HTTP/2.
@@ -165,7 +144,7 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-impl Streamed {
+impl Answer {
     /// Over HTTP/2 a piece is charged until it is sent. Where a body comes in pieces, each is charged when it is made.
     fn charged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, NoRoom> {
         let Some(crowd) = &self.crowd else { return Ok(frame) };
@@ -179,20 +158,26 @@ impl Streamed {
         };
         Ok(Piece::frame(bytes, charge))
     }
+}
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.is_over {
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        if this.is_over {
             return Poll::Ready(None);
         }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.under_way.is_ours(frame.is_pending());
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        this.under_way.is_ours(frame.is_pending());
         match frame {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.charged(frame).map_err(axum::Error::new))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(this.charged(frame).map_err(axum::Error::new))),
             // An answer without a body waits for its peer, too, and a `Location` in its head is a link: an empty piece
             // goes behind the head, so that the wait is seen.
             Poll::Ready(None) => {
-                self.is_over = true;
-                Poll::Ready(self.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
+                this.is_over = true;
+                Poll::Ready(this.charge.take().map(|charge| Ok(Piece::frame(Bytes::new(), charge))))
             }
             other => other,
         }
@@ -208,40 +193,6 @@ impl Streamed {
             return SizeHint::default();
         }
         self.body.size_hint()
-    }
-}
-
-/// Nothing may be flushed between the head of such an answer and its one piece, or `unserved::Instead` would take the piece for
-/// one of hyper's own answers. hyper (1.12) does not: the head is small, and nothing waits before it.
-impl From<Bytes> for Answer {
-    fn from(bytes: Bytes) -> Answer {
-        Answer::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl hyper::body::Body for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match self.get_mut() {
-            Answer::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Answer::Streamed(streamed) => streamed.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Answer::Whole(bytes) => bytes.is_none(),
-            Answer::Streamed(streamed) => streamed.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Answer::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Answer::Streamed(streamed) => streamed.size_hint(),
-        }
     }
 }
 
@@ -305,21 +256,6 @@ mod tests {
         assert_eq!((activity.held(), activity.untaken_since()), (0, None));
         let body = answer(Version::HTTP_11);
         assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
-    }
-
-    #[test]
-    fn an_answer_at_once_is_one_piece_or_none() {
-        let mut cx = Context::from_waker(Waker::noop());
-        for (bytes, pieces) in [("", 0), ("abc", 1)] {
-            let mut answer = Answer::from(Bytes::from(bytes));
-            assert_eq!(answer.size_hint().exact(), Some(bytes.len() as u64));
-            for _ in 0..pieces {
-                assert!(!answer.is_end_stream());
-                assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
-            }
-            assert!(answer.is_end_stream());
-            assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(None)));
-        }
     }
 
     #[test]

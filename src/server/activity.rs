@@ -43,6 +43,8 @@ struct Inner {
     untaken: Mutex<Untaken>,
     /// Whether the connection has to go at once.
     is_cut: AtomicBool,
+    /// Whether it is to end once what has come is answered.
+    is_ending: AtomicBool,
     /// Whether the stream shall look for bytes that have arrived and were not announced yet, and whether it found any.
     looks_again: AtomicBool,
     has_unread: AtomicBool,
@@ -62,7 +64,7 @@ impl Tally {
     const OURS: u64 = 1;
     /// A request whose answer is not yet handed over to the last byte; ours are among them. A connection has as many as it has
     /// streams (256 at most, `Config`), and those that were reset a moment ago, of 65,535 that find room. A request that is
-    /// answered at once is open only while its body is waited for.
+    /// answered at once is not open.
     const OPEN: u64 = 1 << 16;
     /// A request begins or ends, a part of its body comes, or a part of an answer is taken. Wraps: it is compared for equality
     /// alone.
@@ -254,6 +256,15 @@ impl Activity {
 
     pub(super) fn is_cut(&self) -> bool {
         self.0.is_cut.load(Relaxed)
+    }
+
+    /// What has come is answered, and nothing else.
+    pub(super) fn ends(&self) {
+        self.0.is_ending.store(true, Relaxed);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.0.is_ending.load(Relaxed)
     }
 
     /// Requests that have begun, and how many of them are not over.

@@ -1,8 +1,12 @@
-//! Serves the requests of one connection: at once where that can be, else by the router.
+//! What is answered out of memory before hyper has heard of it.
+//!
+//! hyper reads from this stream. What comes goes through to it byte for byte, but for a request that is whole and can be
+//! answered at once: that one is answered here, and hyper never sees it. Nothing is decided here of where a request ends:
+//! that is `framing`'s verdict, on these bytes as on all others.
 
 use std::{
-    convert::Infallible,
-    ops::ControlFlow,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -10,491 +14,632 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::{Body, Bytes},
-    http::{Request, Response, request::Parts},
+use axum::http::request::Parts;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
 };
-use hyper::body::{Frame, SizeHint};
-use tokio::time::Sleep;
-use tower::Service;
 
 use super::{
-    account::{Account, Answer, NoRoom, Open},
-    activity::Awaited,
+    account::stays_open,
+    activity::{Activity, Awaited, BYTES_A_TURN},
+    framing::Framing,
     heads::Heads,
+    last_head::LastHead,
     listener::Peer,
-    turn,
 };
 use crate::clock::Instant;
 
 /// What may answer a request before the router has its turn: out of memory, without waiting for anything. It is asked
-/// over HTTP/1.1 only, for requests of whose framing there is nothing to say and after which the connection stays open, and
-/// where no earlier answer is still being written.
+/// for requests over HTTP/1.1 whose head is clear (`framing`), and after which the connection stays open.
 pub(crate) trait AtOnce: Send + Sync {
-    /// For a request that can only be answered with its body, which is so many bytes long: the present moment, from which
-    /// its time counts. `None` where it goes to the router.
-    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began>;
+    /// For a request whose body, of so many bytes, has not come with its head: the present moment, from which its time counts.
+    /// `None` where it goes to the router.
+    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Instant>;
 
-    /// The answer to a request that began then (`None`: now), which has all its headers (`Config::keep_alive` among them); or `None`, and the router has its turn.
-    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Began>) -> Option<Response<Bytes>>;
+    /// The whole answer (HTTP/1.1), to a request that began then (`None`: now); or `None`, and the router has its turn.
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Instant>) -> Option<Vec<u8>>;
 }
 
-/// When a request began whose body was waited for; in its extensions, where it goes to the router after all.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Began(pub(crate) Instant);
-
-/// Serves one connection. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Connection<S>(Arc<Inner<S>>);
-
-struct Inner<S> {
-    account: Account,
-    heads: Heads,
-    peer: Peer,
-    at_once: Option<Arc<dyn AtOnce>>,
-    router: S,
-}
-
-impl<S> Connection<S> {
-    pub(super) fn new(
-        account: Account,
-        heads: Heads,
-        peer: Peer,
-        at_once: Option<Arc<dyn AtOnce>>,
-        router: S,
-    ) -> Connection<S> {
-        Connection(Arc::new(Inner { account, heads, peer, at_once, router }))
-    }
-}
-
-impl<S, B> hyper::service::Service<Request<B>> for Connection<S>
-where
-    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
-    S::Future: Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Unpin,
-{
-    type Response = Response<Answer>;
-    type Error = NoRoom;
-    type Future = Answering<S, B>;
-
-    fn call(&self, mut request: Request<B>) -> Answering<S, B> {
-        let inner = &*self.0;
-        let is_clear = inner.heads.judge(&mut request);
-        let (head, body) = request.into_parts();
-        if let Some(at_once) = &inner.at_once
-            && is_clear
-            && inner.account.may_answer_at_once(&head)
-        {
-            if body.is_end_stream() {
-                if let Some(answer) = inner.answer(&**at_once, &head, &[], None) {
-                    inner.account.answered();
-                    return Answering::AtOnce(Some(answer.map(Answer::from)));
-                }
-            } else if let Some(bytes) = body.size_hint().exact()
-                && let Some(began) = at_once.waits_for_body(&head, bytes)
-            {
-                let inner = Arc::clone(&self.0);
-                return Answering::Asking(Some(Asking { inner, head, body, began, wait: None }));
-            }
-        }
-        let (open, awaited) = (inner.account.open(&head), inner.account.awaits());
-        Answering::Routed(inner.route(head, Peeked { first: None, rest: body, awaited }, open))
-    }
-}
-
-impl<S> Inner<S> {
-    /// A panic is told by the log, and the router has a try.
-    fn answer(&self, at_once: &dyn AtOnce, head: &Parts, body: &[u8], began: Option<Began>) -> Option<Response<Bytes>> {
-        catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, &self.peer, began))).ok().flatten()
-    }
-
-    fn route<B>(&self, mut head: Parts, body: Peeked<B>, open: Open) -> Routed
-    where
-        B: hyper::body::Body,
-        S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
-        S::Future: Send + 'static,
-    {
-        head.extensions.insert(self.peer.clone());
-        let answer = self.router.clone().call(Request::from_parts(head, body));
-        let keep_alive = self.account.keep_alive();
-        Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {}), &keep_alive) })
-    }
-}
-
-type Routed = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Send>>;
-
-/// One request on its way to its answer.
-pub(super) enum Answering<S, B> {
-    AtOnce(Option<Response<Answer>>),
-    /// Its body decides. It has usually come together with the head.
-    Asking(Option<Asking<S, B>>),
-    Routed(Routed),
-}
-
-pub(super) struct Asking<S, B> {
-    inner: Arc<Inner<S>>,
-    head: Parts,
-    body: B,
-    began: Began,
-    /// Once the body has to be waited for.
-    wait: Option<Wait>,
-}
-
-struct Wait {
-    open: Open,
-    awaited: Awaited,
-    /// Until when the body is waited for here.
-    soon: Pin<Box<Sleep>>,
-}
+/// So much is read at a time. What takes more is not answered here.
+const MOST_BYTES: usize = 8 * 1024;
 
 /// Many clients send head and body one after the other. For so long the body is waited for here; then the router waits,
 /// which has ways to bound that.
 const SOON: Duration = Duration::from_millis(10);
 
-/// What came first of a body, if anything did.
-type First<B> = Option<Option<Result<Frame<Bytes>, <B as hyper::body::Body>::Error>>>;
-
-impl<S, B> Asking<S, B>
-where
-    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
-    S::Future: Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Unpin,
-{
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<First<B>> {
-        let (first, is_to_wake) = turn::take(|| Pin::new(&mut self.body).poll_frame(cx));
-        // hyper has more to hand over, unless this was the last piece: then it has let go of the body already.
-        if is_to_wake && !self.body.is_end_stream() {
-            cx.waker().wake_by_ref();
-        }
-        if first.is_ready() && self.wait.is_none() {
-            return first.map(Some);
-        }
-        let account = &self.inner.account;
-        let wait = self.wait.get_or_insert_with(|| {
-            let soon = Box::pin(tokio::time::sleep(SOON));
-            Wait { open: account.open(&self.head), awaited: account.awaits(), soon }
-        });
-        wait.awaited.note(&first);
-        if first.is_ready() {
-            return first.map(Some);
-        }
-        wait.soon.as_mut().poll(cx).map(|()| None)
-    }
-
-    /// Looks at what has come of the body. Where it is whole and can be answered, that is all; else the router goes on with
-    /// it.
-    fn go_on(self, first: First<B>) -> ControlFlow<Response<Answer>, Routed> {
-        let Asking { inner, mut head, body, began, wait } = self;
-        if let Some(Some(Ok(frame))) = &first
-            && let Some(bytes) = frame.data_ref()
-            && body.is_end_stream()
-            && let Some(at_once) = &inner.at_once
-            && let Some(answer) = inner.answer(&**at_once, &head, bytes, Some(began))
-        {
-            // What was waited for has been counted, and is over with its `wait`.
-            if wait.is_none() {
-                inner.account.answered();
-            }
-            return ControlFlow::Break(answer.map(Answer::from));
-        }
-        head.extensions.insert(began);
-        let (open, awaited) = match wait {
-            Some(wait) => (wait.open, wait.awaited),
-            None => (inner.account.open(&head), inner.account.awaits()),
-        };
-        ControlFlow::Continue(inner.route(head, Peeked { first, rest: body, awaited }, open))
-    }
+/// The stream from which hyper reads.
+pub(super) struct Answering<S> {
+    stream: Framing<S>,
+    heads: Heads,
+    activity: Activity,
+    /// `None` on an interface where nothing is answered at once.
+    desk: Option<Desk>,
+    /// What has come and hyper has not read.
+    held: BytesMut,
+    /// Why hyper may not read it yet.
+    wait: Option<Wait>,
+    /// What is left of an answer of ours; `None` once the peer has taken it all.
+    unsent: Option<Bytes>,
 }
 
-impl<S, B> Future for Answering<S, B>
-where
-    S: Service<Request<Peeked<B>>, Response = Response<Body>, Error = Infallible> + Clone,
-    S::Future: Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Unpin,
-{
-    type Output = Result<Response<Answer>, NoRoom>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        if let Answering::Asking(asking) = this {
-            let first = ready!(asking.as_mut().expect("it has not gone on").poll_first(cx));
-            match asking.take().expect("it has not gone on").go_on(first) {
-                ControlFlow::Break(answer) => return Poll::Ready(Ok(answer)),
-                ControlFlow::Continue(routed) => *this = Answering::Routed(routed),
-            }
-        }
-        match this {
-            Answering::AtOnce(answer) => Poll::Ready(Ok(answer.take().expect("polled until it is ready"))),
-            Answering::Routed(answer) => answer.as_mut().poll(cx),
-            Answering::Asking(_) => unreachable!("it has gone on"),
-        }
-    }
+/// Who answers on one connection.
+pub(super) struct Desk {
+    at_once: Arc<dyn AtOnce>,
+    peer: Peer,
+    last: LastHead,
 }
 
-// Nothing in it is pinned: the router's future is in a box of its own.
-impl<S, B> Unpin for Answering<S, B> {}
-
-/// A request's body, of which the first piece may have been looked at.
-pub(super) struct Peeked<B: hyper::body::Body> {
-    first: First<B>,
-    rest: B,
+/// A request's body is still to come.
+struct Wait {
+    began: Instant,
     awaited: Awaited,
+    /// Until when it is waited for here.
+    soon: Pin<Box<Sleep>>,
 }
 
-impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Peeked<B> {
-    type Data = Bytes;
-    type Error = B::Error;
+/// What becomes of a request.
+enum Next {
+    Answer(Vec<u8>),
+    /// Its body is waited for. It began then.
+    Wait(Instant),
+    /// It is hyper's.
+    Pass,
+}
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+impl Desk {
+    pub(super) fn new(at_once: Arc<dyn AtOnce>, peer: Peer) -> Desk {
+        Desk { at_once, peer, last: LastHead::default() }
+    }
+
+    /// For a request of which so many bytes are still to come.
+    fn look(&mut self, request: &[u8], missing: u64, began: Option<Instant>) -> Next {
+        let Desk { at_once, peer, last } = self;
+        let Some((head, body)) = last.read(request).filter(|(head, _)| stays_open(head)) else { return Next::Pass };
+        if missing > 0 {
+            return match began.or_else(|| at_once.waits_for_body(head, body.len() as u64 + missing)) {
+                Some(began) => Next::Wait(began),
+                None => Next::Pass,
+            };
+        }
+        // A panic is told by the log, and the router has a try.
+        let answer = catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, peer, began)));
+        answer.ok().flatten().map_or(Next::Pass, Next::Answer)
+    }
+}
+
+impl<S> Answering<S> {
+    /// `heads` are those of `stream`.
+    pub(super) fn new(stream: Framing<S>, heads: Heads, activity: Activity, desk: Option<Desk>) -> Answering<S> {
+        Answering { stream, heads, activity, desk, held: BytesMut::new(), wait: None, unsent: None }
+    }
+
+    /// Whether something has come that is hyper's to read.
+    pub(super) fn has_something(&self) -> bool {
+        !self.held.is_empty() && self.wait.is_none()
+    }
+
+    /// Whether the peer has yet to take an answer of ours.
+    pub(super) fn is_sending(&self) -> bool {
+        self.unsent.is_some()
+    }
+
+    /// Whether what comes next is a request, and all that came before has been answered, and taken.
+    fn is_between_requests(&self) -> bool {
+        self.stream.missing() == Some(0)
+            && self.heads.is_empty()
+            && self.activity.requests().1 == 0
+            && !self.activity.has_unflushed()
+    }
+
+    /// What becomes of what has come: `request`, where it is one, and nothing else.
+    fn look(&mut self, request: &[u8]) -> Next {
+        let began = self.wait.as_ref().map(|wait| wait.began);
+        match (&mut self.desk, self.stream.missing()) {
+            (Some(desk), Some(missing)) if self.heads.is_one_clear() => desk.look(request, missing, began),
+            _ => Next::Pass,
+        }
+    }
+
+    fn give(&mut self, buffer: &mut ReadBuf<'_>, most: usize) -> usize {
+        let length = most.min(self.held.len()).min(buffer.remaining());
+        buffer.put_slice(&self.held[..length]);
+        self.held.advance(length);
+        if self.held.is_empty() {
+            // Its memory goes, too.
+            self.held = BytesMut::new();
+        }
+        length
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Answering<S> {
+    /// Answers what can be answered at once, until there is something that is hyper's to read, or the end: then nothing is
+    /// there.
+    pub(super) fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_sent(cx))?;
+            if self.has_something() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut bytes = [MaybeUninit::uninit(); MOST_BYTES];
+            let mut came = ReadBuf::uninit(&mut bytes);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut came) else {
+                ready!(self.poll_waited(cx));
+                continue;
+            };
+            read?;
+            let came = came.filled();
+            if came.is_empty() {
+                self.wait = None;
+                return Poll::Ready(Ok(()));
+            }
+            if self.held.is_empty() {
+                self.take(came);
+            } else {
+                let mut request = std::mem::take(&mut self.held);
+                request.extend_from_slice(came);
+                self.take(&request);
+            }
+        }
+    }
+
+    /// Answers what has come, or holds it.
+    fn take(&mut self, request: &[u8]) {
+        if let Some(wait) = &mut self.wait {
+            wait.awaited.note(&Poll::Ready("a part of it"));
+        }
+        let next = if self.activity.is_ending() { Next::Pass } else { self.look(request) };
+        match next {
+            Next::Answer(answer) => {
+                self.wait = None;
+                self.heads.pop();
+                self.activity.answered();
+                self.unsent = Some(answer.into());
+                return;
+            }
+            Next::Wait(began) => {
+                let soon = || Box::pin(tokio::time::sleep(SOON));
+                let wait =
+                    self.wait.get_or_insert_with(|| Wait { began, awaited: self.activity.awaits(), soon: soon() });
+                wait.awaited.note(&Poll::<()>::Pending);
+            }
+            Next::Pass => self.wait = None,
+        }
+        self.held = BytesMut::from(request);
+    }
+
+    /// Ready once what is waited for is waited for no longer.
+    fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(wait) = &mut self.wait else { return Poll::Pending };
+        if !self.activity.is_ending() {
+            ready!(wait.soon.as_mut().poll(cx));
+        }
+        self.wait = None;
+        Poll::Ready(())
+    }
+
+    /// Ready once the peer has taken our answer.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(answer) = &mut self.unsent else { return Poll::Ready(Ok(())) };
+        while answer.has_remaining() {
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, answer))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            answer.advance(taken);
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unsent = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// SECURITY: HTTP/2 reads a little in each turn of the connection (`BYTES_A_TURN`), not all that has come.
+    fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = self.activity.may_read().min(buffer.remaining());
+        if most == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.has_something() {
+            let length = self.give(buffer, most);
+            self.activity.has_read(length);
+            return Poll::Ready(Ok(()));
+        }
+        let mut bytes = [MaybeUninit::uninit(); BYTES_A_TURN];
+        let mut part = ReadBuf::uninit(&mut bytes[..most]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        self.activity.has_read(part.filled().len());
+        buffer.put_slice(part.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Answering<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(first);
+        if this.activity.is_http_2() {
+            return this.poll_read_in_turn(cx, buffer);
         }
-        let frame = Pin::new(&mut this.rest).poll_frame(cx);
-        this.awaited.note(&frame);
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.size_hint();
-        let Some(Some(Ok(first))) = &self.first else { return rest };
-        let first = first.data_ref().map_or(0, |bytes| bytes.len() as u64);
-        let mut whole = SizeHint::new();
-        whole.set_lower(rest.lower() + first);
-        if let Some(upper) = rest.upper() {
-            whole.set_upper(upper + first);
+        ready!(this.poll_sent(cx))?;
+        let is_ours = this.wait.is_some() || (this.desk.is_some() && this.is_between_requests());
+        if !this.has_something() && !is_ours {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
-        whole
+        ready!(this.poll_pass(cx))?;
+        this.give(buffer, usize::MAX);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<B: hyper::body::Body> Unpin for Peeked<B> {}
+/// hyper writes only answers of its own, behind ours.
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Answering<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_sent(cx))?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_sent(cx))?;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_sent(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_sent(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, task::Waker};
+    use std::{future::poll_fn, pin::pin, sync::Arc};
 
-    use axum::body::HttpBody;
-    use futures_util::FutureExt;
-    use http_body_util::BodyExt;
-    use hyper::service::Service as _;
-    use hyper_util::rt::TokioIo;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        sync::mpsc,
+    use axum::{
+        Router,
+        body::to_bytes,
+        extract::Request,
+        http::{Response, header},
     };
+    use futures_util::FutureExt as _;
+    use hyper_util::server::conn::auto;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        task::JoinSet,
+    };
+    use tokio_util::task::TaskTracker;
 
     use super::{
         super::{
-            activity::{Activity, Phase},
-            crowd::Crowd,
-            turn::{Turns, testing::Woken},
+            Tracked, account::Account, activity::Phase, crowd::Crowd, goodbye::Goodbye, service::Routed,
+            serving::Serving, turn::Turns, unserved::Refuse,
         },
         *,
     };
 
-    /// Answers what begins with "known", and panics at "panic".
+    /// Answers what says "known", at great length what says "long", and panics at "panic".
     struct Known;
 
     impl AtOnce for Known {
-        fn waits_for_body(&self, _: &Parts, bytes: u64) -> Option<Began> {
-            (bytes < 100).then_some(Began(Instant::from_origin(Duration::ZERO)))
+        fn waits_for_body(&self, _: &Parts, bytes: u64) -> Option<Instant> {
+            (bytes < 100).then_some(Instant::from_origin(Duration::ZERO))
         }
 
-        fn answer(&self, head: &Parts, body: &[u8], _: &Peer, _: Option<Began>) -> Option<Response<Bytes>> {
+        fn answer(&self, head: &Parts, body: &[u8], _: &Peer, _: Option<Instant>) -> Option<Vec<u8>> {
             let text = [head.uri.path().trim_start_matches('/').as_bytes(), body].concat();
             assert!(!text.starts_with(b"panic"), "as the test wants it");
-            text.starts_with(b"known").then(|| Response::new(Bytes::from("at once")))
-        }
-    }
-
-    type Sender = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
-
-    /// A body of so many bytes that comes as the test sends it.
-    struct Sent {
-        pieces: mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>,
-        left: u64,
-    }
-
-    impl HttpBody for Sent {
-        type Data = Bytes;
-        type Error = std::io::Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-            let piece = ready!(self.pieces.poll_recv(cx));
-            if let Some(Ok(bytes)) = &piece {
-                self.left -= bytes.len() as u64;
-            }
-            Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.left == 0
-        }
-
-        fn size_hint(&self) -> SizeHint {
-            SizeHint::with_exact(self.left)
-        }
-    }
-
-    /// A connection with one request on its way.
-    fn connection<B>(
-        activity: &Activity,
-    ) -> impl hyper::service::Service<
-        Request<B>,
-        Response = Response<Answer>,
-        Error = NoRoom,
-        Future: Future<Output = Result<Response<Answer>, NoRoom>>,
-    > + use<B>
-    where
-        B: HttpBody<Data = Bytes, Error: ToString + Send> + Unpin + Send + 'static,
-    {
-        // Says what it got: how long the body was said to be, and the body.
-        let router = tower::service_fn(|request: Request<Peeked<B>>| async move {
-            let hint = request.body().size_hint().exact();
-            let said = match request.into_body().collect().await {
-                Ok(body) => format!("routed {hint:?} {}", String::from_utf8_lossy(&body.to_bytes())),
-                Err(error) => error.to_string(),
+            let said = match &*text {
+                b"known" => "at once".to_owned(),
+                b"long" => "long".repeat(1000),
+                _ => return None,
             };
-            Ok::<_, Infallible>(Response::new(Body::from(said)))
-        });
-        let heads = Heads::default();
-        heads.clear_one();
-        let account = Account::new(activity, &Arc::default(), &Crowd::new(1, 0));
-        let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
-        Connection::new(account, heads, peer, Some(Arc::new(Known)), router)
+            Some(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len()).into_bytes())
+        }
     }
 
-    fn ask(path: &str, bytes: u64) -> (Sender, impl Future<Output = String>, Activity) {
-        let activity = Activity::default();
-        let connection = connection(&activity);
-        let (sender, pieces) = mpsc::unbounded_channel();
-        let request = Request::builder().uri(path).body(Sent { pieces, left: bytes }).unwrap();
-        let answer = connection.call(request);
-        let said =
-            async { String::from_utf8(answer.await.unwrap().collect().await.unwrap().to_bytes().into()).unwrap() };
-        (sender, said, activity)
+    /// One connection that is served, over a pipe of so many bytes.
+    struct Bench {
+        client: DuplexStream,
+        activity: Activity,
+        end: Arc<tokio::sync::Notify>,
+        served: JoinSet<()>,
+    }
+
+    fn bench(bytes: usize) -> Bench {
+        // Says what it got: how long the body was said to be, and the body.
+        let router = Router::new().fallback(async |request: Request| {
+            let (head, body) = request.into_parts();
+            if head.uri.path() == "/slow" {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let hint =
+                head.headers.get(header::CONTENT_LENGTH).map_or("0", |length| length.to_str().unwrap()).to_owned();
+            let body = to_bytes(body, usize::MAX).await.map_or("broken".into(), |body| body);
+            Response::new(axum::body::Body::from([b"routed ", hint.as_bytes(), b" ", &body].concat()))
+        });
+        let (client, stream) = tokio::io::duplex(bytes);
+        let (activity, heads) = (Activity::default(), Heads::default());
+        let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
+        let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0));
+        let service = Routed::new(account, heads.clone(), peer.clone(), router);
+        let refuse: Refuse = Arc::new(|_, _| b"refused".to_vec());
+        let stream = Framing::new(Goodbye::new(stream, activity.clone()), &heads, &activity, refuse);
+        let stream = Answering::new(stream, heads, activity.clone(), Some(Desk::new(Arc::new(Known), peer)));
+        let builder = auto::Builder::new(Tracked(TaskTracker::new()));
+        let end = Arc::new(tokio::sync::Notify::new());
+        let (its, to_end) = (activity.clone(), Arc::clone(&end));
+        let mut served = JoinSet::new();
+        served.spawn(async move {
+            let mut connection = pin!(Serving::new(stream, builder, service, its.clone()));
+            let mut turns = Turns::new(its);
+            tokio::select! {
+                _ = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => return,
+                () = to_end.notified() => connection.as_mut().get_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
+        Bench { client, activity, end, served }
+    }
+
+    impl Bench {
+        async fn send(&mut self, text: &str) {
+            self.client.write_all(text.as_bytes()).await.unwrap();
+        }
+
+        /// The body of the next answer.
+        async fn answer(&mut self) -> String {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let length = head.split_once("content-length: ").unwrap().1.split_once("\r\n").unwrap().0;
+            let mut body = vec![0; length.parse().unwrap()];
+            self.client.read_exact(&mut body).await.unwrap();
+            String::from_utf8(body).unwrap()
+        }
+
+        async fn ask(&mut self, text: &str) -> String {
+            self.send(text).await;
+            self.answer().await
+        }
+
+        /// Whatever else comes, to the end.
+        async fn rest(mut self) -> String {
+            let mut rest = String::new();
+            self.client.read_to_string(&mut rest).await.unwrap();
+            self.served.join_next().await.unwrap().unwrap();
+            rest
+        }
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")
+    }
+
+    fn post(body: &str) -> String {
+        format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_answered_at_once_and_all_else_by_the_router() {
-        for (path, body, said) in [
-            ("/known", "", "at once"),
-            ("/other", "", "routed Some(0) "),
-            ("/panic", "", "routed Some(0) "),
-            ("/", "known", "at once"),
-            ("/", "other", "routed Some(5) other"),
-            ("/", "panic", "routed Some(5) panic"),
+        let requests = [
+            (get("/known"), "at once"),
+            (get("/other"), "routed 0 "),
+            (get("/panic"), "routed 0 "),
+            (post("known"), "at once"),
+            (post("other"), "routed 5 other"),
+            (post("panic"), "routed 5 panic"),
+            (format!("\r\n{}", get("/known")), "routed 0 "),
+            (get("/known").replace("\r\n\r\n", "\r\nx-request-id: 1\r\n\r\n"), "at once"),
+        ];
+        // On a connection of its own, and behind each of the others.
+        for (first, expected) in &requests {
+            let mut bench = bench(1 << 16);
+            assert_eq!(bench.ask(first).await, *expected, "{first}");
+            for (second, expected) in &requests {
+                assert_eq!(bench.ask(second).await, *expected, "{second} behind {first}");
+                assert_eq!(bench.activity.now().0, Phase::Idle);
+            }
+            assert_eq!(bench.activity.requests(), (1 + requests.len() as u64, 0), "each is counted");
+            bench.client.shutdown().await.unwrap();
+            assert_eq!(bench.rest().await, "");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_last_request_the_router_says_so() {
+        for (request, expected) in [
+            (get("/known").replace("HTTP/1.1", "HTTP/1.0"), "routed 0 "),
+            (get("/known").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"), "routed 0 "),
         ] {
-            let (sender, answer, activity) = ask(path, body.len() as u64);
-            // Where the answer is there already, nobody takes it.
-            let _ = sender.send(Ok(Bytes::from(body)));
-            drop(sender);
-            let answer = answer.boxed_local().now_or_never();
-            assert_eq!(answer.as_deref(), Some(said), "{path} {body}");
-            assert_eq!(activity.requests(), (1, 0), "over");
+            let mut bench = bench(1 << 16);
+            assert_eq!(bench.ask(&get("/known")).await, "at once");
+            assert_eq!(bench.ask(&request).await, expected);
+            assert_eq!(bench.rest().await, "");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_waited_for_a_moment_and_goes_to_the_router_with_all_that_came() {
-        let (sender, answer, activity) = ask("/", 5);
-        let mut answer = answer.boxed_local();
-        assert!((&mut answer).now_or_never().is_none());
-        assert_eq!(activity.now().0, Phase::Body, "the peer's turn");
-        sender.send(Ok(Bytes::from("known"))).unwrap();
-        assert_eq!(answer.now_or_never().as_deref(), Some("at once"));
-        assert_eq!((activity.requests(), activity.now().0), ((1, 0), Phase::Silent), "over");
-
-        for is_waited_for in [false, true] {
-            let (_sender, answer, activity) = ask("/", 5);
-            let mut answer = answer.boxed_local();
-            if is_waited_for {
-                assert!((&mut answer).now_or_never().is_none());
+        for (behind, first) in [("nothing", None), ("the router", Some("/other")), ("one at once", Some("/known"))] {
+            let mut bench = bench(1 << 16);
+            if let Some(first) = first {
+                bench.ask(&get(first)).await;
             }
-            drop(answer);
-            let counted = (u64::from(is_waited_for), 0);
-            assert_eq!((activity.requests(), activity.now().0), (counted, Phase::Silent), "its peer has gone");
-        }
-
-        let (sender, answer, _) = ask("/", 10);
-        sender.send(Ok(Bytes::from("known"))).unwrap();
-        sender.send(Ok(Bytes::from("-more"))).unwrap();
-        drop(sender);
-        assert_eq!(answer.await, "routed Some(10) known-more", "in two pieces");
-
-        let (sender, answer, activity) = ask("/", 5);
-        let later = async {
-            tokio::time::sleep(2 * SOON).await;
-            assert_eq!((activity.requests(), activity.now().0), ((1, 1), Phase::Body), "the router waits");
-            sender.send(Ok(Bytes::from("known"))).unwrap();
-            drop(sender);
-        };
-        assert_eq!(tokio::join!(answer, later).0, "routed Some(5) known");
-        assert_eq!((activity.requests(), activity.now().0), ((1, 0), Phase::Silent), "over");
-
-        let (sender, answer, _) = ask("/", 5);
-        sender.send(Err(std::io::Error::other("it broke off"))).unwrap();
-        assert_eq!(answer.await, "it broke off");
-
-        let (sender, answer, _) = ask("/", 500);
-        sender.send(Ok(Bytes::from("known".repeat(100)))).unwrap();
-        drop(sender);
-        assert!(answer.await.starts_with("routed Some(500) known"), "too long");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn while_an_earlier_answer_is_being_written_the_router_answers() {
-        let (_sender, first, activity) = ask("/known", 0);
-        assert_eq!(first.await, "at once");
-        activity.wrote();
-        let connection = connection(&activity);
-        let request = Request::builder().uri("/known").body(Body::empty()).unwrap();
-        let answer = connection.call(request).await.unwrap();
-        assert_eq!(activity.requests(), (2, 1), "one that is told from the answer before");
-        assert_eq!(answer.collect().await.unwrap().to_bytes(), "routed Some(0) ");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_has_come_with_its_body_takes_one_turn() {
-        for (begin, rest, turns_more, said) in [
-            ("known", "", 0, "at once"),
-            ("other", "", 0, "routed Some(5) other"),
-            ("known", "-all", 1, "routed Some(9) known-all"),
-        ] {
-            let (mut client, stream) = tokio::io::duplex(1024);
-            let activity = Activity::default();
-            let http = hyper::server::conn::http1::Builder::new();
-            let mut served = pin!(http.serve_connection(TokioIo::new(stream), connection(&activity)));
-            let (mut turns, woken) = (Turns::new(activity), Arc::new(Woken::default()));
-            let waker = Waker::from(Arc::clone(&woken));
-            let mut turn = || turns.poll(served.as_mut(), &Context::from_waker(&waker)).is_pending();
-            let bytes = begin.len() + rest.len();
-            let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n{begin}");
-            client.write_all(head.as_bytes()).await.unwrap();
-            assert!(turn());
-            assert_eq!(woken.take(), turns_more, "{said}");
-            if turns_more > 0 {
-                assert!(turn());
-            }
-            // What is unmuted wakes it as ever: the rest of the body, and the next request.
-            for (sent, said) in [(rest, said), ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", "routed Some(0) ")] {
-                client.write_all(sent.as_bytes()).await.unwrap();
-                while woken.take() > 0 {
-                    assert!(turn());
+            let request = post("known");
+            let (head, body) = request.split_at(request.len() - 5);
+            for (pieces, pause, said) in [
+                (&[body][..], SOON / 2, "at once"),
+                (&["kn", "own"], SOON / 3, "at once"),
+                (&["other"], SOON / 2, "routed 5 other"),
+                (&[body], 2 * SOON, "routed 5 known"),
+                (&["kn", "own"], 2 * SOON, "routed 5 known"),
+            ] {
+                let before = bench.activity.requests().0;
+                bench.send(head).await;
+                for piece in pieces {
+                    tokio::time::sleep(pause).await;
+                    assert_eq!(bench.activity.now().0, Phase::Body, "the peer's turn");
+                    let is_routed = bench.activity.requests() == (before + 1, 1);
+                    assert_eq!(is_routed, pause > SOON, "who waits, behind {behind}");
+                    bench.send(piece).await;
                 }
-                let mut answer = vec![0; 1024];
-                let length = client.read(&mut answer).now_or_never().expect("it has been answered").unwrap();
-                let answer = String::from_utf8_lossy(&answer[..length]);
-                assert!(answer.ends_with(said), "{answer}");
+                assert_eq!(bench.answer().await, said, "{pieces:?} behind {behind}");
+                assert_eq!((bench.activity.requests(), bench.activity.now().0), ((before + 1, 0), Phase::Idle));
+            }
+            bench.send(head).await;
+            tokio::task::yield_now().await;
+            drop(bench.client);
+            bench.served.join_next().await.unwrap().unwrap();
+            assert_eq!(bench.activity.requests().1, 0, "its peer has gone");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_long_or_too_much_at_once_is_the_router_s() {
+        let mut bench = bench(1 << 16);
+        let long = post(&"known".repeat(100));
+        let (head, body) = long.split_at(long.len() - 500);
+        bench.send(head).await;
+        tokio::time::sleep(SOON / 2).await;
+        assert_eq!(bench.activity.requests(), (1, 1), "the router waits");
+        assert_eq!(bench.ask(body).await, format!("routed 500 {body}"));
+        // In order, also where the second could have been answered at once, and the first takes its time.
+        bench.send(&[get("/slow"), get("/known")].concat()).await;
+        assert_eq!([bench.answer().await, bench.answer().await], ["routed 0 ", "routed 0 "]);
+        bench.send(&get("/slow")).await;
+        tokio::time::sleep(SOON).await;
+        bench.send(&get("/known")).await;
+        assert_eq!([bench.answer().await, bench.answer().await], ["routed 0 ", "routed 0 "]);
+        // The next request comes together with the body that is waited for.
+        let request = post("known");
+        let (head, body) = request.split_at(request.len() - 5);
+        bench.send(head).await;
+        tokio::time::sleep(SOON / 2).await;
+        bench.send(&[body, &get("/known")].concat()).await;
+        assert_eq!([bench.answer().await, bench.answer().await], ["routed 5 known", "routed 0 "]);
+        assert_eq!(bench.ask(&get("/known")).await, "at once");
+        let mut long = get("/known");
+        long.insert_str(long.len() - 2, &format!("x: {}\r\n", "y".repeat(MOST_BYTES)));
+        assert_eq!(bench.ask(&long).await, "routed 0 ");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_request_waits_until_the_answer_is_taken() {
+        for first in ["/known", "/other"] {
+            let mut bench = bench(64);
+            bench.ask(&get(first)).await;
+            bench.send(&get("/long")).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(bench.activity.now().0, Phase::Unread);
+            bench.send(&get("/known")).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(bench.activity.requests().0, 2, "it is not looked at");
+            assert_eq!(bench.answer().await, "long".repeat(1000));
+            assert_eq!(bench.answer().await, "at once");
+            assert_eq!(bench.activity.now().0, Phase::Idle);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_no_more_with_its_request_gets_the_answer() {
+        for first in [None, Some("/known"), Some("/other")] {
+            let mut bench = bench(1 << 16);
+            if let Some(first) = first {
+                bench.ask(&get(first)).await;
+            }
+            bench.send(&get("/known")).await;
+            bench.client.shutdown().await.unwrap();
+            assert_eq!(bench.answer().await, "at once");
+            assert_eq!(bench.rest().await, "");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_come_is_answered_to_the_last_byte_before_the_end() {
+        let whole = post("known");
+        let (half, rest) = whole.split_at(whole.len() - 2);
+        for first in [None, Some("/known"), Some("/other")] {
+            // Silent, while a body is waited for, while an answer is not taken.
+            for (request, later, said) in [
+                ("", "", None),
+                (half, rest, Some("routed 5 known".to_owned())),
+                (&get("/long"), "", Some("long".repeat(1000))),
+            ] {
+                let mut bench = bench(128);
+                if let Some(first) = first {
+                    bench.ask(&get(first)).await;
+                }
+                bench.send(request).await;
+                tokio::time::sleep(SOON / 2).await;
+                bench.end.notify_one();
+                tokio::time::sleep(SOON / 4).await;
+                bench.send(later).await;
+                if let Some(said) = said {
+                    assert_eq!(bench.answer().await, said, "{request} behind {first:?}");
+                }
+                assert_eq!(bench.rest().await, "", "{request} behind {first:?}");
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_request_is_refused_whatever_was_answered_before() {
+        for requests in
+            [vec![], vec![get("/known")], vec![get("/other"), get("/known")], vec![get("/known"), get("/other")]]
+        {
+            let mut bench = bench(1 << 16);
+            for request in &requests {
+                bench.ask(request).await;
+            }
+            bench.send("nonsense\r\n\r\n").await;
+            bench.client.shutdown().await.unwrap();
+            assert_eq!(bench.rest().await, "refused", "{requests:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn http_2_is_read_a_little_in_each_turn_of_its_connection() {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let (mut theirs, ours) = tokio::io::duplex(64 << 10);
+        theirs.write_all(PREFACE).await.unwrap();
+        theirs.write_all(&[0; BYTES_A_TURN + 100]).await.unwrap();
+        let (activity, heads) = (Activity::default(), Heads::default());
+        let framing = Framing::new(ours, &heads, &activity, Arc::new(|_, _| Vec::new()));
+        let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
+        let mut stream = Answering::new(framing, heads, activity.clone(), Some(Desk::new(Arc::new(Known), peer)));
+        poll_fn(|cx| stream.poll_pass(cx)).await.unwrap();
+        assert!(activity.is_http_2());
+        activity.takes_its_turn();
+        stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        let mut all = [0; 4 * BYTES_A_TURN];
+        // What came with the preface, and what comes later.
+        theirs.write_all(&[0; BYTES_A_TURN]).await.unwrap();
+        assert_eq!(stream.read(&mut all[..200]).await.unwrap(), 200);
+        assert_eq!(stream.read(&mut all).await.unwrap(), BYTES_A_TURN - 200 - PREFACE.len());
+        assert!(stream.read(&mut all).now_or_never().is_none());
+        // Nothing else would wake it: the bytes are there.
+        let (more, ()) = tokio::join!(stream.read(&mut all), async { activity.takes_its_turn() });
+        assert_eq!(more.unwrap(), 100 + PREFACE.len());
+        assert_eq!(stream.read(&mut all).await.unwrap(), BYTES_A_TURN - 100 - PREFACE.len());
+        assert!(stream.read(&mut all).now_or_never().is_none());
     }
 }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     MAX_HEAD_BYTES,
-    activity::{Activity, BYTES_A_TURN},
+    activity::Activity,
     heads::{Ambiguous, Heads, Read, Verdict},
     unserved::{Instead, Refuse},
 };
@@ -88,23 +88,15 @@ impl<S> Framing<S> {
         let reader = HeadReader::new(heads.clone(), activity.clone());
         Framing { stream, reader, instead: Instead::new(refuse, activity.clone()) }
     }
-}
 
-impl<S: AsyncRead + Unpin> Framing<S> {
-    /// SECURITY: reads a little in each turn of the connection (`BYTES_A_TURN`), not all that has come.
-    fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let activity = &self.reader.activity;
-        let mut bytes = [MaybeUninit::uninit(); BYTES_A_TURN];
-        let most = activity.may_read().min(buffer.remaining());
-        if most == 0 {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+    /// How many bytes are still to come of the request that was read last: none between two requests. `None` in a head, and
+    /// where nothing is watched.
+    pub(super) fn missing(&self) -> Option<u64> {
+        match &self.reader.at {
+            At::Head(head) if !head.has_begun() => Some(0),
+            At::Body(left) => Some(*left),
+            At::Head(_) | At::Preface(_) | At::Unwatched | At::Refused(_) => None,
         }
-        let mut part = ReadBuf::uninit(&mut bytes[..most]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-        activity.has_read(part.filled().len());
-        buffer.put_slice(part.filled());
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -320,11 +312,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = if this.reader.activity.is_http_2() {
-            this.poll_read_in_turn(cx, buffer)
-        } else {
-            Pin::new(&mut this.stream).poll_read(cx, buffer)
-        };
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
         this.reader.saw(&buffer.filled()[before..]);
         read
     }
@@ -387,11 +375,8 @@ impl<S> Framing<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use axum::http::{Request, Version};
     use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{
         super::heads::{HeadTooLarge, LastRequest},
@@ -558,24 +543,6 @@ mod tests {
         let mut reader = HeadReader::new(Heads::default(), Activity::default());
         (0..1000).for_each(|_| reader.saw(&[b'a'; 1024]));
         assert!(matches!(&reader.at, At::Refused(head) if head.kept.len() == KEPT_BYTES));
-    }
-
-    #[tokio::test]
-    async fn http_2_is_read_a_little_in_each_turn_of_its_connection() {
-        let (mut theirs, ours) = tokio::io::duplex(64 << 10);
-        theirs.write_all(PREFACE).await.unwrap();
-        theirs.write_all(&[0; BYTES_A_TURN + 100]).await.unwrap();
-        let activity = Activity::default();
-        let refuse: Refuse = Arc::new(|_, _| Vec::new());
-        let mut stream = Framing::new(ours, &Heads::default(), &activity, refuse);
-        stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
-        let mut all = [0; 4 * BYTES_A_TURN];
-        activity.takes_its_turn();
-        assert_eq!(stream.read(&mut all[..200]).await.unwrap(), 200);
-        assert_eq!(stream.read(&mut all).await.unwrap(), BYTES_A_TURN - 200);
-        // Nothing else would wake it: the bytes are there.
-        let (more, ()) = tokio::join!(stream.read(&mut all), async { activity.takes_its_turn() });
-        assert_eq!(more.unwrap(), 100);
     }
 
     #[test]

@@ -87,12 +87,6 @@ impl Read {
 }
 
 impl Heads {
-    /// As after one usual head.
-    #[cfg(test)]
-    pub(super) fn clear_one(&self) {
-        self.push(Read::USUAL);
-    }
-
     pub(super) fn push(&self, read: Read) {
         let Queue { is_first_usual, has_others, .. } = &*self.0;
         if read == Read::USUAL && !is_first_usual.load(Relaxed) && !has_others.load(Relaxed) {
@@ -118,12 +112,28 @@ impl Heads {
         read
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        !self.0.is_first_usual.load(Relaxed) && !self.0.has_others.load(Relaxed)
+    }
+
+    /// Whether there is one, and that one is clear.
+    pub(super) fn is_one_clear(&self) -> bool {
+        match (self.0.is_first_usual.load(Relaxed), self.0.has_others.load(Relaxed)) {
+            (true, others) => !others,
+            (false, false) => false,
+            (false, true) => {
+                let others = self.others();
+                others.len() == 1 && others[0].verdict == Verdict::Clear
+            }
+        }
+    }
+
     fn others(&self) -> MutexGuard<'_, VecDeque<Read>> {
         self.0.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a request its verdict. True for one over HTTP/1 whose head is clear.
-    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> bool {
+    /// Hands a request its verdict.
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) {
         if request.version() == Version::HTTP_2 && list_size(request) > MAX_HEAD_BYTES {
             request.extensions_mut().insert(HeadTooLarge);
         } else if request.version() < Version::HTTP_2 {
@@ -133,7 +143,7 @@ impl Heads {
             let verdict = read.map_or(Verdict::Refused(Ambiguous::Unseen), |read| read.verdict);
             let extensions = request.extensions_mut();
             match verdict {
-                Verdict::Clear => return true,
+                Verdict::Clear => {}
                 Verdict::ClearAndLast => drop(extensions.insert(LastRequest)),
                 Verdict::Refused(why) => {
                     extensions.insert(LastRequest);
@@ -145,7 +155,6 @@ impl Heads {
                 }
             }
         }
-        false
     }
 }
 
@@ -182,6 +191,9 @@ mod tests {
                 } else {
                     prop_assert_eq!(heads.pop(), model.pop_front());
                 }
+                prop_assert_eq!(heads.is_empty(), model.is_empty());
+                let is_one_clear = model.len() == 1 && model[0].verdict == Verdict::Clear;
+                prop_assert_eq!(heads.is_one_clear(), is_one_clear);
             }
             prop_assert!(std::iter::from_fn(|| heads.pop()).eq(model));
         }

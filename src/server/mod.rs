@@ -13,36 +13,38 @@ mod framing;
 mod goodbye;
 mod heads;
 mod inherited;
+mod last_head;
 mod listener;
 mod metrics;
+mod service;
+mod serving;
 mod turn;
 mod unserved;
 mod watch;
 
-use std::{fs::File, future::poll_fn, io::ErrorKind, sync::Arc, task::Poll, time::Duration};
+use std::{fs::File, future::poll_fn, io::ErrorKind, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     Router,
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 use futures_util::FutureExt as _;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper_util::{rt::TokioTimer, server::conn::auto};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     account::Account,
     activity::{Activity, Phase},
-    at_once::Connection,
+    at_once::{Answering, Desk},
     bell::Ringing,
     crowd::{Crowd, Member},
     framing::Framing,
     goodbye::Goodbye,
     heads::Heads,
     listener::Stream,
+    service::Routed,
+    serving::Serving,
     turn::Turns,
     watch::{Over, Patience, Watch},
 };
@@ -53,7 +55,7 @@ pub use self::{
     watch::GivesWay,
 };
 pub(crate) use self::{
-    at_once::{AtOnce, Began},
+    at_once::AtOnce,
     heads::{Ambiguous, HeadTooLarge, LastRequest},
     listener::Peer,
     unserved::{Refuse, Unserved},
@@ -127,7 +129,7 @@ pub(crate) struct Ending {
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) router: Router,
-    /// What answers before the router has its turn.
+    /// What answers before hyper and the router have their turn.
     pub(crate) at_once: Option<Arc<dyn AtOnce>>,
 }
 
@@ -278,11 +280,12 @@ impl Server {
         let heads = Heads::default();
         let Service { router, at_once } = self.service.clone();
         let account = Account::new(&activity, &self.keep_alive, &self.crowd);
-        let service = Connection::new(account, heads.clone(), peer, at_once, router);
+        let service = Routed::new(account, heads.clone(), peer.clone(), router);
         let stream = Goodbye::new(stream, activity.clone());
         let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
+        let desk = at_once.map(|at_once| Desk::new(at_once, peer));
+        let stream = Answering::new(stream, heads, activity.clone(), desk);
+        let mut connection = pin!(Serving::new(stream, builder, service, activity.clone()));
         let mut turns = Turns::new(activity.clone());
         let mut watch = Watch::new(activity.clone(), member, self.patience);
         let mut drain = Ringing::new(self.ending.drain.cancelled(), activity.clone());

@@ -27,7 +27,7 @@ use crate::{
     key::LogHash,
     links::Caller,
     readiness::Readiness,
-    server::{Began, HeadTooLarge, LastRequest, Peer, Unserved},
+    server::{HeadTooLarge, LastRequest, Peer, Unserved},
     telemetry::{
         Failures,
         trace::{Span, Tracer},
@@ -102,7 +102,7 @@ pub(crate) fn layered(routes: Router, edge: Arc<Edge>) -> Router {
 }
 
 async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
-    let began = request.extensions().get().map_or_else(|| edge.clock.now(), |Began(at)| *at);
+    let began = edge.clock.now();
     let request_id: Arc<str> = request_id::of(request.headers()).into();
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();

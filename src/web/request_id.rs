@@ -1,6 +1,6 @@
 //! The id of a request: the caller's own, if it may be repeated, else a new one.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -44,13 +44,12 @@ fn eight_digits(number: u32) -> [u8; 8] {
     (digits + u64::from(b'0') * ALL + gap * letters).to_be_bytes()
 }
 
-/// The caller's request id, if it may be repeated, else a new one, as a header.
-pub(crate) fn header(headers: Option<&HeaderMap>) -> HeaderValue {
+/// The caller's request id, if it may be repeated, else a new one, written behind `head`.
+pub(crate) fn push(head: &mut Vec<u8>, headers: Option<&HeaderMap>) {
     match headers.and_then(sane_request_id) {
-        Some(id) => HeaderValue::from_str(id),
-        None => HeaderValue::from_bytes(&new_id().0),
+        Some(id) => head.extend_from_slice(id.as_bytes()),
+        None => head.extend_from_slice(&new_id().0),
     }
-    .expect("visible ASCII")
 }
 
 /// The caller's request id, if it may be repeated in headers and logs as it is.

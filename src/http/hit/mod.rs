@@ -5,18 +5,15 @@
 //! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_headers`):
 //! `tests` sends requests both ways and holds these together.
 
-mod life_headers;
+mod date;
+mod life_lines;
 
 use std::sync::Arc;
 
-use axum::{
-    body::Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
-    response::Response,
-};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use tracing::Level;
 
-use self::life_headers::LifeHeaders;
+use self::life_lines::LifeLines;
 use super::{
     answer::{self, Named},
     bodies::USUAL_BODY,
@@ -24,12 +21,13 @@ use super::{
     handlers::Endpoints,
 };
 use crate::{
+    clock::{self, Instant},
     links::Lookup,
-    server::{AtOnce, Began, Peer},
+    server::{AtOnce, Peer},
     source::Normal,
     telemetry::NOTED,
     web::{
-        cache_status::CACHE_STATUS,
+        cache_status::push_number,
         edge::{Edge, TRACEPARENT},
         guard, headers,
         metrics::{Answered, Label},
@@ -45,10 +43,9 @@ use crate::{
 pub(crate) struct Hits {
     endpoints: Arc<Endpoints>,
     edge: Arc<Edge>,
-    /// The headers of an answer with a document in it, and of a redirect, but for the values that are its own.
-    with_document: HeaderMap,
-    with_location: HeaderMap,
-    life_headers: LifeHeaders,
+    life_lines: LifeLines,
+    /// The last lines of each head, but for the values that are its own.
+    signature: Vec<u8>,
 }
 
 /// The one form in which a route is asked for a link that may be answered here.
@@ -60,6 +57,13 @@ enum Form {
 }
 
 impl Form {
+    fn status(self) -> StatusCode {
+        match self {
+            Form::DownloadUrl | Form::Link => StatusCode::OK,
+            Form::Redirect => StatusCode::FOUND,
+        }
+    }
+
     fn of(head: &Parts) -> Option<(Form, Route)> {
         let route = Route::of(head.uri.path())?;
         match (&head.method, route) {
@@ -74,26 +78,15 @@ impl Form {
 impl Hits {
     /// `keep_alive` is what an answer says of a connection that stays open.
     pub(crate) fn new(endpoints: Arc<Endpoints>, edge: Arc<Edge>, keep_alive: &HeaderMap) -> Hits {
-        let template = |form| {
-            let own = || HeaderValue::from_static("");
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CACHE_CONTROL, own());
-            headers.insert(&CACHE_STATUS, own());
-            match form {
-                Form::DownloadUrl | Form::Link => answer::json_type(&mut headers),
-                Form::Redirect => drop(headers.insert(header::LOCATION, own())),
-            }
-            headers::sign(&mut headers, own());
-            headers.extend(keep_alive.clone());
-            headers
-        };
-        // `answer_with` counts on it.
-        let [with_document, with_location] = [Form::Link, Form::Redirect].map(template);
-        for (headers, third) in [(&with_document, header::CONTENT_TYPE), (&with_location, header::LOCATION)] {
-            let first = [&header::CACHE_CONTROL, &CACHE_STATUS, &third, &X_REQUEST_ID];
-            assert!(headers.keys().take(4).eq(first), "headers stand in the order in which they were set");
+        let mut headers = HeaderMap::new();
+        headers::sign(&mut headers, HeaderValue::from_static(""));
+        headers.extend(keep_alive.clone());
+        headers.remove(&X_REQUEST_ID);
+        let mut signature = Vec::new();
+        for (name, value) in &headers {
+            signature.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
-        Hits { endpoints, edge, with_document, with_location, life_headers: LifeHeaders::new() }
+        Hits { endpoints, edge, life_lines: LifeLines::new(), signature }
     }
 
     /// Whether a hit is told of in ways that only the router's way has: a trace, a line at `debug`, an answer that ends
@@ -103,55 +96,67 @@ impl Hits {
         is_traced || self.edge.readiness.is_draining() || tracing::enabled!(target: NOTED, Level::DEBUG)
     }
 
-    /// The answer. Body, `Location` and request id have a buffer each: slices of one would share a reference count.
-    fn answer_with(
-        &self,
-        form: Form,
-        source: Normal<'_>,
-        lookup: &Lookup,
-        said: Option<&HeaderMap>,
-    ) -> Response<Bytes> {
+    /// Whether a request may have so many bytes of body here.
+    fn may_have_body(&self, head: &Parts, bytes: u64) -> bool {
+        let most = USUAL_BODY.min(self.endpoints.config.body) as u64;
+        // Who asks leave to send the body (`Expect`) hears at once where it is refused.
+        let is_asked_for = || head.headers.keys().any(|name| *name == header::EXPECT);
+        bytes == 0 || (bytes <= most && !is_asked_for())
+    }
+
+    /// The whole answer, as hyper writes the router's.
+    fn answer_with(&self, form: Form, source: Normal<'_>, lookup: &Lookup, said: Option<&HeaderMap>) -> Vec<u8> {
         let link = &lookup.entry.link;
-        let (headers, third, body) = match form {
-            Form::DownloadUrl => (&self.with_document, answer::json(), answer::envelope(link)),
+        let wall = self.endpoints.clock.wall();
+        let body = match form {
+            Form::DownloadUrl => answer::envelope(link),
             Form::Link => {
-                // A hit has waited for nothing: `lookup.now` is this moment, and saves a look at the clock.
-                let ends_at = self.endpoints.clock.wall_at(lookup.times.ends_at, lookup.now);
-                let named = Named::Normal(source.as_str());
-                (&self.with_document, answer::json(), answer::document(named, link, ends_at))
+                // A hit has waited for nothing: `lookup.now` is this moment.
+                let ends_at = clock::wall_at(wall, lookup.times.ends_at, lookup.now);
+                answer::document(Named::Normal(source.as_str()), link, ends_at)
             }
-            Form::Redirect => (&self.with_location, answer::location(link), Vec::new()),
+            Form::Redirect => Vec::new(),
         };
-        let mut headers = headers.clone();
-        // In the order of the template.
-        let mut places = headers.values_mut();
-        let mut fill = |own| *places.next().expect("the template has a place for it") = own;
-        let [life, status] = self.life_headers.headers(lookup);
-        fill(life);
-        fill(status);
-        fill(third);
-        fill(request_id::header(said));
-        let mut response = Response::new(Bytes::from(body));
-        *response.headers_mut() = headers;
-        if form == Form::Redirect {
-            *response.status_mut() = StatusCode::FOUND;
+        let mut answer = Vec::with_capacity(HEAD_BYTES + link.as_str().len() + body.len());
+        answer.extend_from_slice(match form {
+            Form::DownloadUrl | Form::Link => b"HTTP/1.1 200 OK\r\n",
+            Form::Redirect => b"HTTP/1.1 302 Found\r\n",
+        });
+        self.life_lines.push(&mut answer, lookup);
+        match form {
+            Form::DownloadUrl | Form::Link => answer.extend_from_slice(b"content-type: application/json\r\n"),
+            Form::Redirect => {
+                answer.extend_from_slice(b"location: ");
+                answer.extend_from_slice(link.as_str().as_bytes());
+                answer.extend_from_slice(b"\r\n");
+            }
         }
-        response
+        answer.extend_from_slice(b"x-request-id: ");
+        request_id::push(&mut answer, said);
+        answer.extend_from_slice(b"\r\n");
+        answer.extend_from_slice(&self.signature);
+        answer.extend_from_slice(b"content-length: ");
+        push_number(&mut answer, body.len() as u64);
+        answer.extend_from_slice(b"\r\ndate: ");
+        date::push(&mut answer, wall);
+        answer.extend_from_slice(b"\r\n\r\n");
+        answer.extend_from_slice(&body);
+        answer
     }
 }
 
+/// More than the head of an answer takes, but for `Location`.
+const HEAD_BYTES: usize = 512;
+
 impl AtOnce for Hits {
-    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Began> {
-        let most = USUAL_BODY.min(self.endpoints.config.body);
+    fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Instant> {
         let is_form = matches!(Form::of(head), Some((Form::DownloadUrl, _)));
-        // Who asks leave to send the body (`Expect`) hears at once where it is refused.
-        let is_asked_for = head.headers.keys().any(|name| *name == header::EXPECT);
-        let is_here = bytes <= most as u64 && is_form && !is_asked_for && !self.is_told_of();
-        is_here.then(|| Began(self.endpoints.clock.now()))
+        let is_here = is_form && self.may_have_body(head, bytes) && !self.is_told_of();
+        is_here.then(|| self.endpoints.clock.now())
     }
 
-    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Began>) -> Option<Response<Bytes>> {
-        if self.is_told_of() {
+    fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Instant>) -> Option<Vec<u8>> {
+        if self.is_told_of() || !self.may_have_body(head, body.len() as u64) {
             return None;
         }
         let Endpoints { links, clock, config, .. } = &*self.endpoints;
@@ -172,20 +177,20 @@ impl AtOnce for Hits {
         };
         let source = Normal::recognise(&text).filter(|source| config.sources.allows_host(source.host()))?;
         let lookup = links.remembered(source.as_str(), &wish, now)?;
-        let response = self.answer_with(form, source, &lookup, said);
+        let answer = self.answer_with(form, source, &lookup, said);
         if let Some(watched) = &self.edge.watched {
             // A trace of the caller's own.
             let trace_id = said.and_then(|headers| watched.span(headers).sampled_trace_id());
             watched.requests.answered(&Answered {
                 endpoint: route.into(),
                 outcome: Label::Of(Outcome::Found(lookup.found)),
-                status: response.status().as_u16(),
-                took: clock.now().since(began.map_or(now, |Began(at)| at)),
+                status: form.status().as_u16(),
+                took: clock.now().since(began.unwrap_or(now)),
                 life_left: Some(lookup.now.until(lookup.times.ends_at)),
                 trace_id,
             });
         }
-        Some(response)
+        Some(answer)
     }
 }
 
