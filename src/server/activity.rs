@@ -26,7 +26,8 @@ pub(super) struct Activity(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     tally: Tally,
-    /// Requests among `Tally::OURS` that wait for the peer to send more of their body.
+    /// Requests that wait for the peer to send more of their body: some of `Tally::OURS`, or the one that `at_once` holds, beside
+    /// which there is no other.
     awaited: AtomicUsize,
     /// Requests that have begun. Changed by the connection's task alone.
     begun: AtomicU64,

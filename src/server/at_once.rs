@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::http::request::Parts;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
@@ -31,23 +31,23 @@ use super::{
 };
 use crate::clock::Instant;
 
-/// What may answer a request before the router has its turn: out of memory, without waiting for anything. It is asked
-/// for requests over HTTP/1.1 whose head is clear (`framing`), and after which the connection stays open.
+/// What may answer a request before hyper has heard of it: out of memory, without waiting for anything. It is asked for
+/// requests over HTTP/1.1 whose head is clear (`framing`), and after which the connection stays open.
 pub(crate) trait AtOnce: Send + Sync {
-    /// For a request whose body, of so many bytes, has not come with its head: the present moment, from which its time counts.
-    /// `None` where it goes to the router.
+    /// For a request whose body, of so many bytes, has not come with its head: the present moment, from which its time
+    /// counts where it is answered here. `None` where it goes to the router.
     fn waits_for_body(&self, head: &Parts, bytes: u64) -> Option<Instant>;
 
     /// The whole answer (HTTP/1.1), to a request that began then (`None`: now); or `None`, and the router has its turn.
     fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Instant>) -> Option<Vec<u8>>;
 }
 
-/// So much is read at a time. What takes more is not answered here.
-const MOST_BYTES: usize = 8 * 1024;
+/// So much is read at a time. A head that takes more is hyper's.
+const READ_BYTES: usize = 8 * 1024;
 
 /// Many clients send head and body one after the other. For so long the body is waited for here; then the router waits,
 /// which has ways to bound that.
-const SOON: Duration = Duration::from_millis(10);
+const BODY_SOON: Duration = Duration::from_millis(10);
 
 /// The stream from which hyper reads.
 pub(super) struct Answering<S> {
@@ -55,17 +55,17 @@ pub(super) struct Answering<S> {
     heads: Heads,
     activity: Activity,
     /// `None` on an interface where nothing is answered at once.
-    desk: Option<Desk>,
+    responder: Option<Responder>,
     /// What has come and hyper has not read.
     held: BytesMut,
     /// Why hyper may not read it yet.
     wait: Option<Wait>,
-    /// What is left of an answer of ours; `None` once the peer has taken it all.
-    unsent: Option<Bytes>,
+    /// An answer of ours, until the peer has taken it all.
+    unsent: Option<io::Cursor<Vec<u8>>>,
 }
 
 /// Who answers on one connection.
-pub(super) struct Desk {
+pub(super) struct Responder {
     at_once: Arc<dyn AtOnce>,
     peer: Peer,
     last: LastHead,
@@ -88,31 +88,35 @@ enum Next {
     Pass,
 }
 
-impl Desk {
-    pub(super) fn new(at_once: Arc<dyn AtOnce>, peer: Peer) -> Desk {
-        Desk { at_once, peer, last: LastHead::default() }
+impl Responder {
+    pub(super) fn new(at_once: Arc<dyn AtOnce>, peer: Peer) -> Responder {
+        Responder { at_once, peer, last: LastHead::default() }
     }
 
     /// For a request of which so many bytes are still to come.
     fn look(&mut self, request: &[u8], missing: u64, began: Option<Instant>) -> Next {
-        let Desk { at_once, peer, last } = self;
+        let Responder { at_once, peer, last } = self;
         let Some((head, body)) = last.read(request).filter(|(head, _)| stays_open(head)) else { return Next::Pass };
-        if missing > 0 {
-            return match began.or_else(|| at_once.waits_for_body(head, body.len() as u64 + missing)) {
-                Some(began) => Next::Wait(began),
-                None => Next::Pass,
-            };
-        }
+        let next = || match missing {
+            0 => at_once.answer(head, body, peer, began).map(Next::Answer),
+            _ => began.or_else(|| at_once.waits_for_body(head, body.len() as u64 + missing)).map(Next::Wait),
+        };
         // A panic is told by the log, and the router has a try.
-        let answer = catch_unwind(AssertUnwindSafe(|| at_once.answer(head, body, peer, began)));
-        answer.ok().flatten().map_or(Next::Pass, Next::Answer)
+        let next = catch_unwind(AssertUnwindSafe(next)).ok().flatten();
+        last.forget_if_large();
+        next.unwrap_or(Next::Pass)
     }
 }
 
 impl<S> Answering<S> {
     /// `heads` are those of `stream`.
-    pub(super) fn new(stream: Framing<S>, heads: Heads, activity: Activity, desk: Option<Desk>) -> Answering<S> {
-        Answering { stream, heads, activity, desk, held: BytesMut::new(), wait: None, unsent: None }
+    pub(super) fn new(
+        stream: Framing<S>,
+        heads: Heads,
+        activity: Activity,
+        responder: Option<Responder>,
+    ) -> Answering<S> {
+        Answering { stream, heads, activity, responder, held: BytesMut::new(), wait: None, unsent: None }
     }
 
     /// Whether something has come that is hyper's to read.
@@ -120,26 +124,63 @@ impl<S> Answering<S> {
         !self.held.is_empty() && self.wait.is_none()
     }
 
-    /// Whether the peer has yet to take an answer of ours.
-    pub(super) fn is_sending(&self) -> bool {
-        self.unsent.is_some()
+    /// Whether what comes next may be answered here: it begins a request, and all that came before has been answered, and
+    /// taken; or it is the body that is waited for.
+    fn may_answer(&self) -> bool {
+        let is_between_requests = || {
+            self.stream.missing() == Some(0)
+                && self.heads.is_empty()
+                && self.activity.requests().1 == 0
+                && !self.activity.has_unflushed()
+        };
+        self.wait.is_some() || (self.responder.is_some() && is_between_requests())
     }
 
-    /// Whether what comes next is a request, and all that came before has been answered, and taken.
-    fn is_between_requests(&self) -> bool {
-        self.stream.missing() == Some(0)
-            && self.heads.is_empty()
-            && self.activity.requests().1 == 0
-            && !self.activity.has_unflushed()
-    }
-
-    /// What becomes of what has come: `request`, where it is one, and nothing else.
+    /// What becomes of `request`: all that has come since the last one ended.
     fn look(&mut self, request: &[u8]) -> Next {
         let began = self.wait.as_ref().map(|wait| wait.began);
-        match (&mut self.desk, self.stream.missing()) {
-            (Some(desk), Some(missing)) if self.heads.is_one_clear() => desk.look(request, missing, began),
+        match (&mut self.responder, self.stream.missing()) {
+            (Some(responder), Some(missing)) if self.heads.is_one_clear() && !self.activity.is_ending() => {
+                responder.look(request, missing, began)
+            }
             _ => Next::Pass,
         }
+    }
+
+    /// Answers what has come, or holds it.
+    fn receive(&mut self, came: &[u8]) {
+        if let Some(wait) = &mut self.wait {
+            wait.awaited.note(&Poll::Ready("a part of it"));
+        }
+        let mut request = std::mem::take(&mut self.held);
+        let next = if request.is_empty() {
+            self.look(came)
+        } else {
+            request.extend_from_slice(came);
+            self.look(&request)
+        };
+        match next {
+            Next::Answer(answer) => {
+                self.wait = None;
+                self.heads.pop();
+                self.activity.answered();
+                self.unsent = Some(io::Cursor::new(answer));
+                return;
+            }
+            Next::Wait(began) => {
+                let Answering { wait, activity, .. } = self;
+                let wait = wait.get_or_insert_with(|| {
+                    let soon = Box::pin(tokio::time::sleep(BODY_SOON));
+                    Wait { began, awaited: activity.awaits(), soon }
+                });
+                wait.awaited.note(&Poll::<()>::Pending);
+            }
+            Next::Pass => self.wait = None,
+        }
+        if request.is_empty() {
+            request.extend_from_slice(came);
+        }
+        self.held = request;
     }
 
     fn give(&mut self, buffer: &mut ReadBuf<'_>, most: usize) -> usize {
@@ -155,59 +196,27 @@ impl<S> Answering<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Answering<S> {
-    /// Answers what can be answered at once, until there is something that is hyper's to read, or the end: then nothing is
-    /// there.
+    /// Answers what can be answered at once. Ready with `has_something` where there is something that is hyper's to read, and
+    /// without it at the end of the stream.
     pub(super) fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_sent(cx))?;
             if self.has_something() {
                 return Poll::Ready(Ok(()));
             }
-            let mut bytes = [MaybeUninit::uninit(); MOST_BYTES];
+            let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
             let mut came = ReadBuf::uninit(&mut bytes);
             let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut came) else {
                 ready!(self.poll_waited(cx));
                 continue;
             };
             read?;
-            let came = came.filled();
-            if came.is_empty() {
+            if came.filled().is_empty() {
                 self.wait = None;
                 return Poll::Ready(Ok(()));
             }
-            if self.held.is_empty() {
-                self.take(came);
-            } else {
-                let mut request = std::mem::take(&mut self.held);
-                request.extend_from_slice(came);
-                self.take(&request);
-            }
+            self.receive(came.filled());
         }
-    }
-
-    /// Answers what has come, or holds it.
-    fn take(&mut self, request: &[u8]) {
-        if let Some(wait) = &mut self.wait {
-            wait.awaited.note(&Poll::Ready("a part of it"));
-        }
-        let next = if self.activity.is_ending() { Next::Pass } else { self.look(request) };
-        match next {
-            Next::Answer(answer) => {
-                self.wait = None;
-                self.heads.pop();
-                self.activity.answered();
-                self.unsent = Some(answer.into());
-                return;
-            }
-            Next::Wait(began) => {
-                let soon = || Box::pin(tokio::time::sleep(SOON));
-                let wait =
-                    self.wait.get_or_insert_with(|| Wait { began, awaited: self.activity.awaits(), soon: soon() });
-                wait.awaited.note(&Poll::<()>::Pending);
-            }
-            Next::Pass => self.wait = None,
-        }
-        self.held = BytesMut::from(request);
     }
 
     /// Ready once what is waited for is waited for no longer.
@@ -224,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answering<S> {
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(answer) = &mut self.unsent else { return Poll::Ready(Ok(())) };
         while answer.has_remaining() {
-            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, answer))?;
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, answer.chunk()))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -263,8 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Answering<S> {
             return this.poll_read_in_turn(cx, buffer);
         }
         ready!(this.poll_sent(cx))?;
-        let is_ours = this.wait.is_some() || (this.desk.is_some() && this.is_between_requests());
-        if !this.has_something() && !is_ours {
+        if !this.has_something() && !this.may_answer() {
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
         ready!(this.poll_pass(cx))?;
@@ -273,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Answering<S> {
     }
 }
 
-/// hyper writes only answers of its own, behind ours.
+/// What hyper writes goes behind what is written here.
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Answering<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
@@ -314,23 +322,19 @@ mod tests {
 
     use axum::{
         Router,
-        body::to_bytes,
+        body::{Body, to_bytes},
         extract::Request,
         http::{Response, header},
     };
     use futures_util::FutureExt as _;
-    use hyper_util::server::conn::auto;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        sync::Notify,
         task::JoinSet,
     };
-    use tokio_util::task::TaskTracker;
 
     use super::{
-        super::{
-            Tracked, account::Account, activity::Phase, crowd::Crowd, goodbye::Goodbye, service::Routed,
-            serving::Serving, turn::Turns, unserved::Refuse,
-        },
+        super::{Config, Ending, GivesWay, HEADER_LIST, Server, Service, activity::Phase, turn::Turns},
         *,
     };
 
@@ -354,44 +358,56 @@ mod tests {
         }
     }
 
-    /// One connection that is served, over a pipe of so many bytes.
+    /// One connection that is served.
     struct Bench {
         client: DuplexStream,
         activity: Activity,
-        end: Arc<tokio::sync::Notify>,
+        end: Arc<Notify>,
         served: JoinSet<()>,
     }
 
+    /// Over a pipe of so many bytes.
     fn bench(bytes: usize) -> Bench {
+        bench_of(bytes, Some(Arc::new(Known)))
+    }
+
+    fn bench_of(bytes: usize, at_once: Option<Arc<dyn AtOnce>>) -> Bench {
         // Says what it got: how long the body was said to be, and the body.
         let router = Router::new().fallback(async |request: Request| {
             let (head, body) = request.into_parts();
             if head.uri.path() == "/slow" {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            let hint =
-                head.headers.get(header::CONTENT_LENGTH).map_or("0", |length| length.to_str().unwrap()).to_owned();
-            let body = to_bytes(body, usize::MAX).await.map_or("broken".into(), |body| body);
-            Response::new(axum::body::Body::from([b"routed ", hint.as_bytes(), b" ", &body].concat()))
+            let length = head.headers.get(header::CONTENT_LENGTH).map_or("0", |length| length.to_str().unwrap());
+            let body = match head.uri.path() {
+                "/unread" => "not read".into(),
+                _ => to_bytes(body, usize::MAX).await.unwrap_or("broken".into()),
+            };
+            Response::new(Body::from([b"routed ", length.as_bytes(), b" ", &body].concat()))
         });
+        let config = Config {
+            listen: Vec::new(),
+            connections: 1,
+            gives_way: GivesWay::Quiet,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            streams: 1,
+            header_list: HEADER_LIST,
+            unread: 0,
+        };
+        let service = Service { router, at_once };
+        let server = Server::new(&config, service, Arc::new(|_, _| b"refused".to_vec()), Ending::default());
         let (client, stream) = tokio::io::duplex(bytes);
-        let (activity, heads) = (Activity::default(), Heads::default());
+        let (activity, end) = (Activity::default(), Arc::<Notify>::default());
         let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
-        let account = Account::new(&activity, &Arc::default(), &Crowd::new(1, 0));
-        let service = Routed::new(account, heads.clone(), peer.clone(), router);
-        let refuse: Refuse = Arc::new(|_, _| b"refused".to_vec());
-        let stream = Framing::new(Goodbye::new(stream, activity.clone()), &heads, &activity, refuse);
-        let stream = Answering::new(stream, heads, activity.clone(), Some(Desk::new(Arc::new(Known), peer)));
-        let builder = auto::Builder::new(Tracked(TaskTracker::new()));
-        let end = Arc::new(tokio::sync::Notify::new());
         let (its, to_end) = (activity.clone(), Arc::clone(&end));
         let mut served = JoinSet::new();
         served.spawn(async move {
-            let mut connection = pin!(Serving::new(stream, builder, service, its.clone()));
+            let mut connection = pin!(server.serving(stream, peer, &its));
             let mut turns = Turns::new(its);
             tokio::select! {
                 _ = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => return,
-                () = to_end.notified() => connection.as_mut().get_mut().graceful_shutdown(),
+                () = to_end.notified() => connection.as_mut().graceful_shutdown(),
             }
             let _ = connection.await;
         });
@@ -449,6 +465,7 @@ mod tests {
             (post("panic"), "routed 5 panic"),
             (format!("\r\n{}", get("/known")), "routed 0 "),
             (get("/known").replace("\r\n\r\n", "\r\nx-request-id: 1\r\n\r\n"), "at once"),
+            (post("known").replace("POST / ", "POST /unread "), "routed 5 not read"),
         ];
         // On a connection of its own, and behind each of the others.
         for (first, expected) in &requests {
@@ -461,6 +478,53 @@ mod tests {
             assert_eq!(bench.activity.requests(), (1 + requests.len() as u64, 0), "each is counted");
             bench.client.shutdown().await.unwrap();
             assert_eq!(bench.rest().await, "");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_is_answered_at_once_the_router_answers() {
+        let mut bench = bench_of(1 << 16, None);
+        assert_eq!([bench.ask(&get("/known")).await, bench.ask(&post("known")).await], ["routed 0 ", "routed 5 known"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_in_pieces_is_hyper_s_and_the_next_one_is_not() {
+        let (known, posted) = (get("/known"), post("known"));
+        // Each in two writes, the first of them also behind a whole request, or an empty line.
+        for first in [String::new(), known.clone(), get("/other"), "\r\n".to_owned(), format!("{posted}\r\n")] {
+            for cut in [1, 20, known.len() - 1] {
+                let mut bench = bench(1 << 16);
+                bench.send(&first).await;
+                tokio::time::sleep(BODY_SOON).await;
+                if first.len() > 2 {
+                    bench.answer().await;
+                }
+                bench.send(&known[..cut]).await;
+                tokio::time::sleep(BODY_SOON).await;
+                assert_eq!(bench.activity.now().0, Phase::Head, "{cut} behind {first:?}");
+                assert_eq!(bench.ask(&known[cut..]).await, "routed 0 ", "{cut} behind {first:?}");
+                assert_eq!(bench.ask(&known).await, "at once", "{cut} behind {first:?}");
+            }
+        }
+        // A whole one and the beginning of the next.
+        let mut bench = bench(1 << 16);
+        bench.send(&format!("{posted}GE")).await;
+        assert_eq!(bench.answer().await, "routed 5 known");
+        assert_eq!(bench.ask(&known[2..]).await, "routed 0 ");
+        assert_eq!(bench.ask(&posted).await, "at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_goes_while_an_answer_is_not_taken_ends_its_connection() {
+        for first in [None, Some("/other")] {
+            let mut bench = bench(64);
+            if let Some(first) = first {
+                bench.ask(&get(first)).await;
+            }
+            bench.send(&get("/long")).await;
+            tokio::time::sleep(BODY_SOON).await;
+            drop(bench.client);
+            bench.served.join_next().await.unwrap().unwrap();
         }
     }
 
@@ -487,11 +551,11 @@ mod tests {
             let request = post("known");
             let (head, body) = request.split_at(request.len() - 5);
             for (pieces, pause, said) in [
-                (&[body][..], SOON / 2, "at once"),
-                (&["kn", "own"], SOON / 3, "at once"),
-                (&["other"], SOON / 2, "routed 5 other"),
-                (&[body], 2 * SOON, "routed 5 known"),
-                (&["kn", "own"], 2 * SOON, "routed 5 known"),
+                (&[body][..], BODY_SOON / 2, "at once"),
+                (&["kn", "own"], BODY_SOON / 3, "at once"),
+                (&["other"], BODY_SOON / 2, "routed 5 other"),
+                (&[body], 2 * BODY_SOON, "routed 5 known"),
+                (&["kn", "own"], 2 * BODY_SOON, "routed 5 known"),
             ] {
                 let before = bench.activity.requests().0;
                 bench.send(head).await;
@@ -499,7 +563,7 @@ mod tests {
                     tokio::time::sleep(pause).await;
                     assert_eq!(bench.activity.now().0, Phase::Body, "the peer's turn");
                     let is_routed = bench.activity.requests() == (before + 1, 1);
-                    assert_eq!(is_routed, pause > SOON, "who waits, behind {behind}");
+                    assert_eq!(is_routed, pause > BODY_SOON, "who waits, behind {behind}");
                     bench.send(piece).await;
                 }
                 assert_eq!(bench.answer().await, said, "{pieces:?} behind {behind}");
@@ -519,26 +583,26 @@ mod tests {
         let long = post(&"known".repeat(100));
         let (head, body) = long.split_at(long.len() - 500);
         bench.send(head).await;
-        tokio::time::sleep(SOON / 2).await;
+        tokio::time::sleep(BODY_SOON / 2).await;
         assert_eq!(bench.activity.requests(), (1, 1), "the router waits");
         assert_eq!(bench.ask(body).await, format!("routed 500 {body}"));
         // In order, also where the second could have been answered at once, and the first takes its time.
         bench.send(&[get("/slow"), get("/known")].concat()).await;
         assert_eq!([bench.answer().await, bench.answer().await], ["routed 0 ", "routed 0 "]);
         bench.send(&get("/slow")).await;
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(BODY_SOON).await;
         bench.send(&get("/known")).await;
         assert_eq!([bench.answer().await, bench.answer().await], ["routed 0 ", "routed 0 "]);
         // The next request comes together with the body that is waited for.
         let request = post("known");
         let (head, body) = request.split_at(request.len() - 5);
         bench.send(head).await;
-        tokio::time::sleep(SOON / 2).await;
+        tokio::time::sleep(BODY_SOON / 2).await;
         bench.send(&[body, &get("/known")].concat()).await;
         assert_eq!([bench.answer().await, bench.answer().await], ["routed 5 known", "routed 0 "]);
         assert_eq!(bench.ask(&get("/known")).await, "at once");
         let mut long = get("/known");
-        long.insert_str(long.len() - 2, &format!("x: {}\r\n", "y".repeat(MOST_BYTES)));
+        long.insert_str(long.len() - 2, &format!("x: {}\r\n", "y".repeat(READ_BYTES)));
         assert_eq!(bench.ask(&long).await, "routed 0 ");
     }
 
@@ -589,15 +653,32 @@ mod tests {
                     bench.ask(&get(first)).await;
                 }
                 bench.send(request).await;
-                tokio::time::sleep(SOON / 2).await;
+                tokio::time::sleep(BODY_SOON / 2).await;
                 bench.end.notify_one();
-                tokio::time::sleep(SOON / 4).await;
+                tokio::time::sleep(BODY_SOON / 4).await;
                 bench.send(later).await;
                 if let Some(said) = said {
                     assert_eq!(bench.answer().await, said, "{request} behind {first:?}");
                 }
                 assert_eq!(bench.rest().await, "", "{request} behind {first:?}");
             }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_read_before_the_end_is_not_answered() {
+        for first in [None, Some("/other")] {
+            let mut bench = bench(64);
+            if let Some(first) = first {
+                bench.ask(&get(first)).await;
+            }
+            bench.send(&get("/long")).await;
+            tokio::time::sleep(BODY_SOON).await;
+            bench.send(&get("/known")).await;
+            bench.end.notify_one();
+            tokio::time::sleep(BODY_SOON).await;
+            assert_eq!(bench.answer().await, "long".repeat(1000));
+            assert_eq!(bench.rest().await, "", "behind {first:?}");
         }
     }
 
@@ -625,7 +706,7 @@ mod tests {
         let (activity, heads) = (Activity::default(), Heads::default());
         let framing = Framing::new(ours, &heads, &activity, Arc::new(|_, _| Vec::new()));
         let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
-        let mut stream = Answering::new(framing, heads, activity.clone(), Some(Desk::new(Arc::new(Known), peer)));
+        let mut stream = Answering::new(framing, heads, activity.clone(), Some(Responder::new(Arc::new(Known), peer)));
         poll_fn(|cx| stream.poll_pass(cx)).await.unwrap();
         assert!(activity.is_http_2());
         activity.takes_its_turn();

@@ -89,11 +89,11 @@ impl<S> Framing<S> {
         Framing { stream, reader, instead: Instead::new(refuse, activity.clone()) }
     }
 
-    /// How many bytes are still to come of the request that was read last: none between two requests. `None` in a head, and
-    /// where nothing is watched.
+    /// How many bytes are still to come of the request that was read last: none between two requests. `None` where anything has
+    /// come of the next, were it an empty line, and where nothing is watched.
     pub(super) fn missing(&self) -> Option<u64> {
         match &self.reader.at {
-            At::Head(head) if !head.has_begun() => Some(0),
+            At::Head(head) if head.length == 0 => Some(0),
             At::Body(left) => Some(*left),
             At::Head(_) | At::Preface(_) | At::Unwatched | At::Refused(_) => None,
         }
@@ -572,6 +572,28 @@ mod tests {
                 assert_eq!(activity.now().0, phase, "in pieces of {size}: {text:?}");
                 assert_eq!(activity.is_http_2(), text.ends_with('\0'), "in pieces of {size}: {text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_of_a_request_is_known_where_nothing_of_the_next_has_come() {
+        for (text, missing) in [
+            ("", Some(0)),
+            ("GET / HTTP/1.1\r\n\r\n", Some(0)),
+            ("GET / HTTP/1.1\r\n", None),
+            ("\r\n", None),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\na", Some(2)),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", Some(0)),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc\r\n", None),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", None),
+            ("PRI * HTTP/2.0\r\n\r\n", None),
+            ("GET / HTTP/1.1\n", None),
+        ] {
+            let activity = Activity::default();
+            let mut framing =
+                Framing::new(tokio::io::empty(), &Heads::default(), &activity, std::sync::Arc::new(|_, _| vec![]));
+            framing.reader.saw(text.as_bytes());
+            assert_eq!(framing.missing(), missing, "{text:?}");
         }
     }
 

@@ -74,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes once it has handed over everything: only then has the peer taken it all, and not when it takes a
+    /// Who writes, hyper or `at_once`, flushes once it has handed over everything: only then has the peer taken it all, and not when it takes a
     /// byte now and then.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

@@ -30,17 +30,17 @@ use axum::{
 };
 use futures_util::FutureExt as _;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     account::Account,
     activity::{Activity, Phase},
-    at_once::{Answering, Desk},
+    at_once::{Answering, Responder},
     bell::Ringing,
     crowd::{Crowd, Member},
     framing::Framing,
-    goodbye::Goodbye,
+    goodbye::{Goodbye, HasUnread},
     heads::Heads,
     listener::Stream,
     service::Routed,
@@ -259,7 +259,11 @@ impl Server {
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
 
-    async fn connection(self, stream: Stream, activity: Activity, member: Member) {
+    /// What serves one connection.
+    fn serving<S>(&self, stream: S, peer: Peer, activity: &Activity) -> Serving<Goodbye<S>>
+    where
+        S: AsyncRead + AsyncWrite + HasUnread + Unpin + 'static,
+    {
         let mut builder = auto::Builder::new(Tracked(self.ending.tasks.clone()));
         // hyper's own timeout for heads runs between requests, too: ours is in `watch`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
@@ -276,27 +280,31 @@ impl Server {
             .max_header_list_size(self.header_list)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(self.patience.head);
-        let peer = Peer::of(&stream);
         let heads = Heads::default();
         let Service { router, at_once } = self.service.clone();
-        let account = Account::new(&activity, &self.keep_alive, &self.crowd);
+        let account = Account::new(activity, &self.keep_alive, &self.crowd);
         let service = Routed::new(account, heads.clone(), peer.clone(), router);
         let stream = Goodbye::new(stream, activity.clone());
-        let stream = Framing::new(stream, &heads, &activity, self.refuse.clone());
-        let desk = at_once.map(|at_once| Desk::new(at_once, peer));
-        let stream = Answering::new(stream, heads, activity.clone(), desk);
-        let mut connection = pin!(Serving::new(stream, builder, service, activity.clone()));
+        let stream = Framing::new(stream, &heads, activity, self.refuse.clone());
+        let responder = at_once.map(|at_once| Responder::new(at_once, peer));
+        let stream = Answering::new(stream, heads, activity.clone(), responder);
+        Serving::new(stream, builder, service, activity.clone())
+    }
+
+    async fn connection(self, stream: Stream, activity: Activity, member: Member) {
+        let peer = Peer::of(&stream);
+        let mut connection = pin!(self.serving(stream, peer, &activity));
         let mut turns = Turns::new(activity.clone());
         let mut watch = Watch::new(activity.clone(), member, self.patience);
         let mut drain = Ringing::new(self.ending.drain.cancelled(), activity.clone());
-        let mut is_ending = false;
+        let mut is_draining = false;
         let ended = loop {
             tokio::select! {
                 // In this order: what has just come must be read before we ask how long nothing has come.
                 biased;
                 ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => break ended,
-                () = &mut drain, if !is_ending => {
-                    is_ending = true;
+                () = &mut drain, if !is_draining => {
+                    is_draining = true;
                     // Whoever has just connected has a request on the way. hyper would close without a word.
                     let first = poll_fn(|cx| match turns.poll(connection.as_mut(), cx) {
                         Poll::Ready(ended) => Poll::Ready(Some(ended)),
@@ -309,9 +317,9 @@ impl Server {
                     }
                     connection.as_mut().graceful_shutdown();
                 }
-                () = self.ending.kill.cancelled(), if is_ending => return,
+                () = self.ending.kill.cancelled(), if is_draining => return,
                 over = poll_fn(|cx| watch.poll_over(cx)) => {
-                    if over == Over::TooSlow || is_ending {
+                    if over == Over::TooSlow || is_draining {
                         return;
                     }
                     let looked = poll_fn(|cx| {

@@ -7,11 +7,11 @@ use std::{
 };
 
 use axum::{
-    BoxError, Router,
+    Router,
     body::Bytes,
     http::{Request, Response},
 };
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tower::Service;
 
 use super::{
@@ -38,37 +38,34 @@ impl Routed {
     }
 }
 
-impl<B> hyper::service::Service<Request<B>> for Routed
-where
-    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
-{
+impl hyper::service::Service<Request<Incoming>> for Routed {
     type Response = Response<Answer>;
     type Error = NoRoom;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, NoRoom>> + Send>>;
 
-    fn call(&self, mut request: Request<B>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let Inner { account, heads, peer, router } = &*self.0;
         heads.judge(&mut request);
         request.extensions_mut().insert(peer.clone());
         let (head, body) = request.into_parts();
         let (open, awaited) = (account.open(&head), account.awaits());
-        let answer = router.clone().call(Request::from_parts(head, Watched { body, awaited }));
+        let answer = router.clone().call(Request::from_parts(head, AwaitedBody { body, awaited }));
         let keep_alive = account.keep_alive();
         Box::pin(async move { open.hands_over(answer.await.unwrap_or_else(|never| match never {}), &keep_alive) })
     }
 }
 
-/// A request's body, watched: whether its next part is waited for.
-pub(super) struct Watched<B> {
-    body: B,
+/// A request's body; notes whether its next part is waited for.
+struct AwaitedBody {
+    body: Incoming,
     awaited: Awaited,
 }
 
-impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Watched<B> {
+impl hyper::body::Body for AwaitedBody {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         this.awaited.note(&frame);

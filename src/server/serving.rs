@@ -1,9 +1,8 @@
 //! One connection while it is served: by hyper from the first request on that is not answered at once.
 
 use std::{
-    io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use axum::BoxError;
@@ -16,19 +15,22 @@ use super::{Tracked, activity::Activity, at_once::Answering, service::Routed};
 pub(super) struct Serving<S> {
     state: State<S>,
     activity: Activity,
-    /// Whether hyper has heard that the connection is to end.
-    is_told: bool,
 }
 
 enum State<S> {
-    /// Nothing has come but what was answered at once.
+    /// Nothing has come that is hyper's to read.
     Before(Box<Before<S>>),
-    Hyper(Pin<Box<Hyper<S>>>),
+    Hyper {
+        connection: Pin<Box<Hyper<S>>>,
+        /// Whether it has heard that the connection is to end.
+        is_told: bool,
+    },
     /// What was written is seen to its end, without hyper.
     After(Box<Answering<S>>),
     Over,
 }
 
+/// What hyper's connection will be made of. Until then it takes no buffers.
 struct Before<S> {
     stream: Answering<S>,
     builder: auto::Builder<Tracked>,
@@ -44,32 +46,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Serving<S> {
         service: Routed,
         activity: Activity,
     ) -> Serving<S> {
-        Serving { state: State::Before(Box::new(Before { stream, builder, service })), activity, is_told: false }
+        Serving { state: State::Before(Box::new(Before { stream, builder, service })), activity }
     }
 
-    /// What has come is still answered, and nothing else. To be polled afterwards.
+    /// What has been read is still answered, and nothing else. To be polled afterwards.
     pub(super) fn graceful_shutdown(&mut self) {
         self.activity.ends();
-    }
-
-    /// What comes first and is not answered at once begins the connection of hyper's.
-    fn poll_before(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State::Before(before) = &mut self.state else { return Poll::Ready(Ok(())) };
-        let passed = before.stream.poll_pass(cx);
-        let is_ending = self.activity.is_ending() && !before.stream.is_sending();
-        if passed.is_pending() && !is_ending {
-            return Poll::Pending;
-        }
-        let State::Before(before) = std::mem::replace(&mut self.state, State::Over) else { unreachable!("seen above") };
-        let Before { stream, builder, service } = *before;
-        self.state = match passed {
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) if stream.has_something() => {
-                State::Hyper(Box::pin(builder.serve_connection(TokioIo::new(stream), service).into_owned()))
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => State::After(Box::new(stream)),
-        };
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -78,25 +60,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Serving<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        ready!(this.poll_before(cx))?;
-        let ended = match &mut this.state {
-            State::Hyper(hyper) => {
-                let ended = hyper.as_mut().poll(cx);
-                if ended.is_ready() || this.is_told || !this.activity.is_ending() {
-                    ended
-                } else {
+        loop {
+            this.state = match std::mem::replace(&mut this.state, State::Over) {
+                State::Before(mut before) => match before.stream.poll_pass(cx)? {
+                    Poll::Pending if !this.activity.is_ending() => {
+                        this.state = State::Before(before);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(()) if before.stream.has_something() => {
+                        let Before { stream, builder, service } = *before;
+                        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                        State::Hyper { connection: Box::pin(connection), is_told: false }
+                    }
+                    Poll::Ready(()) | Poll::Pending => State::After(Box::new(before.stream)),
+                },
+                State::Hyper { mut connection, is_told } => {
+                    let ended = connection.as_mut().poll(cx);
+                    if ended.is_ready() {
+                        return ended;
+                    }
+                    let is_ending = this.activity.is_ending();
                     // Only now: what had come before has been read.
-                    this.is_told = true;
-                    hyper.as_mut().graceful_shutdown();
-                    hyper.as_mut().poll(cx)
+                    if is_ending && !is_told {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    this.state = State::Hyper { connection, is_told: is_ending };
+                    if is_ending == is_told {
+                        return Poll::Pending;
+                    }
+                    continue;
                 }
-            }
-            State::After(stream) => Pin::new(&mut **stream).poll_shutdown(cx).map_err(BoxError::from),
-            State::Before(_) | State::Over => Poll::Ready(Ok(())),
-        };
-        if ended.is_ready() {
-            this.state = State::Over;
+                State::After(mut stream) => {
+                    let ended = Pin::new(&mut *stream).poll_shutdown(cx);
+                    if ended.is_pending() {
+                        this.state = State::After(stream);
+                    }
+                    return ended.map_err(BoxError::from);
+                }
+                State::Over => return Poll::Ready(Ok(())),
+            };
         }
-        ended
     }
 }

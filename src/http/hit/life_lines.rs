@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// `Cache-Control` and `Cache-Status` of hits, as they stand on the wire, for each whole second to the deadline. The table
-/// (27 KB) is made at the start, the texts, 110 KB at most, when they are first needed.
+/// (29 KB) is made at the start, the texts, 110 KB at most, when they are first needed.
 #[derive(Debug)]
 pub(super) struct LifeLines(Box<[OnceLock<Box<[u8]>>]>);
 

@@ -1,8 +1,8 @@
-//! A hit, before the router: the usual request for a link that memory has, answered at once.
+//! A hit, before hyper and the router: the usual request for a link that memory has, answered at once.
 //!
 //! Who may ask, what is asked for, what memory says and what is counted are decided by the functions that the router's
 //! way calls, too; where one of them says no, the request goes that way as if this file were not there. Its own are only
-//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_headers`):
+//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_lines`, `date`):
 //! `tests` sends requests both ways and holds these together.
 
 mod date;
@@ -81,9 +81,8 @@ impl Hits {
         let mut headers = HeaderMap::new();
         headers::sign(&mut headers, HeaderValue::from_static(""));
         headers.extend(keep_alive.clone());
-        headers.remove(&X_REQUEST_ID);
         let mut signature = Vec::new();
-        for (name, value) in &headers {
+        for (name, value) in headers.iter().filter(|(name, _)| **name != X_REQUEST_ID) {
             signature.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
         Hits { endpoints, edge, life_lines: LifeLines::new(), signature }
@@ -117,7 +116,8 @@ impl Hits {
             }
             Form::Redirect => Vec::new(),
         };
-        let mut answer = Vec::with_capacity(HEAD_BYTES + link.as_str().len() + body.len());
+        let location = if form == Form::Redirect { link.as_str().len() } else { 0 };
+        let mut answer = Vec::with_capacity(HEAD_BYTES + location + body.len());
         answer.extend_from_slice(match form {
             Form::DownloadUrl | Form::Link => b"HTTP/1.1 200 OK\r\n",
             Form::Redirect => b"HTTP/1.1 302 Found\r\n",

@@ -393,3 +393,42 @@ async fn where_more_is_told_of_a_hit_than_its_answer_the_router_answers() {
     tracing::subscriber::with_default(debug, || assert!(bench.at_once(&head, &[], &peer).is_none()));
     assert!(bench.at_once(&head, &[], &peer).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_waited_for_where_it_may_be_answered_with() {
+    let bench = bench();
+    let head = |method: Method, path: &str, expects: bool| {
+        let mut request = Request::builder().method(method).uri(path).header("host", "h");
+        if expects {
+            request = request.header("expect", "100-continue");
+        }
+        request.body(()).unwrap().into_parts().0
+    };
+    let text = r#"{"url":"https://a.kie.ai/1.png"}"#;
+    let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
+    assert_eq!(bench.router(&head(Method::POST, DOWNLOAD_URL, false), text.as_bytes(), &peer).await.0, 200);
+    for (method, path, bytes, expects, is_answered) in [
+        (Method::POST, DOWNLOAD_URL, text.len(), false, true),
+        (Method::POST, DOWNLOAD_URL, USUAL_BODY, false, true),
+        (Method::POST, DOWNLOAD_URL, USUAL_BODY + 1, false, false),
+        (Method::POST, DOWNLOAD_URL, text.len(), true, false),
+        (Method::GET, "/v1/link", text.len(), false, false),
+        (Method::POST, "/v1/links", text.len(), false, false),
+    ] {
+        let head = head(method, path, expects);
+        let body = format!("{text:<bytes$}");
+        let began = bench.at_once.waits_for_body(&head, bytes as u64);
+        assert_eq!(began, is_answered.then(|| bench.clock.now()), "{path} {bytes}");
+        assert_eq!(bench.at_once(&head, body.as_bytes(), &peer).is_some(), is_answered, "{path} {bytes}");
+    }
+    // Its time counts from its beginning.
+    let head = head(Method::POST, DOWNLOAD_URL, false);
+    let seconds = |counts: &BTreeMap<String, f64>| -> f64 {
+        let sums = counts.iter().filter(|(name, _)| name.starts_with("request_duration_seconds_sum"));
+        sums.map(|(_, seconds)| seconds).sum()
+    };
+    let (before, began) = (seconds(&bench.counts()), bench.clock.now());
+    tokio::time::advance(SECOND).await;
+    assert!(bench.at_once.answer(&head, text.as_bytes(), &peer, Some(began)).is_some());
+    assert_eq!(seconds(&bench.counts()) - before, 1.0, "{:?}", bench.counts());
+}
