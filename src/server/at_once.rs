@@ -25,8 +25,8 @@ use super::{
     account::stays_open,
     activity::{Activity, Awaited, BYTES_A_TURN},
     framing::Framing,
-    heads::Heads,
-    last_head::LastHead,
+    heads::{FirstHead, Heads},
+    last_head::{self, LastHead},
     listener::Peer,
 };
 use crate::clock::Instant;
@@ -42,7 +42,7 @@ pub(crate) trait AtOnce: Send + Sync {
     fn answer(&self, head: &Parts, body: &[u8], peer: &Peer, began: Option<Instant>) -> Option<Vec<u8>>;
 }
 
-/// So much is read at a time. A head that takes more is hyper's.
+/// So much is read at a time. A request whose head takes more is hyper's.
 const READ_BYTES: usize = 8 * 1024;
 
 /// Many clients send head and body one after the other. For so long the body is waited for here; then the router waits,
@@ -56,10 +56,9 @@ pub(super) struct Answering<S> {
     activity: Activity,
     /// `None` on an interface where nothing is answered at once.
     responder: Option<Responder>,
-    /// What has come and hyper has not read.
+    /// What has come, and was neither answered nor read by hyper; and what becomes of it.
     held: BytesMut,
-    /// Why hyper may not read it yet.
-    wait: Option<Wait>,
+    next: Next,
     /// An answer of ours, until the peer has taken it all.
     unsent: Option<io::Cursor<Vec<u8>>>,
 }
@@ -71,6 +70,17 @@ pub(super) struct Responder {
     last: LastHead,
 }
 
+/// What becomes of what is held.
+enum Next {
+    /// It has not been looked at.
+    Look,
+    /// The rest of the head is to come. How long that may take is `watch`'s.
+    WaitForHead,
+    WaitForBody(Wait),
+    /// hyper is to read it.
+    Pass,
+}
+
 /// A request's body is still to come.
 struct Wait {
     began: Instant,
@@ -79,13 +89,16 @@ struct Wait {
     soon: Pin<Box<Sleep>>,
 }
 
-/// What becomes of a request.
-enum Next {
-    Answer(Vec<u8>),
-    /// Its body is waited for. It began then.
-    Wait(Instant),
-    /// It is hyper's.
-    Pass,
+/// What is found in what has come.
+enum Found {
+    /// A request of so many bytes has this answer.
+    Answer(Vec<u8>, usize),
+    /// The beginning of a head.
+    Head,
+    /// A head without all of its body, which is waited for. The request began then.
+    NoBody(Instant),
+    /// Something for hyper.
+    Other,
 }
 
 impl Responder {
@@ -93,18 +106,22 @@ impl Responder {
         Responder { at_once, peer, last: LastHead::default() }
     }
 
-    /// For a request of which so many bytes are still to come.
-    fn look(&mut self, request: &[u8], missing: u64, began: Option<Instant>) -> Next {
+    /// Looks at a request with a body of so many bytes, and whatever has come behind it.
+    fn look(&mut self, bytes: &[u8], length: u64, began: Option<Instant>) -> Found {
         let Responder { at_once, peer, last } = self;
-        let Some((head, body)) = last.read(request).filter(|(head, _)| stays_open(head)) else { return Next::Pass };
-        let next = || match missing {
-            0 => at_once.answer(head, body, peer, began).map(Next::Answer),
-            _ => began.or_else(|| at_once.waits_for_body(head, body.len() as u64 + missing)).map(Next::Wait),
+        let Some((head, rest)) = last.read(bytes).filter(|(head, _)| stays_open(head)) else { return Found::Other };
+        let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+        let found = || match body {
+            Some(body) => {
+                let answer = at_once.answer(head, body, peer, began)?;
+                Some(Found::Answer(answer, bytes.len() - rest.len() + body.len()))
+            }
+            None => began.or_else(|| at_once.waits_for_body(head, length)).map(Found::NoBody),
         };
         // A panic is told by the log, and the router has a try.
-        let next = catch_unwind(AssertUnwindSafe(next)).ok().flatten();
+        let found = catch_unwind(AssertUnwindSafe(found)).ok().flatten();
         last.forget_if_large();
-        next.unwrap_or(Next::Pass)
+        found.unwrap_or(Found::Other)
     }
 }
 
@@ -116,71 +133,78 @@ impl<S> Answering<S> {
         activity: Activity,
         responder: Option<Responder>,
     ) -> Answering<S> {
-        Answering { stream, heads, activity, responder, held: BytesMut::new(), wait: None, unsent: None }
+        Answering { stream, heads, activity, responder, held: BytesMut::new(), next: Next::Look, unsent: None }
     }
 
-    /// Whether something has come that is hyper's to read.
+    /// Whether something has come that hyper is to read.
     pub(super) fn has_something(&self) -> bool {
-        !self.held.is_empty() && self.wait.is_none()
+        matches!(self.next, Next::Pass) && !self.held.is_empty()
+    }
+
+    /// Whether HTTP/2 has begun, or the first line of its preface has come.
+    pub(super) fn may_be_http_2(&self) -> bool {
+        self.activity.is_http_2() || self.stream.is_in_preface()
     }
 
     /// Whether what comes next may be answered here: it begins a request, and all that came before has been answered, and
-    /// taken; or it is the body that is waited for.
+    /// taken; or it goes on with what is held.
     fn may_answer(&self) -> bool {
         let is_between_requests = || {
-            self.stream.missing() == Some(0)
+            self.stream.is_between_requests()
                 && self.heads.is_empty()
                 && self.activity.requests().1 == 0
                 && !self.activity.has_unflushed()
         };
-        self.wait.is_some() || (self.responder.is_some() && is_between_requests())
+        !self.held.is_empty() || (self.responder.is_some() && is_between_requests())
     }
 
-    /// What becomes of `request`: all that has come since the last one ended.
-    fn look(&mut self, request: &[u8]) -> Next {
-        let began = self.wait.as_ref().map(|wait| wait.began);
-        match (&mut self.responder, self.stream.missing()) {
-            (Some(responder), Some(missing)) if self.heads.is_one_clear() && !self.activity.is_ending() => {
-                responder.look(request, missing, began)
-            }
-            _ => Next::Pass,
-        }
-    }
-
-    /// Answers what has come, or holds it.
-    fn receive(&mut self, came: &[u8]) {
-        if let Some(wait) = &mut self.wait {
-            wait.awaited.note(&Poll::Ready("a part of it"));
-        }
-        let mut request = std::mem::take(&mut self.held);
-        let next = if request.is_empty() {
-            self.look(came)
-        } else {
-            request.extend_from_slice(came);
-            self.look(&request)
+    /// Looks at `bytes`, which begin where the last request ended.
+    fn look(&mut self, bytes: &[u8]) -> Found {
+        let began = match &self.next {
+            Next::WaitForBody(wait) => Some(wait.began),
+            Next::Look | Next::WaitForHead | Next::Pass => None,
         };
-        match next {
-            Next::Answer(answer) => {
-                self.wait = None;
+        match (&mut self.responder, self.heads.first()) {
+            (Some(responder), Some(FirstHead::Clear { body })) if !self.activity.is_ending() => {
+                responder.look(bytes, body, began)
+            }
+            // Also where nothing is answered here: hyper begins with a whole head, and can end with every request.
+            (_, None) if self.stream.is_in_head() && bytes.len() < READ_BYTES && last_head::is_begun(bytes) => {
+                Found::Head
+            }
+            _ => Found::Other,
+        }
+    }
+
+    /// Answers the first request in `bytes`, and holds the rest.
+    fn receive(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        self.next = match self.look(bytes) {
+            Found::Answer(answer, length) => {
+                rest = &bytes[length..];
                 self.heads.pop();
                 self.activity.answered();
                 self.unsent = Some(io::Cursor::new(answer));
-                return;
+                Next::Look
             }
-            Next::Wait(began) => {
-                let Answering { wait, activity, .. } = self;
-                let wait = wait.get_or_insert_with(|| {
-                    let soon = Box::pin(tokio::time::sleep(BODY_SOON));
-                    Wait { began, awaited: activity.awaits(), soon }
-                });
-                wait.awaited.note(&Poll::<()>::Pending);
-            }
-            Next::Pass => self.wait = None,
+            Found::Head => Next::WaitForHead,
+            Found::NoBody(began) => Next::WaitForBody(match std::mem::replace(&mut self.next, Next::Look) {
+                Next::WaitForBody(mut wait) => {
+                    wait.awaited.note(&Poll::Ready("a part of it"));
+                    wait.awaited.note(&Poll::<()>::Pending);
+                    wait
+                }
+                Next::Look | Next::WaitForHead | Next::Pass => {
+                    let mut awaited = self.activity.awaits();
+                    awaited.note(&Poll::<()>::Pending);
+                    Wait { began, awaited, soon: Box::pin(tokio::time::sleep(BODY_SOON)) }
+                }
+            }),
+            Found::Other => Next::Pass,
+        };
+        if !rest.is_empty() {
+            self.held.extend_from_slice(rest);
         }
-        if request.is_empty() {
-            request.extend_from_slice(came);
-        }
-        self.held = request;
     }
 
     fn give(&mut self, buffer: &mut ReadBuf<'_>, most: usize) -> usize {
@@ -189,20 +213,25 @@ impl<S> Answering<S> {
         self.held.advance(length);
         if self.held.is_empty() {
             // Its memory goes, too.
-            self.held = BytesMut::new();
+            (self.held, self.next) = (BytesMut::new(), Next::Look);
         }
         length
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Answering<S> {
-    /// Answers what can be answered at once. Ready with `has_something` where there is something that is hyper's to read, and
-    /// without it at the end of the stream.
+    /// Answers what can be answered at once. Ready with `has_something` where hyper is to read something, and without it at the
+    /// end of the stream.
     pub(super) fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_sent(cx))?;
             if self.has_something() {
                 return Poll::Ready(Ok(()));
+            }
+            if matches!(self.next, Next::Look) && !self.held.is_empty() {
+                let held = std::mem::take(&mut self.held);
+                self.receive(&held);
+                continue;
             }
             let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
             let mut came = ReadBuf::uninit(&mut bytes);
@@ -212,20 +241,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answering<S> {
             };
             read?;
             if came.filled().is_empty() {
-                self.wait = None;
+                self.next = Next::Pass;
                 return Poll::Ready(Ok(()));
             }
-            self.receive(came.filled());
+            let mut held = std::mem::take(&mut self.held);
+            if held.is_empty() {
+                self.receive(came.filled());
+            } else {
+                held.extend_from_slice(came.filled());
+                self.receive(&held);
+            }
         }
     }
 
-    /// Ready once what is waited for is waited for no longer.
+    /// Ready once a body is waited for no longer.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(wait) = &mut self.wait else { return Poll::Pending };
+        let Next::WaitForBody(wait) = &mut self.next else { return Poll::Pending };
         if !self.activity.is_ending() {
             ready!(wait.soon.as_mut().poll(cx));
         }
-        self.wait = None;
+        self.next = Next::Pass;
         Poll::Ready(())
     }
 
@@ -463,7 +498,7 @@ mod tests {
             (post("known"), "at once"),
             (post("other"), "routed 5 other"),
             (post("panic"), "routed 5 panic"),
-            (format!("\r\n{}", get("/known")), "routed 0 "),
+            (format!("\r\n{}", get("/known")), "at once"),
             (get("/known").replace("\r\n\r\n", "\r\nx-request-id: 1\r\n\r\n"), "at once"),
             (post("known").replace("POST / ", "POST /unread "), "routed 5 not read"),
         ];
@@ -488,30 +523,66 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_comes_in_pieces_is_hyper_s_and_the_next_one_is_not() {
-        let (known, posted) = (get("/known"), post("known"));
-        // Each in two writes, the first of them also behind a whole request, or an empty line.
-        for first in [String::new(), known.clone(), get("/other"), "\r\n".to_owned(), format!("{posted}\r\n")] {
-            for cut in [1, 20, known.len() - 1] {
-                let mut bench = bench(1 << 16);
-                bench.send(&first).await;
-                tokio::time::sleep(BODY_SOON).await;
-                if first.len() > 2 {
-                    bench.answer().await;
+    async fn a_head_may_come_in_pieces() {
+        for at_once in [true, false] {
+            let known = get("/known");
+            let said = if at_once { "at once" } else { "routed 0 " };
+            for first in
+                [String::new(), known.clone(), get("/other"), "\r\n".to_owned(), format!("{}\r\n", post("known"))]
+            {
+                for cut in [1, 20, known.len() - 1] {
+                    let mut bench = bench_of(1 << 16, at_once.then(|| Arc::new(Known) as Arc<dyn AtOnce>));
+                    bench.send(&first).await;
+                    if first.len() > 2 {
+                        bench.answer().await;
+                    }
+                    bench.send(&known[..cut]).await;
+                    tokio::time::sleep(2 * BODY_SOON).await;
+                    assert_eq!(bench.activity.now().0, Phase::Head, "{cut} behind {first:?}");
+                    assert_eq!(bench.ask(&known[cut..]).await, said, "{cut} behind {first:?}");
+                    assert_eq!(bench.ask(&known).await, said, "{cut} behind {first:?}");
                 }
-                bench.send(&known[..cut]).await;
-                tokio::time::sleep(BODY_SOON).await;
-                assert_eq!(bench.activity.now().0, Phase::Head, "{cut} behind {first:?}");
-                assert_eq!(bench.ask(&known[cut..]).await, "routed 0 ", "{cut} behind {first:?}");
-                assert_eq!(bench.ask(&known).await, "at once", "{cut} behind {first:?}");
             }
         }
-        // A whole one and the beginning of the next.
-        let mut bench = bench(1 << 16);
-        bench.send(&format!("{posted}GE")).await;
-        assert_eq!(bench.answer().await, "routed 5 known");
-        assert_eq!(bench.ask(&known[2..]).await, "routed 0 ");
-        assert_eq!(bench.ask(&posted).await, "at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_become_no_head_is_refused_before_it_ends() {
+        for first in [None, Some("/known"), Some("/other")] {
+            for text in ["\x16\x03\x01\x02", "GET /\x01", "GET / HTTP/3\r\n"] {
+                let mut bench = bench(1 << 16);
+                if let Some(first) = first {
+                    bench.ask(&get(first)).await;
+                }
+                bench.send(text).await;
+                assert_eq!(bench.rest().await, "refused", "{text:?} behind {first:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_come_together_are_answered_in_their_order() {
+        let (known, other, posted) = (get("/known"), get("/other"), post("known"));
+        for (requests, answers) in [
+            (vec![&*known, &known, &posted, &known], vec!["at once"; 4]),
+            (vec![&*known, &other, &known], vec!["at once", "routed 0 ", "routed 0 "]),
+            (vec![&*posted, "\r\n", &known, "GE"], vec!["at once"; 2]),
+            (vec![&*known, &posted[..posted.len() - 2]], vec!["at once"]),
+        ] {
+            let mut bench = bench(1 << 16);
+            bench.send(&requests.concat()).await;
+            for answer in answers {
+                assert_eq!(bench.answer().await, answer, "{requests:?}");
+            }
+            if requests.last() == Some(&"GE") {
+                assert_eq!(bench.ask("T /known HTTP/1.1\r\nhost: h\r\n\r\n").await, "at once");
+            }
+            if requests.len() == 2 {
+                assert_eq!(bench.activity.now().0, Phase::Body);
+                assert_eq!(bench.ask("wn").await, "at once");
+            }
+            assert_eq!(bench.activity.now().0, Phase::Idle);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -586,7 +657,7 @@ mod tests {
         tokio::time::sleep(BODY_SOON / 2).await;
         assert_eq!(bench.activity.requests(), (1, 1), "the router waits");
         assert_eq!(bench.ask(body).await, format!("routed 500 {body}"));
-        // In order, also where the second could have been answered at once, and the first takes its time.
+        // In order, also where the second could be answered at once, and the first takes its time.
         bench.send(&[get("/slow"), get("/known")].concat()).await;
         assert_eq!([bench.answer().await, bench.answer().await], ["routed 0 ", "routed 0 "]);
         bench.send(&get("/slow")).await;
@@ -599,7 +670,7 @@ mod tests {
         bench.send(head).await;
         tokio::time::sleep(BODY_SOON / 2).await;
         bench.send(&[body, &get("/known")].concat()).await;
-        assert_eq!([bench.answer().await, bench.answer().await], ["routed 5 known", "routed 0 "]);
+        assert_eq!([bench.answer().await, bench.answer().await], ["at once", "at once"]);
         assert_eq!(bench.ask(&get("/known")).await, "at once");
         let mut long = get("/known");
         long.insert_str(long.len() - 2, &format!("x: {}\r\n", "y".repeat(READ_BYTES)));
@@ -642,9 +713,11 @@ mod tests {
         let whole = post("known");
         let (half, rest) = whole.split_at(whole.len() - 2);
         for first in [None, Some("/known"), Some("/other")] {
-            // Silent, while a body is waited for, while an answer is not taken.
+            // Silent, in a head, while a body is waited for, while an answer is not taken.
             for (request, later, said) in [
                 ("", "", None),
+                ("\r\n", "", None),
+                ("GET /known HTTP/1.1\r\n", "", None),
                 (half, rest, Some("routed 5 known".to_owned())),
                 (&get("/long"), "", Some("long".repeat(1000))),
             ] {

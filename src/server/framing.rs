@@ -78,6 +78,8 @@ struct Head {
 #[derive(Debug)]
 struct HeadReader {
     at: At,
+    /// Whether a head has ended. HTTP/2 begins with a connection, or not at all.
+    has_had_head: bool,
     heads: Heads,
     activity: Activity,
 }
@@ -89,20 +91,24 @@ impl<S> Framing<S> {
         Framing { stream, reader, instead: Instead::new(refuse, activity.clone()) }
     }
 
-    /// How many bytes are still to come of the request that was read last: none between two requests. `None` where anything has
-    /// come of the next, were it an empty line, and where nothing is watched.
-    pub(super) fn missing(&self) -> Option<u64> {
-        match &self.reader.at {
-            At::Head(head) if head.length == 0 => Some(0),
-            At::Body(left) => Some(*left),
-            At::Head(_) | At::Preface(_) | At::Unwatched | At::Refused(_) => None,
-        }
+    /// Whether nothing has come behind the last request, were it an empty line.
+    pub(super) fn is_between_requests(&self) -> bool {
+        matches!(&self.reader.at, At::Head(head) if head.length == 0)
+    }
+
+    pub(super) fn is_in_preface(&self) -> bool {
+        matches!(self.reader.at, At::Preface(_))
+    }
+
+    /// Whether a part of a head has come, or an empty line before it.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(&self.reader.at, At::Head(head) if head.length > 0)
     }
 }
 
 impl HeadReader {
     fn new(heads: Heads, activity: Activity) -> HeadReader {
-        HeadReader { at: At::Head(Head::default()), heads, activity }
+        HeadReader { at: At::Head(Head::default()), has_had_head: false, heads, activity }
     }
 
     fn saw(&mut self, bytes: &[u8]) {
@@ -154,10 +160,12 @@ impl HeadReader {
                     };
                     let (part, rest) = bytes.split_at(end + 1);
                     bytes = rest;
-                    if let Some((verdict, next)) = head.line(part) {
+                    if let Some((verdict, next)) = head.line(part, !self.has_had_head) {
+                        self.has_had_head = true;
                         let (has_long_target, request_id) = (head.has_long_target, head.request_id.take());
                         if let Some(verdict) = verdict {
-                            self.heads.push(Read { verdict, has_long_target, request_id });
+                            let body = if let Some(At::Body(length)) = next { length } else { 0 };
+                            self.heads.push(Read { verdict, body, has_long_target, request_id });
                         }
                         match next {
                             Some(next) => self.at = next,
@@ -200,7 +208,7 @@ impl Head {
 
     /// Takes the end of a line, LF included. `Some` when the head is over: the verdict, if there is a request, and what
     /// follows, which usually is another head (`None`).
-    fn line(&mut self, part: &[u8]) -> Option<(Option<Verdict>, Option<At>)> {
+    fn line(&mut self, part: &[u8], is_first_head: bool) -> Option<(Option<Verdict>, Option<At>)> {
         if self.is_unwatched(part) {
             self.length += part.len();
             return None;
@@ -229,7 +237,8 @@ impl Head {
             if line.is_empty() {
                 return None;
             }
-            if *kept == PREFACE[..kept.len().min(PREFACE.len())] {
+            let is_first_line = is_first_head && self.length == kept.len();
+            if is_first_line && *kept == PREFACE[..kept.len().min(PREFACE.len())] {
                 return Some((None, Some(At::Preface(PREFACE.len() - kept.len()))));
             }
             self.is_connect = line.starts_with(b"CONNECT ");
@@ -379,7 +388,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::heads::{HeadTooLarge, LastRequest},
+        super::heads::{FirstHead, HeadTooLarge, LastRequest},
         *,
     };
 
@@ -576,24 +585,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_of_a_request_is_known_where_nothing_of_the_next_has_come() {
-        for (text, missing) in [
-            ("", Some(0)),
-            ("GET / HTTP/1.1\r\n\r\n", Some(0)),
-            ("GET / HTTP/1.1\r\n", None),
-            ("\r\n", None),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\na", Some(2)),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", Some(0)),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc\r\n", None),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", None),
-            ("PRI * HTTP/2.0\r\n\r\n", None),
-            ("GET / HTTP/1.1\n", None),
+    fn it_is_known_what_begins_between_two_requests() {
+        use FirstHead::{Clear, Other};
+        for (text, is_between, is_in_head, first) in [
+            ("", true, false, None),
+            ("\r\n", false, true, None),
+            ("GET / HTTP/1.1\r\n", false, true, None),
+            ("GET / HTTP/1.1\r\n\r\n", true, false, Some(Clear { body: 0 })),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\na", false, false, Some(Clear { body: 3 })),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", true, false, Some(Clear { body: 3 })),
+            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc\r\n", false, true, Some(Clear { body: 3 })),
+            ("POST / HTTP/1.1\r\nx-request-id: a\r\ncontent-length: 3\r\n\r\n", false, false, Some(Clear { body: 3 })),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", false, false, Some(Other)),
+            ("PRI * HTTP/2.0\r\n\r\n", false, false, None),
+            ("GET / HTTP/1.1\n", false, false, Some(Other)),
         ] {
-            let activity = Activity::default();
-            let mut framing =
-                Framing::new(tokio::io::empty(), &Heads::default(), &activity, std::sync::Arc::new(|_, _| vec![]));
+            let (heads, activity) = (Heads::default(), Activity::default());
+            let mut framing = Framing::new(tokio::io::empty(), &heads, &activity, std::sync::Arc::new(|_, _| vec![]));
             framing.reader.saw(text.as_bytes());
-            assert_eq!(framing.missing(), missing, "{text:?}");
+            let found = (framing.is_between_requests(), framing.is_in_head(), heads.first());
+            assert_eq!(found, (is_between, is_in_head, first), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn http_2_begins_with_its_connection_or_not_at_all() {
+        let preface = std::str::from_utf8(PREFACE).unwrap();
+        for (before, is_http_2) in [("", true), ("\r\n", false), ("GET / HTTP/1.1\r\n\r\n", false)] {
+            let text = [before, preface].concat();
+            for size in 1..=text.len() {
+                let activity = Activity::default();
+                let mut reader = HeadReader::new(Heads::default(), activity.clone());
+                text.as_bytes().chunks(size).for_each(|piece| reader.saw(piece));
+                assert_eq!(activity.is_http_2(), is_http_2, "in pieces of {size}: {text:?}");
+            }
         }
     }
 

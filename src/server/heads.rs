@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -64,11 +64,11 @@ pub(super) enum Verdict {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heads(Arc<Queue>);
 
-/// Hardly ever does more wait than one usual head (`Read::USUAL`), which takes no lock.
+/// Hardly ever does more wait than one usual head (`Read::usual`), which takes no lock.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Whether the first is a usual head.
-    is_first_usual: AtomicBool,
+    /// Where the first is a usual head, the length of its body and one; or 0.
+    first_usual: AtomicU64,
     /// Whether there are others.
     has_others: AtomicBool,
     others: Mutex<VecDeque<Read>>,
@@ -78,19 +78,37 @@ struct Queue {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) verdict: Verdict,
+    /// Bytes of the body that follows, where the head says so.
+    pub(super) body: u64,
     pub(super) has_long_target: bool,
     pub(super) request_id: Option<Box<[u8]>>,
 }
 
 impl Read {
-    const USUAL: Read = Read { verdict: Verdict::Clear, has_long_target: false, request_id: None };
+    /// A head of which there is nothing to say.
+    const fn usual(body: u64) -> Read {
+        Read { verdict: Verdict::Clear, body, has_long_target: false, request_id: None }
+    }
+}
+
+/// What is known of the first of the heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FirstHead {
+    /// Clear, and so many bytes of body follow.
+    Clear {
+        body: u64,
+    },
+    Other,
 }
 
 impl Heads {
     pub(super) fn push(&self, read: Read) {
-        let Queue { is_first_usual, has_others, .. } = &*self.0;
-        if read == Read::USUAL && !is_first_usual.load(Relaxed) && !has_others.load(Relaxed) {
-            is_first_usual.store(true, Relaxed);
+        let Queue { first_usual, has_others, .. } = &*self.0;
+        if read == Read::usual(read.body)
+            && let Some(body_and_one) = read.body.checked_add(1)
+            && self.is_empty()
+        {
+            first_usual.store(body_and_one, Relaxed);
         } else {
             self.others().push_back(read);
             has_others.store(true, Relaxed);
@@ -98,10 +116,10 @@ impl Heads {
     }
 
     pub(super) fn pop(&self) -> Option<Read> {
-        let Queue { is_first_usual, has_others, .. } = &*self.0;
-        if is_first_usual.load(Relaxed) {
-            is_first_usual.store(false, Relaxed);
-            return Some(Read::USUAL);
+        let Queue { first_usual, has_others, .. } = &*self.0;
+        if let Some(body) = first_usual.load(Relaxed).checked_sub(1) {
+            first_usual.store(0, Relaxed);
+            return Some(Read::usual(body));
         }
         if !has_others.load(Relaxed) {
             return None;
@@ -113,19 +131,21 @@ impl Heads {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.0.is_first_usual.load(Relaxed) && !self.0.has_others.load(Relaxed)
+        self.0.first_usual.load(Relaxed) == 0 && !self.0.has_others.load(Relaxed)
     }
 
-    /// Whether there is one, and that one is clear.
-    pub(super) fn is_one_clear(&self) -> bool {
-        match (self.0.is_first_usual.load(Relaxed), self.0.has_others.load(Relaxed)) {
-            (true, others) => !others,
-            (false, false) => false,
-            (false, true) => {
-                let others = self.others();
-                others.len() == 1 && others[0].verdict == Verdict::Clear
-            }
+    /// What is known of the head that `pop` would return.
+    pub(super) fn first(&self) -> Option<FirstHead> {
+        if let Some(body) = self.0.first_usual.load(Relaxed).checked_sub(1) {
+            return Some(FirstHead::Clear { body });
         }
+        if self.is_empty() {
+            return None;
+        }
+        self.others().front().map(|read| match read.verdict {
+            Verdict::Clear => FirstHead::Clear { body: read.body },
+            Verdict::ClearAndLast | Verdict::Refused(_) | Verdict::TooLarge => FirstHead::Other,
+        })
     }
 
     fn others(&self) -> MutexGuard<'_, VecDeque<Read>> {
@@ -173,10 +193,10 @@ mod tests {
 
     fn reads() -> impl Strategy<Value = Read> {
         prop_oneof![
-            3 => Just(Read::USUAL),
-            1 => Just(Read { has_long_target: true, ..Read::USUAL }),
-            1 => Just(Read { verdict: Verdict::ClearAndLast, ..Read::USUAL }),
-            1 => (0..9u8).prop_map(|id| Read { request_id: Some([id].into()), ..Read::USUAL }),
+            3 => prop_oneof![Just(0), Just(u64::MAX - 1), Just(u64::MAX), any::<u64>()].prop_map(Read::usual),
+            1 => Just(Read { has_long_target: true, ..Read::usual(0) }),
+            1 => Just(Read { verdict: Verdict::ClearAndLast, ..Read::usual(0) }),
+            1 => (0..9u8).prop_map(|id| Read { request_id: Some([id].into()), ..Read::usual(id.into()) }),
         ]
     }
 
@@ -192,8 +212,11 @@ mod tests {
                     prop_assert_eq!(heads.pop(), model.pop_front());
                 }
                 prop_assert_eq!(heads.is_empty(), model.is_empty());
-                let is_one_clear = model.len() == 1 && model[0].verdict == Verdict::Clear;
-                prop_assert_eq!(heads.is_one_clear(), is_one_clear);
+                let first = model.front().map(|read| match read.verdict {
+                    Verdict::Clear => FirstHead::Clear { body: read.body },
+                    _ => FirstHead::Other,
+                });
+                prop_assert_eq!(heads.first(), first);
             }
             prop_assert!(std::iter::from_fn(|| heads.pop()).eq(model));
         }

@@ -24,6 +24,7 @@ impl LastHead {
     ///
     /// Where the lines behind the request line are those of the last head, byte for byte, they say the same.
     pub(super) fn read<'a>(&mut self, request: &'a [u8]) -> Option<(&Parts, &'a [u8])> {
+        let request = without_empty_lines(request);
         let (line, rest) = request.split_at(memchr(b'\n', request)? + 1);
         let (method, uri) = request_line(line)?;
         if self.head.is_none() || !rest.starts_with(&self.lines) {
@@ -48,11 +49,27 @@ impl LastHead {
     }
 }
 
+/// Whether `bytes`, in which no head ends, may be the beginning of a head, and are not worth an answer of hyper's already.
+pub(super) fn is_begun(bytes: &[u8]) -> bool {
+    let mut found = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    matches!(httparse::Request::new(&mut found).parse(bytes), Ok(Status::Partial))
+}
+
+/// Empty lines before a request line are passed over (RFC 9112 section 2.2).
+fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\r\n") {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// `line` ends with CRLF.
 fn request_line(line: &[u8]) -> Option<(Method, Uri)> {
     let line = line.strip_suffix(b" HTTP/1.1\r\n")?;
     let (method, target) = line.split_at(memchr(b' ', line)?);
-    Some((Method::from_bytes(method).ok()?, Uri::try_from(&target[1..]).ok()?))
+    // SECURITY: what stands behind a `#` is not looked at where a URI is made.
+    let target = Some(&target[1..]).filter(|target| target.iter().all(u8::is_ascii_graphic))?;
+    Some((Method::from_bytes(method).ok()?, Uri::try_from(target).ok()?))
 }
 
 /// The headers, and the length of their lines.
@@ -105,12 +122,17 @@ mod tests {
 
     /// Requests as callers send them, or nearly so; with bodies of one byte.
     fn requests() -> impl Strategy<Value = String> {
-        const LINES: [&str; 10] = [
+        const LINES: [&str; 15] = [
             "GET /v1/link?url=https%3A%2F%2Fa HTTP/1.1",
             "GET /v1/link?url=b&c=\"<> HTTP/1.1",
             "POST /x HTTP/1.1",
             "GET http://host/x HTTP/1.1",
             "GET /x?y#z HTTP/1.1",
+            "GET /x#\rz HTTP/1.1",
+            "GET /x#\x7f HTTP/1.1",
+            "GET /x# HTTP/1.0 HTTP/1.1",
+            "GET /x#\u{e9} HTTP/1.1",
+            "\r\n\r\nGET /x HTTP/1.1",
             "GET * HTTP/1.1",
             "GET /\u{e9} HTTP/1.1",
             "GET /a b HTTP/1.1",
@@ -149,7 +171,7 @@ mod tests {
                 prop_assert_eq!(&found, &read(&mut LastHead::default(), request.as_bytes()));
                 let by_hyper = runtime.block_on(by_hyper(request.as_bytes()));
                 // Where hyper sees no request, it has an answer of its own.
-                let is_for_hyper = by_hyper.is_none() || request.contains("HTTP/1.0");
+                let is_for_hyper = by_hyper.is_none() || request.contains("HTTP/1.0") || request.contains("\u{e9} HTTP/1.1");
                 prop_assert_eq!(&found, &by_hyper.filter(|_| !is_for_hyper), "{:?}", request);
             }
         }
@@ -165,7 +187,8 @@ mod tests {
             ("GET / HTTP/1.1\r\na: b\r\n", false),
             ("GET / HTTP/1.1\n\r\n", false),
             ("GET / HTTP/1.0\r\n\r\n", false),
-            ("\r\nGET / HTTP/1.1\r\n\r\n", false),
+            ("\r\nGET / HTTP/1.1\r\n\r\n", true),
+            ("GET /\u{e9} HTTP/1.1\r\n\r\n", false),
             ("GET HTTP/1.1\r\n\r\n", false),
             ("GET  HTTP/1.1\r\n\r\n", false),
             ("G T / HTTP/1.1\r\n\r\n", false),
@@ -174,6 +197,17 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(read(&mut LastHead::default(), request.as_bytes()).is_some(), is_read, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_begins_a_head_is_known_from_its_first_byte() {
+        let head = "\r\nGET /x HTTP/1.1\r\nhost: h\r\n\r\n";
+        assert!((0..head.len()).all(|length| is_begun(&head.as_bytes()[..length])));
+        for other in
+            [head, "\x16\x03\x01", "GET /x HTTP/3\r\n", "PRI * HTTP/2.0\r\n", "GET /\0", "GET /x HTTP/1.1\r\n a: b"]
+        {
+            assert!(!is_begun(other.as_bytes()), "{other:?}");
         }
     }
 

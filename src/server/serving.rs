@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Serving<S> {
         Serving { state: State::Before(Box::new(Before { stream, builder, service })), activity }
     }
 
-    /// What has been read is still answered, and nothing else. To be polled afterwards.
+    /// The request that is under way is still answered, and what was written seen to its end. To be polled afterwards.
     pub(super) fn graceful_shutdown(&mut self) {
         self.activity.ends();
     }
@@ -69,6 +69,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Serving<S> {
                     }
                     Poll::Ready(()) if before.stream.has_something() => {
                         let Before { stream, builder, service } = *before;
+                        // What is not seen to begin HTTP/2 does not become it.
+                        let builder = if stream.may_be_http_2() { builder } else { builder.http1_only() };
                         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                         State::Hyper { connection: Box::pin(connection), is_told: false }
                     }
