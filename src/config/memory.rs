@@ -8,10 +8,10 @@
 /// `limits.in_flight` fit.
 const AMPLE: u64 = 4 * 8192 * CONNECTION_BYTES;
 
-/// A connection takes some 20 KiB when it is idle, 45 KiB with a head that is all but complete over HTTP/1, and up to
-/// this much over HTTP/2 (measured in floods of connections with the largest heads, headers of a byte each among them).
-/// A head that never ends and has as many different names as fit takes 100 KiB: 250 such connections, beside a full
-/// cache, were 47 MiB of 64.
+/// A connection takes some 4 KiB when it is idle, 20 once it has had an answer that was not in memory, 45 with a head that is all
+/// but complete over HTTP/1, and up to this much over HTTP/2 (measured in floods of connections with the largest heads, headers
+/// of a byte each among them). A head that never ends and has as many different names as fit takes 100 KiB: 250 such
+/// connections, beside a full cache, were 47 MiB of 64.
 const CONNECTION_BYTES: u64 = 64 << 10;
 
 /// HTTP/2 streams on a connection: enough for a client that asks for many files at once.
