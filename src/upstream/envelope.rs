@@ -21,49 +21,57 @@ pub(crate) struct Raw<'a> {
 
 /// The text that stands where the link should, or why there is none. `present` makes messages fit to be shown.
 pub(crate) fn read(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<String, Error> {
-    match data(raw, present)? {
-        (Value::String(link), _) => Ok(link),
-        (_, answer) => Err(Error::Unusable { reason: BadAnswer::NoLink, answer }),
-    }
+    let link = |data| match data {
+        Value::String(link) => Some(link),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    data(raw, present, link, BadAnswer::NoLink)
 }
 
 /// The number that stands where the credits left should, or why there is none: with decimals or without, and some
 /// writers of JSON put numbers into quotes.
 pub(super) fn number(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<Number, Error> {
-    let (data, answer) = data(raw, present)?;
-    let number = match data {
+    let number = |data| match data {
         Value::Number(number) => Some(number),
         Value::String(text) => text.trim().parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
-    number.ok_or(Error::Unusable { reason: BadAnswer::NoNumber, answer })
+    data(raw, present, number, BadAnswer::NoNumber)
 }
 
-/// What a good answer carries, or why it is none.
-fn data(raw: &Raw<'_>, present: impl Fn(&str) -> String) -> Result<(Value, Answer), Error> {
-    let parsed = parse(raw.body);
-    let (code, message) = match &parsed {
-        Ok(envelope) => (envelope.code, envelope.message.as_deref().map(&present)),
+/// What a good answer carries, where that is what is wanted (`otherwise`), or why it is none. A message is made fit to be shown
+/// only where it may be: that takes 30 texts, and most answers are good.
+fn data<T>(
+    raw: &Raw<'_>,
+    present: impl Fn(&str) -> String,
+    wanted: impl FnOnce(Value) -> Option<T>,
+    otherwise: BadAnswer,
+) -> Result<T, Error> {
+    let mut parsed = parse(raw.body);
+    let (code, message) = match &mut parsed {
+        Ok(envelope) => (envelope.code, envelope.message.take()),
         Err(_) => (None, None),
     };
-    let answer = Answer { http_status: raw.http_status, code, message };
+    let answer = || Answer { http_status: raw.http_status, code, message: message.as_deref().map(&present) };
     let success = (200..300).contains(&raw.http_status);
 
     // A redirect is refused before its body is believed: no key and no trust goes elsewhere.
     if (300..400).contains(&raw.http_status) {
-        return Err(Error::Unusable { reason: BadAnswer::Redirect, answer });
+        return Err(Error::Unusable { reason: BadAnswer::Redirect, answer: answer() });
     }
     match parsed {
-        Ok(Envelope { code: Some(200), data, .. }) if success => Ok((data, answer)),
-        Ok(Envelope { code: Some(code), .. }) if code != 200 => Err(refusal(code, answer, raw.retry_after)),
+        Ok(Envelope { code: Some(200), data, .. }) if success => {
+            wanted(data).ok_or_else(|| Error::Unusable { reason: otherwise, answer: answer() })
+        }
+        Ok(Envelope { code: Some(code), .. }) if code != 200 => Err(refusal(code, answer(), raw.retry_after)),
         // No envelope, or one that says 200 under an HTTP error: the HTTP status speaks. Its 404 and 422 are not
         // about the file (an unknown path is a wrong base_url), so they are no reason to remember a refusal.
         Ok(_) | Err(_) if !success => Err(match raw.http_status {
-            404 | 422 => Error::Unusable { reason: BadAnswer::OtherShape, answer },
-            status => refusal(i64::from(status), answer, raw.retry_after),
+            404 | 422 => Error::Unusable { reason: BadAnswer::OtherShape, answer: answer() },
+            status => refusal(i64::from(status), answer(), raw.retry_after),
         }),
-        Ok(_) => Err(Error::Unusable { reason: BadAnswer::OtherShape, answer }),
-        Err(reason) => Err(Error::Unusable { reason, answer }),
+        Ok(_) => Err(Error::Unusable { reason: BadAnswer::OtherShape, answer: answer() }),
+        Err(reason) => Err(Error::Unusable { reason, answer: answer() }),
     }
 }
 
