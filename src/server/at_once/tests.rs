@@ -416,6 +416,31 @@ async fn what_is_no_request_is_refused_whatever_was_answered_before() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn http_2_begins_with_a_connection_or_not_at_all() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for cut in [PREFACE.len(), 3, 16] {
+        let mut bench = bench(1 << 16);
+        for piece in [&PREFACE[..cut], &PREFACE[cut..], "\0\0\0\x04\0\0\0\0\0"] {
+            bench.send(piece).await;
+            tokio::time::sleep(BODY_SOON).await;
+        }
+        // Settings, and that ours have been read.
+        let mut frame = [0; 9];
+        bench.client.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame[3], 4, "in pieces of {cut}");
+        for first in ["/known", "/other"] {
+            let mut bench = self::bench(1 << 16);
+            bench.ask(&get(first)).await;
+            bench.send(&PREFACE[..cut]).await;
+            tokio::time::sleep(BODY_SOON).await;
+            // What hyper says of it is nothing.
+            let _ = bench.client.write_all(PREFACE[cut..].as_bytes()).await;
+            assert_eq!(bench.rest().await, "", "in pieces of {cut}, behind {first}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn http_2_is_read_a_little_in_each_turn_of_its_connection() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
