@@ -165,9 +165,7 @@ impl<S> Answering<S> {
             Next::Look | Next::WaitForHead | Next::Pass => None,
         };
         match (&mut self.responder, self.heads.first()) {
-            (Some(responder), Some(FirstHead::Clear { body })) if !self.activity.is_ending() => {
-                responder.look(bytes, body, began)
-            }
+            (Some(responder), Some(FirstHead::Clear { body })) => responder.look(bytes, body, began),
             // Also where nothing is answered here: hyper begins with a whole head, and can end with every request.
             (_, None) if self.stream.is_in_head() && bytes.len() < READ_BYTES && last_head::is_begun(bytes) => {
                 Found::Head
