@@ -377,6 +377,22 @@ async fn nothing_overtakes_a_request_that_hyper_has_read_and_not_handed_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_head_is_not_kept_once_it_is_answered() {
+    let (mut theirs, ours) = tokio::io::duplex(1 << 14);
+    let (activity, heads) = (Activity::default(), Heads::default());
+    let framing = Framing::new(ours, &heads, &activity, Arc::new(|_, _| Vec::new()));
+    let peer = Peer { address: None, connection: 1, good_host: Arc::default() };
+    let mut stream = Answering::new(framing, heads, activity, Some(Responder::new(Arc::new(Known), peer)));
+    for (bytes, is_kept) in [(100, true), (4000, false), (100, true)] {
+        let head = get("/known").replace("\r\n\r\n", &format!("\r\nx: {}\r\n\r\n", "y".repeat(bytes)));
+        theirs.write_all(head.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 1]).now_or_never().is_none(), "it is answered");
+        let last = format!("{:?}", stream.responder.as_ref().unwrap().last);
+        assert_eq!(last.contains("yyyy"), is_kept, "{bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_says_no_more_with_its_request_gets_the_answer() {
     for first in [None, Some("/known"), Some("/other")] {
         let mut bench = bench(1 << 16);
@@ -471,7 +487,7 @@ async fn http_2_begins_with_a_connection_or_not_at_all() {
             bench.send(&PREFACE[..cut]).await;
             tokio::time::sleep(BODY_SOON).await;
             // Without its end hyper takes it for HTTP/1, and with it has nothing to say.
-            let _ = bench.client.write_all(PREFACE[cut..].as_bytes()).await;
+            let _ = bench.client.write_all(&PREFACE.as_bytes()[cut..]).await;
             assert_eq!(
                 bench.rest().await,
                 if cut == 16 { "refused" } else { "" },
