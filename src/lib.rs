@@ -92,7 +92,7 @@
 //!   crate reads tokio's clock.)
 //! - The API key leaves in one function, which writes one header marked sensitive; inside `key` it is compared, hashed
 //!   and looked for in texts.
-//! - No statics with state, but for a text in `http::hit::date` that follows from the second: two kielinks can live in one process,
+//! - No statics with state, but for a text in `web::date` that follows from the second: two kielinks can live in one process,
 //!   and tests do that.
 //! - No lock is held across an `.await`. Every task is on a tracker that shutdown waits for, but for the sending of
 //!   spans, which shutdown gives a second. What may never end (reading a key file or root certificates, writing the

@@ -119,11 +119,7 @@ pub(crate) fn location(link: &Link) -> HeaderValue {
 }
 
 pub(crate) fn json_type(headers: &mut HeaderMap) {
-    headers.insert(header::CONTENT_TYPE, json());
-}
-
-pub(crate) fn json() -> HeaderValue {
-    HeaderValue::from_static("application/json")
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
 }
 
 /// `body` with the headers that tell of the link, and a note for those who count and log.

@@ -74,8 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<S> {
         self.stream.is_write_vectored()
     }
 
-    /// Who writes, hyper or `at_once`, flushes once it has handed over everything: only then has the peer taken it all, and not when it takes a
-    /// byte now and then.
+    /// Who writes, hyper or `at_once`, flushes once it has handed over everything: only then has the peer taken it all, and
+    /// not when it takes a byte now and then.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;

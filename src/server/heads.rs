@@ -60,7 +60,8 @@ pub(super) enum Verdict {
     TooLarge,
 }
 
-/// The heads of requests that were neither answered at once nor handed on by hyper, in order. The connection's task alone reads and hands on. Cheap to clone.
+/// The heads of requests that were neither answered at once nor handed on by hyper, in order. The connection's task alone
+/// reads and hands on. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heads(Arc<Queue>);
 

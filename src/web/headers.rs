@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
 
@@ -17,6 +17,16 @@ use super::{
 pub(crate) fn sign(headers: &mut HeaderMap, request_id: HeaderValue) {
     headers.insert(&X_REQUEST_ID, request_id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Headers as they stand on the wire, in HTTP/1.1, written behind `head`.
+pub(crate) fn push_lines<'a>(head: &mut Vec<u8>, headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) {
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
 }
 
 pub(super) fn finish(response: &mut Response, path: &str, request_id: &str) {

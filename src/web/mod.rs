@@ -2,6 +2,7 @@
 //! of routes, and what is told of each request.
 
 pub(crate) mod cache_status;
+pub(crate) mod date;
 pub(crate) mod edge;
 pub(crate) mod guard;
 pub(crate) mod headers;

@@ -7,9 +7,10 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 
 use super::{
-    guard, headers,
+    date, guard, headers,
     problem::{Kind, Problem},
     request_id,
 };
@@ -24,7 +25,7 @@ pub(crate) fn refuse(clock: Clock) -> Refuse {
         let id = request_id(id);
         let problem = problem(why);
         tracing::debug!(request_id = id, status = problem.kind.status(), "no request came that could be served");
-        whole(problem, &id, &clock.wall().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+        whole(problem, &id, clock.wall())
     })
 }
 
@@ -58,21 +59,18 @@ fn request_id(found: Option<&[u8]>) -> String {
 }
 
 /// The answer as it stands on the wire, in HTTP/1.1.
-fn whole(problem: Problem, id: &str, date: &str) -> Vec<u8> {
+fn whole(problem: Problem, id: &str, wall: Timestamp) -> Vec<u8> {
     let mut response = problem.into_response();
     headers::finish(&mut response, "/", id);
     let (parts, body) = response.into_parts();
     let body = body.collect().now_or_never().expect("a problem's body is there").expect("and has no errors").to_bytes();
     let status = parts.status;
-    let mut answer = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-    answer.push_str(&format!("date: {date}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len()));
-    let mut answer = answer.into_bytes();
-    for (name, value) in parts.headers.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH) {
-        answer.extend_from_slice(name.as_str().as_bytes());
-        answer.extend_from_slice(b": ");
-        answer.extend_from_slice(value.as_bytes());
-        answer.extend_from_slice(b"\r\n");
-    }
+    let mut answer =
+        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).into_bytes();
+    answer.extend_from_slice(b"date: ");
+    date::push(&mut answer, wall);
+    answer.extend_from_slice(format!("\r\nconnection: close\r\ncontent-length: {}\r\n", body.len()).as_bytes());
+    headers::push_lines(&mut answer, parts.headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH));
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);
     answer

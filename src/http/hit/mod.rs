@@ -2,10 +2,9 @@
 //!
 //! Who may ask, what is asked for, what memory says and what is counted are decided by the functions that the router's
 //! way calls, too; where one of them says no, the request goes that way as if this file were not there. Its own are only
-//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_lines`, `date`):
+//! which requests it looks at (`Form`, `is_told_of`) and how the answer is put together (`answer_with`, `life_lines`):
 //! `tests` sends requests both ways and holds these together.
 
-mod date;
 mod life_lines;
 
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use crate::{
     telemetry::NOTED,
     web::{
         cache_status::push_number,
+        date,
         edge::{Edge, TRACEPARENT},
         guard, headers,
         metrics::{Answered, Label},
@@ -82,9 +82,7 @@ impl Hits {
         headers::sign(&mut headers, HeaderValue::from_static(""));
         headers.extend(keep_alive.clone());
         let mut signature = Vec::new();
-        for (name, value) in headers.iter().filter(|(name, _)| **name != X_REQUEST_ID) {
-            signature.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-        }
+        headers::push_lines(&mut signature, headers.iter().filter(|(name, _)| **name != X_REQUEST_ID));
         Hits { endpoints, edge, life_lines: LifeLines::new(), signature }
     }
 

@@ -109,9 +109,10 @@ impl Responder {
     /// Looks at a request with a body of so many bytes, and whatever has come behind it.
     fn look(&mut self, bytes: &[u8], length: u64, began: Option<Instant>) -> Found {
         let Responder { at_once, peer, last } = self;
-        let Some((head, rest)) = last.read(bytes).filter(|(head, _)| stays_open(head)) else { return Found::Other };
+        let Some((head, rest)) = last.read(bytes) else { return Found::Other };
         let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
         let found = || match body {
+            _ if !stays_open(head) => None,
             Some(body) => {
                 let answer = at_once.answer(head, body, peer, began)?;
                 Some(Found::Answer(answer, bytes.len() - rest.len() + body.len()))

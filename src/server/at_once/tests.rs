@@ -129,6 +129,17 @@ impl Bench {
     }
 }
 
+/// A connection on which `/long` has been answered behind another request, and its peer has not taken that.
+async fn untaken(first: Option<&str>) -> Bench {
+    let mut bench = bench(64);
+    if let Some(first) = first {
+        bench.ask(&get(first)).await;
+    }
+    bench.send(&get("/long")).await;
+    tokio::time::sleep(BODY_SOON).await;
+    bench
+}
+
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")
 }
@@ -235,12 +246,7 @@ async fn requests_that_come_together_are_answered_in_their_order() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_goes_while_an_answer_is_not_taken_ends_its_connection() {
     for first in [None, Some("/other")] {
-        let mut bench = bench(64);
-        if let Some(first) = first {
-            bench.ask(&get(first)).await;
-        }
-        bench.send(&get("/long")).await;
-        tokio::time::sleep(BODY_SOON).await;
+        let mut bench = untaken(first).await;
         drop(bench.client);
         bench.served.join_next().await.unwrap().unwrap();
     }
@@ -439,12 +445,7 @@ async fn what_has_come_is_answered_to_the_last_byte_before_the_end() {
 #[tokio::test(start_paused = true)]
 async fn what_was_not_read_before_the_end_is_not_answered() {
     for first in [None, Some("/other")] {
-        let mut bench = bench(64);
-        if let Some(first) = first {
-            bench.ask(&get(first)).await;
-        }
-        bench.send(&get("/long")).await;
-        tokio::time::sleep(BODY_SOON).await;
+        let mut bench = untaken(first).await;
         bench.send(&get("/known")).await;
         bench.end.notify_one();
         tokio::time::sleep(BODY_SOON).await;

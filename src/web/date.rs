@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Writes the date behind `head`.
-pub(super) fn push(head: &mut Vec<u8>, wall: Timestamp) {
+pub(crate) fn push(head: &mut Vec<u8>, wall: Timestamp) {
     LAST.with_borrow_mut(|(second, text)| {
         if *second != wall.as_second() {
             *second = wall.as_second();
